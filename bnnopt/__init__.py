@@ -1,0 +1,1 @@
+"""Train neural networks, binary ones above all, on devices with little memory."""
