@@ -1,0 +1,37 @@
+"""The errors a user can meet: one line each, saying what, where, found, expected and what to do.
+
+The command line turns them into exit codes; nothing else is caught there, so a traceback always
+means a defect in bnnopt.
+"""
+
+from __future__ import annotations
+
+
+class BnnoptError(Exception):
+    """Base of all errors that are not a defect in bnnopt.
+
+    Attributes
+    ----------
+    exit_code : int
+        What ``bnnopt`` exits with when this error reaches the command line.
+    """
+
+    exit_code = 2
+
+
+class UsageError(BnnoptError):
+    """An option or argument that cannot be used."""
+
+
+class ModelError(BnnoptError):
+    """A model file that cannot be read, or cannot be trained as it is."""
+
+
+class ArtifactError(BnnoptError):
+    """An output folder that cannot be written, or one that was not written by bnnopt."""
+
+
+class BudgetError(BnnoptError):
+    """No set of passes fits the memory budget."""
+
+    exit_code = 3

@@ -1,0 +1,48 @@
+"""Readers: from a user's file to a forward graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bnnopt.frontend.binarization import ESTIMATORS, Estimators, recognize
+from bnnopt.frontend.lint import lint
+from bnnopt.frontend.normalize import Binarized, ForwardGraph, normalize, operator_name, setting
+from bnnopt.frontend.read import read_model
+
+__all__ = [
+    "ESTIMATORS",
+    "Binarized",
+    "ForwardGraph",
+    "load_forward",
+    "operator_name",
+    "setting",
+]
+
+
+def load_forward(
+    path: Path, batch_size: int | None, ste: Sequence[str] = (), keep_zero: bool = False
+) -> ForwardGraph:
+    """Read an ONNX file into a typed forward graph with explicit binarisation.
+
+    Parameters
+    ----------
+    path : Path
+        A forward graph: latent weights as initialisers, batch norm in training mode.
+    batch_size : int or None
+        Samples a step; may be None where the file fixes it.
+    ste : sequence of str
+        ``--ste`` options, see `Estimators.parse`.
+    keep_zero : bool
+        Keep ONNX's sign(0) = 0 instead of +1.
+
+    Raises
+    ------
+    ModelError, UsageError
+        One line each.
+    """
+    estimators = Estimators.parse(ste)
+    forward = normalize(read_model(path), batch_size, path)
+    lint(forward, path)
+    recognize(forward, estimators, keep_zero)
+    return forward

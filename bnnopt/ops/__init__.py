@@ -1,0 +1,47 @@
+"""The ``bnnopt`` operator domain: one place per operator.
+
+Every operator is an ONNX function with a body in standard operators, so a graph that uses it is a
+valid ONNX model that stock tools can check, draw and run.
+"""
+
+from bnnopt.ops import (
+    binarize,
+    convolution,
+    dropout,
+    loss,
+    normalization,
+    optimizers,
+    packing,
+)
+from bnnopt.ops.emit import Emitter
+from bnnopt.ops.inference import InferenceError, infer_types
+from bnnopt.ops.operator import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    MIN_OPSET,
+    Operator,
+    dims,
+    dtype,
+    ints,
+    packed_row_bytes,
+)
+from bnnopt.ops.packing import n_index_bits
+from bnnopt.ops.registry import OPERATORS, functions_for, is_view
+
+__all__ = [
+    "DOMAIN",
+    "DOMAIN_VERSION",
+    "MIN_OPSET",
+    "OPERATORS",
+    "Emitter",
+    "InferenceError",
+    "Operator",
+    "dims",
+    "dtype",
+    "functions_for",
+    "infer_types",
+    "ints",
+    "is_view",
+    "n_index_bits",
+    "packed_row_bytes",
+]

@@ -1,0 +1,126 @@
+"""Binarisation and its straight-through estimators (STE)."""
+
+from __future__ import annotations
+
+from bnnopt.ops.operator import Operator, like
+
+BINARIZE = Operator(
+    summary="""y = -1 where x < 0, +1 where x > 0, `zero` elsewhere (also for NaN).
+
+    x, y: any shape, floating point. `zero` is +1 (papers, BNN libraries), -1 (Greater) or 0 (ONNX
+    Sign). `ste` and `clip` do not change y; they say how the gradient is taken.
+    Source: Courbariaux et al., arXiv:1602.02830.
+    """,
+    signature="Binarize <zero, ste, clip> (x) => (y)",
+    body="""
+        zero_value = Constant <value_float: float = @zero> ()
+        nil = Constant <value_float = 0.0> ()
+        plus = Constant <value_float = 1.0> ()
+        minus = Constant <value_float = -1.0> ()
+        zero_like = CastLike (zero_value, x)
+        nil_like = CastLike (nil, x)
+        plus_like = CastLike (plus, x)
+        minus_like = CastLike (minus, x)
+        above = Greater (x, nil_like)
+        below = Less (x, nil_like)
+        upper = Where (above, plus_like, zero_like)
+        y = Where (below, minus_like, upper)
+    """,
+    type_rule=like(0),
+    in_place={0: 0},
+)
+
+CLIP_GRAD = Operator(
+    summary="""dx = dy where low <= x <= high, else 0: the gradient of Clip, and the clipped STE.
+
+    dy, x, dx: the same shape and floating dtype. Bounds included, as PyTorch's clamp does.
+    Source: hard tanh estimator, arXiv:1602.02830, equation 4.
+    """,
+    signature="ClipGrad <low, high> (dy, x) => (dx)",
+    body="""
+        low_value = Constant <value_float: float = @low> ()
+        high_value = Constant <value_float: float = @high> ()
+        nil = Constant <value_float = 0.0> ()
+        low_like = CastLike (low_value, x)
+        high_like = CastLike (high_value, x)
+        nil_like = CastLike (nil, dy)
+        over = GreaterOrEqual (x, low_like)
+        under = LessOrEqual (x, high_like)
+        inside = And (over, under)
+        dx = Where (inside, dy, nil_like)
+    """,
+    type_rule=like(0),
+    in_place={0: 0},
+)
+
+RELU_GRAD = Operator(
+    summary="""dx = dy where y > 0, else 0: the gradient of y = Relu(x), from its output.
+
+    dy, y, dx: the same shape and floating dtype.
+    """,
+    signature="ReluGrad (dy, y) => (dx)",
+    body="""
+        nil = Constant <value_float = 0.0> ()
+        nil_like = CastLike (nil, dy)
+        positive = Greater (y, nil_like)
+        dx = Where (positive, dy, nil_like)
+    """,
+    type_rule=like(0),
+    in_place={0: 0},
+)
+
+APPROX_SIGN_GRAD = Operator(
+    summary="""dx = dy * max(0, 2 - 2 |x|): the estimator of Bi-Real Net; it needs the value of x.
+
+    dy, x, dx: the same shape and floating dtype. Source: Liu et al., arXiv:1808.00278, equation 7.
+    """,
+    signature="ApproxSignGrad (dy, x) => (dx)",
+    body="""
+        two = Constant <value_float = 2.0> ()
+        two_like = CastLike (two, x)
+        magnitude = Abs (x)
+        twice = Mul (magnitude, two_like)
+        slope = Sub (two_like, twice)
+        factor = Relu (slope)
+        dx = Mul (dy, factor)
+    """,
+    type_rule=like(0),
+    in_place={0: 0},
+)
+
+SWISH_SIGN_GRAD = Operator(
+    summary="""dx = dy * b (2 - b x tanh(b x / 2)) / (1 + cosh(b x)), b = `beta`.
+
+    dy, x, dx: the same shape and floating dtype. The estimator of BNN+, arXiv:1812.11800; where
+    cosh overflows the factor is 0.
+    """,
+    signature="SwishSignGrad <beta> (dy, x) => (dx)",
+    body="""
+        beta_value = Constant <value_float: float = @beta> ()
+        half = Constant <value_float = 0.5> ()
+        one = Constant <value_float = 1.0> ()
+        two = Constant <value_float = 2.0> ()
+        beta_like = CastLike (beta_value, x)
+        half_like = CastLike (half, x)
+        one_like = CastLike (one, x)
+        two_like = CastLike (two, x)
+        bx = Mul (x, beta_like)
+        half_bx = Mul (bx, half_like)
+        tanh = Tanh (half_bx)
+        bx_tanh = Mul (bx, tanh)
+        top = Sub (two_like, bx_tanh)
+        scaled_top = Mul (top, beta_like)
+        exp_half = Exp (half_bx)
+        minus_half_bx = Neg (half_bx)
+        exp_minus_half = Exp (minus_half_bx)
+        cosh_sum = Add (exp_half, exp_minus_half)
+        bottom_square = Mul (cosh_sum, cosh_sum)
+        bottom = Mul (bottom_square, half_like)
+        factor = Div (scaled_top, bottom)
+        dx = Mul (dy, factor)
+    """,
+    type_rule=like(0),
+    in_place={0: 0},
+)
+
+OPERATORS = (BINARIZE, CLIP_GRAD, RELU_GRAD, APPROX_SIGN_GRAD, SWISH_SIGN_GRAD)

@@ -1,0 +1,127 @@
+"""Gradients of convolutions and of max pooling."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, ints
+
+
+def _input_grad(node: ir.Node) -> list[TypedDims]:
+    group = node.attributes["group"].as_int()
+    n = dims(node.inputs[0])[0]
+    channels = dims(node.inputs[1])[1] * group
+    return [(dtype(node.inputs[0]), (n, channels, *ints(node, "input_shape")))]
+
+
+def _weight_grad(node: ir.Node) -> list[TypedDims]:
+    group = node.attributes["group"].as_int()
+    channels = dims(node.inputs[0])[1] // group
+    filters = dims(node.inputs[1])[1]
+    return [(dtype(node.inputs[0]), (filters, channels, *ints(node, "kernel_shape")))]
+
+
+def _max_pool_grad(node: ir.Node) -> list[TypedDims]:
+    n, channels = dims(node.inputs[0])[:2]
+    return [(dtype(node.inputs[0]), (n, channels, *ints(node, "input_shape")))]
+
+
+CONV_INPUT_GRAD = Operator(
+    summary="""dx of y = Conv(x, w): the transposed convolution of dy with w.
+
+    dy: (N, M, *output) float. w: (M, C / group, *kernel). dx: (N, C, *input_shape).
+    `strides`, `pads` (begins, then ends), `dilations`, `group` are the convolution's own;
+    `output_padding` is what its stride left unread of each axis.
+    """,
+    signature=(
+        "ConvInputGrad <input_shape, strides, pads, dilations, group, output_padding>"
+        " (dy, w) => (dx)"
+    ),
+    body="""
+        dx = ConvTranspose <
+            strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations,
+            group: int = @group, output_padding: ints = @output_padding
+        > (dy, w)
+    """,
+    type_rule=_input_grad,
+)
+
+CONV_WEIGHT_GRAD = Operator(
+    summary="""dw of y = Conv(x, w): x correlated with dy over batch and space.
+
+    x: (N, C, *input) float. dy: (N, M, *output). dw: (M, C / group, *kernel_shape).
+    The body takes channels for samples and samples for channels: then dw is the convolution of x
+    with dy, strides and dilations exchanged, and cut to the kernel's shape.
+    """,
+    signature=(
+        "ConvWeightGrad <kernel_shape, strides, pads, dilations, group> (x, dy) => (dw)"
+    ),
+    body="""
+        zero = Constant <value_ints = [0]> ()
+        minus = Constant <value_ints = [-1]> ()
+        groups_value = Constant <value_int: int = @group> ()
+        groups = Reshape (groups_value, minus)
+        x_space = Shape <start = 2> (x)
+        dy_space = Shape <start = 2> (dy)
+        x_channels = Shape <start = 1, end = 2> (x)
+        filters = Shape <start = 1, end = 2> (dy)
+        samples = Shape <start = 0, end = 1> (x)
+        group_channels = Div (x_channels, groups)
+        group_filters = Div (filters, groups)
+        x_split = Concat <axis = 0> (zero, groups, group_channels, minus)
+        x_groups = Reshape (x, x_split)
+        x_turned = Transpose <perm = [2, 1, 0, 3]> (x_groups)
+        group_samples = Mul (groups, samples)
+        x_shape = Concat <axis = 0> (group_channels, group_samples, x_space)
+        x_image = Reshape (x_turned, x_shape)
+        dy_split = Concat <axis = 0> (zero, groups, group_filters, minus)
+        dy_groups = Reshape (dy, dy_split)
+        dy_turned = Transpose <perm = [1, 2, 0, 3]> (dy_groups)
+        dy_shape = Concat <axis = 0> (filters, samples, dy_space)
+        dy_filter = Reshape (dy_turned, dy_shape)
+        wide = Conv <
+            strides: ints = @dilations, pads: ints = @pads, dilations: ints = @strides,
+            group: int = @group
+        > (x_image, dy_filter)
+        kernel = Constant <value_ints: ints = @kernel_shape> ()
+        start = Mul (kernel, zero)
+        rank = Shape (x_shape)
+        rank_value = ReduceSum <keepdims = 0> (rank)
+        first_axis = Constant <value_int = 2> ()
+        step = Constant <value_int = 1> ()
+        axes = Range (first_axis, rank_value, step)
+        cut = Slice (wide, start, kernel, axes)
+        flat_shape = Constant <value_ints = [0, 0, -1]> ()
+        flat = Reshape (cut, flat_shape)
+        turned = Transpose <perm = [1, 0, 2]> (flat)
+        dw_shape = Concat <axis = 0> (filters, group_channels, kernel)
+        dw = Reshape (turned, dw_shape)
+    """,
+    type_rule=_weight_grad,
+)
+
+MAX_POOL_GRAD = Operator(
+    summary="""dx of y, indices = MaxPool(x): dy added up at the indices, 0 elsewhere.
+
+    dy: (N, C, *output) float. indices: the same shape, int64, into the whole input.
+    dx: (N, C, *input_shape). Windows may overlap.
+    """,
+    signature="MaxPoolGrad <input_shape> (dy, indices) => (dx)",
+    body="""
+        planes = Shape <start = 0, end = 2> (dy)
+        space = Constant <value_ints: ints = @input_shape> ()
+        dx_shape = Concat <axis = 0> (planes, space)
+        length = ReduceProd <keepdims = 1> (dx_shape)
+        nil = Constant <value_float = 0.0> ()
+        nil_like = CastLike (nil, dy)
+        empty = Expand (nil_like, length)
+        flat = Constant <value_ints = [-1]> ()
+        flat_indices = Reshape (indices, flat)
+        flat_dy = Reshape (dy, flat)
+        scattered = ScatterElements <axis = 0, reduction = "add"> (empty, flat_indices, flat_dy)
+        dx = Reshape (scattered, dx_shape)
+    """,
+    type_rule=_max_pool_grad,
+)
+
+OPERATORS = (CONV_INPUT_GRAD, CONV_WEIGHT_GRAD, MAX_POOL_GRAD)

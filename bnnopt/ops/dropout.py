@@ -1,0 +1,67 @@
+"""Dropout with a counter-based random stream, so that every backend draws the same mask."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bnnopt.ops.operator import Operator, TypedDims, dims, dtype
+
+
+def _forward(node: ir.Node) -> list[TypedDims]:
+    x = node.inputs[0]
+    return [(dtype(x), dims(x)), (ir.DataType.BOOL, dims(x))]
+
+
+DROPOUT = Operator(
+    summary="""y = scale * x where mask, else 0; mask is true with probability 1 - ratio.
+
+    x, y: any shape, float; mask: bool; step: int64 scalar. Element i of step t draws
+    hash(i + t * 0x9E3779B1 + seed) in [0, 2^32) and is kept where that is at least `threshold` =
+    ratio * 2^32; `scale` = 1 / (1 - ratio). No state, no order: a resumed run draws the same.
+    Source of the hash: C. Wellons, "Prospecting for Hash Functions", lowbias32; its multipliers are
+    written as signed numbers of 32 bits, so that no product leaves int64.
+    """,
+    signature="Dropout <threshold, scale, seed> (x, step) => (y, mask)",
+    body="""
+        low32 = Constant <value_int = 4294967295> ()
+        one = Constant <value_int = 1> ()
+        zero = Constant <value_int = 0> ()
+        stride = Constant <value_int = 2654435761> ()
+        seed_value = Constant <value_int: int = @seed> ()
+        length = Size (x)
+        index = Range (zero, length, one)
+        step_wide = Mul (step, stride)
+        start_wide = Add (step_wide, seed_value)
+        start = BitwiseAnd (start_wide, low32)
+        counter = Add (index, start)
+        h0 = BitwiseAnd (counter, low32)
+        shift16 = Constant <value_int = 65536> ()
+        shift15 = Constant <value_int = 32768> ()
+        multiplier1 = Constant <value_int = 2146121005> ()
+        multiplier2 = Constant <value_int = -2073254261> ()
+        h0_high = Div (h0, shift16)
+        h1 = BitwiseXor (h0, h0_high)
+        h1_wide = Mul (h1, multiplier1)
+        h2 = BitwiseAnd (h1_wide, low32)
+        h2_high = Div (h2, shift15)
+        h3 = BitwiseXor (h2, h2_high)
+        h3_wide = Mul (h3, multiplier2)
+        h4 = BitwiseAnd (h3_wide, low32)
+        h4_high = Div (h4, shift16)
+        h5 = BitwiseXor (h4, h4_high)
+        threshold_value = Constant <value_int: int = @threshold> ()
+        kept = GreaterOrEqual (h5, threshold_value)
+        x_shape = Shape (x)
+        mask = Reshape (kept, x_shape)
+        scale_value = Constant <value_float: float = @scale> ()
+        scale_like = CastLike (scale_value, x)
+        nil = Constant <value_float = 0.0> ()
+        nil_like = CastLike (nil, x)
+        scaled = Mul (x, scale_like)
+        y = Where (mask, scaled, nil_like)
+    """,
+    type_rule=_forward,
+    in_place={0: 0},
+)
+
+OPERATORS = (DROPOUT,)

@@ -1,0 +1,77 @@
+"""Types and shapes of one node at a time, so that every value of a graph is always typed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import onnx
+import onnx_ir as ir
+
+from bnnopt.ops.operator import DOMAIN, TypedDims
+from bnnopt.ops.registry import OPERATORS
+
+
+class InferenceError(Exception):
+    """The types or shapes of a node's inputs do not fit its operator."""
+
+
+@functools.cache
+def _schema(op_type: str, domain: str, opset: int) -> onnx.defs.OpSchema:
+    try:
+        return onnx.defs.get_schema(op_type, opset, domain)
+    except onnx.defs.SchemaError:
+        name = f"{domain}.{op_type}" if domain else op_type
+        raise InferenceError(f"there is no operator {name} in opset {opset}") from None
+
+
+def infer_types(node: ir.Node, opset: int) -> None:
+    """Set dtype and shape of the node's outputs.
+
+    Raises
+    ------
+    InferenceError
+        If they do not follow from the inputs: an unknown operator, or shapes that do not fit.
+    """
+    typed = _own_types(node) if node.domain == DOMAIN else _standard_types(node, opset)
+    for output, (element, shape) in zip(node.outputs, typed, strict=False):
+        output.type = ir.TensorType(element)
+        output.shape = ir.Shape(shape)
+
+
+def _own_types(node: ir.Node) -> Sequence[TypedDims]:
+    if node.op_type not in OPERATORS:
+        raise InferenceError(f"there is no operator {DOMAIN}.{node.op_type}")
+    return OPERATORS[node.op_type].type_rule(node)
+
+
+def _standard_types(node: ir.Node, opset: int) -> Sequence[TypedDims]:
+    schema = _schema(node.op_type, node.domain, opset)
+    present = [value for value in node.inputs if value is not None]
+    types = {value.name: _type_proto(value) for value in present}
+    constants = {
+        value.name: ir.to_proto(value.const_value)
+        for value in present
+        if value.const_value is not None and value.const_value.size <= 4096
+    }
+    try:
+        inferred = onnx.shape_inference.infer_node_outputs(
+            schema, ir.to_proto(node), types, constants
+        )
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        raise InferenceError(str(error).strip().splitlines()[-1]) from None
+    return [_typed(inferred.get(output.name), node) for output in node.outputs]
+
+
+def _type_proto(value: ir.Value) -> onnx.TypeProto:
+    if value.dtype is None or value.shape is None:
+        raise InferenceError(f"input {value.name!r} has no type")
+    return onnx.helper.make_tensor_type_proto(value.dtype.value, value.shape.numpy())
+
+
+def _typed(proto: onnx.TypeProto | None, node: ir.Node) -> TypedDims:
+    tensor = proto.tensor_type if proto is not None else None
+    known = tensor is not None and tensor.HasField("shape")
+    if tensor is None or not known or not all(d.HasField("dim_value") for d in tensor.shape.dim):
+        raise InferenceError(f"the shape that {node.op_type} gives depends on the data")
+    return ir.DataType(tensor.elem_type), tuple(d.dim_value for d in tensor.shape.dim)

@@ -1,0 +1,127 @@
+"""Batch normalisation over a batch's own statistics, and its gradient."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bnnopt.ops.operator import Operator, TypedDims, dims, dtype
+
+
+def _training(node: ir.Node) -> list[TypedDims]:
+    x, channel = node.inputs[0], dims(node.inputs[1])
+    statistics = [(dtype(node.inputs[3]), channel), (dtype(node.inputs[4]), channel)]
+    batch = [(dtype(x), channel), (dtype(x), channel)]
+    return [(dtype(x), dims(x)), *statistics, *batch]
+
+
+def _grad(node: ir.Node) -> list[TypedDims]:
+    dy, channel = node.inputs[0], (dtype(node.inputs[2]), dims(node.inputs[2]))
+    return [(dtype(dy), dims(dy)), channel, channel]
+
+
+BATCH_NORMALIZATION_TRAINING = Operator(
+    summary="""y = (x - mean) inv_std scale + bias, with the batch's own mean and variance.
+
+    x, y: (N, C, ...) float; all others (C,). inv_std = 1 / sqrt(variance + epsilon), variance
+    biased (divided by the count). Running statistics, as ONNX BatchNormalization in training mode:
+    next = momentum * running + (1 - momentum) * batch.
+    Source: ONNX BatchNormalization-15; Ioffe and Szegedy, arXiv:1502.03167, algorithm 1.
+    """,
+    signature=(
+        "BatchNormalizationTraining <epsilon, momentum> (x, scale, bias, running_mean, running_var)"
+        " => (y, next_mean, next_var, batch_mean, inv_std)"
+    ),
+    body="""
+        epsilon_value = Constant <value_float: float = @epsilon> ()
+        momentum_value = Constant <value_float: float = @momentum> ()
+        one = Constant <value_float = 1.0> ()
+        epsilon_like = CastLike (epsilon_value, x)
+        momentum_like = CastLike (momentum_value, running_mean)
+        one_like = CastLike (one, running_mean)
+        rest = Sub (one_like, momentum_like)
+        flat_shape = Constant <value_ints = [0, 0, -1]> ()
+        axes = Constant <value_ints = [0, 2]> ()
+        vector = Constant <value_ints = [-1]> ()
+        channel = Constant <value_ints = [1, -1, 1]> ()
+        x_flat = Reshape (x, flat_shape)
+        mean = ReduceMean <keepdims = 1> (x_flat, axes)
+        centred = Sub (x_flat, mean)
+        squares = ReduceSumSquare <keepdims = 1> (centred, axes)
+        all_count = Size (x_flat)
+        channel_count = Size (mean)
+        count_int = Div (all_count, channel_count)
+        count = CastLike (count_int, x)
+        variance = Div (squares, count)
+        shifted = Add (variance, epsilon_like)
+        std = Sqrt (shifted)
+        inverse = Reciprocal (std)
+        scale_channel = Reshape (scale, channel)
+        bias_channel = Reshape (bias, channel)
+        unit = Mul (centred, inverse)
+        scaled = Mul (unit, scale_channel)
+        y_flat = Add (scaled, bias_channel)
+        x_shape = Shape (x)
+        y = Reshape (y_flat, x_shape)
+        batch_mean = Reshape (mean, vector)
+        inv_std = Reshape (inverse, vector)
+        batch_var = Reshape (variance, vector)
+        kept_mean = Mul (running_mean, momentum_like)
+        kept_var = Mul (running_var, momentum_like)
+        batch_mean_like = CastLike (batch_mean, running_mean)
+        batch_var_like = CastLike (batch_var, running_var)
+        new_mean = Mul (batch_mean_like, rest)
+        new_var = Mul (batch_var_like, rest)
+        next_mean = Add (kept_mean, new_mean)
+        next_var = Add (kept_var, new_var)
+    """,
+    type_rule=_training,
+    in_place={0: 0},
+)
+
+BATCH_NORMALIZATION_GRAD = Operator(
+    summary="""Gradients of BatchNormalizationTraining, the statistics' own dependence included.
+
+    xh = (x - mean) inv_std;  dbias = sum(dy);  dscale = sum(dy xh);
+    dx = scale inv_std (dy - dbias / count - xh dscale / count).
+    dy, x, dx: (N, C, ...) float; scale, batch_mean, inv_std, dscale, dbias: (C,).
+    Source: arXiv:1502.03167, section 3.
+    """,
+    signature=(
+        "BatchNormalizationGrad (dy, x, scale, batch_mean, inv_std) => (dx, dscale, dbias)"
+    ),
+    body="""
+        flat_shape = Constant <value_ints = [0, 0, -1]> ()
+        axes = Constant <value_ints = [0, 2]> ()
+        vector = Constant <value_ints = [-1]> ()
+        channel = Constant <value_ints = [1, -1, 1]> ()
+        x_flat = Reshape (x, flat_shape)
+        dy_flat = Reshape (dy, flat_shape)
+        mean = Reshape (batch_mean, channel)
+        inverse = Reshape (inv_std, channel)
+        scale_channel = Reshape (scale, channel)
+        centred = Sub (x_flat, mean)
+        unit = Mul (centred, inverse)
+        dbias_channel = ReduceSum <keepdims = 1> (dy_flat, axes)
+        products = Mul (dy_flat, unit)
+        dscale_channel = ReduceSum <keepdims = 1> (products, axes)
+        all_count = Size (x_flat)
+        channel_count = Size (scale)
+        count_int = Div (all_count, channel_count)
+        count = CastLike (count_int, x)
+        mean_dy = Div (dbias_channel, count)
+        mean_product = Div (dscale_channel, count)
+        along_unit = Mul (unit, mean_product)
+        without_mean = Sub (dy_flat, mean_dy)
+        projected = Sub (without_mean, along_unit)
+        factor = Mul (scale_channel, inverse)
+        dx_flat = Mul (projected, factor)
+        x_shape = Shape (x)
+        dx = Reshape (dx_flat, x_shape)
+        dscale = Reshape (dscale_channel, vector)
+        dbias = Reshape (dbias_channel, vector)
+    """,
+    type_rule=_grad,
+    in_place={0: 0},
+)
+
+OPERATORS = (BATCH_NORMALIZATION_TRAINING, BATCH_NORMALIZATION_GRAD)

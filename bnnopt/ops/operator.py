@@ -1,0 +1,91 @@
+"""What one operator of the ``bnnopt`` domain is: its ONNX body, its type rule, its buffer rules."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx
+import onnx_ir as ir
+
+DOMAIN = "bnnopt"
+DOMAIN_VERSION = 1
+MIN_OPSET = 18  # the bodies use ReduceSum/ReduceMean with axes as input and BitwiseAnd
+
+Dims = tuple[int, ...]
+TypedDims = tuple[ir.DataType, Dims]
+TypeRule = Callable[[ir.Node], Sequence[TypedDims]]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of the ``bnnopt`` domain.
+
+    Attributes
+    ----------
+    summary : str
+        What it computes, with shapes, dtypes and the source of the formula.
+    signature : str
+        ``Name <attributes> (inputs) => (outputs)`` in ONNX text.
+    body : str
+        The statements of the ONNX function, in standard operators and others of this domain.
+    type_rule : TypeRule
+        The dtype and shape of every output, from a node whose inputs are typed.
+    in_place : mapping of int to int
+        Output index to the index of the input whose buffer it may take over.
+    """
+
+    summary: str
+    signature: str
+    body: str
+    type_rule: TypeRule
+    in_place: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The operator's name, read from its signature."""
+        return self.signature.split(maxsplit=1)[0]
+
+    @functools.cached_property
+    def calls(self) -> bool:
+        """Whether the body calls other operators of this domain."""
+        return f"{DOMAIN}." in self.body
+
+    def function(self, opset: int) -> onnx.FunctionProto:
+        """The operator as an ONNX function over standard opset `opset`."""
+        imports = f'"" : {opset}' + (f', "{DOMAIN}" : {DOMAIN_VERSION}' if self.calls else "")
+        text = f'<domain: "{DOMAIN}", opset_import: [{imports}]>\n{self.signature} {{{self.body}}}'
+        function = onnx.parser.parse_function(text)
+        function.doc_string = self.summary
+        return function
+
+
+def dims(value: ir.Value | None) -> Dims:
+    """The shape of a typed value as plain integers."""
+    assert value is not None, "an input that the operator requires is missing"
+    assert value.shape is not None, f"value {value.name!r} has no shape"
+    return tuple(int(d) for d in value.shape.numpy())
+
+
+def dtype(value: ir.Value | None) -> ir.DataType:
+    """The dtype of a typed value."""
+    assert value is not None, "an input that the operator requires is missing"
+    assert value.dtype is not None, f"value {value.name!r} has no dtype"
+    return value.dtype
+
+
+def ints(node: ir.Node, name: str) -> list[int]:
+    """The integer-list attribute `name` of `node`."""
+    return list(node.attributes[name].as_ints())
+
+
+def like(*input_indices: int) -> TypeRule:
+    """A rule: output i has the type and shape of input ``input_indices[i]``."""
+    return lambda node: [(dtype(node.inputs[i]), dims(node.inputs[i])) for i in input_indices]
+
+
+def packed_row_bytes(shape: Dims, n_bits: int = 1) -> int:
+    """Bytes of one packed row: all of `shape` but its first axis, `n_bits` an element."""
+    return math.ceil(math.prod(shape[1:]) * n_bits / 8)

@@ -1,0 +1,47 @@
+"""The table of the domain's operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from bnnopt.ops import (
+    binarize,
+    convolution,
+    dropout,
+    loss,
+    normalization,
+    optimizers,
+    packing,
+)
+from bnnopt.ops.operator import DOMAIN, Operator
+
+OPERATORS: dict[str, Operator] = {
+    operator.name: operator
+    for module in (binarize, convolution, dropout, loss, normalization, optimizers, packing)
+    for operator in module.OPERATORS
+}
+
+VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+
+
+def is_view(node: ir.Node) -> bool:
+    """Whether the node's output is its first input's buffer under another shape."""
+    return node.domain == "" and node.op_type in VIEWS
+
+
+def functions_for(nodes: Iterable[ir.Node], opset: int) -> list[ir.Function]:
+    """The functions that `nodes` call, directly or through one another, in table order."""
+    needed = {node.op_type for node in nodes if node.domain == DOMAIN}
+    pending = list(needed)
+    while pending:
+        body = OPERATORS[pending.pop()].body
+        called = {name for name in OPERATORS if f"{DOMAIN}.{name} " in body} - needed
+        needed |= called
+        pending += called
+    return [
+        ir.from_proto(operator.function(opset))
+        for name, operator in OPERATORS.items()
+        if name in needed
+    ]

@@ -1,0 +1,117 @@
+"""Conventions that turn an ONNX graph into a training step.
+
+Everything is kept in the graph itself, as ONNX metadata, so that a saved file can be read back:
+
+- every node carries its *phase*: ``forward`` (loss included), ``backward`` or ``update``;
+- every graph input carries its *role* (see `Role`);
+- every graph output but the loss carries the name of the input that it *updates*: the runtime
+  writes it into that input's buffer, so it must come after that input's last reader.
+
+The order of the nodes in the graph is the order of execution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+import onnx_ir as ir
+
+PHASES = ("forward", "backward", "update")
+
+
+class Role(StrEnum):
+    """What a graph input is to the training step."""
+
+    DATA = "data"  # x, fed anew each step
+    LABELS = "labels"  # y, fed anew each step
+    RATE = "rate"  # learning rate, float32 scalar
+    STEP = "step"  # number of the step, int64 scalar, 1 at the first
+    PARAMETER = "parameter"  # trained
+    FROZEN = "frozen"  # a float initialiser that is not trained
+    STATISTIC = "statistic"  # batch norm's running mean or variance
+    STATE = "state"  # of the optimiser
+
+
+PERSISTENT = frozenset({Role.PARAMETER, Role.FROZEN, Role.STATISTIC, Role.STATE})
+
+
+def phase(node: ir.Node) -> str:
+    """The phase of a node."""
+    return node.metadata_props["phase"]
+
+
+def role(value: ir.Value) -> Role | None:
+    """The role of a graph input; None for any other value."""
+    name = value.metadata_props.get("role")
+    return Role(name) if name is not None else None
+
+
+def set_role(value: ir.Value, kind: Role) -> ir.Value:
+    """Mark a graph input with its role and return it."""
+    value.metadata_props["role"] = kind.value
+    return value
+
+
+class TrainingStep:
+    """A training-step graph, seen through the conventions of this module.
+
+    Also serves for the evaluation graph, which has forward nodes only and updates nothing.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+
+    @property
+    def graph(self) -> ir.Graph:
+        """The graph; its node order is the execution order."""
+        return self.model.graph
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard ONNX operators."""
+        return self.graph.opset_imports[""]
+
+    @property
+    def loss(self) -> ir.Value:
+        """The first output: the loss of a training step, the prediction of an evaluation."""
+        return self.graph.outputs[0]
+
+    def inputs(self, *roles: Role) -> list[ir.Value]:
+        """The graph inputs of the given roles, in graph order."""
+        return [value for value in self.graph.inputs if role(value) in roles]
+
+    def updates(self) -> Iterator[tuple[ir.Value, ir.Value]]:
+        """Pairs (persistent input, graph output that replaces it)."""
+        by_name = {value.name: value for value in self.graph.inputs}
+        for output in self.graph.outputs:
+            target = output.metadata_props.get("updates")
+            if target is not None:
+                yield by_name[target], output
+
+    def gradients(self) -> dict[str, ir.Value]:
+        """Parameter name to the gradient that its optimiser step reads."""
+        return {
+            node.inputs[0].name: node.inputs[1]
+            for node in self.graph
+            if phase(node) == "update" and "parameter" in node.metadata_props
+            if node.inputs[0] is not None and node.inputs[1] is not None
+            if node.inputs[0].name is not None
+        }
+
+
+def mark_update(output: ir.Value, target: ir.Value) -> ir.Value:
+    """Mark a graph output as the next value of the graph input `target` and return it."""
+    assert target.name is not None
+    output.metadata_props["updates"] = target.name
+    return output
+
+
+def readers(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read a value, each once, in no particular order."""
+    return list(dict.fromkeys(use.node for use in value.uses()))
+
+
+def is_constant(value: ir.Value) -> bool:
+    """Whether the value is an initialiser, the same in every step."""
+    return value.is_initializer() and value.const_value is not None

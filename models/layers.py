@@ -1,0 +1,216 @@
+"""Appends layers to an ONNX graph and draws their weights: all that the zoo's files are made of.
+
+The graphs look like a good TorchScript training export: opset 17, a symbolic batch dimension,
+latent weights as initialisers under state_dict names, ``Sign`` on activations and on weights, and
+``BatchNormalization`` with ``training_mode=1`` and three outputs.  Activations are (N, C, H, W) or
+(N, F) float32; every value carries its shape, so the files need no shape inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+OPSET = 17
+IR_VERSION = 8
+BATCH = "batch"
+BN_MOMENTUM = 0.9
+BN_EPSILON = 1e-5
+
+Dims = tuple[int | str, ...]
+FloatArray = npt.NDArray[np.float32]
+
+
+class LayerBuilder:
+    """A graph under construction, with one seeded generator for its weights.
+
+    Parameters
+    ----------
+    input_shape : sequence of int
+        Shape of one sample; the batch dimension is added in front as the symbol ``batch``.
+    seed : int
+        Seed of ``numpy.random.default_rng``.  Weights are drawn in the order of the layers.
+    """
+
+    def __init__(self, input_shape: Sequence[int], seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._nodes: list[ir.Node] = []
+        self._parameters: list[ir.Value] = []
+        self.x = _value("x", (BATCH, *input_shape))
+
+    def model(self, logits: ir.Value, name: str, doc: str) -> ir.Model:
+        """Close the graph: ``logits`` becomes its only output, under that name."""
+        logits.name = "logits"
+        graph = ir.Graph(
+            [self.x],
+            [logits],
+            nodes=self._nodes,
+            initializers=self._parameters,
+            opset_imports={"": OPSET},
+            name=name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="bnnopt", doc_string=doc)
+
+    # Layers ------------------------------------------------------------------------------------
+
+    def conv(
+        self,
+        x: ir.Value,
+        channels: int,
+        name: str,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        pad: int = 1,
+        group: int = 1,
+        binary: bool = False,
+        bias: bool = False,
+    ) -> ir.Value:
+        """Square convolution; x: (N, C, H, W), ``<name>.weight``: (channels, C/group, k, k)."""
+        n, c, h, w = _dims(x)
+        weight = self._weight(f"{name}.weight", (channels, int(c) // group, kernel, kernel), binary)
+        inputs = [x, weight, *self._bias(name, channels, bias)]
+        attributes = {
+            "dilations": [1, 1],
+            "group": group,
+            "kernel_shape": [kernel, kernel],
+            "pads": [pad] * 4,
+            "strides": [stride, stride],
+        }
+        size = [(int(side) + 2 * pad - kernel) // stride + 1 for side in (h, w)]
+        return self._op("Conv", inputs, (n, channels, *size), name, attributes)
+
+    def dense(
+        self, x: ir.Value, features: int, name: str, *, binary: bool = False, bias: bool = False
+    ) -> ir.Value:
+        """Dense layer ``x @ weight.T``; x: (N, F), ``<name>.weight``: (features, F)."""
+        n, fan_in = _dims(x)
+        weight = self._weight(f"{name}.weight", (features, int(fan_in)), binary)
+        inputs = [x, weight, *self._bias(name, features, bias)]
+        attributes = {"alpha": 1.0, "beta": 1.0, "transB": 1}
+        return self._op("Gemm", inputs, (n, features), name, attributes)
+
+    def batch_norm(self, x: ir.Value, name: str, *, gamma: bool = False) -> ir.Value:
+        """Batch norm over all axes but 1, with a trainable beta (``<name>.bias``).
+
+        ONNX asks for a scale.  With ``gamma`` it is the trainable ``<name>.weight``; without, as in
+        Wang et al. (2023), it is a ``Constant`` node of ones, which no optimiser can mistake for
+        a parameter.
+        """
+        c = int(_dims(x)[1])
+        ones, zeros = np.ones(c, np.float32), np.zeros(c, np.float32)
+        scale = (
+            self._parameter(f"{name}.weight", ones)
+            if gamma
+            else self._constant(f"{name}_scale", ones)
+        )
+        outputs = [_value(f"{name}_out", _dims(x))] + [
+            _value(f"{name}_{stat}_out", (c,)) for stat in ("running_mean", "running_var")
+        ]
+        inputs = [
+            x,
+            scale,
+            self._parameter(f"{name}.bias", zeros),
+            self._parameter(f"{name}.running_mean", zeros),
+            self._parameter(f"{name}.running_var", ones),
+        ]
+        attributes = {"epsilon": BN_EPSILON, "momentum": BN_MOMENTUM, "training_mode": 1}
+        return self._node("BatchNormalization", inputs, outputs, name, attributes)
+
+    def sign(self, x: ir.Value, name: str) -> ir.Value:
+        """Elementwise sign, as ONNX has it: sign(0) = 0."""
+        return self._op("Sign", [x], _dims(x), name)
+
+    def relu(self, x: ir.Value, name: str) -> ir.Value:
+        """Elementwise max(x, 0)."""
+        return self._op("Relu", [x], _dims(x), name)
+
+    def relu6(self, x: ir.Value, name: str) -> ir.Value:
+        """Elementwise min(max(x, 0), 6), as the ``Clip`` that torch exports for ReLU6."""
+        low = self._constant(f"{name}_min", np.float32(0))
+        high = self._constant(f"{name}_max", np.float32(6))
+        return self._op("Clip", [x, low, high], _dims(x), name)
+
+    def add(self, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
+        """Elementwise sum of two values of one shape."""
+        return self._op("Add", [a, b], _dims(a), name)
+
+    def max_pool(self, x: ir.Value, name: str) -> ir.Value:
+        """2x2 max pool, stride 2; a last odd row or column is dropped."""
+        return self._pool("MaxPool", x, name)
+
+    def average_pool(self, x: ir.Value, name: str) -> ir.Value:
+        """2x2 average pool, stride 2; a last odd row or column is dropped."""
+        return self._pool("AveragePool", x, name)
+
+    def global_average_pool(self, x: ir.Value, name: str) -> ir.Value:
+        """Mean over H and W: (N, C, H, W) -> (N, C, 1, 1)."""
+        return self._op("GlobalAveragePool", [x], (*_dims(x)[:2], 1, 1), name)
+
+    def flatten(self, x: ir.Value, name: str) -> ir.Value:
+        """(N, C, H, W) -> (N, C*H*W)."""
+        n, c, h, w = _dims(x)
+        return self._op("Flatten", [x], (n, int(c) * int(h) * int(w)), name, {"axis": 1})
+
+    # Pieces ------------------------------------------------------------------------------------
+
+    def _pool(self, op_type: str, x: ir.Value, name: str) -> ir.Value:
+        n, c, h, w = _dims(x)
+        attributes = {"kernel_shape": [2, 2], "strides": [2, 2]}
+        return self._op(op_type, [x], (n, c, int(h) // 2, int(w) // 2), name, attributes)
+
+    def _weight(self, name: str, shape: tuple[int, ...], binary: bool) -> ir.Value:
+        """Latent weight ~ N(0, 1/fan-in), output channels first, behind a ``Sign`` if binary."""
+        fan_in = int(np.prod(shape[1:]))
+        latent = self._rng.standard_normal(shape, np.float32) * np.float32(fan_in**-0.5)
+        weight = self._parameter(name, latent)
+        return self.sign(weight, f"{name.replace('.', '_')}_sign") if binary else weight
+
+    def _bias(self, name: str, size: int, present: bool) -> list[ir.Value]:
+        return [self._parameter(f"{name}.bias", np.zeros(size, np.float32))] if present else []
+
+    def _parameter(self, name: str, array: FloatArray) -> ir.Value:
+        value = _value(name, array.shape)
+        value.const_value = ir.tensor(array, name=name)
+        self._parameters.append(value)
+        return value
+
+    def _constant(self, name: str, array: FloatArray | np.float32) -> ir.Value:
+        tensor = ir.tensor(np.asarray(array))
+        return self._op("Constant", [], np.shape(array), name, {"value": tensor})
+
+    def _op(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        shape: Dims,
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> ir.Value:
+        return self._node(op_type, inputs, [_value(f"{name}_out", shape)], name, attributes)
+
+    def _node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        outputs: Sequence[ir.Value],
+        name: str,
+        attributes: Mapping[str, Any] | None,
+    ) -> ir.Value:
+        """Append one node; its first output goes on to the next layer."""
+        attrs = ir.convenience.convert_attributes(attributes or {})
+        self._nodes.append(ir.Node("", op_type, inputs, attrs, outputs=outputs, name=name))
+        return outputs[0]
+
+
+def _value(name: str, shape: Dims) -> ir.Value:
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+
+
+def _dims(x: ir.Value) -> Dims:
+    assert x.shape is not None  # every value here is made by _value
+    return tuple(d if isinstance(d, int) else str(d.value) for d in x.shape)

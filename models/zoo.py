@@ -1,0 +1,54 @@
+"""The zoo's one table, and how to build from it.
+
+``mlp.onnx``, ``relu-mini.onnx`` and ``resnet-e-mini.onnx`` beside this file are ``build(name)``
+saved with ``onnx_ir.save``; a test holds them to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from bnnopt.errors import UsageError
+from bnnopt.models import minis, wang2023
+
+ZOO: dict[str, Callable[[int], ir.Model]] = {
+    "mlp": wang2023.mlp,
+    "binarynet": wang2023.binarynet,
+    "cnv": wang2023.cnv,
+    "resnet-e-mini": minis.resnet_e_mini,
+    "relu-mini": minis.relu_mini,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the zoo's networks, in the order of the table."""
+    return tuple(ZOO)
+
+
+def build(name: str, seed: int = 0) -> ir.Model:
+    """Build one network of the zoo, with freshly drawn weights.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`names`.
+    seed : int
+        Seed of the weights, 0 or more; the same seed gives the same bytes.
+
+    Returns
+    -------
+    onnx_ir.Model
+        Input ``x`` float32 (batch, ...), output ``logits`` float32 (batch, 10).
+
+    Raises
+    ------
+    UsageError
+        The zoo has no network of that name.
+    """
+    if name not in ZOO:
+        raise UsageError(f"no network {name!r} in the zoo: choose one of {', '.join(ZOO)}")
+    if seed < 0:
+        raise UsageError(f"seed {seed} is negative: choose 0 or more")
+    return ZOO[name](seed)

@@ -1,0 +1,15 @@
+"""Numpy kernels of the operators that the device-side executor runs.
+
+One function per operator: the ONNX inputs are positional (None for an omitted optional one), the
+ONNX attributes keyword-only under their ONNX names, the result one array or a tuple of arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Kernel = Callable[..., Array | tuple[Array, ...]]

@@ -1,0 +1,53 @@
+"""Binarisation and the gradients of its straight-through estimators (STE)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+
+
+def binarize(x: Array, *, zero: float, ste: str, clip: float) -> Array:
+    """Return -1 where x < 0, +1 where x > 0, `zero` elsewhere (also for NaN).
+
+    `ste` and `clip` concern the gradient only.
+    """
+    y = np.full_like(x, zero)
+    np.copyto(y, 1, where=x > 0)
+    np.copyto(y, -1, where=x < 0)
+    return y
+
+
+def clip_grad(dy: Array, x: Array, *, low: float, high: float) -> Array:
+    """Return dy where low <= x <= high, else 0."""
+    inside = x >= low
+    inside &= x <= high
+    return np.where(inside, dy, 0)
+
+
+def relu_grad(dy: Array, y: Array) -> Array:
+    """Return dy where y > 0, else 0."""
+    return np.where(y > 0, dy, 0)
+
+
+def approx_sign_grad(dy: Array, x: Array) -> Array:
+    """Return dy max(0, 2 - 2 |x|)."""
+    dx = np.asarray(np.abs(x))
+    dx *= -2
+    dx += 2
+    np.maximum(dx, 0, out=dx)
+    dx *= dy
+    return dx
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def swish_sign_grad(dy: Array, x: Array, *, beta: float) -> Array:
+    """Return dy b (2 - b x t) (1 - t^2) / 2 with b = `beta`, t = tanh(b x / 2)."""
+    dx = np.asarray(x * beta)
+    tanh = np.tanh(dx * 0.5)
+    dx *= tanh
+    np.subtract(2, dx, out=dx)
+    dx *= 1 - tanh * tanh
+    dx *= beta / 2
+    dx *= dy
+    return dx

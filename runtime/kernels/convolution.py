@@ -1,0 +1,335 @@
+"""Convolution, its two gradients and transposed convolution, in any number of spatial dimensions.
+
+All work in tiles of one sample. Its columns (im2col), (group, C / group * taps, positions), are
+laid out in one scratch buffer, and one matrix product for each group reads them. A pointwise
+convolution reads the sample itself, without scratch. A depthwise one (group == C > 1) multiplies
+and adds tap by tap, over all channels at once. Sums are in the dtype of the inputs, in an order
+that depends on the shapes alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.windows import Window, make_window
+
+
+def conv_workspace_bytes(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    out_shape: Sequence[int],
+    itemsize: int,
+    group: int,
+) -> int:
+    """Scratch of `conv` and `conv_input_grad`, which is that of one sample whatever the batch.
+
+    It is the columns, C * taps * positions elements; nothing for a pointwise convolution without
+    stride; C * positions for a depthwise one. No padded copy of the sample is made.
+    `conv_transpose` needs what the convolution needs whose input gradient it is: `x_shape` is then
+    the shape of its result, and `out_shape` that of its input.
+
+    Parameters
+    ----------
+    x_shape : (N, C, ...)
+    w_shape : (M, C / group, ...)
+    out_shape : (N, M, ...)
+    itemsize : bytes of one element
+    group : the attribute
+    """
+    channels, taps, positions = x_shape[1], math.prod(w_shape[2:]), math.prod(out_shape[2:])
+    if _is_depthwise(channels, group):
+        return channels * positions * itemsize
+    if taps == 1 and tuple(x_shape[2:]) == tuple(out_shape[2:]):
+        return 0
+    return channels * taps * positions * itemsize
+
+
+def conv_weight_grad_workspace_bytes(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    out_shape: Sequence[int],
+    itemsize: int,
+    group: int,
+) -> int:
+    """Scratch of `conv_weight_grad`: that of `conv` and the product of one sample, as large as w.
+
+    The parameters are those of `conv_workspace_bytes`. A depthwise convolution sums each tap by
+    itself and has no such product.
+    """
+    scratch = conv_workspace_bytes(x_shape, w_shape, out_shape, itemsize, group)
+    per_sample = 0 if _is_depthwise(x_shape[1], group) else math.prod(w_shape) * itemsize
+    return scratch + per_sample
+
+
+def conv(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    strides: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    auto_pad: str = "NOTSET",
+) -> Array:
+    """Convolve, one sample at a time.
+
+    Parameters
+    ----------
+    x : (N, C, ...) float
+    w : (M, C / group, ...), same dtype; its spatial dimensions are `kernel_shape`
+    b : (M,), same dtype, optional
+
+    Returns
+    -------
+    (N, M, ...), same dtype
+    """
+    window = make_window(
+        x.shape[2:], w.shape[2:], strides=strides, pads=pads, dilations=dilations, auto_pad=auto_pad
+    )
+    y = np.zeros((x.shape[0], w.shape[0], *window.result), x.dtype)
+    if _is_depthwise(x.shape[1], group):
+        _depthwise(x, w, window, y)
+    else:
+        weights = w.reshape(group, w.shape[0] // group, -1)
+        for tile, columns in zip(y, _column_tiles(x, window, group), strict=True):
+            np.matmul(weights, columns, out=_by_group(tile, group))
+    if b is not None:
+        y += b.reshape(-1, *(1,) * len(window.kernel))
+    return y
+
+
+def conv_input_grad(
+    dy: Array,
+    w: Array,
+    *,
+    input_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+) -> Array:
+    """Gradient of a convolution with respect to its input, one sample at a time.
+
+    Forward:   y = conv(x, w)
+    Backward:  dx[n] = col2im(w.T @ dy[n])
+
+    Parameters
+    ----------
+    dy : (N, M, ...) float
+    w : (M, C / group, ...), same dtype
+    input_shape : spatial dimensions of x
+    pads : all begins, then all ends
+
+    Returns
+    -------
+    (N, C, *input_shape), same dtype
+    """
+    window = make_window(
+        input_shape, w.shape[2:], strides=strides, pads=pads, dilations=dilations,
+        result=dy.shape[2:],
+    )  # fmt: skip
+    channels = w.shape[1] * group
+    dx = np.zeros((dy.shape[0], channels, *input_shape), dy.dtype)
+    if _is_depthwise(channels, group):
+        _depthwise_input_grad(dy, w, window, dx)
+    else:
+        _grouped_input_grad(dy, w, window, dx, group)
+    return dx
+
+
+def conv_weight_grad(
+    x: Array,
+    dy: Array,
+    *,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+) -> Array:
+    """Gradient of a convolution with respect to its weight, summed sample by sample.
+
+    Forward:   y = conv(x, w)
+    Backward:  dw = sum over n of dy[n] @ columns(x[n]).T
+
+    Parameters
+    ----------
+    x : (N, C, ...) float
+    dy : (N, M, ...), same dtype
+    kernel_shape : spatial dimensions of w
+    pads : all begins, then all ends
+
+    Returns
+    -------
+    (M, C / group, *kernel_shape), same dtype
+    """
+    window = make_window(
+        x.shape[2:], kernel_shape, strides=strides, pads=pads, dilations=dilations,
+        result=dy.shape[2:],
+    )  # fmt: skip
+    dw = np.zeros((dy.shape[1], x.shape[1] // group, *kernel_shape), x.dtype)
+    if _is_depthwise(x.shape[1], group):
+        _depthwise_weight_grad(x, dy, window, dw)
+        return dw
+    total = dw.reshape(group, dy.shape[1] // group, -1)
+    per_sample = np.empty_like(total)
+    for tile, columns in zip(dy, _column_tiles(x, window, group), strict=True):
+        total += np.matmul(_by_group(tile, group), columns.swapaxes(1, 2), out=per_sample)
+    return dw
+
+
+def conv_transpose(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    strides: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    output_padding: Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    auto_pad: str = "NOTSET",
+) -> Array:
+    """Transposed convolution: the input gradient of a convolution, one sample at a time.
+
+    Parameters
+    ----------
+    x : (N, C, ...) float
+    w : (C, M / group, ...), same dtype; its spatial dimensions are `kernel_shape`
+    b : (M,), same dtype, optional
+    output_shape : spatial dimensions of the result; the pads then follow from it
+
+    Returns
+    -------
+    (N, M, ...), same dtype
+    """
+    rank = x.ndim - 2
+    steps, spread = strides or (1,) * rank, dilations or (1,) * rank
+    extra = output_padding or (0,) * rank
+    full = [
+        (n - 1) * stride + (k - 1) * dilation + 1 + more
+        for n, k, stride, dilation, more in zip(
+            x.shape[2:], w.shape[2:], steps, spread, extra, strict=True
+        )
+    ]
+    if output_shape is None and auto_pad.startswith("SAME"):
+        output_shape = [n * stride for n, stride in zip(x.shape[2:], steps, strict=True)]
+    pads = _transposed_pads(full, output_shape, pads, auto_pad)
+    sizes = zip(full, pads[:rank], pads[rank:], strict=True)
+    shape = output_shape or [n - begin - end for n, begin, end in sizes]
+    y = conv_input_grad(
+        x, w, input_shape=shape, strides=steps, pads=pads, dilations=spread, group=group
+    )
+    if b is not None:
+        y += b.reshape(-1, *(1,) * rank)
+    return y
+
+
+def _transposed_pads(
+    full: Sequence[int],
+    output_shape: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    auto_pad: str,
+) -> Sequence[int]:
+    """Pads, all begins then all ends, that cut the full result to `output_shape` if that is set."""
+    if output_shape is None:
+        no_pads = [0] * (2 * len(full))
+        return no_pads if auto_pad == "VALID" else pads or no_pads
+    totals = [max(n - wanted, 0) for n, wanted in zip(full, output_shape, strict=True)]
+    less, more = [n // 2 for n in totals], [n - n // 2 for n in totals]
+    return less + more if auto_pad == "SAME_UPPER" else more + less
+
+
+def _is_depthwise(channels: int, group: int) -> bool:
+    return group == channels and group > 1
+
+
+def _by_group(sample: Array, group: int) -> Array:
+    """View (channels, ...) as (group, channels / group, positions)."""
+    return sample.reshape(group, sample.shape[0] // group, math.prod(sample.shape[1:]))
+
+
+def _column_tiles(x: Array, window: Window, group: int) -> Iterator[Array]:
+    """Yield the columns of each sample, (group, C / group * taps, positions), in one buffer."""
+    if window.is_pointwise:
+        yield from (_by_group(sample, group) for sample in x)
+        return
+    channels, positions = x.shape[1], math.prod(window.result)
+    columns = np.zeros((channels, math.prod(window.kernel), *window.result), x.dtype)
+    taps = list(window.taps())
+    for sample in x:
+        for tap, source, result in taps:  # never the padding: it stays zero
+            columns[:, tap][:, *result] = sample[:, *source]
+        yield columns.reshape(group, -1, positions)
+
+
+def _grouped_input_grad(dy: Array, w: Array, window: Window, dx: Array, group: int) -> None:
+    weights = w.reshape(group, w.shape[0] // group, -1).swapaxes(1, 2)
+    if window.is_pointwise:
+        for tile, sample in zip(dy, dx, strict=True):
+            np.matmul(weights, _by_group(tile, group), out=_by_group(sample, group))
+        return
+    columns = np.empty((dx.shape[1], math.prod(window.kernel), *window.result), dy.dtype)
+    flat, taps = columns.reshape(group, -1, math.prod(window.result)), list(window.taps())
+    for tile, sample in zip(dy, dx, strict=True):
+        np.matmul(weights, _by_group(tile, group), out=flat)
+        for tap, source, result in taps:
+            sample[:, *source] += columns[:, tap][:, *result]
+
+
+def _depthwise_steps(
+    w: Array, window: Window, channels: int
+) -> list[tuple[slice, Array, tuple[slice, ...], tuple[slice, ...]]]:
+    """(filters, their weights (C, 1...), slices of the input, slices of the result) for each tap.
+
+    With more than one filter for each channel, `filters` picks one for each, c * multiplier + j.
+    """
+    multiplier, ones = w.shape[0] // channels, (1,) * len(window.kernel)
+    weights = w.reshape(w.shape[0], -1)
+    return [
+        (slice(j, None, multiplier), weights[j::multiplier, tap].reshape(-1, *ones), source, result)
+        for j in range(multiplier)
+        for tap, source, result in window.taps()
+    ]
+
+
+def _depthwise(x: Array, w: Array, window: Window, y: Array) -> None:
+    steps = _depthwise_steps(w, window, x.shape[1])
+    scratch = np.empty((x.shape[1], *window.result), x.dtype)
+    for sample, tile in zip(x, y, strict=True):
+        for filters, weights, source, result in steps:
+            product = scratch[:, *result]
+            np.multiply(sample[:, *source], weights, out=product)
+            tile[filters][:, *result] += product
+
+
+def _depthwise_input_grad(dy: Array, w: Array, window: Window, dx: Array) -> None:
+    steps = _depthwise_steps(w, window, dx.shape[1])
+    scratch = np.empty((dx.shape[1], *window.result), dy.dtype)
+    for tile, sample in zip(dy, dx, strict=True):
+        for filters, weights, source, result in steps:
+            product = scratch[:, *result]
+            np.multiply(tile[filters][:, *result], weights, out=product)
+            sample[:, *source] += product
+
+
+def _depthwise_weight_grad(x: Array, dy: Array, window: Window, dw: Array) -> None:
+    channels, axes = x.shape[1], tuple(range(1, x.ndim - 1))
+    multiplier = dw.shape[0] // channels
+    scratch = np.empty((channels, *window.result), x.dtype)
+    total = dw.reshape(dw.shape[0], -1)
+    taps = list(window.taps())
+    for sample, tile in zip(x, dy, strict=True):
+        for j in range(multiplier):
+            for tap, source, result in taps:
+                product = scratch[:, *result]
+                np.multiply(sample[:, *source], tile[j::multiplier][:, *result], out=product)
+                total[j::multiplier, tap] += np.sum(product, axis=axes)

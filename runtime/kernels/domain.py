@@ -1,0 +1,70 @@
+"""The table of the kernels of the ``bnnopt`` domain.
+
+Float attributes should come as the model holds them, rounded to float32.
+"""
+
+from __future__ import annotations
+
+from bnnopt.runtime.kernels import (
+    Array,
+    Kernel,
+    binarize,
+    convolution,
+    dropout,
+    loss,
+    normalization,
+    optimizers,
+    packing,
+    pooling,
+)
+
+
+def conv_input_grad(
+    dy: Array,
+    w: Array,
+    *,
+    input_shape: list[int],
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+    group: int,
+    output_padding: list[int],
+) -> Array:
+    """`convolution.conv_input_grad`; `output_padding` follows from the shapes."""
+    return convolution.conv_input_grad(
+        dy,
+        w,
+        input_shape=input_shape,
+        strides=strides,
+        pads=pads,
+        dilations=dilations,
+        group=group,
+    )
+
+
+DOMAIN_KERNELS: dict[str, Kernel] = {
+    "AdamStep": optimizers.adam_step,
+    "ApproxSignGrad": binarize.approx_sign_grad,
+    "BatchNormalizationGrad": normalization.batch_normalization_grad,
+    "BatchNormalizationTraining": normalization.batch_normalization_training,
+    "Binarize": binarize.binarize,
+    "ClipGrad": binarize.clip_grad,
+    "ConvInputGrad": conv_input_grad,
+    "ConvWeightGrad": convolution.conv_weight_grad,
+    "Dropout": dropout.dropout,
+    "MaskedGrad": packing.masked_grad,
+    "MaxPoolGrad": pooling.max_pool_grad,
+    "MomentumStep": optimizers.momentum_step,
+    "PackBits": packing.pack_bits,
+    "PoolIndexPack": packing.pool_index_pack,
+    "PoolIndexUnpack": packing.pool_index_unpack,
+    "RangePack": packing.range_pack,
+    "ReluGrad": binarize.relu_grad,
+    "SgdStep": optimizers.sgd_step,
+    "SignPack": packing.sign_pack,
+    "SignUnpack": packing.sign_unpack,
+    "SoftmaxCrossEntropy": loss.softmax_cross_entropy,
+    "SoftmaxCrossEntropyGrad": loss.softmax_cross_entropy_grad,
+    "SwishSignGrad": binarize.swish_sign_grad,
+    "UnpackBits": packing.unpack_bits,
+}

@@ -1,0 +1,190 @@
+"""Elementwise arithmetic, activations, logic and casts, with numpy broadcasting.
+
+All follow IEEE 754 in silence: a division by zero or an overflow gives inf or NaN, no warning.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+
+_DTYPE_OF_ONNX: dict[int, type[np.generic]] = {
+    1: np.float32,
+    2: np.uint8,
+    3: np.int8,
+    4: np.uint16,
+    5: np.int16,
+    6: np.int32,
+    7: np.int64,
+    9: np.bool_,
+    10: np.float16,
+    11: np.float64,
+    12: np.uint32,
+    13: np.uint64,
+}
+
+_vector_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def from_ufunc(ufunc: np.ufunc) -> Callable[..., Array]:
+    """Make a kernel of a numpy function whose result has the dtype that ONNX asks for."""
+
+    def kernel(*inputs: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(ufunc(*inputs))  # numpy returns a scalar for 0-d inputs
+
+    kernel.__name__ = kernel.__qualname__ = ufunc.__name__
+    kernel.__doc__ = f"Apply ``numpy.{ufunc.__name__}`` element by element."
+    return kernel
+
+
+def from_fold(ufunc: np.ufunc) -> Callable[..., Array]:
+    """Make a kernel with any number of inputs of a two-input numpy function, left to right."""
+
+    def kernel(*inputs: Array) -> Array:
+        with np.errstate(all="ignore"):
+            first = np.array(inputs[0], order="C")  # a single input is not handed out as the result
+            return np.asarray(functools.reduce(ufunc, inputs[1:], first))
+
+    kernel.__name__ = kernel.__qualname__ = f"fold_{ufunc.__name__}"
+    kernel.__doc__ = f"Fold ``numpy.{ufunc.__name__}`` over the inputs, left to right."
+    return kernel
+
+
+def mean(*inputs: Array) -> Array:
+    """Mean of all inputs, element by element."""
+    return np.asarray(_sum(*inputs) / len(inputs))
+
+
+_sum = from_fold(np.add)
+
+
+@np.errstate(all="ignore")
+def div(a: Array, b: Array) -> Array:
+    """Divide a by b; integers truncate toward zero."""
+    if a.dtype.kind == "f":
+        return np.asarray(a / b)
+    quotient = np.asarray(a // b)
+    if a.dtype.kind == "i":  # numpy floors: one too low where the signs differ
+        quotient += (quotient * b != a) & ((a < 0) != (b < 0)) & (b != 0)
+    return quotient
+
+
+@np.errstate(all="ignore")
+def mod(a: Array, b: Array, *, fmod: int = 0) -> Array:
+    """Remainder, with the sign of b, or of a if `fmod` is 1."""
+    return np.asarray(np.fmod(a, b) if fmod else np.mod(a, b))
+
+
+@np.errstate(all="ignore")
+def power(x: Array, exponent: Array) -> Array:
+    """Raise x to a power; the result has the dtype of x whatever that of the exponent."""
+    if x.dtype.kind == "f":
+        return np.asarray(np.power(x, exponent.astype(x.dtype, copy=False)))
+    if exponent.dtype.kind in "iu" and (exponent >= 0).all():
+        return np.asarray(np.power(x, exponent)).astype(x.dtype)
+    return np.asarray(np.power(x.astype(np.float64), exponent)).astype(x.dtype)
+
+
+def erf(x: Array) -> Array:
+    """Error function, computed in float64 whatever the dtype of x."""
+    return np.asarray(_vector_erf(x)).astype(x.dtype)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)."""
+    return np.asarray(np.maximum(x, 0))
+
+
+def clip(x: Array, low: Array | None = None, high: Array | None = None) -> Array:
+    """Limit x to [low, high]; a missing limit is none, and high wins where low > high."""
+    y = x.copy()
+    if low is not None:
+        np.maximum(y, low, out=y)
+    if high is not None:
+        np.minimum(y, high, out=y)
+    return y
+
+
+@np.errstate(all="ignore")
+def leaky_relu(x: Array, *, alpha: float = 0.01) -> Array:
+    """Return x where x >= 0, else alpha x."""
+    return np.asarray(np.where(x < 0, alpha * x, x))
+
+
+@np.errstate(all="ignore")
+def prelu(x: Array, slope: Array) -> Array:
+    """Return x where x >= 0, else slope x; the slope broadcasts to the shape of x."""
+    return np.asarray(np.where(x < 0, slope * x, x))
+
+
+@np.errstate(all="ignore")
+def elu(x: Array, *, alpha: float = 1.0) -> Array:
+    """Return x where x >= 0, else alpha (exp(x) - 1)."""
+    return np.asarray(np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x))
+
+
+@np.errstate(all="ignore")
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), with full relative accuracy in both tails."""
+    e = np.exp(-np.abs(x))  # at most 1: nothing overflows
+    return np.asarray(np.where(x < 0, e, 1) / (1 + e)).astype(x.dtype, copy=False)
+
+
+def hard_sigmoid(x: Array, *, alpha: float = 0.2, beta: float = 0.5) -> Array:
+    """alpha x + beta, limited to [0, 1]."""
+    return np.asarray(np.clip(alpha * x + beta, 0, 1))
+
+
+def hard_swish(x: Array) -> Array:
+    """X times hard_sigmoid(x) with alpha = 1/6, beta = 1/2."""
+    return np.asarray(x * hard_sigmoid(x, alpha=1 / 6, beta=0.5))
+
+
+@np.errstate(all="ignore")
+def softplus(x: Array) -> Array:
+    """log(1 + exp(x)), without overflow."""
+    return np.asarray(np.logaddexp(x, x.dtype.type(0)))
+
+
+def where(condition: Array, a: Array, b: Array) -> Array:
+    """Return a where the condition holds, else b."""
+    return np.asarray(np.where(condition, a, b))
+
+
+def bit_shift(x: Array, count: Array, *, direction: str) -> Array:
+    """Shift unsigned x by `count` bits, `direction` LEFT or RIGHT."""
+    shift = {"LEFT": np.left_shift, "RIGHT": np.right_shift}[direction]
+    return np.asarray(shift(x, count))
+
+
+@np.errstate(all="ignore")
+def cast(x: Array, *, to: int, saturate: int = 1, round_mode: str = "up") -> Array:
+    """Convert x to the dtype with the ONNX number `to`; a float becomes an integer toward zero.
+
+    `saturate` and `round_mode` concern 8-bit floats only, which numpy lacks.
+
+    Raises
+    ------
+    ValueError
+        If numpy has no such dtype.
+    """
+    if to not in _DTYPE_OF_ONNX:
+        raise ValueError(f"Cast: numpy has no dtype for ONNX data type {to}")
+    return x.astype(_DTYPE_OF_ONNX[to])
+
+
+@np.errstate(all="ignore")
+def cast_like(x: Array, like: Array, *, saturate: int = 1, round_mode: str = "up") -> Array:
+    """Convert x to the dtype of `like`."""
+    return x.astype(like.dtype)
+
+
+def identity(x: Array) -> Array:
+    """Return x itself."""
+    return x

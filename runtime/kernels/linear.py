@@ -1,0 +1,62 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Matrix product of the last two axes, the others broadcast."""
+    return np.asarray(np.matmul(a, b))
+
+
+def gemm(
+    a: Array,
+    b: Array,
+    c: Array | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Array:
+    """Compute alpha a b + beta c.
+
+    Parameters
+    ----------
+    a : (M, K), or (K, M) if `transA`
+    b : (K, N), or (N, K) if `transB`
+    c : broadcasts to (M, N), optional
+    """
+    y = np.asarray(np.matmul(a.T if transA else a, b.T if transB else b))
+    if alpha != 1:
+        y = np.asarray(y * alpha).astype(a.dtype, copy=False)
+    if c is not None:
+        y += c if beta == 1 else np.asarray(c * beta).astype(a.dtype, copy=False)
+    return y
+
+
+def matmul_integer(
+    a: Array,
+    b: Array,
+    a_zero_point: Array | None = None,
+    b_zero_point: Array | None = None,
+) -> Array:
+    """Matrix product of 8-bit integers less their zero points, in int32.
+
+    Parameters
+    ----------
+    a : (..., M, K) int8 or uint8
+    b : (..., K, N) int8 or uint8
+    a_zero_point : one value, (M,) or (..., M, 1), optional
+    b_zero_point : one value, (N,) or (..., 1, N), optional
+    """
+    a, b = a.astype(np.int32), b.astype(np.int32)
+    if a_zero_point is not None:
+        per_row = a_zero_point.ndim == 1 and a_zero_point.size > 1
+        a -= a_zero_point[:, None] if per_row else a_zero_point
+    if b_zero_point is not None:
+        b -= b_zero_point
+    return np.asarray(np.matmul(a, b))

@@ -1,0 +1,236 @@
+"""Operators that move, select or make elements without computing with them.
+
+Reshape, Flatten, Squeeze and Unsqueeze return views; all others return new arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+
+_SCATTER: dict[str, np.ufunc] = {
+    "add": np.add,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+}
+
+
+def _ints(values: Array) -> tuple[int, ...]:
+    return tuple(int(value) for value in np.ravel(values))
+
+
+def reshape(x: Array, shape: Array, *, allowzero: int = 0) -> Array:
+    """View x in another shape; 0 keeps that dimension (unless `allowzero`), -1 is inferred."""
+    dims = list(_ints(shape))
+    if not allowzero:
+        dims = [x.shape[i] if dim == 0 else dim for i, dim in enumerate(dims)]
+    if -1 in dims and 0 in dims:  # numpy infers nothing for an empty array
+        known = math.prod(dim for dim in dims if dim > 0)
+        dims[dims.index(-1)] = math.prod(dim for dim in x.shape if dim) // known
+    return x.reshape(dims)
+
+
+def flatten(x: Array, *, axis: int = 1) -> Array:
+    """View x as a matrix: the axes before `axis`, and the rest."""
+    axis = axis + x.ndim if axis < 0 else axis
+    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+
+
+def squeeze(x: Array, axes: Array | None = None) -> Array:
+    """View x without the given axes of length 1, or without all such axes."""
+    return np.squeeze(x, None if axes is None else _ints(axes))
+
+
+def unsqueeze(x: Array, axes: Array) -> Array:
+    """View x with new axes of length 1, counted in the result."""
+    return np.expand_dims(x, _ints(axes))
+
+
+def transpose(x: Array, *, perm: Sequence[int] | None = None) -> Array:
+    """Permute the axes, or reverse them without `perm`."""
+    return np.transpose(x, perm).copy()
+
+
+def concat(*arrays: Array, axis: int) -> Array:
+    """Join the arrays along an axis."""
+    return np.concatenate(arrays, axis=axis)
+
+
+def split(
+    x: Array, split: Array | None = None, *, axis: int = 0, num_outputs: int | None = None
+) -> tuple[Array, ...]:
+    """Cut x along an axis into the given lengths, or into `num_outputs` parts, the last shorter.
+
+    Raises
+    ------
+    ValueError
+        If neither lengths nor a number of parts is given.
+    """
+    if split is not None:
+        lengths = _ints(split)
+    elif num_outputs is not None:
+        part, length = -(-x.shape[axis] // num_outputs), x.shape[axis]
+        lengths = tuple(min(part, max(length - i * part, 0)) for i in range(num_outputs))
+    else:
+        raise ValueError("Split: found neither the input 'split' nor 'num_outputs', expected one")
+    ends = np.cumsum(lengths)[:-1]
+    return tuple(piece.copy() for piece in np.split(x, ends, axis=axis))
+
+
+def slice_(
+    x: Array,
+    starts: Array,
+    ends: Array,
+    axes: Array | None = None,
+    steps: Array | None = None,
+) -> Array:
+    """Cut x[start:end:step] along each of the axes; limits beyond x are clamped."""
+    bounds = _ints(starts), _ints(ends)
+    along = range(len(bounds[0])) if axes is None else _ints(axes)
+    strides = (1,) * len(bounds[0]) if steps is None else _ints(steps)
+    index = [slice(None)] * x.ndim
+    for axis, start, end, step in zip(along, *bounds, strides, strict=True):
+        index[axis] = slice(start, end, step)
+    return x[tuple(index)].copy()
+
+
+def pad(
+    x: Array,
+    pads: Array,
+    constant_value: Array | None = None,
+    axes: Array | None = None,
+    *,
+    mode: str = "constant",
+) -> Array:
+    """Add elements at both ends of the axes; a negative pad removes them.
+
+    Parameters
+    ----------
+    x : array
+    pads : (2 n,) int64, all begins, then all ends
+    constant_value : one element, default 0
+    axes : (n,) int, default all
+    mode : "constant", "reflect" (without the edge), "edge" or "wrap"
+    """
+    along = range(x.ndim) if axes is None else _ints(axes)
+    amounts, index = [(0, 0)] * x.ndim, [slice(None)] * x.ndim
+    flat = _ints(pads)
+    for axis, begin, end in zip(along, flat[: len(along)], flat[len(along) :], strict=True):
+        amounts[axis] = max(begin, 0), max(end, 0)
+        index[axis] = slice(max(-begin, 0), x.shape[axis] - max(-end, 0))
+    kept = x[tuple(index)]
+    if mode == "constant":
+        value = 0 if constant_value is None else constant_value.item()
+        return np.pad(kept, amounts, constant_values=value)
+    return np.pad(kept, amounts, mode=mode)  # type: ignore[call-overload, no-any-return]
+
+
+def expand(x: Array, shape: Array) -> Array:
+    """Broadcast x and `shape` to each other."""
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, _ints(shape))).copy()
+
+
+def tile(x: Array, repeats: Array) -> Array:
+    """Repeat x along each axis."""
+    return np.tile(x, _ints(repeats))
+
+
+def shape(x: Array, *, start: int = 0, end: int | None = None) -> Array:
+    """Shape of x, or the dimensions [start, end) of it, int64."""
+    return np.array(x.shape[start:end], dtype=np.int64)
+
+
+def size(x: Array) -> Array:
+    """Number of elements, 0-d int64."""
+    return np.array(x.size, dtype=np.int64)
+
+
+def range_(start: Array, limit: Array, delta: Array) -> Array:
+    """Return start, start + delta, ... before limit, in the dtype of start."""
+    first, last, step = start.item(), limit.item(), delta.item()
+    count = max(math.ceil((last - first) / step), 0)
+    return np.asarray(first + np.arange(count, dtype=start.dtype) * step).astype(start.dtype)
+
+
+def constant_of_shape(shape: Array, *, value: Array | None = None) -> Array:
+    """Fill an array of a shape with the one element of `value`, default float32 0."""
+    fill = np.zeros((), np.float32) if value is None else np.reshape(value, ())
+    return np.full(_ints(shape), fill, dtype=fill.dtype)
+
+
+def gather(x: Array, indices: Array, *, axis: int = 0) -> Array:
+    """Take the entries of x at the indices along an axis; negative ones count from the end."""
+    return np.asarray(np.take(x, indices, axis=axis))
+
+
+def _along(indices: Array, axis: int) -> tuple[Array, ...]:
+    """Index of numpy that applies the indices along one axis, element by element."""
+    index = list(np.ogrid[tuple(slice(length) for length in indices.shape)])
+    index[axis] = indices
+    return tuple(index)
+
+
+def gather_elements(x: Array, indices: Array, *, axis: int = 0) -> Array:
+    """Take x at each index along an axis, the other coordinates being those of the index."""
+    return np.asarray(x[_along(indices, axis)])
+
+
+def scatter_elements(
+    x: Array, indices: Array, updates: Array, *, axis: int = 0, reduction: str = "none"
+) -> Array:
+    """Put (or add, mul, max, min) the updates into a copy of x at each index along an axis."""
+    y = x.copy()
+    if reduction == "none":
+        y[_along(indices, axis)] = updates
+    else:
+        _SCATTER[reduction].at(y, _along(indices, axis), updates)
+    return y
+
+
+def one_hot(indices: Array, depth: Array, values: Array, *, axis: int = -1) -> Array:
+    """Put values[1] where a new axis of length `depth` equals the index, values[0] elsewhere.
+
+    Parameters
+    ----------
+    indices : (...) int or float; negative ones count from the end, others out of range are off
+    depth : one element
+    values : (2,), off and on
+    """
+    length = int(depth.item())
+    axis = axis % (indices.ndim + 1)
+    wrapped = np.expand_dims(np.where(indices < 0, indices + length, indices), axis)
+    levels = np.arange(length).reshape((length,) + (1,) * (indices.ndim - axis))
+    return np.asarray(np.where(wrapped == levels, values[1], values[0]))
+
+
+def depth_to_space(x: Array, *, blocksize: int, mode: str = "DCR") -> Array:
+    """Move channels into blocks of pixels.
+
+    Parameters
+    ----------
+    x : (N, C, H, W)
+    blocksize : side of a block, b
+    mode : "DCR", channels are (b, b, C / b^2), or "CRD", channels are (C / b^2, b, b)
+
+    Returns
+    -------
+    (N, C / b^2, H b, W b)
+    """
+    n, c, h, w = x.shape
+    b = blocksize
+    if mode == "DCR":
+        blocks = x.reshape(n, b, b, c // b**2, h, w).transpose(0, 3, 4, 1, 5, 2)
+    else:
+        blocks = x.reshape(n, c // b**2, b, b, h, w).transpose(0, 1, 4, 2, 5, 3)
+    return blocks.copy().reshape(n, c // b**2, h * b, w * b)
+
+
+def trilu(x: Array, k: Array | None = None, *, upper: int = 1) -> Array:
+    """Keep the upper (or lower) triangle of the last two axes, from the k-th diagonal."""
+    diagonal = 0 if k is None else int(k.item())
+    return np.triu(x, diagonal) if upper else np.tril(x, diagonal)
