@@ -27,6 +27,7 @@ from bnnopt.ops.operator import (
 )
 from bnnopt.ops.packing import n_index_bits
 from bnnopt.ops.registry import OPERATORS, functions_for, is_view
+from bnnopt.ops.windows import Window, window
 
 __all__ = [
     "DOMAIN",
@@ -36,6 +37,7 @@ __all__ = [
     "Emitter",
     "InferenceError",
     "Operator",
+    "Window",
     "dims",
     "dtype",
     "functions_for",
@@ -44,4 +46,5 @@ __all__ = [
     "is_view",
     "n_index_bits",
     "packed_row_bytes",
+    "window",
 ]

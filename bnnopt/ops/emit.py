@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -81,6 +82,12 @@ class Emitter:
             self._graph.register_initializer(initializer)
             self._constants[key] = initializer
         return self._constants[key]
+
+    def fork(self, phase: str) -> Emitter:
+        """Another emitter on the same graph and names, with nodes of its own."""
+        other = copy.copy(self)
+        other.phase, other.nodes = phase, []
+        return other
 
     def unique(self, name: str) -> str:
         """`name`, or the first of ``name_2``, ``name_3`` .. that is not in use."""

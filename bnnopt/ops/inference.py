@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
-from bnnopt.ops.operator import DOMAIN, TypedDims
+from bnnopt.ops.operator import DOMAIN, TypedDims, dims
 from bnnopt.ops.registry import OPERATORS
 
 
@@ -49,18 +50,24 @@ def _standard_types(node: ir.Node, opset: int) -> Sequence[TypedDims]:
     schema = _schema(node.op_type, node.domain, opset)
     present = [value for value in node.inputs if value is not None]
     types = {value.name: _type_proto(value) for value in present}
-    constants = {
-        value.name: ir.to_proto(value.const_value)
-        for value in present
-        if value.const_value is not None and value.const_value.size <= 4096
-    }
+    known = {value.name: data for value in present if (data := _data(value)) is not None}
     try:
         inferred = onnx.shape_inference.infer_node_outputs(
-            schema, ir.to_proto(node), types, constants
+            schema, ir.to_proto(node), types, known
         )
     except (onnx.shape_inference.InferenceError, RuntimeError) as error:
         raise InferenceError(str(error).strip().splitlines()[-1]) from None
     return [_typed(inferred.get(output.name), node) for output in node.outputs]
+
+
+def _data(value: ir.Value) -> onnx.TensorProto | None:
+    """The value's elements, where they are known: a constant, or the shape of a typed value."""
+    if value.const_value is not None:
+        return ir.to_proto(value.const_value) if value.const_value.size <= 4096 else None
+    producer = value.producer()
+    if producer is None or producer.op_type != "Shape" or producer.attributes:
+        return None
+    return onnx.numpy_helper.from_array(np.array(dims(producer.inputs[0]), np.int64))
 
 
 def _type_proto(value: ir.Value) -> onnx.TypeProto:

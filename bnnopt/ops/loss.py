@@ -38,9 +38,10 @@ SOFTMAX_CROSS_ENTROPY_GRAD = Operator(
     signature="SoftmaxCrossEntropyGrad (dloss, log_prob, labels) => (dlogits)",
     body="""
         prob = Exp (log_prob)
-        depth = Shape <start = 1, end = 2> (log_prob)
-        nil = Constant <value_floats = [0.0, 1.0]> ()
-        off_on = CastLike (nil, log_prob)
+        class_dim = Shape <start = 1, end = 2> (log_prob)
+        depth = Squeeze (class_dim)
+        pair = Constant <value_floats = [0.0, 1.0]> ()
+        off_on = CastLike (pair, log_prob)
         one_hot = OneHot <axis = 1> (labels, depth, off_on)
         difference = Sub (prob, one_hot)
         count_int = Size (labels)

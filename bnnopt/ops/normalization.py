@@ -57,8 +57,8 @@ BATCH_NORMALIZATION_TRAINING = Operator(
         inverse = Reciprocal (std)
         scale_channel = Reshape (scale, channel)
         bias_channel = Reshape (bias, channel)
-        unit = Mul (centred, inverse)
-        scaled = Mul (unit, scale_channel)
+        factor = Mul (inverse, scale_channel)
+        scaled = Mul (centred, factor)
         y_flat = Add (scaled, bias_channel)
         x_shape = Shape (x)
         y = Reshape (y_flat, x_shape)
@@ -86,9 +86,7 @@ BATCH_NORMALIZATION_GRAD = Operator(
     dy, x, dx: (N, C, ...) float; scale, batch_mean, inv_std, dscale, dbias: (C,).
     Source: arXiv:1502.03167, section 3.
     """,
-    signature=(
-        "BatchNormalizationGrad (dy, x, scale, batch_mean, inv_std) => (dx, dscale, dbias)"
-    ),
+    signature=("BatchNormalizationGrad (dy, x, scale, batch_mean, inv_std) => (dx, dscale, dbias)"),
     body="""
         flat_shape = Constant <value_ints = [0, 0, -1]> ()
         axes = Constant <value_ints = [0, 2]> ()
@@ -111,8 +109,8 @@ BATCH_NORMALIZATION_GRAD = Operator(
         mean_dy = Div (dbias_channel, count)
         mean_product = Div (dscale_channel, count)
         along_unit = Mul (unit, mean_product)
-        without_mean = Sub (dy_flat, mean_dy)
-        projected = Sub (without_mean, along_unit)
+        along_both = Add (along_unit, mean_dy)
+        projected = Sub (dy_flat, along_both)
         factor = Mul (scale_channel, inverse)
         dx_flat = Mul (projected, factor)
         x_shape = Shape (x)

@@ -40,7 +40,8 @@ ADAM_STEP = Operator(
     summary="""Adam: next_m = b1 m + (1 - b1) dw; next_v = b2 v + (1 - b2) dw^2;
     next_w = w - lr (next_m / (1 - b1^step)) / (sqrt(next_v / (1 - b2^step)) + epsilon).
 
-    w, dw, m, v: the same shape, float. lr: scalar. step: int64 scalar, 1 at the first step.
+    w, dw, m, v: the same shape, float. lr: scalar. step: int64 scalar, 1 at the first step. The
+    powers are float64: near 1, 1 - b2^step would lose half its digits.
     Source: Kingma and Ba, arXiv:1412.6980, algorithm 1.
     """,
     signature=(
@@ -64,11 +65,16 @@ ADAM_STEP = Operator(
         square = Mul (dw, dw)
         v_new = Mul (square, rest2)
         next_v = Add (v_kept, v_new)
-        step_like = CastLike (step, w)
-        beta1_power = Pow (beta1_like, step_like)
-        beta2_power = Pow (beta2_like, step_like)
-        correction1 = Sub (one_like, beta1_power)
-        correction2 = Sub (one_like, beta2_power)
+        step64 = Cast <to = 11> (step)
+        beta1_64 = Cast <to = 11> (beta1_value)
+        beta2_64 = Cast <to = 11> (beta2_value)
+        one_64 = Cast <to = 11> (one)
+        beta1_power = Pow (beta1_64, step64)
+        beta2_power = Pow (beta2_64, step64)
+        rest1_power = Sub (one_64, beta1_power)
+        rest2_power = Sub (one_64, beta2_power)
+        correction1 = CastLike (rest1_power, w)
+        correction2 = CastLike (rest2_power, w)
         v_unbiased = Div (next_v, correction2)
         root = Sqrt (v_unbiased)
         bottom = Add (root, epsilon_like)

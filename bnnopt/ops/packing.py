@@ -212,12 +212,13 @@ POOL_INDEX_UNPACK = Operator(
     ),
     body="""
         bits = bnnopt.UnpackBits <shape: ints = @bit_shape> (packed)
-        bits32 = Cast <to = 6> (bits)
+        bits8 = Cast <to = 2> (bits)
         bit_values64 = Constant <value_ints: ints = @bit_values> ()
-        bit_values32 = Cast <to = 6> (bit_values64)
-        weighted = Mul (bits32, bit_values32)
+        bit_values8 = Cast <to = 2> (bit_values64)
         last = Constant <value_ints = [-1]> ()
-        place = ReduceSum <keepdims = 0> (weighted, last)
+        place_values = Unsqueeze (bit_values8, last)
+        place_column = MatMulInteger (bits8, place_values)
+        place = Squeeze (place_column, last)
         width64 = Constant <value_int: int = @width> ()
         width_value = Cast <to = 6> (width64)
         kernel_width64 = Constant <value_int: int = @kernel_width> ()

@@ -28,7 +28,8 @@ def conv_workspace_bytes(
     """Scratch of `conv` and `conv_input_grad`, which is that of one sample whatever the batch.
 
     It is the columns, C * taps * positions elements; nothing for a pointwise convolution without
-    stride; C * positions for a depthwise one. No padded copy of the sample is made.
+    stride; C * positions for a depthwise one. No padded copy of the sample is made. The iterator of
+    numpy buffers up to three times `numpy.getbufsize` elements besides, as in many other kernels.
     `conv_transpose` needs what the convolution needs whose input gradient it is: `x_shape` is then
     the shape of its result, and `out_shape` that of its input.
 

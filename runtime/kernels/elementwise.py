@@ -56,12 +56,14 @@ def from_fold(ufunc: np.ufunc) -> Callable[..., Array]:
     return kernel
 
 
+_sum = from_fold(np.add)
+
+
 def mean(*inputs: Array) -> Array:
     """Mean of all inputs, element by element."""
-    return np.asarray(_sum(*inputs) / len(inputs))
-
-
-_sum = from_fold(np.add)
+    total = _sum(*inputs)
+    total /= len(inputs)
+    return total
 
 
 @np.errstate(all="ignore")
@@ -142,7 +144,7 @@ def hard_sigmoid(x: Array, *, alpha: float = 0.2, beta: float = 0.5) -> Array:
 
 
 def hard_swish(x: Array) -> Array:
-    """X times hard_sigmoid(x) with alpha = 1/6, beta = 1/2."""
+    """x hard_sigmoid(x), the latter with alpha = 1/6 and beta = 1/2."""
     return np.asarray(x * hard_sigmoid(x, alpha=1 / 6, beta=0.5))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.reduction import lowest
 from bnnopt.runtime.kernels.windows import Window, make_window
 
 
@@ -46,8 +47,8 @@ def max_pool(
         x.shape[2:], kernel_shape, strides=strides, pads=pads, dilations=dilations,
         auto_pad=auto_pad, ceil_mode=ceil_mode,
     )  # fmt: skip
-    y = np.zeros((*x.shape[:2], *window.result), x.dtype)
-    indices: Array = np.full(y.shape, -1, np.int64)
+    y = np.full((*x.shape[:2], *window.result), lowest(x.dtype), x.dtype)
+    indices: Array = np.zeros(y.shape, np.int64)
     for sample, best, index in zip(x, y, indices, strict=True):
         _max_of_sample(sample, window, best, index)
     planes = np.arange(math.prod(x.shape[:2])).reshape(*x.shape[:2], *(1,) * len(window.kernel))
@@ -58,12 +59,15 @@ def max_pool(
 def _max_of_sample(sample: Array, window: Window, best: Array, index: Array) -> None:
     """Fill `best` and `index`, (C, ...); the index counts within one channel."""
     pixels = np.arange(math.prod(window.source)).reshape(window.source)
-    for _, source, result in window.taps():
-        candidate, so_far = sample[:, *source], best[:, *result]
-        is_better = ~(candidate <= so_far) & (so_far == so_far)  # greater, or the first NaN
-        is_better |= index[:, *result] < 0
-        np.copyto(so_far, candidate, where=is_better)
-        np.copyto(index[:, *result], pixels[source], where=is_better)
+    taps = list(window.taps())
+    for _, source, result in taps:
+        np.maximum(best[:, *result], sample[:, *source], out=best[:, *result])
+    has_nan = best.dtype.kind == "f" and bool(np.isnan(best).any())
+    for _, source, result in reversed(taps):  # the first maximum is written last
+        is_best = sample[:, *source] == best[:, *result]
+        if has_nan:
+            is_best |= np.isnan(sample[:, *source])
+        np.copyto(index[:, *result], pixels[source], where=is_best)
 
 
 def max_pool_grad(dy: Array, indices: Array, *, input_shape: Sequence[int]) -> Array:

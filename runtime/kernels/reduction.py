@@ -20,7 +20,8 @@ def _axes_of(x: Array, axes: Array | None, noop_with_empty_axes: int) -> tuple[i
     return () if noop_with_empty_axes else tuple(range(x.ndim))
 
 
-def _lowest(dtype: np.dtype[Any]) -> float | int:
+def lowest(dtype: np.dtype[Any]) -> float | int:
+    """Return the least value of a dtype: what a maximum begins with."""
     if dtype.kind == "f":
         return -np.inf
     return 0 if dtype.kind == "b" else int(np.iinfo(dtype).min)
@@ -58,7 +59,7 @@ def reduce_max(
 ) -> Array:
     """Maximum along the axes; of nothing, the lowest value."""
     over = _axes_of(x, axes, noop_with_empty_axes)
-    initial = _lowest(x.dtype)
+    initial = lowest(x.dtype)
     return np.asarray(np.max(x, axis=over, keepdims=bool(keepdims), initial=initial))
 
 

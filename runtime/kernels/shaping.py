@@ -29,9 +29,6 @@ def reshape(x: Array, shape: Array, *, allowzero: int = 0) -> Array:
     dims = list(_ints(shape))
     if not allowzero:
         dims = [x.shape[i] if dim == 0 else dim for i, dim in enumerate(dims)]
-    if -1 in dims and 0 in dims:  # numpy infers nothing for an empty array
-        known = math.prod(dim for dim in dims if dim > 0)
-        dims[dims.index(-1)] = math.prod(dim for dim in x.shape if dim) // known
     return x.reshape(dims)
 
 

@@ -1,0 +1,17 @@
+"""Gradient rules, losses and optimiser updates: builds the training-step graph."""
+
+from bnnopt.autodiff.build import TrainingOptions, build_evaluation, build_training_step
+from bnnopt.autodiff.gradients import GRADIENTS
+from bnnopt.autodiff.losses import LOSSES
+from bnnopt.autodiff.optimizers import OPTIMIZERS, Optimizer, make_optimizer
+
+__all__ = [
+    "GRADIENTS",
+    "LOSSES",
+    "OPTIMIZERS",
+    "Optimizer",
+    "TrainingOptions",
+    "build_evaluation",
+    "build_training_step",
+    "make_optimizer",
+]

@@ -1,0 +1,193 @@
+"""From a forward graph to the training step and the evaluation graph."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from bnnopt.autodiff.backward import differentiate
+from bnnopt.autodiff.losses import add_loss
+from bnnopt.autodiff.optimizers import Optimizer, Updater, step_input
+from bnnopt.errors import ModelError, UsageError
+from bnnopt.frontend import ForwardGraph, setting
+from bnnopt.ops import DOMAIN, DOMAIN_VERSION, Emitter, functions_for
+from bnnopt.training_step import PERSISTENT, Role, TrainingStep, mark_update, role, set_role
+
+IR_VERSION = 10  # the first with metadata on nodes and values
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How the training step is built.
+
+    Attributes
+    ----------
+    loss : str
+        A key of `LOSSES`, or ``none`` where the graph already ends in a scalar.
+    optimizer : Optimizer
+        Its operator, state and numbers.
+    freeze : sequence of str
+        Patterns (as in a shell) of parameters that are not trained.
+    seed : int
+        Of the random operators.
+    """
+
+    loss: str
+    optimizer: Optimizer
+    freeze: Sequence[str] = ()
+    seed: int = 0
+
+
+def build_training_step(
+    forward: ForwardGraph, options: TrainingOptions, path: Path
+) -> TrainingStep:
+    """Forward, loss, backward and update as one typed graph, in the order a framework runs them.
+
+    Raises
+    ------
+    ModelError
+        If there is nothing to train, or an operator has no gradient rule.
+    UsageError
+        If a freeze pattern matches nothing.
+    """
+    model = _copy(forward, options.freeze)
+    graph = model.graph
+    updates = _to_training_mode(graph, options.seed)
+    loss = add_loss(graph, options.loss)
+    parameters = [value for value in graph.inputs if role(value) is Role.PARAMETER]
+    graph.outputs[:] = [loss]
+    gradients = differentiate(graph, loss, parameters)
+    if not gradients:
+        raise ModelError(
+            f"{path}: nothing to train: the loss depends on no parameter that is not frozen; "
+            f"found {len(parameters)} parameters"
+        )
+    for output, target in updates:
+        graph.outputs.append(mark_update(output, target))
+    updater = Updater(graph, options.optimizer)
+    for parameter in parameters:
+        if parameter in gradients:
+            updater.update(parameter, gradients[parameter])
+        else:
+            set_role(parameter, Role.FROZEN)
+    updater.finish()
+    return _finished(model)
+
+
+def build_evaluation(forward: ForwardGraph) -> TrainingStep:
+    """The network with running statistics and without dropout; its outputs are the file's own."""
+    model = _copy(forward, ())
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type == "BatchNormalization":
+            node.attributes.pop("training_mode", None)
+            node.resize_outputs(1)
+        elif node.op_type == "Dropout":
+            source = node.inputs[0]
+            assert source is not None
+            node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)
+            graph.remove(node)
+    return _finished(model)
+
+
+def _copy(forward: ForwardGraph, freeze: Sequence[str]) -> ir.Model:
+    model = forward.model.clone()
+    parameters = [v for v in model.graph.inputs if role(v) is Role.PARAMETER]
+    for pattern in freeze:
+        frozen = [v for v in parameters if fnmatch.fnmatchcase(str(v.name), pattern)]
+        if not frozen:
+            names = ", ".join(str(v.name) for v in parameters[:3])
+            raise UsageError(f"--freeze {pattern}: no parameter matches; there are: {names} ..")
+        for value in frozen:
+            set_role(value, Role.FROZEN)
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.metadata_props["phase"] = "forward"
+    return model
+
+
+def _to_training_mode(graph: ir.Graph, seed: int) -> list[tuple[ir.Value, ir.Value]]:
+    """Replace what behaves differently in training; return (next statistic, statistic) pairs."""
+    emit = Emitter(graph, "forward")
+    latest: dict[ir.Value, ir.Value] = {}
+    for index, node in enumerate(list(graph)):
+        if node.op_type == "BatchNormalization":
+            _train_batch_norm(emit.fork("forward"), graph, node, latest)
+        elif node.op_type == "Dropout":
+            _train_dropout(emit.fork("forward"), graph, node, seed + index)
+    return [(output, target) for target, output in latest.items()]
+
+
+def _train_batch_norm(
+    emit: Emitter, graph: ir.Graph, node: ir.Node, latest: dict[ir.Value, ir.Value]
+) -> None:
+    """A shared batch norm runs more than once: each run starts from the last one's statistics."""
+    x, scale, bias, mean, var = node.inputs
+    assert mean is not None
+    assert var is not None
+    epsilon, momentum = node.attributes.get("epsilon"), node.attributes.get("momentum")
+    y = emit(
+        "BatchNormalizationTraining",
+        *(x, scale, bias, latest.get(mean, mean), latest.get(var, var)),
+        name=str(node.name) or f"{node.outputs[0].name}",
+        n_outputs=5,
+        epsilon=1e-5 if epsilon is None else epsilon.as_float(),
+        momentum=0.9 if momentum is None else momentum.as_float(),
+    )
+    training = y.producer()
+    assert training is not None
+    for statistic, output in ((mean, training.outputs[1]), (var, training.outputs[2])):
+        if role(statistic) is Role.STATISTIC:
+            output.name = emit.unique(f"{statistic.name}.next")
+            latest[statistic] = output
+    _substitute(graph, node, emit)
+
+
+def _train_dropout(emit: Emitter, graph: ir.Graph, node: ir.Node, seed: int) -> None:
+    ratio = setting(node, 1, 0.5)
+    step = step_input(graph, emit)
+    emit(
+        "Dropout",
+        *(node.inputs[0], step),
+        name=str(node.name),
+        n_outputs=2,
+        threshold=round(ratio * 2**32),
+        scale=1 / (1 - ratio),
+        seed=seed * 0x85EBCA77 % 2**32,
+    )
+    _substitute(graph, node, emit)
+
+
+def _substitute(graph: ir.Graph, node: ir.Node, emit: Emitter) -> None:
+    """Put the emitted node where `node` was; the first output keeps its name."""
+    (new,) = emit.nodes
+    new.outputs[0].name = node.outputs[0].name
+    new.name = node.name
+    graph.insert_before(node, emit.nodes)
+    for old, replacement in zip(node.outputs, new.outputs, strict=False):
+        if not old.uses() and not old.is_graph_output():
+            continue
+        old.replace_all_uses_with(replacement, replace_graph_outputs=True)
+    graph.remove(node)
+
+
+def _finished(model: ir.Model) -> TrainingStep:
+    """Drop what nothing reads, and declare the operator domain."""
+    RemoveUnusedNodesPass()(model)
+    graph = model.graph
+    for value in list(graph.inputs):
+        if role(value) in PERSISTENT and not value.uses():
+            graph.inputs.remove(value)
+    for node in graph:
+        node.metadata_props.setdefault("phase", "forward")
+    graph.opset_imports[DOMAIN] = DOMAIN_VERSION
+    model.ir_version = IR_VERSION
+    model.producer_name = "bnnopt"
+    for function in functions_for(graph, graph.opset_imports[""]):
+        model.functions[function.identifier()] = function
+    return TrainingStep(model)

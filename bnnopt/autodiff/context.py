@@ -1,0 +1,138 @@
+"""What a gradient rule sees of its node, and the shape work that the rules share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bnnopt.ops import Emitter, dims, dtype
+from bnnopt.ops.emit import Attribute
+from bnnopt.training_step import is_constant
+
+
+@dataclass
+class Context:
+    """One node in the backward pass.
+
+    Attributes
+    ----------
+    node : onnx_ir.Node
+        The forward node, typed.
+    output_grads : sequence of Value or None
+        The gradient of the loss with respect to each output; None where it is zero.
+    wanted : set of int
+        Indices of the inputs whose gradient is needed.
+    backward, forward : Emitter
+        Where the rule emits: into the backward pass, or right behind the node itself (for what is
+        cheap to keep, such as a shape).
+    """
+
+    node: ir.Node
+    output_grads: Sequence[ir.Value | None]
+    wanted: set[int]
+    backward: Emitter
+    forward: Emitter
+
+    @property
+    def dy(self) -> ir.Value:
+        """The gradient of the first output."""
+        grad = self.output_grads[0]
+        assert grad is not None, "rules run only for nodes with a gradient"
+        return grad
+
+    def x(self, index: int = 0) -> ir.Value:
+        """Input `index`."""
+        value = self.node.inputs[index]
+        assert value is not None
+        return value
+
+    def y(self, index: int = 0) -> ir.Value:
+        """Output `index`."""
+        return self.node.outputs[index]
+
+    def emit(self, op_type: str, *inputs: ir.Value | None, **attributes: Attribute) -> ir.Value:
+        """Emit a backward node, named after the first input of the forward node."""
+        return self.backward(op_type, *inputs, name=f"{self.x().name}.grad", **attributes)
+
+    def grad_of(self, index: int, op_type: str, *inputs: ir.Value, **a: Attribute) -> ir.Value:
+        """Emit a backward node named as the gradient of input `index`."""
+        return self.backward(op_type, *inputs, name=f"{self.x(index).name}.grad", **a)
+
+    def attribute(self, name: str, default: float) -> float:
+        """A number attribute, or its default."""
+        found = self.node.attributes.get(name)
+        return default if found is None else found.value
+
+    def int_attribute(self, name: str, default: int) -> int:
+        """An integer attribute, or its default."""
+        return int(self.attribute(name, default))
+
+    def scalar(self, value: float) -> ir.Value:
+        """A scalar constant of the gradient's dtype."""
+        return self.backward.constant(value, dtype(self.dy).numpy(), "scalar")
+
+    def integers(self, values: Sequence[int]) -> ir.Value:
+        """An int64 vector constant."""
+        return self.backward.constant(np.array(values, np.int64), np.int64, "integers")
+
+    def known(self, index: int) -> NDArray[np.generic] | None:
+        """The elements of a constant input; None where it is left out."""
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        if value is None:
+            return None
+        if not is_constant(value) or value.const_value is None:
+            raise UnknownInput(f"input {index} ({value.name!r}) must be a constant")
+        return value.const_value.numpy()
+
+    def reshape_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """`value` in the shape of `like`, for any batch size."""
+        target = list(dims(like))
+        if dims(value) == tuple(target):
+            return value
+        if target and dims(value):
+            target[0] = 0 if dims(value)[0] == target[0] else -1
+        return self.emit("Reshape", value, self.integers(target))
+
+    def unbroadcast(self, grad: ir.Value, like: ir.Value) -> ir.Value:
+        """Sum `grad` over the axes along which `like` was broadcast."""
+        shape, target = dims(grad), dims(like)
+        lead = len(shape) - len(target)
+        padded = (1,) * lead + target
+        axes = [i for i, (s, t) in enumerate(zip(shape, padded, strict=True)) if s != t]
+        axes = sorted({*range(lead), *axes})
+        if not axes:
+            return grad
+        summed = self.emit("ReduceSum", grad, self.integers(axes), keepdims=0)
+        return self.reshape_like(summed, like)
+
+    def expand_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """Broadcast `value` (same rank) to the shape of `like`, for any batch size."""
+        shape, target = dims(value), list(dims(like))
+        if shape == tuple(target):
+            return value
+        if not target or shape[0] == target[0]:
+            target[:1] = [1] * len(target[:1])
+            return self.emit("Expand", value, self.integers(target))
+        return self.emit("Expand", value, self.forward("Shape", like, name=f"{like.name}.shape"))
+
+    def zeros_like(self, like: ir.Value) -> ir.Value:
+        """Zeros in the shape of `like`."""
+        shape = self.forward("Shape", like, name=f"{like.name}.shape")
+        return self.emit("Expand", self.scalar(0.0), shape)
+
+    def count_ratio(self, numerator: ir.Value, denominator: ir.Value) -> ir.Value:
+        """Elements of one value over elements of another, as a scalar, for any batch size."""
+        if dims(numerator)[:1] == dims(denominator)[:1]:
+            return self.scalar(math.prod(dims(numerator)) / math.prod(dims(denominator)))
+        size = self.forward("Size", numerator, name=f"{numerator.name}.size")
+        real = self.emit("Cast", size, to=int(dtype(self.dy)))
+        return self.emit("Div", real, self.scalar(math.prod(dims(denominator))))
+
+
+class UnknownInput(Exception):
+    """A rule needs the value of an input that is not a constant."""

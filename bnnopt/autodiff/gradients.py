@@ -1,0 +1,538 @@
+"""The table of gradient rules: one per operator, forward and backward side by side.
+
+A rule takes a `Context` and returns the gradient of each wanted input, by index. ``dy`` is the
+gradient of the loss with respect to output ``y``; sums over broadcast axes are implied.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from bnnopt.autodiff import windows
+from bnnopt.autodiff.context import Context, UnknownInput
+from bnnopt.ops import dims
+
+Grads = Mapping[int, ir.Value]
+Rule = Callable[[Context], Grads]
+
+
+def add(g: Context) -> Grads:
+    """Forward: y = a + b. Backward: da = dy, db = dy."""
+    return {i: g.unbroadcast(g.dy, g.x(i)) for i in g.wanted}
+
+
+def sub(g: Context) -> Grads:
+    """Forward: y = a - b. Backward: da = dy, db = -dy."""
+    signed = {0: lambda: g.dy, 1: lambda: g.emit("Neg", g.dy)}
+    return {i: g.unbroadcast(signed[i](), g.x(i)) for i in g.wanted}
+
+
+def mul(g: Context) -> Grads:
+    """Forward: y = a b. Backward: da = dy b, db = dy a."""
+    return {i: g.unbroadcast(g.grad_of(i, "Mul", g.dy, g.x(1 - i)), g.x(i)) for i in g.wanted}
+
+
+def div(g: Context) -> Grads:
+    """Forward: y = a / b. Backward: da = dy / b, db = -dy y / b."""
+    ratio = g.emit("Div", g.dy, g.x(1))
+    grads = {0: g.unbroadcast(ratio, g.x(0))} if 0 in g.wanted else {}
+    if 1 in g.wanted:
+        product = g.emit("Mul", ratio, g.y())
+        grads[1] = g.unbroadcast(g.emit("Neg", product), g.x(1))
+    return grads
+
+
+def neg(g: Context) -> Grads:
+    """Forward: y = -x. Backward: dx = -dy."""
+    return {0: g.emit("Neg", g.dy)}
+
+
+def absolute(g: Context) -> Grads:
+    """Forward: y = |x|. Backward: dx = dy sign(x), 0 at 0."""
+    return {0: g.emit("Mul", g.dy, g.emit("Sign", g.x()))}
+
+
+def sqrt(g: Context) -> Grads:
+    """Forward: y = sqrt(x). Backward: dx = dy / (2 y)."""
+    return {0: g.emit("Div", g.dy, g.emit("Mul", g.y(), g.scalar(2.0)))}
+
+
+def reciprocal(g: Context) -> Grads:
+    """Forward: y = 1 / x. Backward: dx = -dy y^2."""
+    return {0: g.emit("Neg", g.emit("Mul", g.dy, g.emit("Mul", g.y(), g.y())))}
+
+
+def power(g: Context) -> Grads:
+    """Forward: y = x^p, p constant. Backward: dx = dy p x^(p - 1)."""
+    exponent = g.known(1)
+    if exponent is None or exponent.size != 1:
+        raise UnknownInput("the exponent must be one constant number")
+    p = float(exponent.item())
+    slope = g.x() if p == 2 else g.emit("Pow", g.x(), g.scalar(p - 1))
+    return {0: g.emit("Mul", g.dy, g.emit("Mul", slope, g.scalar(p)))}
+
+
+def exp(g: Context) -> Grads:
+    """Forward: y = exp(x). Backward: dx = dy y."""
+    return {0: g.emit("Mul", g.dy, g.y())}
+
+
+def log(g: Context) -> Grads:
+    """Forward: y = ln(x). Backward: dx = dy / x."""
+    return {0: g.emit("Div", g.dy, g.x())}
+
+
+def erf(g: Context) -> Grads:
+    """Forward: y = erf(x). Backward: dx = dy 2 / sqrt(pi) exp(-x^2)."""
+    bell = g.emit("Exp", g.emit("Neg", g.emit("Mul", g.x(), g.x())))
+    return {0: g.emit("Mul", g.dy, g.emit("Mul", bell, g.scalar(2 / math.sqrt(math.pi))))}
+
+
+def sigmoid(g: Context) -> Grads:
+    """Forward: y = 1 / (1 + exp(-x)). Backward: dx = dy y (1 - y)."""
+    rest = g.emit("Sub", g.scalar(1.0), g.y())
+    return {0: g.emit("Mul", g.emit("Mul", g.dy, rest), g.y())}
+
+
+def tanh(g: Context) -> Grads:
+    """Forward: y = tanh(x). Backward: dx = dy (1 - y^2)."""
+    rest = g.emit("Sub", g.scalar(1.0), g.emit("Mul", g.y(), g.y()))
+    return {0: g.emit("Mul", g.dy, rest)}
+
+
+def softplus(g: Context) -> Grads:
+    """Forward: y = ln(1 + exp(x)). Backward: dx = dy sigmoid(x)."""
+    return {0: g.emit("Mul", g.dy, g.emit("Sigmoid", g.x()))}
+
+
+def relu(g: Context) -> Grads:
+    """Forward: y = max(x, 0). Backward: dx = dy where y > 0."""
+    return {0: g.emit("ReluGrad", g.dy, g.y())}
+
+
+def leaky_relu(g: Context) -> Grads:
+    """Forward: y = x where x > 0, else a x. Backward: dx = dy where x > 0, else a dy."""
+    slope = g.scalar(g.attribute("alpha", 0.01))
+    positive = g.emit("Greater", g.x(), g.scalar(0.0))
+    return {0: g.emit("Where", positive, g.dy, g.emit("Mul", g.dy, slope))}
+
+
+def prelu(g: Context) -> Grads:
+    """Forward: y = x where x > 0, else a x. Backward: da = x dy where x <= 0."""
+    positive = g.emit("Greater", g.x(), g.scalar(0.0))
+    grads = {}
+    if 0 in g.wanted:
+        grads[0] = g.emit("Where", positive, g.dy, g.emit("Mul", g.dy, g.x(1)))
+    if 1 in g.wanted:
+        product = g.emit("Mul", g.dy, g.x())
+        grads[1] = g.unbroadcast(g.emit("Where", positive, g.scalar(0.0), product), g.x(1))
+    return grads
+
+
+def clip(g: Context) -> Grads:
+    """Forward: y = min(max(x, low), high). Backward: dx = dy where low <= x <= high."""
+    low, high = g.known(1), g.known(2)
+    return {
+        0: g.emit(
+            "ClipGrad",
+            g.dy,
+            g.x(),
+            low=float(np.finfo(np.float32).min) if low is None else float(low.item()),
+            high=float(np.finfo(np.float32).max) if high is None else float(high.item()),
+        )
+    }
+
+
+def hard_sigmoid(g: Context) -> Grads:
+    """Forward: y = clip(a x + b, 0, 1). Backward: dx = a dy where 0 <= a x + b <= 1."""
+    alpha, beta = g.attribute("alpha", 0.2), g.attribute("beta", 0.5)
+    scaled = g.emit("Mul", g.dy, g.scalar(alpha))
+    return {0: g.emit("ClipGrad", scaled, g.x(), low=-beta / alpha, high=(1 - beta) / alpha)}
+
+
+def hard_swish(g: Context) -> Grads:
+    """Forward: y = x clip(x / 6 + 1 / 2, 0, 1).
+
+    Backward: dx = dy (x / 3 + 1 / 2) where -3 <= x <= 3, dy above, 0 below.
+    """
+    slope = g.emit("Add", g.emit("Mul", g.x(), g.scalar(1 / 3)), g.scalar(0.5))
+    inner = g.emit("Mul", g.dy, slope)
+    above = g.emit("Greater", g.x(), g.scalar(3.0))
+    below = g.emit("Less", g.x(), g.scalar(-3.0))
+    upper = g.emit("Where", above, g.dy, inner)
+    return {0: g.emit("Where", below, g.scalar(0.0), upper)}
+
+
+def softmax(g: Context) -> Grads:
+    """Forward: y = exp(x) / sum(exp(x)). Backward: dx = y (dy - sum(dy y))."""
+    axes = g.integers([g.int_attribute("axis", -1)])
+    total = g.emit("ReduceSum", g.emit("Mul", g.dy, g.y()), axes, keepdims=1)
+    return {0: g.emit("Mul", g.y(), g.emit("Sub", g.dy, total))}
+
+
+def log_softmax(g: Context) -> Grads:
+    """Forward: y = x - ln(sum(exp(x))). Backward: dx = dy - exp(y) sum(dy)."""
+    axes = g.integers([g.int_attribute("axis", -1)])
+    total = g.emit("ReduceSum", g.dy, axes, keepdims=1)
+    return {0: g.emit("Sub", g.dy, g.emit("Mul", g.emit("Exp", g.y()), total))}
+
+
+def binarize(g: Context) -> Grads:
+    """Forward: y = sign(x). Backward: by the node's straight-through estimator.
+
+    clipped: dx = dy where |x| <= clip (arXiv:1602.02830); identity: dx = dy; approx-sign: dx = dy
+    max(0, 2 - 2|x|) (arXiv:1808.00278); swish-sign: arXiv:1812.11800 with beta = 5.
+    """
+    estimator = g.node.attributes["ste"].as_string()
+    if estimator == "identity":
+        return {0: g.dy}
+    if estimator == "approx-sign":
+        return {0: g.emit("ApproxSignGrad", g.dy, g.x())}
+    if estimator == "swish-sign":
+        return {0: g.emit("SwishSignGrad", g.dy, g.x(), beta=5.0)}
+    bound = g.attribute("clip", 1.0)
+    return {0: g.emit("ClipGrad", g.dy, g.x(), low=-bound, high=bound)}
+
+
+def matmul(g: Context) -> Grads:
+    """Forward: y = a b. Backward: da = dy b^T, db = a^T dy; batch axes broadcast."""
+    a, b = g.x(0), g.x(1)
+    if len(dims(a)) == 2 and len(dims(b)) == 2:
+        return _gemm_grads(g, transposed=(False, False), alpha=1.0)
+    if len(dims(a)) < 2 or len(dims(b)) < 2:
+        raise UnknownInput("a vector operand: reshape it to a matrix")
+    grads = {}
+    if 0 in g.wanted:
+        grads[0] = g.unbroadcast(g.emit("MatMul", g.dy, _swapped(g, b)), a)
+    if 1 in g.wanted:
+        grads[1] = g.unbroadcast(g.grad_of(1, "MatMul", _swapped(g, a), g.dy), b)
+    return grads
+
+
+def _swapped(g: Context, value: ir.Value) -> ir.Value:
+    rank = len(dims(value))
+    return g.emit("Transpose", value, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
+def gemm(g: Context) -> Grads:
+    """Forward: y = alpha a b + beta c. Backward: da = alpha dy b^T, db = alpha a^T dy, dc = beta dy.
+
+    a or b may be transposed.
+    """
+    transposed = (bool(g.int_attribute("transA", 0)), bool(g.int_attribute("transB", 0)))
+    grads = dict(_gemm_grads(g, transposed, g.attribute("alpha", 1.0)))
+    if 2 in g.wanted:
+        beta = g.attribute("beta", 1.0)
+        scaled = g.dy if beta == 1 else g.emit("Mul", g.dy, g.scalar(beta))
+        grads[2] = g.unbroadcast(scaled, g.x(2))
+    return grads
+
+
+def _gemm_grads(g: Context, transposed: tuple[bool, bool], alpha: float) -> Grads:
+    """With A' = op(A), B' = op(B): dA' = dy B'^T, dB' = A'^T dy; swap the operands to transpose."""
+    (ta, tb), a, b, grads = transposed, g.x(0), g.x(1), {}
+    if 0 in g.wanted:
+        pair = (b, g.dy, tb, True) if ta else (g.dy, b, False, not tb)
+        grads[0] = _product(g, 0, pair, alpha)
+    if 1 in g.wanted:
+        pair = (g.dy, a, True, ta) if tb else (a, g.dy, not ta, False)
+        grads[1] = _product(g, 1, pair, alpha)
+    return grads
+
+
+def _product(
+    g: Context, index: int, pair: tuple[ir.Value, ir.Value, bool, bool], alpha: float
+) -> ir.Value:
+    left, right, left_turned, right_turned = pair
+    options = {"transA": int(left_turned), "transB": int(right_turned), "alpha": alpha}
+    return g.grad_of(index, "Gemm", left, right, **options)
+
+
+def conv(g: Context) -> Grads:
+    """Forward: y = x * w + b. Backward: dx = dy *^T w, dw = x correlated with dy, db = sum(dy)."""
+    shape = windows.conv(g.node)
+    group = g.int_attribute("group", 1)
+    grads = {}
+    if 0 in g.wanted:
+        grads[0] = g.emit(
+            "ConvInputGrad",
+            g.dy,
+            g.x(1),
+            input_shape=list(shape.input_shape),
+            output_padding=list(shape.output_padding),
+            group=group,
+            **shape.attributes(),
+        )
+    if 1 in g.wanted:
+        kernel = list(shape.kernel_shape)
+        options = {"kernel_shape": kernel, "group": group, **shape.attributes()}
+        grads[1] = g.grad_of(1, "ConvWeightGrad", g.x(0), g.dy, **options)
+    if 2 in g.wanted:
+        axes = [0, *range(2, len(dims(g.dy)))]
+        grads[2] = g.grad_of(2, "ReduceSum", g.dy, g.integers(axes), keepdims=0)
+    return grads
+
+
+def max_pool(g: Context) -> Grads:
+    """Forward: y, i = max over windows of x and where. Backward: dx = dy added up at i.
+
+    The first maximum in a window takes all of its gradient, as in PyTorch.
+    """
+    if g.int_attribute("storage_order", 0):
+        raise UnknownInput("storage_order 1: export with storage_order 0")
+    indices = windows.with_indices(g)
+    return {0: g.emit("MaxPoolGrad", g.dy, indices, input_shape=list(dims(g.x())[2:]))}
+
+
+def average_pool(g: Context) -> Grads:
+    """Forward: y = mean over windows of x. Backward: dx = dy / count spread over its window.
+
+    Spreading is the input gradient of a convolution with ones, one channel at a time.
+    """
+    shape = windows.average_pool(g.node)
+    counts = windows.counts(g.node, shape)
+    assert g.dy.dtype is not None
+    kind = g.dy.dtype.numpy()
+    share = g.emit("Div", g.dy, g.backward.constant(counts, kind, "counts"))
+    planes = g.emit("Reshape", share, g.integers([-1, 1, *shape.output_shape]))
+    spread = g.emit(
+        "ConvInputGrad",
+        planes,
+        g.backward.constant(np.ones((1, 1, *shape.kernel_shape)), kind, "ones"),
+        input_shape=list(shape.input_shape),
+        output_padding=list(shape.output_padding),
+        group=1,
+        **shape.attributes(),
+    )
+    return {0: g.reshape_like(spread, g.x())}
+
+
+def global_average_pool(g: Context) -> Grads:
+    """Forward: y = mean of x over space. Backward: dx = dy / count."""
+    share = g.emit("Div", g.dy, g.scalar(math.prod(dims(g.x())[2:])))
+    return {0: g.expand_like(share, g.x())}
+
+
+def batch_normalization(g: Context) -> Grads:
+    """Forward: y = (x - mean) / std scale + bias. Backward: see BatchNormalizationGrad."""
+    dx = g.backward(
+        "BatchNormalizationGrad",
+        *(g.dy, g.x(0), g.x(1), g.y(3), g.y(4)),
+        name=f"{g.x().name}.grad",
+        n_outputs=3,
+    )
+    node = dx.producer()
+    assert node is not None
+    return {i: node.outputs[i] for i in g.wanted}
+
+
+def softmax_cross_entropy(g: Context) -> Grads:
+    """Forward: loss = mean(-log softmax(x)[label]). Backward: dx = (softmax(x) - one_hot) / n."""
+    return {0: g.emit("SoftmaxCrossEntropyGrad", g.dy, g.y(1), g.x(1))}
+
+
+def dropout(g: Context) -> Grads:
+    """Forward: y = scale x where mask. Backward: dx = scale dy where mask."""
+    scaled = g.emit("Mul", g.dy, g.scalar(g.attribute("scale", 1.0)))
+    return {0: g.emit("Where", g.y(1), scaled, g.scalar(0.0))}
+
+
+def reduce_sum(g: Context) -> Grads:
+    """Forward: y = sum of x over axes. Backward: dx = dy."""
+    return {0: _spread(g, g.dy)}
+
+
+def reduce_mean(g: Context) -> Grads:
+    """Forward: y = mean of x over axes. Backward: dx = dy / count."""
+    return {0: _spread(g, g.emit("Div", g.dy, g.count_ratio(g.x(), g.y())))}
+
+
+def _spread(g: Context, grad: ir.Value) -> ir.Value:
+    shape = dims(g.x())
+    axes = g.known(1)
+    if axes is None and g.int_attribute("noop_with_empty_axes", 0):
+        return grad
+    reduced = range(len(shape)) if axes is None else [int(a) % len(shape) for a in axes.flat]
+    if not g.int_attribute("keepdims", 1):
+        grad = g.emit("Unsqueeze", grad, g.integers(sorted(reduced)))
+    return g.expand_like(grad, g.x())
+
+
+def same_elements(g: Context) -> Grads:
+    """Forward: y = x under another shape. Backward: dx = dy under the shape of x."""
+    return {0: g.reshape_like(g.dy, g.x())}
+
+
+def transpose(g: Context) -> Grads:
+    """Forward: y = x with its axes permuted. Backward: dx = dy permuted back."""
+    rank = len(dims(g.x()))
+    attribute = g.node.attributes.get("perm")
+    perm = list(attribute.as_ints()) if attribute else list(reversed(range(rank)))
+    return {0: g.emit("Transpose", g.dy, perm=[int(i) for i in np.argsort(perm)])}
+
+
+def expand(g: Context) -> Grads:
+    """Forward: y = x broadcast. Backward: dx = dy summed over the broadcast axes."""
+    return {0: g.unbroadcast(g.dy, g.x())}
+
+
+def concat(g: Context) -> Grads:
+    """Forward: y = [a, b, ..]. Backward: the pieces of dy."""
+    axis = g.int_attribute("axis", 0)
+    sizes = [dims(g.x(i))[axis] for i in range(len(g.node.inputs))]
+    first = g.backward(
+        "Split",
+        *(g.dy, g.integers(sizes)),
+        name=f"{g.y().name}.grad",
+        n_outputs=len(sizes),
+        axis=axis,
+    )
+    node = first.producer()
+    assert node is not None
+    return {i: node.outputs[i] for i in g.wanted}
+
+
+def split(g: Context) -> Grads:
+    """Forward: the pieces of x. Backward: dx = their gradients joined."""
+    pairs = zip(g.output_grads, g.node.outputs, strict=True)
+    pieces = [grad if grad is not None else g.zeros_like(output) for grad, output in pairs]
+    return {0: g.emit("Concat", *pieces, axis=g.int_attribute("axis", 0))}
+
+
+def slice_(g: Context) -> Grads:
+    """Forward: y = x[start:end:step]. Backward: dx = dy at those places, 0 elsewhere."""
+    rank = len(dims(g.x()))
+    starts, ends, axes, steps = (g.known(i) for i in (1, 2, 3, 4))
+    assert starts is not None
+    assert ends is not None
+    along = range(len(starts)) if axes is None else [int(a) % rank for a in axes]
+    strides = [1] * len(starts) if steps is None else [int(s) for s in steps]
+    grad = g.dy
+    for axis, start, end, step in zip(along, starts, ends, strides, strict=True):
+        length = dims(g.x())[axis]
+        picked = range(length)[slice(*_python_slice(int(start), int(end), step, length))]
+        grad = _scatter(g, grad, axis, picked, length)
+    return {0: grad}
+
+
+def _python_slice(start: int, end: int, step: int, length: int) -> tuple[int, int | None, int]:
+    """ONNX clamps a negative end to before the first element; Python would wrap it."""
+    return (start, None, step) if step < 0 and end < -length else (start, end, step)
+
+
+def _scatter(g: Context, grad: ir.Value, axis: int, picked: range, length: int) -> ir.Value:
+    """`grad` at positions `picked` of an axis of `length`, zeros between."""
+    if picked.step == 1:
+        before, after = picked.start, length - picked.stop
+        if before == after == 0:
+            return grad
+        return _pad_axis(g, grad, axis, before, after)
+    n = len(picked)
+    places = np.full(length, n, np.int64)
+    places[list(picked)] = np.arange(n)
+    padded = _pad_axis(g, grad, axis, 0, 1)
+    index = g.backward.constant(places, np.int64, "places")
+    return g.emit("Gather", padded, index, axis=axis)
+
+
+def _pad_axis(g: Context, value: ir.Value, axis: int, before: int, after: int) -> ir.Value:
+    rank = len(dims(value))
+    pads = [0] * (2 * rank)
+    pads[axis], pads[rank + axis] = before, after
+    return g.emit("Pad", value, g.integers(pads))
+
+
+def pad(g: Context) -> Grads:
+    """Forward: y = x with a constant border. Backward: dx = dy without the border."""
+    mode = g.node.attributes.get("mode")
+    if mode is not None and mode.as_string() != "constant":
+        raise UnknownInput(f"mode {mode.as_string()!r}: only constant padding has a gradient rule")
+    pads, axes, rank = g.known(1), g.known(3), len(dims(g.x()))
+    assert pads is not None
+    along = list(range(rank)) if axes is None else [int(a) % rank for a in axes]
+    begins = [int(p) for p in pads[: len(along)]]
+    if min(pads) < 0:
+        raise UnknownInput("negative pads: use Slice")
+    ends = [b + dims(g.x())[a] for a, b in zip(along, begins, strict=True)]
+    moved = [i for i, a in enumerate(along) if dims(g.x())[a] != dims(g.y())[a]]
+    if not moved:
+        return {0: g.dy}
+    places = [g.integers([v[i] for i in moved]) for v in (begins, ends, along)]
+    return {0: g.emit("Slice", g.dy, *places)}
+
+
+def where(g: Context) -> Grads:
+    """Forward: y = a where c, else b. Backward: da = dy where c, db = dy elsewhere."""
+    nil, grads = g.scalar(0.0), {}
+    if 1 in g.wanted:
+        grads[1] = g.unbroadcast(g.grad_of(1, "Where", g.x(0), g.dy, nil), g.x(1))
+    if 2 in g.wanted:
+        grads[2] = g.unbroadcast(g.grad_of(2, "Where", g.x(0), nil, g.dy), g.x(2))
+    return grads
+
+
+def cast(g: Context) -> Grads:
+    """Forward: y = x in another float type. Backward: dx = dy in the type of x."""
+    assert g.x().dtype is not None
+    return {0: g.emit("Cast", g.dy, to=int(g.x().dtype))}
+
+
+def identity(g: Context) -> Grads:
+    """Forward: y = x. Backward: dx = dy."""
+    return {0: g.dy}
+
+
+GRADIENTS: dict[str, Rule] = {
+    "Abs": absolute,
+    "Add": add,
+    "AveragePool": average_pool,
+    "BatchNormalizationTraining": batch_normalization,
+    "Binarize": binarize,
+    "Cast": cast,
+    "Clip": clip,
+    "Concat": concat,
+    "Conv": conv,
+    "Div": div,
+    "Dropout": dropout,
+    "Erf": erf,
+    "Exp": exp,
+    "Expand": expand,
+    "Flatten": same_elements,
+    "Gemm": gemm,
+    "GlobalAveragePool": global_average_pool,
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": hard_swish,
+    "Identity": identity,
+    "LeakyRelu": leaky_relu,
+    "Log": log,
+    "LogSoftmax": log_softmax,
+    "MatMul": matmul,
+    "MaxPool": max_pool,
+    "Mul": mul,
+    "Neg": neg,
+    "PRelu": prelu,
+    "Pad": pad,
+    "Pow": power,
+    "Reciprocal": reciprocal,
+    "ReduceMean": reduce_mean,
+    "ReduceSum": reduce_sum,
+    "Relu": relu,
+    "Reshape": same_elements,
+    "Sigmoid": sigmoid,
+    "Slice": slice_,
+    "Softmax": softmax,
+    "SoftmaxCrossEntropy": softmax_cross_entropy,
+    "Softplus": softplus,
+    "Split": split,
+    "Sqrt": sqrt,
+    "Squeeze": same_elements,
+    "Sub": sub,
+    "Tanh": tanh,
+    "Transpose": transpose,
+    "Unsqueeze": same_elements,
+    "Where": where,
+}

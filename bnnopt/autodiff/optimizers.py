@@ -1,0 +1,134 @@
+"""Optimiser updates, appended behind the backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.ops import Emitter, dims, dtype
+from bnnopt.training_step import Role, mark_update, set_role
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What an optimiser keeps per parameter, and the operator that steps it."""
+
+    name: ClassVar[str]
+    operator: ClassVar[str]
+    states: ClassVar[tuple[str, ...]] = ()
+    counts_steps: ClassVar[bool] = False
+    learning_rate: float
+
+    def attributes(self) -> dict[str, float]:
+        """The operator's attributes."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Sgd(Optimizer):
+    """Stochastic gradient descent; with momentum where that is not 0."""
+
+    name: ClassVar[str] = "sgd"
+    operator: ClassVar[str] = "SgdStep"
+    learning_rate: float = 0.01
+
+
+@dataclass(frozen=True)
+class Momentum(Optimizer):
+    """Stochastic gradient descent with momentum."""
+
+    name: ClassVar[str] = "sgd"
+    operator: ClassVar[str] = "MomentumStep"
+    states: ClassVar[tuple[str, ...]] = ("momentum",)
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+
+    def attributes(self) -> dict[str, float]:
+        """The operator's attributes."""
+        return {"momentum": self.momentum}
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam, arXiv:1412.6980."""
+
+    name: ClassVar[str] = "adam"
+    operator: ClassVar[str] = "AdamStep"
+    states: ClassVar[tuple[str, ...]] = ("adam_m", "adam_v")
+    counts_steps: ClassVar[bool] = True
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def attributes(self) -> dict[str, float]:
+        """The operator's attributes."""
+        return {"beta1": self.beta1, "beta2": self.beta2, "epsilon": self.epsilon}
+
+
+OPTIMIZERS = ("adam", "sgd")
+
+
+def make_optimizer(name: str, momentum: float = 0.9) -> Optimizer:
+    """The optimiser called `name`, one of `OPTIMIZERS`; `momentum` is that of sgd."""
+    if name == "adam":
+        return Adam()
+    return Momentum(momentum=momentum) if momentum else Sgd()
+
+
+@dataclass
+class Updater:
+    """Appends optimiser steps to a graph."""
+
+    graph: ir.Graph
+    optimizer: Optimizer
+    emit: Emitter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.emit = Emitter(self.graph, "update")
+        self._rate = self._input("learning_rate", Role.RATE, ir.DataType.FLOAT, ())
+        self._step = step_input(self.graph, self.emit) if self.optimizer.counts_steps else None
+
+    def update(self, parameter: ir.Value, gradient: ir.Value) -> None:
+        """Append the step of one parameter, its state and its outputs."""
+        states = [
+            self._input(f"{parameter.name}.{state}", Role.STATE, dtype(parameter), dims(parameter))
+            for state in self.optimizer.states
+        ]
+        tail = [self._rate] if self._step is None else [self._rate, self._step]
+        targets = [parameter, *states]
+        first = self.emit(
+            self.optimizer.operator,
+            *(parameter, gradient, *states, *tail),
+            name=f"{parameter.name}.next",
+            n_outputs=len(targets),
+            **self.optimizer.attributes(),
+        )
+        node = first.producer()
+        assert node is not None
+        node.metadata_props["parameter"] = str(parameter.name)
+        for output, target in zip(node.outputs, targets, strict=True):
+            self.graph.outputs.append(mark_update(output, target))
+
+    def finish(self) -> None:
+        """Put the collected steps at the end of the graph."""
+        self.graph.extend(self.emit.nodes)
+
+    def _input(
+        self, name: str, kind: Role, element: ir.DataType, shape: tuple[int, ...]
+    ) -> ir.Value:
+        value = ir.val(self.emit.unique(name), dtype=element, shape=shape)
+        self.graph.inputs.append(set_role(value, kind))
+        return value
+
+
+def step_input(graph: ir.Graph, emit: Emitter) -> ir.Value:
+    """The graph's step counter, added where there is none yet."""
+    for value in graph.inputs:
+        if value.metadata_props.get("role") == Role.STEP:
+            return value
+    value = ir.val(emit.unique("step"), dtype=ir.DataType.INT64, shape=())
+    graph.inputs.append(set_role(value, Role.STEP))
+    return value

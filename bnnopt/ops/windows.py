@@ -1,0 +1,79 @@
+"""The sliding window of a convolution or pooling node, with every default written out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from bnnopt.ops.operator import dims
+
+
+@dataclass(frozen=True)
+class Window:
+    """Geometry of a sliding window over `input_shape`, one entry per spatial axis.
+
+    `pads` has all begins, then all ends; an end pad includes what ``ceil_mode`` adds.
+    `output_padding` is what the stride leaves unread at the end of each axis.
+    """
+
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+    output_padding: tuple[int, ...]
+
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """The pads before each axis."""
+        return self.pads[: len(self.kernel_shape)]
+
+    def attributes(self) -> dict[str, list[int]]:
+        """Strides, pads and dilations as ONNX attributes."""
+        return {
+            "strides": list(self.strides),
+            "pads": list(self.pads),
+            "dilations": list(self.dilations),
+        }
+
+
+def window(node: ir.Node, kernel_shape: tuple[int, ...]) -> Window:
+    """The window of a typed Conv, MaxPool or AveragePool node, automatic padding resolved."""
+    rank = len(kernel_shape)
+    space, output = dims(node.inputs[0])[2:], dims(node.outputs[0])[2:]
+    strides = _attribute(node, "strides", (1,) * rank)
+    dilations = _attribute(node, "dilations", (1,) * rank)
+    extents = [d * (k - 1) + 1 for k, d in zip(kernel_shape, dilations, strict=True)]
+    reach = [(o - 1) * s + e for o, s, e in zip(output, strides, extents, strict=True)]
+    begins, ends = _pads(node, [max(0, r - n) for r, n in zip(reach, space, strict=True)])
+    unread = [n + b + e - r for n, b, e, r in zip(space, begins, ends, reach, strict=True)]
+    ends = [e + max(0, -u) for e, u in zip(ends, unread, strict=True)]
+    return Window(
+        input_shape=space,
+        output_shape=output,
+        kernel_shape=kernel_shape,
+        strides=strides,
+        pads=(*begins, *ends),
+        dilations=dilations,
+        output_padding=tuple(max(0, u) for u in unread),
+    )
+
+
+def _attribute(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    attribute = node.attributes.get(name)
+    return tuple(attribute.as_ints()) if attribute is not None else default
+
+
+def _pads(node: ir.Node, missing: list[int]) -> tuple[list[int], list[int]]:
+    """Begins and ends; `missing` is what SAME padding has to add along each axis."""
+    attribute = node.attributes.get("auto_pad")
+    mode = attribute.as_string() if attribute is not None else "NOTSET"
+    if mode == "SAME_UPPER":
+        return [m // 2 for m in missing], [m - m // 2 for m in missing]
+    if mode == "SAME_LOWER":
+        return [m - m // 2 for m in missing], [m // 2 for m in missing]
+    rank = len(missing)
+    pads = list(_attribute(node, "pads", (0,) * (2 * rank))) if mode == "NOTSET" else [0] * 2 * rank
+    return pads[:rank], pads[rank:]

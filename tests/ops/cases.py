@@ -1,0 +1,288 @@
+"""The table that drives every oracle: each operator with shapes and values that have gone wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bnnopt.ops import n_index_bits
+from tests.ops.harness import Array, Attribute, Case
+from tests.ops.oracles import Geometry, max_pool, window_origin
+
+RNG = np.random.default_rng(20240607)
+EDGES = np.array(
+    [[0.0, -0.0, np.nan, np.inf, -np.inf], [2e-38, -2e-38, 1.0, -1.0, 0.1]], np.float32
+)
+
+CONVOLUTIONS = {
+    "same": Geometry(2, 3, 4, (7, 6), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "batch-1-stride-remainder": Geometry(1, 3, 2, (8, 9), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
+    "remainder-of-two": Geometry(2, 2, 3, (9, 10), (2, 3), (3, 4), (0, 0, 0, 0), (1, 1)),
+    "grouped": Geometry(3, 4, 6, (5, 5), (3, 2), (1, 1), (0, 0, 0, 0), (1, 1), group=2),
+    "depthwise": Geometry(2, 4, 4, (6, 6), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), group=4),
+    "depthwise-multiplier": Geometry(2, 3, 6, (5, 4), (2, 2), (1, 1), (0, 0, 0, 0), (1, 1), 3),
+    "dilated": Geometry(2, 2, 3, (9, 8), (3, 3), (1, 1), (2, 1, 2, 1), (2, 1)),
+    "asymmetric": Geometry(2, 2, 3, (6, 7), (3, 3), (2, 3), (0, 1, 2, 1), (1, 1)),
+    "one-dimension": Geometry(3, 2, 4, (11,), (4,), (2,), (1, 2), (1,)),
+    "one-dimension-dilated-group": Geometry(1, 4, 4, (12,), (3,), (2,), (0, 1), (3,), group=2),
+    "pointwise-stride": Geometry(2, 5, 3, (6, 4), (1, 1), (2, 2), (0, 0, 0, 0), (1, 1)),
+    "pointwise-padded": Geometry(2, 3, 2, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "whole-input": Geometry(4, 2, 5, (3, 4), (3, 4), (1, 1), (0, 0, 0, 0), (1, 1)),
+    "everything": Geometry(1, 4, 8, (13, 11), (3, 2), (2, 3), (1, 0, 2, 1), (2, 3), group=2),
+}
+POOLINGS = {
+    "plain": Geometry(2, 3, 3, (6, 8), (2, 2), (2, 2), (0, 0, 0, 0), (1, 1)),
+    "overlap-pad": Geometry(2, 2, 2, (7, 7), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
+    "overlap-stride-1": Geometry(1, 2, 2, (5, 6), (3, 2), (1, 1), (1, 0, 1, 1), (1, 1)),
+    "dilated": Geometry(2, 1, 1, (9, 8), (3, 2), (1, 2), (0, 1, 2, 0), (2, 3)),
+    "asymmetric": Geometry(3, 2, 2, (5, 4), (2, 3), (2, 1), (0, 2, 1, 0), (1, 1)),
+    "remainder": Geometry(2, 2, 2, (8, 7), (3, 3), (3, 3), (0, 0, 0, 0), (1, 1)),
+    "as-wide-as-input": Geometry(2, 2, 2, (6, 5), (2, 5), (1, 1), (1, 0, 0, 0), (1, 1)),
+    "five-bits": Geometry(2, 1, 1, (9, 9), (5, 5), (2, 2), (2, 2, 2, 2), (1, 1)),
+    "eight-bits": Geometry(1, 1, 1, (18, 17), (16, 16), (1, 1), (0, 0, 0, 0), (1, 1)),
+    "single": Geometry(2, 3, 3, (2, 2), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
+}
+LINE_POOLING = Geometry(2, 3, 3, (9,), (3,), (2,), (1, 1), (1,))
+SHAPES = {
+    "one-bit": (1, 1),
+    "seven": (3, 7),
+    "whole-byte": (2, 8),
+    "nine": (2, 9),
+    "batch-1": (1, 2, 4, 2),
+    "image": (2, 3, 5, 3),
+    "rank-1": (5,),
+    "long": (3, 1001),
+}
+
+
+def normal(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def scalar(value: float) -> Array:
+    return np.array(value, np.float32)
+
+
+def case(operator: str, note: str, *inputs: Array, **attributes: Attribute) -> Case:
+    return Case(operator, note, inputs, attributes)
+
+
+def binarize_cases() -> list[Case]:
+    kinds = {"plus": 1.0, "minus": -1.0, "keep": 0.0}
+    values = {"edges": EDGES, "image": normal(2, 3, 5), "scalar": scalar(-0.5)}
+    return [
+        case("Binarize", f"{kind}-{note}", x, zero=zero, ste="clip", clip=1.0)
+        for kind, zero in kinds.items()
+        for note, x in values.items()
+    ]
+
+
+def elementwise_grad_cases() -> list[Case]:
+    dy, image = normal(*EDGES.shape), normal(2, 3, 3)
+    table = []
+    for note, low, high in [("unit", -1.0, 1.0), ("relu6", 0.0, 6.0), ("inexact", -0.3, 0.1)]:
+        bounds = np.array([low, high, -0.0, 7.0], np.float32)
+        for name, x in [("edges", EDGES), ("bounds", bounds), ("image", image)]:
+            grad = dy if x is EDGES else normal(*x.shape)
+            table.append(case("ClipGrad", f"{note}-{name}", grad, x, low=low, high=high))
+            if x.ndim > 1:
+                packed = case("RangePack", f"{note}-{name}", x, low=low, high=high)
+                table.append(packed)
+    table += [
+        case("RangePack", "rank-1", np.linspace(-1, 1, 9, dtype=np.float32), low=-1.0, high=0.25),
+        case("ReluGrad", "edges", dy, EDGES),
+        case("ReluGrad", "nan-dy", EDGES, dy),
+        case("ReluGrad", "image", normal(2, 3, 3), image),
+        case("ApproxSignGrad", "bounds", normal(7), np.linspace(-1.5, 1.5, 7, dtype=np.float32)),
+        case("ApproxSignGrad", "infinite", normal(2), np.array([np.inf, -np.inf], np.float32)),
+        case("ApproxSignGrad", "image", normal(2, 3, 3), image),
+        case("ApproxSignGrad", "scalar", scalar(2), scalar(0.25)),
+        case("SwishSignGrad", "image", normal(2, 3, 3), image, beta=5.0),
+        case("SwishSignGrad", "far", normal(2, 3), 1e4 * normal(2, 3), beta=10.0),
+        case("SwishSignGrad", "scalar", scalar(2), scalar(0.25), beta=1.5),
+    ]
+    return table
+
+
+def packing_cases() -> list[Case]:
+    table = []
+    for note, shape in SHAPES.items():
+        x, mask = normal(*shape), RNG.random(shape) < 0.5
+        rest = list(shape[1:])
+        n_bytes = math.ceil(math.prod(rest) / 8)
+        packed = RNG.integers(0, 256, (shape[0], n_bytes), np.uint8)  # spare bits set as well
+        table += [
+            case("PackBits", note, mask),
+            case("SignPack", note, x),
+            case("UnpackBits", note, packed, shape=rest),
+            case("SignUnpack", note, packed, shape=rest),
+            case("MaskedGrad", note, x, packed, shape=rest),
+        ]
+    half = np.array([[0b10110], [0b01001]], np.uint8)
+    return [
+        *table,
+        case("SignPack", "edges", EDGES),
+        case("MaskedGrad", "edges", EDGES, half, shape=[5]),
+    ]
+
+
+def convolution_cases() -> list[Case]:
+    table = []
+    for note, g in CONVOLUTIONS.items():
+        dy = normal(*g.conv_shape)
+        shared: dict[str, Attribute] = {
+            "strides": list(g.strides),
+            "pads": list(g.pads),
+            "dilations": list(g.dilations),
+            "group": g.group,
+        }
+        space, padding, kernel = list(g.space), list(g.output_padding), list(g.kernel)
+        w, x = normal(*g.w_shape), normal(*g.x_shape)
+        table += [
+            case(
+                "ConvInputGrad", note, dy, w,
+                input_shape=space, output_padding=padding, **shared,
+            ),
+            case("ConvWeightGrad", note, x, dy, kernel_shape=kernel, **shared),
+        ]  # fmt: skip
+    return table
+
+
+def pooling_cases() -> list[Case]:
+    table = []
+    for note, g in [*POOLINGS.items(), ("one-dimension", LINE_POOLING)]:
+        _, indices = max_pool(normal(*g.x_shape), g)
+        dy = normal(*indices.shape)
+        table.append(case("MaxPoolGrad", note, dy, indices, input_shape=list(g.space)))
+        if len(g.space) == 2:
+            table += pool_index_cases(note, g, indices)
+    return table
+
+
+def pool_index_cases(note: str, g: Geometry, indices: Array) -> list[Case]:
+    pack = case(
+        "PoolIndexPack", note, indices, window_origin(g), **pool_index_attributes(g)
+    )  # fmt: skip
+    bits = pack.attributes["bit_values"]
+    assert isinstance(bits, list)
+    bit_shape = [*indices.shape[1:], len(bits)]
+    unpack = case(
+        "PoolIndexUnpack", note, *pack.twin, window_origin(g), bit_shape=bit_shape,
+        **pack.attributes,
+    )  # fmt: skip
+    return [pack, unpack]
+
+
+def pool_index_attributes(g: Geometry) -> dict[str, Attribute]:
+    return {
+        "plane": math.prod(g.space),
+        "width": g.space[1],
+        "kernel_width": g.kernel[1],
+        "row_dilation": g.dilations[0],
+        "column_dilation": g.dilations[1],
+        "bit_values": [1 << i for i in range(n_index_bits(math.prod(g.kernel)))],
+    }
+
+
+def normalization_cases() -> list[Case]:
+    inputs = {
+        "image": normal(4, 3, 5, 2),
+        "rows": normal(6, 5),
+        "line-batch-1": normal(1, 2, 3),
+        "far-from-zero": 100 + normal(8, 2, 4, 4),
+        "constant-channel": np.concatenate([normal(4, 1, 6), np.ones((4, 1, 6), np.float32)], 1),
+    }
+    table = []
+    for note, x in inputs.items():
+        c = x.shape[1]
+        scale, bias, mean, var = normal(c), normal(c), normal(c), normal(c) ** 2
+        training = case(
+            "BatchNormalizationTraining", note, x, scale, bias, mean, var,
+            epsilon=1e-5, momentum=0.9,
+        )  # fmt: skip
+        *_, batch_mean, inv_std = training.twin
+        dy = normal(*x.shape)
+        table += [
+            training,
+            case("BatchNormalizationGrad", note, dy, x, scale, batch_mean, inv_std),
+        ]
+    *_, last = table[::2]
+    return [*table, Case(last.operator, "options", last.inputs, {"epsilon": 0.1, "momentum": 0.25})]
+
+
+def loss_cases() -> list[Case]:
+    masked = normal(3, 5)
+    masked[:, 2] = -np.inf
+    inputs = {
+        "rows": (normal(4, 10), (4,)),
+        "batch-1": (normal(1, 3), (1,)),
+        "line": (normal(2, 5, 3), (2, 3)),
+        "image": (normal(2, 4, 3, 2), (2, 3, 2)),
+        "large": (1000 * normal(5, 4), (5,)),
+        "masked-class": (masked, (3,)),
+    }
+    table = []
+    for note, (logits, shape) in inputs.items():
+        labels = RNG.integers(0, 2, shape) if note == "masked-class" else None
+        if labels is None:
+            labels = RNG.integers(0, logits.shape[1], shape)
+        forward = case("SoftmaxCrossEntropy", note, logits, labels)
+        log_prob = forward.twin[1]
+        table += [
+            forward,
+            case("SoftmaxCrossEntropyGrad", note, scalar(1), log_prob, labels),
+            case("SoftmaxCrossEntropyGrad", f"{note}-scaled", scalar(0.3), log_prob, labels),
+        ]
+    return table
+
+
+def dropout_cases() -> list[Case]:
+    table = []
+    for note, x, step, ratio, seed in [
+        ("half", normal(5, 7), 1, 0.5, 1),
+        ("quarter-later", normal(2, 3, 5), 1000, 0.25, 2**31 + 5),
+        ("keeps-all", normal(9), 3, 0.0, 0),
+        ("late-step", normal(64), 3_000_000_000, 0.5, 2**40 + 7),
+        ("negative-seed", normal(33), 2, 0.9, -12345),
+        ("edges", EDGES, 4, 0.5, 9),
+        ("scalar", scalar(3), 0, 0.3, 4),
+    ]:
+        threshold, scale = round(ratio * 2**32), 1 / (1 - ratio)
+        attributes = {"threshold": threshold, "scale": scale, "seed": seed}
+        table.append(case("Dropout", note, x, np.array(step), **attributes))
+    return table
+
+
+def optimizer_cases() -> list[Case]:
+    table = []
+    for note, shape, step in [
+        ("scalar", (), 1),
+        ("vector", (7,), 2),
+        ("matrix", (4, 3), 10),
+        ("filters", (4, 3, 3, 3), 100_000),
+    ]:
+        w, dw, m = normal(*shape), normal(*shape), normal(*shape)
+        v, lr = np.asarray(normal(*shape) ** 2), scalar(0.01)
+        betas = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+        table += [
+            case("SgdStep", note, w, dw, lr),
+            case("MomentumStep", note, w, dw, m, lr, momentum=0.9),
+            case("AdamStep", note, w, dw, m, v, lr, np.array(step), **betas),
+        ]
+    zeros = np.zeros(3, np.float32)
+    first = (normal(3), zeros, zeros, zeros, scalar(0.1), np.array(1))
+    return [*table, case("AdamStep", "no-gradient", *first, beta1=0.5, beta2=0.9, epsilon=1e-3)]
+
+
+CASES = [
+    *binarize_cases(),
+    *elementwise_grad_cases(),
+    *packing_cases(),
+    *convolution_cases(),
+    *pooling_cases(),
+    *normalization_cases(),
+    *loss_cases(),
+    *dropout_cases(),
+    *optimizer_cases(),
+]

@@ -1,0 +1,139 @@
+"""One case of one operator, the ways to run it, and the comparison that all tests share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+from onnx_ir.passes.common import InlinePass
+
+from bnnopt.ops import DOMAIN, DOMAIN_VERSION, MIN_OPSET, OPERATORS, Emitter, functions_for
+from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+
+Array = NDArray[np.generic]
+Attribute = int | float | str | list[int]
+
+# Largest difference relative to the largest absolute value of the output. Operators that are not
+# named agree to the last bit: they only choose, count, move or take one rounded step at a time.
+BOUNDS: dict[str, float] = {
+    "BatchNormalizationGrad": 1e-5,  # sums in another order, then a difference of them
+    "BatchNormalizationTraining": 1e-5,
+    "ConvInputGrad": 1e-6,  # sums of some ten products in another order
+    "ConvWeightGrad": 1e-6,
+    "MaxPoolGrad": 1e-6,  # sums of up to nine terms
+    "SoftmaxCrossEntropy": 1e-6,
+    "SoftmaxCrossEntropyGrad": 1e-6,
+    "SwishSignGrad": 1e-5,  # onnxruntime's tanh is good to 4e-7, and 1 - tanh^2 to twice that
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator, what to call it with, and what is special about that."""
+
+    operator: str
+    note: str
+    inputs: tuple[Array, ...]
+    attributes: Mapping[str, Attribute]
+
+    def __str__(self) -> str:
+        return f"{self.operator}-{self.note}"
+
+    @property
+    def bound(self) -> float:
+        return BOUNDS.get(self.operator, 0.0)
+
+    @functools.cached_property
+    def twin(self) -> tuple[Array, ...]:
+        """What the numpy kernel gives."""
+        return run_twin(self)
+
+
+def build(case: Case, opset: int = MIN_OPSET) -> ir.Model:
+    """A model of the one operator, with the functions that it needs."""
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": opset, DOMAIN: DOMAIN_VERSION}, name="g")
+    for i, array in enumerate(case.inputs):
+        dtype = ir.DataType.from_numpy(array.dtype)
+        graph.inputs.append(ir.val(f"input{i}", dtype=dtype, shape=array.shape))
+    emit = Emitter(graph, "forward")
+    n_outputs = len(OPERATORS[case.operator].function(opset).output)
+    emit(case.operator, *graph.inputs, name="y", n_outputs=n_outputs, **case.attributes)
+    graph.extend(emit.nodes)
+    graph.outputs.extend(emit.nodes[0].outputs)
+    return ir.Model(graph, ir_version=10, functions=functions_for(emit.nodes, opset))
+
+
+def inlined(model: ir.Model) -> ir.Model:
+    """The model in standard operators alone."""
+    return InlinePass()(model).model
+
+
+def feeds(case: Case) -> dict[str, Array]:
+    return {f"input{i}": array for i, array in enumerate(case.inputs)}
+
+
+def run_twin(case: Case) -> tuple[Array, ...]:
+    result = DOMAIN_KERNELS[case.operator](*case.inputs, **rounded(case.attributes))
+    return result if isinstance(result, tuple) else (result,)
+
+
+def run_reference(proto: onnx.ModelProto, case: Case) -> tuple[Array, ...]:
+    with np.errstate(all="ignore"):
+        results = ReferenceEvaluator(proto).run(None, feeds(case))
+    return tuple(np.asarray(result) for result in results)
+
+
+def run_onnxruntime(proto: onnx.ModelProto, case: Case) -> tuple[Array, ...]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    content = proto.SerializeToString()
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return tuple(session.run(None, feeds(case)))
+
+
+def rounded(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    """The attributes as a model holds them: floats in float32."""
+    return {
+        name: float(np.float32(value)) if isinstance(value, float) else value
+        for name, value in attributes.items()
+    }
+
+
+def assert_agree(got: Sequence[Array], want: Sequence[Array], bound: float) -> None:
+    """Same number of arrays, dtypes, shapes and bits; floats within `bound` of the largest."""
+    for g, w in zip(got, want, strict=True):
+        assert (g.dtype, g.shape) == (w.dtype, w.shape)
+        if bound == 0 or g.dtype.kind != "f":
+            np.testing.assert_array_equal(g, w, strict=True)
+            continue
+        finite = np.abs(w[np.isfinite(w)])
+        scale = float(finite.max()) if finite.size else 0.0
+        np.testing.assert_allclose(g, w, rtol=0, atol=bound * scale)
+
+
+def assert_typed(model: ir.Model, results: Sequence[Array]) -> None:
+    """The model's outputs are declared with the dtypes and shapes of `results`."""
+    declared = [(value.dtype, tuple(value.shape.numpy())) for value in model.graph.outputs]
+    assert declared == [(ir.DataType.from_numpy(r.dtype), r.shape) for r in results]
+
+
+@functools.cache
+def newest_opset() -> int:
+    """The newest opset that the installed onnxruntime loads."""
+    for opset in range(onnx.defs.onnx_opset_version(), MIN_OPSET, -1):
+        text = f'<ir_version: 10, opset_import: ["": {opset}]> g (float[2] x) => (float[2] y)'
+        model = onnx.parser.parse_model(text + " { y = Relu (x) }")
+        try:
+            ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        except Exception:  # onnxruntime's own errors have no public common class
+            continue
+        return opset
+    return MIN_OPSET

@@ -1,0 +1,73 @@
+"""Round trips of the packed forms, on drawn shapes and pooling geometries."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from bnnopt.ops import n_index_bits
+from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from tests.ops.cases import pool_index_attributes
+from tests.ops.harness import assert_agree
+from tests.ops.oracles import Geometry, max_pool, window_origin
+
+shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(shapes, seeds)
+def test_bits_round_trip(shape: tuple[int, ...], seed: int):
+    mask = np.random.default_rng(seed).random(shape) < 0.5
+    packed = DOMAIN_KERNELS["PackBits"](mask)
+    assert packed.shape == (shape[0], math.ceil(math.prod(shape[1:]) / 8))
+    assert packed.dtype == np.uint8
+    unpacked = DOMAIN_KERNELS["UnpackBits"](packed, shape=list(shape[1:]))
+    assert_agree([unpacked], [mask], 0)
+
+
+@given(shapes, seeds)
+def test_bit_j_of_byte_b_is_element_8b_plus_j(shape: tuple[int, ...], seed: int):
+    mask = np.random.default_rng(seed).random(shape) < 0.5
+    rows = mask.reshape(shape[0], -1)
+    n_elements = rows.shape[1]
+    for row, packed in zip(rows, DOMAIN_KERNELS["PackBits"](mask), strict=True):
+        bits = [packed[e // 8] >> e % 8 & 1 for e in range(8 * len(packed))]
+        assert bits == [*row.astype(int), *[0] * (len(bits) - n_elements)]
+
+
+@given(shapes, seeds)
+def test_signs_round_trip(shape: tuple[int, ...], seed: int):
+    x = np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), shape)
+    packed = DOMAIN_KERNELS["SignPack"](x)
+    unpacked = DOMAIN_KERNELS["SignUnpack"](packed, shape=list(shape[1:]))
+    assert_agree([unpacked], [x], 0)
+
+
+@st.composite
+def poolings(draw: st.DrawFn) -> Geometry:
+    pair = st.tuples(st.integers(1, 4), st.integers(1, 4))
+    space = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    kernel, strides, dilations = draw(pair), draw(pair), draw(st.tuples(*[st.integers(1, 3)] * 2))
+    pads = tuple(draw(st.integers(0, k - 1)) for k in kernel * 2)
+    n, c = draw(pair)
+    g = Geometry(n, c, c, space, kernel, strides, pads, dilations)
+    fits = all(size >= 1 for size in g.output) and g.extent[1] <= space[1]
+    assume(fits and all(any(g.window(p)) for p in np.ndindex(g.output)))
+    return g
+
+
+@settings(max_examples=60, deadline=None)
+@given(poolings(), seeds)
+def test_pool_indices_round_trip(g: Geometry, seed: int):
+    x = np.random.default_rng(seed).standard_normal(g.x_shape).astype(np.float32)
+    _, indices = max_pool(x, g)
+    attributes, origin = pool_index_attributes(g), window_origin(g)
+    packed = DOMAIN_KERNELS["PoolIndexPack"](indices, origin, **attributes)
+    n_bits = n_index_bits(math.prod(g.kernel))
+    assert packed.shape == (g.n, math.ceil(g.c * math.prod(g.output) * n_bits / 8))
+    bit_shape = [*indices.shape[1:], n_bits]
+    unpacked = DOMAIN_KERNELS["PoolIndexUnpack"](packed, origin, bit_shape=bit_shape, **attributes)
+    assert_agree([unpacked], [indices], 0)

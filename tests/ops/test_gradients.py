@@ -1,0 +1,177 @@
+"""Gradient kernels against central differences of independent forward functions, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from tests.ops.cases import CONVOLUTIONS, LINE_POOLING, POOLINGS
+from tests.ops.harness import Array, assert_agree
+from tests.ops.oracles import (
+    Geometry,
+    approx_sign,
+    conv,
+    finite_difference,
+    max_pool,
+    swish_sign,
+)
+
+BOUND = 1e-7  # of a central difference with step 1e-6, relative to the largest element
+SMALL_POOLINGS = {note: g for note, g in POOLINGS.items() if note != "eight-bits"}
+
+
+def normal(*shape: int) -> Array:
+    return np.random.default_rng(sum(shape)).standard_normal(shape)
+
+
+def assert_gradient(
+    got: Array, function: Callable[[Array], Array], x: Array, dy: Array, bound: float = BOUND
+) -> None:
+    assert_agree([got], [finite_difference(function, x, dy)], bound)
+
+
+def away_from(kinks: list[float]) -> Array:
+    x = np.linspace(-2.03, 2.02, 60)
+    assert np.abs(x[:, None] - np.array(kinks)).min() > 1e-3
+    return x
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.5)])
+def test_clip_grad(low: float, high: float):
+    x, dy = away_from([low, high]), normal(60)
+    dx = DOMAIN_KERNELS["ClipGrad"](dy, x, low=low, high=high)
+    assert_gradient(dx, lambda x: np.clip(x, low, high), x, dy)
+
+
+def test_masked_grad_of_packed_range():
+    x, dy = away_from([-1, 1]).reshape(4, 15), normal(4, 15)
+    packed = DOMAIN_KERNELS["RangePack"](x, low=-1.0, high=1.0)
+    dx = DOMAIN_KERNELS["MaskedGrad"](dy, packed, shape=[15])
+    assert_gradient(dx, lambda x: np.clip(x, -1, 1), x, dy)
+
+
+def test_relu_grad():
+    x, dy = away_from([0]), normal(60)
+    dx = DOMAIN_KERNELS["ReluGrad"](dy, np.maximum(x, 0))
+    assert_gradient(dx, lambda x: np.maximum(x, 0), x, dy)
+
+
+def test_approx_sign_grad():
+    x, dy = away_from([-1, 0, 1]), normal(60)
+    assert_gradient(DOMAIN_KERNELS["ApproxSignGrad"](dy, x), approx_sign, x, dy)
+
+
+@pytest.mark.parametrize("beta", [1.0, 5.0, 10.0])
+def test_swish_sign_grad(beta: float):
+    x, dy = away_from([]), normal(60)
+    dx = DOMAIN_KERNELS["SwishSignGrad"](dy, x, beta=beta)
+    assert_gradient(dx, lambda x: swish_sign(x, beta), x, dy)
+
+
+@pytest.mark.parametrize("g", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_conv_input_grad(g: Geometry):
+    one = Geometry(1, g.c, g.m, g.space, g.kernel, g.strides, g.pads, g.dilations, g.group)
+    x, w, dy = normal(*one.x_shape), normal(*one.w_shape), normal(*one.conv_shape)
+    dx = DOMAIN_KERNELS["ConvInputGrad"](
+        dy, w, input_shape=list(g.space), strides=list(g.strides), pads=list(g.pads),
+        dilations=list(g.dilations), group=g.group, output_padding=list(g.output_padding),
+    )  # fmt: skip
+    # A convolution is linear in x: a step of 1 has no error but rounding.
+    want = finite_difference(lambda x: conv(x, w, one), x, dy, step=1.0)
+    assert_agree([dx], [want], 1e-12)
+
+
+@pytest.mark.parametrize("g", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_conv_weight_grad(g: Geometry):
+    x, w, dy = normal(*g.x_shape), normal(*g.w_shape), normal(*g.conv_shape)
+    dw = DOMAIN_KERNELS["ConvWeightGrad"](
+        x, dy, kernel_shape=list(g.kernel), strides=list(g.strides), pads=list(g.pads),
+        dilations=list(g.dilations), group=g.group,
+    )  # fmt: skip
+    want = finite_difference(lambda w: conv(x, w, g), w, dy, step=1.0)
+    assert_agree([dw], [want], 1e-12)
+
+
+@pytest.mark.parametrize(
+    "g", [*SMALL_POOLINGS.values(), LINE_POOLING], ids=[*SMALL_POOLINGS, "one-dimension"]
+)
+def test_max_pool_grad(g: Geometry):
+    one = Geometry(1, g.c, g.m, g.space, g.kernel, g.strides, g.pads, g.dilations)
+    size = int(np.prod(one.x_shape))
+    x = np.random.default_rng(size).permutation(size).reshape(one.x_shape) / size  # no ties
+    y, indices = max_pool(x, one)
+    dy = normal(*y.shape)
+    dx = DOMAIN_KERNELS["MaxPoolGrad"](dy, indices, input_shape=list(g.space))
+    assert_gradient(dx, lambda x: max_pool(x, one)[0], x, dy)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 4, 2), (5, 3), (1, 2, 6)], ids=str)
+def test_batch_normalization_grad(shape: tuple[int, ...]):
+    channels = shape[1]
+    x, dy = normal(*shape), normal(*reversed(shape)).reshape(shape)
+    scale, bias = normal(channels), np.ones(channels)
+    forward = normalized(x, scale, bias)
+    *_, mean, inv_std = batch_norm(x, scale, bias)
+    np.testing.assert_allclose(batch_norm(x, scale, bias)[0], forward, rtol=1e-12, atol=1e-12)
+    dx, dscale, dbias = DOMAIN_KERNELS["BatchNormalizationGrad"](dy, x, scale, mean, inv_std)
+    assert_gradient(dx, lambda x: normalized(x, scale, bias), x, dy)
+    assert_gradient(dscale, lambda scale: normalized(x, scale, bias), scale, dy)
+    assert_gradient(dbias, lambda bias: normalized(x, scale, bias), bias, dy)
+
+
+def batch_norm(x: Array, scale: Array, bias: Array) -> tuple[Array, ...]:
+    training = DOMAIN_KERNELS["BatchNormalizationTraining"]
+    return training(x, scale, bias, bias, bias, epsilon=1e-3, momentum=0.9)
+
+
+def normalized(x: Array, scale: Array, bias: Array) -> Array:
+    """Algorithm 1 of arXiv:1502.03167, channel by channel."""
+    y = np.empty_like(x)
+    for c in range(x.shape[1]):
+        unit = (x[:, c] - np.mean(x[:, c])) / np.sqrt(np.var(x[:, c]) + 1e-3)
+        y[:, c] = scale[c] * unit + bias[c]
+    return y
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (2, 3, 4), (2, 4, 2, 3)], ids=str)
+def test_softmax_cross_entropy_grad(shape: tuple[int, ...]):
+    logits = normal(*shape)
+    labels = np.random.default_rng(0).integers(0, shape[1], (shape[0], *shape[2:]))
+    loss, log_prob = DOMAIN_KERNELS["SoftmaxCrossEntropy"](logits, labels)
+    assert_agree([loss], [cross_entropy(logits, labels)], 1e-12)
+    dloss = np.array(0.7)
+    dlogits = DOMAIN_KERNELS["SoftmaxCrossEntropyGrad"](dloss, log_prob, labels)
+    assert_gradient(dlogits, lambda logits: cross_entropy(logits, labels), logits, dloss)
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    rows = np.moveaxis(logits, 1, -1).reshape(-1, logits.shape[1])
+    losses = [np.log(np.sum(np.exp(r))) - r[k] for r, k in zip(rows, labels.flat, strict=True)]
+    return np.array(np.mean(losses))
+
+
+@pytest.mark.parametrize("g", [*POOLINGS.values(), LINE_POOLING])
+def test_pooling_oracle_is_onnxruntimes_max_pool(g: Geometry):
+    x = np.random.default_rng(1).standard_normal(g.x_shape).astype(np.float32)
+    assert_agree(max_pool(x, g), onnxruntime_max_pool(x, g), 0)
+
+
+def onnxruntime_max_pool(x: Array, g: Geometry) -> list[Array]:
+    node = onnx.helper.make_node(
+        "MaxPool", ["x"], ["y", "indices"], kernel_shape=g.kernel, strides=g.strides,
+        pads=g.pads, dilations=g.dilations,
+    )  # fmt: skip
+    value = onnx.helper.make_tensor_value_info
+    outputs = [value("y", 1, None), value("indices", 7, None)]
+    graph = onnx.helper.make_graph([node], "g", [value("x", 1, x.shape)], outputs)
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    content = onnx.helper.make_model(graph, ir_version=8, opset_imports=opsets)
+    session = ort.InferenceSession(
+        content.SerializeToString(), providers=["CPUExecutionProvider"]
+    )  # fmt: skip
+    return session.run(None, {"x": x})
