@@ -91,7 +91,7 @@ def build_evaluation(forward: ForwardGraph) -> TrainingStep:
             source = node.inputs[0]
             assert source is not None
             node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)
-            graph.remove(node)
+            graph.remove(node, safe=True)
     return _finished(model)
 
 
@@ -173,7 +173,7 @@ def _substitute(graph: ir.Graph, node: ir.Node, emit: Emitter) -> None:
         if not old.uses() and not old.is_graph_output():
             continue
         old.replace_all_uses_with(replacement, replace_graph_outputs=True)
-    graph.remove(node)
+    graph.remove(node, safe=True)
 
 
 def _finished(model: ir.Model) -> TrainingStep:

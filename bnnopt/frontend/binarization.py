@@ -110,5 +110,5 @@ def _binarize(
     forward.graph.insert_before(node, binarize)
     infer_types(binarize, forward.graph.opset_imports[""])
     old.replace_all_uses_with(binarize.outputs[0], replace_graph_outputs=True)
-    forward.graph.remove(node)
+    forward.graph.remove(node, safe=True)
     forward.binarized.append(Binarized(str(node.name), ste, f"{zero:+g}" if zero else "0", idiom))

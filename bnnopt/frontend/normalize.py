@@ -244,7 +244,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
         folded.shape, folded.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
         _replace(graph, output, folded)
         graph.register_initializer(folded)
-    graph.remove(node)
+    graph.remove(node, safe=True)
 
 
 def _evaluate(node: ir.Node) -> Iterable[NDArray[np.generic]]:
@@ -260,7 +260,7 @@ def _bypass(graph: ir.Graph, node: ir.Node) -> None:
     source = node.inputs[0]
     assert source is not None
     _replace(graph, node.outputs[0], source)
-    graph.remove(node)
+    graph.remove(node, safe=True)
 
 
 def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:

@@ -25,6 +25,7 @@ BATCH_NORMALIZATION_TRAINING = Operator(
     x, y: (N, C, ...) float; all others (C,). inv_std = 1 / sqrt(variance + epsilon), variance
     biased (divided by the count). Running statistics, as ONNX BatchNormalization in training mode:
     next = momentum * running + (1 - momentum) * batch.
+    The body sums squares in two steps, as onnxruntime's float32 sum over both axes is inexact.
     Source: ONNX BatchNormalization-15; Ioffe and Szegedy, arXiv:1502.03167, algorithm 1.
     """,
     signature=(
@@ -46,7 +47,10 @@ BATCH_NORMALIZATION_TRAINING = Operator(
         x_flat = Reshape (x, flat_shape)
         mean = ReduceMean <keepdims = 1> (x_flat, axes)
         centred = Sub (x_flat, mean)
-        squares = ReduceSumSquare <keepdims = 1> (centred, axes)
+        space_axis = Constant <value_ints = [2]> ()
+        batch_axis = Constant <value_ints = [0]> ()
+        sample_squares = ReduceSumSquare <keepdims = 1> (centred, space_axis)
+        squares = ReduceSum <keepdims = 1> (sample_squares, batch_axis)
         all_count = Size (x_flat)
         channel_count = Size (mean)
         count_int = Div (all_count, channel_count)

@@ -158,7 +158,7 @@ MASKED_GRAD = Operator(
 )
 
 POOL_INDEX_PACK = Operator(
-    summary="""packed = for every pooling output the place of its maximum in the window, n bits each.
+    summary="""packed = the place in its window of every pooling output, in n bits each.
 
     indices: (N, C, Ho, Wo) int64, MaxPool's second output (index into the whole input).
     origin: (Ho, Wo) int32, row * width + column of each window's first element (negative in the

@@ -22,6 +22,7 @@ Attribute = int | float | str | list[int]
 
 # Largest difference relative to the largest absolute value of the output. Operators that are not
 # named agree to the last bit: they only choose, count, move or take one rounded step at a time.
+# (But for the sign of a zero: onnxruntime's Where makes 0 of a chosen -0.)
 BOUNDS: dict[str, float] = {
     "BatchNormalizationGrad": 1e-5,  # sums in another order, then a difference of them
     "BatchNormalizationTraining": 1e-5,

@@ -18,6 +18,7 @@ shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 seeds = st.integers(0, 2**32 - 1)
 
 
+@settings(deadline=None)
 @given(shapes, seeds)
 def test_bits_round_trip(shape: tuple[int, ...], seed: int):
     mask = np.random.default_rng(seed).random(shape) < 0.5
@@ -28,6 +29,7 @@ def test_bits_round_trip(shape: tuple[int, ...], seed: int):
     assert_agree([unpacked], [mask], 0)
 
 
+@settings(deadline=None)
 @given(shapes, seeds)
 def test_bit_j_of_byte_b_is_element_8b_plus_j(shape: tuple[int, ...], seed: int):
     mask = np.random.default_rng(seed).random(shape) < 0.5
@@ -38,6 +40,7 @@ def test_bit_j_of_byte_b_is_element_8b_plus_j(shape: tuple[int, ...], seed: int)
         assert bits == [*row.astype(int), *[0] * (len(bits) - n_elements)]
 
 
+@settings(deadline=None)
 @given(shapes, seeds)
 def test_signs_round_trip(shape: tuple[int, ...], seed: int):
     x = np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), shape)

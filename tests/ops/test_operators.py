@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -48,6 +50,13 @@ def test_case_names_are_unique_and_the_exceptions_among_them():
     names = {str(case) for case in CASES}
     assert len(names) == len(CASES)
     assert names > REFERENCE_BUGS
+
+
+def test_kernels_need_numpy_alone():
+    code = "import sys, bnnopt.runtime.kernels.domain; print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    loaded = set(output.decode().split())
+    assert not loaded & {"onnx", "onnx_ir", "onnxruntime", "rich", "click", "bnnopt.ops"}
 
 
 @pytest.mark.parametrize("name", OPERATORS)

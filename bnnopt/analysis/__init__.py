@@ -1,0 +1,36 @@
+"""Liveness, sizes, aliasing and classes of values: pure functions of a training step."""
+
+from bnnopt.analysis.classes import VariableClass, classify
+from bnnopt.analysis.storage import (
+    Buffer,
+    buffers,
+    in_place_pairs,
+    is_kept,
+    is_persistent,
+    late_readers,
+    roots,
+    saved,
+    saved_bytes,
+    size_bytes,
+)
+from bnnopt.analysis.values import PRODUCTS, fan_in, integer_bound, is_binary, is_binary_product
+
+__all__ = [
+    "PRODUCTS",
+    "Buffer",
+    "VariableClass",
+    "buffers",
+    "classify",
+    "fan_in",
+    "in_place_pairs",
+    "integer_bound",
+    "is_binary",
+    "is_binary_product",
+    "is_kept",
+    "is_persistent",
+    "late_readers",
+    "roots",
+    "saved",
+    "saved_bytes",
+    "size_bytes",
+]

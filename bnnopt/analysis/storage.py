@@ -1,0 +1,145 @@
+"""Which values share a buffer, how large it is and how long it lives. Pure functions of the graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from bnnopt.ops import dims, dtype, is_view
+from bnnopt.training_step import (
+    PERSISTENT,
+    Role,
+    TrainingStep,
+    is_constant,
+    phase,
+    readers,
+    role,
+)
+
+
+def size_bytes(value: ir.Value) -> int:
+    """Bytes of a typed value, dense and unpadded."""
+    return math.ceil(math.prod(dims(value)) * dtype(value).itemsize)
+
+
+def in_place_pairs(node: ir.Node) -> dict[int, int]:
+    """Output index to the index of the input whose buffer it takes over, as the graph says."""
+    text = node.metadata_props.get("in_place", "")
+    return {int(o): int(i) for o, _, i in (pair.partition(":") for pair in text.split(",") if pair)}
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A piece of memory and the values that live in it, one after the other or as views.
+
+    Attributes
+    ----------
+    values : tuple of Value
+        In the order of their definition.
+    n_bytes : int
+        Of the largest value.
+    first, last : int
+        Positions of the node that defines it (-1: there before the first) and of the last that
+        reads it (the number of nodes: still there after the last).
+    persistent : bool
+        It outlives the step (a weight, a state, a statistic, a constant).
+    """
+
+    values: tuple[ir.Value, ...]
+    n_bytes: int
+    first: int
+    last: int
+    persistent: bool
+
+
+def roots(step: TrainingStep) -> dict[ir.Value, ir.Value]:
+    """Every value to the value whose elements it shows: itself, unless it is a view."""
+    found = {value: value for value in (*step.graph.inputs, *step.graph.initializers.values())}
+    for node in step.graph:
+        source = node.inputs[0] if is_view(node) else None
+        for output in node.outputs:
+            found[output] = found[source] if source is not None else output
+    return found
+
+
+def buffers(step: TrainingStep) -> list[Buffer]:
+    """All buffers of the step, in the order in which they are first defined."""
+    home = dict(roots(step))
+    for node in step.graph:
+        for o, i in in_place_pairs(node).items():
+            source = node.inputs[i]
+            assert source is not None
+            _move(home, node.outputs[o], home[source])
+    for target, output in step.updates():
+        _move(home, output, home[target])
+    groups: dict[ir.Value, list[ir.Value]] = {}
+    for value, owner in home.items():
+        groups.setdefault(owner, []).append(value)
+    position = {node: i for i, node in enumerate(step.graph)}
+    outputs = {value for value in step.graph.outputs if "updates" not in value.metadata_props}
+    return [_buffer(values, position, outputs) for values in groups.values()]
+
+
+def _move(home: dict[ir.Value, ir.Value], value: ir.Value, owner: ir.Value) -> None:
+    """Give `value`, and what lives in its buffer, the buffer of `owner`."""
+    old = home[value]
+    for other in [v for v, o in home.items() if o is old]:
+        home[other] = owner
+
+
+def _buffer(
+    values: list[ir.Value], position: dict[ir.Node, int], outputs: set[ir.Value]
+) -> Buffer:
+    defined = [_definition(value, position) for value in values]
+    reads = [position[node] for value in values for node in readers(value)]
+    last = max([*defined, *reads])
+    if any(value in outputs for value in values):
+        last = len(position)
+    return Buffer(
+        values=tuple(values),
+        n_bytes=max(size_bytes(value) for value in values),
+        first=min(defined),
+        last=last,
+        persistent=any(is_persistent(value) for value in values),
+    )
+
+
+def _definition(value: ir.Value, position: dict[ir.Node, int]) -> int:
+    producer = value.producer()
+    return -1 if producer is None else position[producer]
+
+
+def is_persistent(value: ir.Value) -> bool:
+    """Whether a value outlives the step: weights, states, statistics and constants."""
+    return is_constant(value) or role(value) in PERSISTENT
+
+
+def is_kept(value: ir.Value) -> bool:
+    """Whether a value was there before the backward pass: computed forward, or fed in."""
+    producer = value.producer()
+    if producer is not None:
+        return phase(producer) == "forward"
+    return role(value) in (Role.DATA, Role.LABELS)
+
+
+def late_readers(values: Iterable[ir.Value]) -> list[ir.Node]:
+    """The backward and update nodes that read any of `values`, each once."""
+    found = (node for value in values for node in readers(value) if phase(node) != "forward")
+    return list(dict.fromkeys(found))
+
+
+def saved(step: TrainingStep) -> dict[ir.Value, list[ir.Value]]:
+    """What is kept from the forward to the backward pass: root to it and its views, in order."""
+    groups: dict[ir.Value, list[ir.Value]] = {}
+    for value, root in roots(step).items():
+        if is_kept(root):
+            groups.setdefault(root, []).append(value)
+    return {root: values for root, values in groups.items() if late_readers(values)}
+
+
+def saved_bytes(step: TrainingStep) -> int:
+    """Bytes kept from the forward to the backward pass, the input batch included."""
+    return sum(size_bytes(root) for root in saved(step))

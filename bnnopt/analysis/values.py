@@ -1,0 +1,71 @@
+"""What is known of a value's elements without running anything."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from bnnopt.ops import dims, is_view
+
+PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+_SELECTIONS = frozenset({"Transpose", "MaxPool", "Slice", "Concat", "Split", "Gather"})
+
+
+def is_binary(value: ir.Value | None) -> bool:
+    """Whether every element is -1 or +1.
+
+    True for the output of a Binarize whose value at 0 is not 0, and for what only selects from
+    such values (max pooling pads with minus infinity, so it selects too).
+    """
+    producer = value.producer() if value is not None else None
+    if producer is None:
+        return False
+    if producer.op_type == "Binarize":
+        return producer.attributes["zero"].as_float() != 0
+    if producer.op_type == "SignUnpack":
+        return True
+    if producer.op_type == "Concat":
+        return all(is_binary(source) for source in producer.inputs)
+    if is_view(producer) or producer.op_type in _SELECTIONS:
+        return value is producer.outputs[0] and is_binary(producer.inputs[0])
+    return False
+
+
+def is_binary_product(node: ir.Node) -> bool:
+    """Whether the node is a convolution or matrix product with an operand of -1 and +1."""
+    return node.op_type in PRODUCTS and any(is_binary(value) for value in node.inputs[:2])
+
+
+def integer_bound(value: ir.Value) -> int | None:
+    """The largest magnitude of a value that is integer for sure; None where it may not be.
+
+    A product of two tensors of -1 and +1 is an integer of at most its fan-in.
+    """
+    producer = value.producer()
+    if producer is None or value is not producer.outputs[0]:
+        return None
+    if is_binary(value):
+        return 1
+    if is_view(producer) or producer.op_type in ("Transpose", "MaxPool"):
+        source = producer.inputs[0]
+        return integer_bound(source) if source is not None else None
+    if producer.op_type in PRODUCTS and len([v for v in producer.inputs if v is not None]) == 2:
+        both = all(is_binary(operand) for operand in producer.inputs)
+        return fan_in(producer) if both and not _is_scaled(producer) else None
+    return None
+
+
+def _is_scaled(node: ir.Node) -> bool:
+    alpha = node.attributes.get("alpha")
+    return alpha is not None and alpha.as_float() != 1
+
+
+def fan_in(node: ir.Node) -> int:
+    """Terms of the sum behind one output element of a convolution or matrix product."""
+    weight = dims(node.inputs[1])
+    if node.op_type == "Conv":
+        return math.prod(weight[1:])
+    turned = node.op_type == "Gemm" and "transB" in node.attributes
+    transposed = turned and node.attributes["transB"].as_int() == 1
+    return weight[-1] if transposed else weight[-2]

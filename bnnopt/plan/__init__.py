@@ -1,0 +1,18 @@
+"""Schedule, placement in one arena, and an independent checker."""
+
+from bnnopt.plan.arena import ALIGNMENT, Interval, aligned, place
+from bnnopt.plan.plan import MemoryPlan, live_bytes, make_plan
+from bnnopt.plan.schedule import dependencies, memory_order, reorder
+
+__all__ = [
+    "ALIGNMENT",
+    "Interval",
+    "MemoryPlan",
+    "aligned",
+    "dependencies",
+    "live_bytes",
+    "make_plan",
+    "memory_order",
+    "place",
+    "reorder",
+]

@@ -1,0 +1,96 @@
+"""The memory plan of a step in its present order: an offset for every value, and the peak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from bnnopt.analysis import Buffer, VariableClass, buffers, classify, saved_bytes
+from bnnopt.plan.arena import Interval, place
+from bnnopt.plan.workspace import workspace_bytes
+from bnnopt.training_step import TrainingStep
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Where everything lives, and what it adds up to.
+
+    Attributes
+    ----------
+    offsets : dict of Value to int
+        Place of every value that is not persistent, in bytes from the arena's start.
+    workspace : dict of Node to (offset, bytes)
+        Scratch memory of the nodes that need any.
+    arena_bytes, persistent_bytes, peak_bytes, saved_bytes : int
+        The peak is the sum of the first two; saved is what is kept for the backward pass.
+    classes : dict of VariableClass to int
+        The peak by variable class: everything alive at the fullest moment of the arena. What
+        alignment and gaps cost stands under workspace.
+    """
+
+    offsets: dict[ir.Value, int]
+    workspace: dict[ir.Node, tuple[int, int]]
+    arena_bytes: int
+    persistent_bytes: int
+    saved_bytes: int
+    classes: dict[VariableClass, int]
+
+    @property
+    def peak_bytes(self) -> int:
+        """Weights, optimiser state, statistics, and the arena with its workspace."""
+        return self.arena_bytes + self.persistent_bytes
+
+
+def make_plan(step: TrainingStep) -> MemoryPlan:
+    """Place all values of the step, in the order in which its nodes stand."""
+    nodes = list(step.graph)
+    everything = buffers(step)
+    in_arena = [buffer for buffer in everything if not buffer.persistent]
+    scratch = [(i, n) for i, node in enumerate(nodes) if (n := workspace_bytes(node))]
+    intervals = [Interval(b.n_bytes, b.first, b.last) for b in in_arena]
+    intervals += [Interval(n_bytes, i, i) for i, n_bytes in scratch]
+    places, arena_bytes = place(intervals)
+    return MemoryPlan(
+        offsets={
+            value: offset
+            for buffer, offset in zip(in_arena, places, strict=False)
+            for value in buffer.values
+        },
+        workspace={
+            nodes[i]: (offset, n_bytes)
+            for (i, n_bytes), offset in zip(scratch, places[len(in_arena) :], strict=True)
+        },
+        arena_bytes=arena_bytes,
+        persistent_bytes=sum(b.n_bytes for b in everything if b.persistent),
+        saved_bytes=saved_bytes(step),
+        classes=_classes(step, everything, dict(scratch), arena_bytes),
+    )
+
+
+def live_bytes(step: TrainingStep) -> list[int]:
+    """Bytes alive in the arena at each node, workspace included: the least any placement needs."""
+    nodes = list(step.graph)
+    change = [0] * (len(nodes) + 2)
+    for buffer in buffers(step):
+        if not buffer.persistent:
+            change[max(buffer.first, 0)] += buffer.n_bytes
+            change[min(buffer.last, len(nodes) - 1) + 1] -= buffer.n_bytes
+    alive, total = [], 0
+    for node, difference in zip(nodes, change, strict=False):
+        total += difference
+        alive.append(total + workspace_bytes(node))
+    return alive
+
+
+def _classes(
+    step: TrainingStep, everything: list[Buffer], scratch: dict[int, int], arena_bytes: int
+) -> dict[VariableClass, int]:
+    alive = live_bytes(step)
+    fullest = max(range(len(alive)), key=alive.__getitem__)
+    totals = dict.fromkeys(VariableClass, 0)
+    totals[VariableClass.WORKSPACE] = arena_bytes - alive[fullest] + scratch.get(fullest, 0)
+    for buffer, kind in classify(step, everything).items():
+        if buffer.persistent or buffer.first <= fullest <= buffer.last:
+            totals[kind] += buffer.n_bytes
+    return totals
