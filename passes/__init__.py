@@ -1,2 +1,21 @@
+"""Rewrites of the training step: one file per pass, run by the manager."""
+
 if __name__ != "bnnopt.passes":
     raise ImportError("import this package as bnnopt.passes, not as passes")
+
+from bnnopt.passes.base import Pass, Skip, Trace
+from bnnopt.passes.manager import LEVELS, PASSES, PassRecord, run_passes, select
+from bnnopt.passes.verify import BrokenGraph, verify
+
+__all__ = [
+    "LEVELS",
+    "PASSES",
+    "BrokenGraph",
+    "Pass",
+    "PassRecord",
+    "Skip",
+    "Trace",
+    "run_passes",
+    "select",
+    "verify",
+]

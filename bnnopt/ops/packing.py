@@ -163,7 +163,8 @@ POOL_INDEX_PACK = Operator(
     indices: (N, C, Ho, Wo) int64, MaxPool's second output (index into the whole input).
     origin: (Ho, Wo) int32, row * width + column of each window's first element (negative in the
     padding). packed: (N, ceil(C Ho Wo n_bits / 8)) uint8; `bit_values` is 1, 2, .. 2^(n_bits - 1).
-    `plane` = H * W, `width` = W of the input; the dilated kernel must not be wider than W.
+    `plane` = H * W, `width` = W of the input; the dilated kernel must not be wider than W, and the
+    kernel has at most 256 elements.
     """,
     signature=(
         "PoolIndexPack <plane, width, kernel_width, row_dilation, column_dilation, bit_values>"

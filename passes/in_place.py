@@ -1,0 +1,80 @@
+"""in-place: let an output take over the buffer of an input that nobody reads again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.analysis import Buffer, buffers, in_place_pairs, size_bytes
+from bnnopt.ops import DOMAIN, OPERATORS, dims
+from bnnopt.passes.base import Pass, Trace
+from bnnopt.training_step import TrainingStep
+
+# Elementwise: output element i depends on no other element of the input that it overwrites.
+_ELEMENTWISE = frozenset(
+    {"Abs", "Add", "Clip", "Div", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mul"}
+    | {"Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where"}
+)
+
+
+@dataclass(frozen=True)
+class InPlace(Pass):
+    """Write elementwise results over their dying operand.
+
+    Backward:  dx = dy where mask: dx takes over dy's buffer, so one gradient map serves a chain of
+               masks, batch norms and scalings.
+    Saves:     one buffer per such node.  Numbers: bit-exact.
+    Skips:     the operand is read later, is an input of the step, or has another size.
+    """
+
+    name: ClassVar[str] = "in-place"
+
+    def run(self, step: TrainingStep, trace: Trace) -> int:
+        """See `Pass.run`."""
+        count, home = 0, _homes(step)
+        for index, node in enumerate(step.graph):
+            if in_place_pairs(node):
+                continue
+            free = [pair for pair in _candidates(node) if _is_free(node, pair, home, index)]
+            if free:
+                node.metadata_props["in_place"] = "{}:{}".format(*free[0])
+                count, home = count + 1, _homes(step)
+        return count
+
+
+def _homes(step: TrainingStep) -> dict[ir.Value, Buffer]:
+    return {value: buffer for buffer in buffers(step) for value in buffer.values}
+
+
+def _candidates(node: ir.Node) -> list[tuple[int, int]]:
+    if node.domain == DOMAIN:
+        return list(OPERATORS[node.op_type].in_place.items())
+    if node.op_type not in _ELEMENTWISE:
+        return []
+    return [
+        (0, i)
+        for i, value in enumerate(node.inputs)
+        if value is not None
+        and dims(value) == dims(node.outputs[0])
+        and value.dtype == node.outputs[0].dtype
+    ]
+
+
+def _is_free(
+    node: ir.Node, pair: tuple[int, int], home: dict[ir.Value, Buffer], index: int
+) -> bool:
+    """Whether the input's buffer dies here, and no other input of the node lives in it."""
+    output, value = node.outputs[pair[0]], node.inputs[pair[1]]
+    if value is None or size_bytes(value) != size_bytes(output):
+        return False
+    buffer, target = home[value], home[output]
+    alone = [v for v in node.inputs if v is not None and home[v] is buffer] == [value]
+    return (
+        alone
+        and not buffer.persistent
+        and not target.persistent
+        and buffer.first >= 0
+        and buffer.last == index
+    )

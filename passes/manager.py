@@ -1,0 +1,118 @@
+"""The list of passes, and the manager that runs, checks and measures them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bnnopt.errors import UsageError
+from bnnopt.ops import functions_for
+from bnnopt.passes.base import Pass, Skip, Trace
+from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
+from bnnopt.passes.immediate_update import ImmediateUpdate
+from bnnopt.passes.in_place import InPlace
+from bnnopt.passes.mask_pack import MaskPack
+from bnnopt.passes.pool_index import PoolIndex
+from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
+from bnnopt.passes.redirect_consumers import RedirectConsumers
+from bnnopt.passes.schedule import Schedule
+from bnnopt.passes.sign_pack import SignPack
+from bnnopt.passes.verify import BrokenGraph, verify
+from bnnopt.plan import make_plan
+from bnnopt.training_step import TrainingStep
+
+# The order in which passes run, whatever the order in which they are named. Codecs first, those
+# that free more before those that free less; then what depends on the order of the nodes.
+PASSES: tuple[Pass, ...] = (
+    RedirectConsumers(),
+    SignPack(),
+    RecomputeBinaryProducts(),
+    MaskPack(),
+    PoolIndex(),
+    BinaryOutputInt16(),
+    ImmediateUpdate(),
+    Schedule(),
+    InPlace(),
+)
+LEVELS = ("O0", "O1")
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """One line of the ledger: what a pass did, and the memory after it."""
+
+    name: str
+    lossless: bool
+    rewrites: int
+    peak_bytes: int
+    saved_bytes: int
+    skipped: tuple[Skip, ...]
+
+
+def select(level: str, only: Sequence[str] = (), disabled: Sequence[str] = ()) -> list[Pass]:
+    """The passes to run, in their order.
+
+    Parameters
+    ----------
+    level : str
+        One of `LEVELS`; not used where `only` names passes.
+    only, disabled : sequence of str
+        Names of passes.
+
+    Raises
+    ------
+    UsageError
+        If a level or a pass is not known.
+    """
+    if level not in LEVELS:
+        raise UsageError(f"level {level!r} is not known; expected {', '.join(LEVELS)}")
+    known = {candidate.name for candidate in PASSES}
+    for name in (*only, *disabled):
+        if name not in known:
+            raise UsageError(f"pass {name!r} is not known; expected some of {', '.join(known)}")
+    wanted = set(only) or {p.name for p in PASSES if p.level <= int(level[1:])}
+    return [p for p in PASSES if p.name in wanted - set(disabled)]
+
+
+def run_passes(
+    step: TrainingStep, passes: Sequence[Pass], report: Callable[[str], None] = lambda name: None
+) -> list[PassRecord]:
+    """Run the passes over `step`, verify it after each, and measure what each saves.
+
+    `report` is called with the name of each pass before it runs.
+
+    Raises
+    ------
+    BrokenGraph
+        A defect of a pass; the message names it.
+    """
+    records = []
+    for position, candidate in enumerate(passes, 1):
+        report(candidate.name)
+        trace = Trace()
+        rewrites = candidate.run(step, trace)
+        try:
+            verify(step)
+        except BrokenGraph as error:
+            place = f"pass {candidate.name!r} ({position} of {len(passes)}) broke the graph"
+            raise BrokenGraph(f"{place}: {error}") from None
+        plan = make_plan(step)
+        records.append(
+            PassRecord(
+                name=candidate.name,
+                lossless=candidate.lossless,
+                rewrites=rewrites,
+                peak_bytes=plan.peak_bytes,
+                saved_bytes=plan.saved_bytes,
+                skipped=tuple(trace.skipped),
+            )
+        )
+    _declare_functions(step)
+    return records
+
+
+def _declare_functions(step: TrainingStep) -> None:
+    """Give the model the functions of the operators that it now uses, and no others."""
+    step.model.functions.clear()
+    for function in functions_for(step.graph, step.opset):
+        step.model.functions[function.identifier()] = function

@@ -1,0 +1,75 @@
+"""Rematerialisation: compute a value again from what is still there in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from bnnopt.ops import Emitter, dims
+from bnnopt.training_step import readers
+
+
+@dataclass(frozen=True)
+class Rebuilder:
+    """Copies the nodes behind a value, down to values that may be read in the backward pass.
+
+    Attributes
+    ----------
+    may_copy : callable
+        Whether a node may run a second time.
+    may_read : callable
+        Whether a value is still there, as it is or as sign bits (see `packed_form`).
+    """
+
+    may_copy: Callable[[ir.Node], bool]
+    may_read: Callable[[ir.Value], bool]
+
+    def obstacle(self, value: ir.Value) -> str | None:
+        """Why the value cannot be rebuilt; None if it can."""
+        if self.may_read(value) or packed_form(value) is not None:
+            return None
+        producer = value.producer()
+        if producer is None:
+            return f"{value.name!r} is not kept"
+        if not self.may_copy(producer):
+            return f"it comes from {producer.op_type} {producer.name!r}"
+        if value is not producer.outputs[0]:
+            return f"it is a side output of {producer.op_type} {producer.name!r}"
+        reasons = (self.obstacle(source) for source in producer.inputs if source is not None)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def rebuild(self, value: ir.Value, emit: Emitter) -> ir.Value:
+        """Emit the copies and return the rebuilt value; `obstacle` must be None."""
+        return self._rebuild(value, emit, {}, is_goal=True)
+
+    def _rebuild(
+        self, value: ir.Value, emit: Emitter, done: dict[ir.Value, ir.Value], is_goal: bool
+    ) -> ir.Value:
+        if value in done:
+            return done[value]
+        if not is_goal and self.may_read(value):
+            return value
+        packed = packed_form(value)
+        producer = value.producer()
+        if packed is not None:
+            shape = list(dims(value)[1:])
+            done[value] = emit("SignUnpack", packed, name=f"{value.name}.unpacked", shape=shape)
+        else:
+            assert producer is not None, "obstacle() would have named it"
+            sources = [v and self._rebuild(v, emit, done, is_goal=False) for v in producer.inputs]
+            done[value] = _copy(producer, sources, emit)
+        return done[value]
+
+
+def packed_form(value: ir.Value) -> ir.Value | None:
+    """The sign bits of `value`, where the sign-pack pass keeps them."""
+    packs = [node for node in readers(value) if node.op_type == "SignPack"]
+    kept = [node for node in packs if node.metadata_props.get("codec") == "sign1"]
+    return kept[0].outputs[0] if kept else None
+
+
+def _copy(node: ir.Node, inputs: list[ir.Value | None], emit: Emitter) -> ir.Value:
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    return emit(node.op_type, *inputs, name=f"{node.outputs[0].name}.rebuilt", **attributes)

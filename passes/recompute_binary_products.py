@@ -1,0 +1,74 @@
+"""recompute-binary-products: keep no output of a binary convolution or dense layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.analysis import PRODUCTS, is_binary_product, is_persistent, late_readers, saved
+from bnnopt.ops import Emitter, is_view
+from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.rebuilding import Rebuilder
+from bnnopt.passes.rewriting import late, redirect
+from bnnopt.training_step import TrainingStep
+
+_BESIDE = frozenset({"Add", "AveragePool", "Binarize", "Cast", "Div", "MaxPool", "Mul", "Sub"})
+_WEIGHTS = frozenset({"Abs", "ReduceMean", "Transpose"})
+
+
+@dataclass(frozen=True)
+class RecomputeBinaryProducts(Pass):
+    """Compute the input of a batch norm again from sign bits instead of keeping it.
+
+    Forward:   y = pool(xb * wb);  z = batch_norm(y)      xb kept as bits, wb = sign(w)
+    Backward:  d(batch_norm) reads y, computed again by the same operators from the same values.
+    Saves:     all bytes of y, for one more binary product.  Numbers: bit-exact.
+    Skips:     a product of two real tensors (recomputing it costs too much time); an operand that
+               is not kept anyway.
+    Source:    Chen et al., arXiv:1604.06174 (recomputation).
+    """
+
+    name: ClassVar[str] = "recompute-binary-products"
+
+    def run(self, step: TrainingStep, trace: Trace) -> int:
+        """See `Pass.run`."""
+        return sum(self._rebuild(step, trace, root) for root in list(saved(step)))
+
+    def _rebuild(self, step: TrainingStep, trace: Trace, root: ir.Value) -> int:
+        producer = root.producer()
+        if producer is None or not _ends_in_product(root):
+            return 0
+        rebuilder = Rebuilder(
+            may_copy=_may_copy,
+            may_read=lambda v: is_persistent(v) or (v is not root and bool(late_readers([v]))),
+        )
+        readers = late(root)
+        obstacle = rebuilder.obstacle(root) if readers else "it is read through a view"
+        if obstacle is not None:
+            return trace.skip(root, obstacle)
+        emit = Emitter(step.graph, "backward")
+        rebuilt = rebuilder.rebuild(root, emit)
+        step.graph.insert_before(readers[0], emit.nodes)
+        for node in readers:
+            redirect(node, root, rebuilt)
+        return 1
+
+
+def _may_copy(node: ir.Node) -> bool:
+    if node.op_type in PRODUCTS:
+        return is_binary_product(node)
+    return is_view(node) or node.op_type in _BESIDE or node.op_type in _WEIGHTS
+
+
+def _ends_in_product(value: ir.Value | None) -> bool:
+    """Whether a product lies behind the value, with nothing but cheap steps after it."""
+    producer = value.producer() if value is not None else None
+    if producer is None:
+        return False
+    if producer.op_type in PRODUCTS:
+        return True
+    if not (is_view(producer) or producer.op_type in _BESIDE - {"Binarize"}):
+        return False
+    return any(_ends_in_product(source) for source in producer.inputs)

@@ -1,0 +1,62 @@
+"""redirect-consumers: let the backward pass read what lives on anyway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.analysis import is_persistent, saved
+from bnnopt.ops import Emitter, is_view
+from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.rebuilding import Rebuilder
+from bnnopt.passes.rewriting import late, redirect
+from bnnopt.training_step import TrainingStep
+
+_CHEAP = frozenset(
+    {"Abs", "Add", "Binarize", "Cast", "Clip", "Div", "Exp", "Expand", "Mul", "Neg", "Pow"}
+    | {"ReduceMean", "ReduceSum", "Sigmoid", "Sqrt", "Sub", "Tanh", "Transpose"}
+)
+
+
+@dataclass(frozen=True)
+class RedirectConsumers(Pass):
+    """Rebuild what depends on weights alone where the backward pass needs it, and keep none of it.
+
+    Forward:   wb = sign(w) (or any cheap function of weights);  y = x @ wb
+    Backward:  dx = dy @ wb.T reads sign(w), taken again from w, which is there until its update.
+    Saves:     all bytes of wb.  Numbers: bit-exact, the same operators on the same values.
+    Skips:     values that depend on the batch.
+    """
+
+    name: ClassVar[str] = "redirect-consumers"
+
+    def run(self, step: TrainingStep, trace: Trace) -> int:
+        """See `Pass.run`."""
+        rebuilder = Rebuilder(may_copy=_is_cheap, may_read=is_persistent)
+        count = 0
+        for root, views in saved(step).items():
+            if root.producer() is None:
+                continue
+            reason = rebuilder.obstacle(root)
+            if reason is not None:
+                continue
+            for value in views:
+                for node in late(value):
+                    if not is_view(node):
+                        count += _rebuild_for(step, rebuilder, node, value)
+        return count
+
+
+def _is_cheap(node: ir.Node) -> bool:
+    return is_view(node) or node.op_type in _CHEAP
+
+
+def _rebuild_for(
+    step: TrainingStep, rebuilder: Rebuilder, node: ir.Node, value: ir.Value
+) -> int:
+    emit = Emitter(step.graph, "backward")
+    redirect(node, value, rebuilder.rebuild(value, emit))
+    step.graph.insert_before(node, emit.nodes)
+    return 1

@@ -1,0 +1,41 @@
+"""What the passes share: where an encoded form goes, and how a late reader gets a value back."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bnnopt.ops import Emitter
+from bnnopt.training_step import TrainingStep, phase
+
+
+def insert_after_definition(step: TrainingStep, value: ir.Value, nodes: list[ir.Node]) -> None:
+    """Put `nodes` right behind the node that makes `value`, or first if it is fed in."""
+    producer = value.producer()
+    if producer is not None:
+        step.graph.insert_after(producer, nodes)
+    else:
+        step.graph.insert_before(step.graph.node(0), nodes)
+
+
+def redirect(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
+    """Let `node` read `new` wherever it reads `old`."""
+    for index, value in enumerate(node.inputs):
+        if value is old:
+            node.replace_input_with(index, new)
+
+
+def replace_node(step: TrainingStep, node: ir.Node, emit: Emitter) -> None:
+    """Put the emitted nodes in the place of `node`; the last one's outputs take over its names."""
+    new = emit.nodes[-1]
+    step.graph.insert_before(node, emit.nodes)
+    for old, replacement in zip(node.outputs, new.outputs, strict=True):
+        old.replace_all_uses_with(replacement, replace_graph_outputs=True)
+    new.metadata_props.update(node.metadata_props)
+    step.graph.remove(node, safe=True)
+
+
+def late(value: ir.Value) -> list[ir.Node]:
+    """The backward and update nodes that read this very value, in graph order, each once."""
+    found = {use.node for use in value.uses() if phase(use.node) != "forward"}
+    graph = next(iter(found)).graph if found else None
+    return [node for node in graph if node in found] if graph is not None else []

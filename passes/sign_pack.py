@@ -1,0 +1,72 @@
+"""sign-pack: keep the sign bits of a binary tensor for the backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.analysis import is_binary, saved
+from bnnopt.ops import Emitter, dims, is_view
+from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.rewriting import insert_after_definition, late, redirect
+from bnnopt.training_step import TrainingStep
+
+
+@dataclass(frozen=True)
+class SignPack(Pass):
+    """Keep the sign bits of xb, not xb, for the backward pass.
+
+    Forward:   xb = sign(x);  z = xb @ wb                 x: (N, K) float32, wb: (K, M)
+    Backward:  dwb = xb.T @ dz reads the bits, unpacked right before it.
+    Saves:     32 bits an element of xb become 1.  Numbers: bit-exact.
+    Skips:     a value that can be 0 (--sign-zero keep); a graph output.
+    Source:    Wang et al., arXiv:2102.04270, algorithm 2, line 1.
+    """
+
+    name: ClassVar[str] = "sign-pack"
+
+    def run(self, step: TrainingStep, trace: Trace) -> int:
+        """See `Pass.run`."""
+        return sum(
+            self._pack(step, trace, root, [v for v in values if _dense_readers(v)])
+            for root, values in saved(step).items()
+        )
+
+    def _pack(
+        self, step: TrainingStep, trace: Trace, root: ir.Value, read: list[ir.Value]
+    ) -> int:
+        if not read:
+            return 0
+        if not is_binary(root):
+            producer = root.producer()
+            if producer is not None and producer.op_type == "Binarize":
+                trace.skip(root, "it can be 0, a third value: ONNX's sign(0) is kept")
+            return 0
+        if any(dims(value)[:1] != dims(root)[:1] for value in read):
+            return trace.skip(root, "a reader sees it with other rows")
+        packed = _encode(step, root)
+        for value in read:
+            for node in _dense_readers(value):
+                _decode(step, node, value, packed)
+        return 1
+
+
+def _dense_readers(value: ir.Value) -> list[ir.Node]:
+    return [node for node in late(value) if not is_view(node)]
+
+
+def _encode(step: TrainingStep, root: ir.Value) -> ir.Value:
+    emit = Emitter(step.graph, "forward")
+    packed = emit("SignPack", root, name=f"{root.name}.signs")
+    emit.nodes[0].metadata_props["codec"] = "sign1"
+    insert_after_definition(step, root, emit.nodes)
+    return packed
+
+
+def _decode(step: TrainingStep, node: ir.Node, value: ir.Value, packed: ir.Value) -> None:
+    emit = Emitter(step.graph, "backward")
+    shape = list(dims(value)[1:])
+    redirect(node, value, emit("SignUnpack", packed, name=f"{value.name}.unpacked", shape=shape))
+    step.graph.insert_before(node, emit.nodes)

@@ -1,0 +1,79 @@
+"""Is the graph still a training step? Checked after every pass; onnx_ir does not."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bnnopt.ops import InferenceError, dims, infer_types
+from bnnopt.plan import dependencies
+from bnnopt.training_step import PHASES, TrainingStep, role
+
+
+class BrokenGraph(Exception):
+    """The graph is not a valid training step; the message says where."""
+
+
+def verify(step: TrainingStep) -> None:
+    """Check order, types, names, phases and updates of a training step.
+
+    Raises
+    ------
+    BrokenGraph
+        At the first rule that does not hold.
+    """
+    _check_names(step)
+    _check_order(step)
+    for node in step.graph:
+        if node.metadata_props.get("phase") not in PHASES:
+            raise BrokenGraph(f"node {node.name!r} has no phase")
+        _check_types(node, step.opset)
+    for value in step.graph.inputs:
+        if role(value) is None:
+            raise BrokenGraph(f"input {value.name!r} has no role")
+
+
+def _check_names(step: TrainingStep) -> None:
+    seen: set[str | None] = set()
+    made = [output for node in step.graph for output in node.outputs if output.name]
+    for value in (*step.graph.inputs, *step.graph.initializers.values(), *made):
+        if value.name in seen:
+            raise BrokenGraph(f"two values are called {value.name!r}")
+        seen.add(value.name)
+
+
+def _check_order(step: TrainingStep) -> None:
+    """Every input is there, and nothing reads a weight after its update."""
+    there = {*step.graph.inputs, *step.graph.initializers.values()}
+    before, done = dependencies(step), set()
+    for node in step.graph:
+        missing = [v.name for v in node.inputs if v is not None and v not in there]
+        if missing:
+            raise BrokenGraph(f"node {node.name!r} reads {missing[0]!r} before it is made")
+        early = [other.name for other in before[node] if other not in done]
+        if early:
+            raise BrokenGraph(f"node {node.name!r} overwrites what {early[0]!r} reads later")
+        there.update(node.outputs)
+        done.add(node)
+    lost = [output.name for output in step.graph.outputs if output not in there]
+    if lost:
+        raise BrokenGraph(f"output {lost[0]!r} is made by no node")
+
+
+def _check_types(node: ir.Node, opset: int) -> None:
+    declared = [(output.dtype, dims(output)) for output in node.outputs if output.name]
+    copy = ir.Node(
+        node.domain,
+        node.op_type,
+        node.inputs,
+        node.attributes.values(),
+        outputs=[ir.Value(name=output.name) for output in node.outputs],
+    )
+    try:
+        infer_types(copy, opset)
+        inferred = [(output.dtype, dims(output)) for output in copy.outputs if output.name]
+    except (InferenceError, AssertionError) as error:
+        raise BrokenGraph(f"node {node.name!r} ({node.op_type}): {error}") from None
+    finally:
+        copy.resize_inputs(0)
+    if inferred != declared:
+        raise BrokenGraph(f"node {node.name!r} ({node.op_type}): {declared} became {inferred}")
