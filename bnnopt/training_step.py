@@ -2,7 +2,8 @@
 
 Everything is kept in the graph itself, as ONNX metadata, so that a saved file can be read back:
 
-- every node carries its *phase*: ``forward`` (loss included), ``backward`` or ``update``;
+- every node carries its *phase*: ``forward`` (loss included), ``rebuild`` (gives a value back that
+  the forward pass kept encoded, or not at all), ``backward`` or ``update``;
 - every graph input carries its *role* (see `Role`);
 - every graph output but the loss carries the name of the input that it *updates*: the runtime
   writes it into that input's buffer, so it must come after that input's last reader.
@@ -17,7 +18,7 @@ from enum import StrEnum
 
 import onnx_ir as ir
 
-PHASES = ("forward", "backward", "update")
+PHASES = ("forward", "rebuild", "backward", "update")
 
 
 class Role(StrEnum):

@@ -43,7 +43,7 @@ class BinaryOutputInt16(Pass):
         narrow = emit("Cast", root, name=f"{root.name}.int16", to=int(ir.DataType.INT16))
         insert_after_definition(step, root, emit.nodes)
         for node in late(root):
-            emit = Emitter(step.graph, "backward")
+            emit = Emitter(step.graph, "rebuild")
             wide = emit("Cast", narrow, name=f"{root.name}.wide", to=int(ir.DataType.FLOAT))
             redirect(node, root, wide)
             step.graph.insert_before(node, emit.nodes)

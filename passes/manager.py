@@ -31,8 +31,8 @@ PASSES: tuple[Pass, ...] = (
     PoolIndex(),
     BinaryOutputInt16(),
     ImmediateUpdate(),
-    Schedule(),
     InPlace(),
+    Schedule(),
 )
 LEVELS = ("O0", "O1")
 

@@ -75,7 +75,7 @@ def _pack_boolean(step: TrainingStep, mask: ir.Value) -> int:
     packed = emit("PackBits", mask, name=f"{mask.name}.packed")
     insert_after_definition(step, mask, emit.nodes)
     for node in late(mask):
-        emit = Emitter(step.graph, "backward")
+        emit = Emitter(step.graph, "rebuild")
         shape = list(dims(mask)[1:])
         redirect(node, mask, emit("UnpackBits", packed, name=f"{mask.name}.unpacked", shape=shape))
         step.graph.insert_before(node, emit.nodes)

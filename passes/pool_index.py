@@ -51,7 +51,7 @@ class PoolIndex(Pass):
         insert_after_definition(step, indices, emit.nodes)
         bit_shape = [*dims(indices)[1:], len(attributes["bit_values"])]
         for node in late(indices):
-            emit = Emitter(step.graph, "backward")
+            emit = Emitter(step.graph, "rebuild")
             name = f"{indices.name}.unpacked"
             unpacked = emit(
                 *("PoolIndexUnpack", packed, origin), name=name, bit_shape=bit_shape, **attributes

@@ -48,7 +48,7 @@ class RecomputeBinaryProducts(Pass):
         obstacle = rebuilder.obstacle(root) if readers else "it is read through a view"
         if obstacle is not None:
             return trace.skip(root, obstacle)
-        emit = Emitter(step.graph, "backward")
+        emit = Emitter(step.graph, "rebuild")
         rebuilt = rebuilder.rebuild(root, emit)
         step.graph.insert_before(readers[0], emit.nodes)
         for node in readers:

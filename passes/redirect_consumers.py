@@ -56,7 +56,7 @@ def _is_cheap(node: ir.Node) -> bool:
 def _rebuild_for(
     step: TrainingStep, rebuilder: Rebuilder, node: ir.Node, value: ir.Value
 ) -> int:
-    emit = Emitter(step.graph, "backward")
+    emit = Emitter(step.graph, "rebuild")
     redirect(node, value, rebuilder.rebuild(value, emit))
     step.graph.insert_before(node, emit.nodes)
     return 1

@@ -66,7 +66,7 @@ def _encode(step: TrainingStep, root: ir.Value) -> ir.Value:
 
 
 def _decode(step: TrainingStep, node: ir.Node, value: ir.Value, packed: ir.Value) -> None:
-    emit = Emitter(step.graph, "backward")
+    emit = Emitter(step.graph, "rebuild")
     shape = list(dims(value)[1:])
     redirect(node, value, emit("SignUnpack", packed, name=f"{value.name}.unpacked", shape=shape))
     step.graph.insert_before(node, emit.nodes)

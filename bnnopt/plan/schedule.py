@@ -1,93 +1,167 @@
 """A memory-aware order of the nodes.
 
 List scheduling: of the nodes that are ready, run the one after which the least memory is alive;
-among equals the one that comes first today. An order is only taken when its peak is lower.
+among equals the one that needs least while it runs, then the one that comes first today. What can
+run at any time (a node of the ``rebuild`` phase, or a function of weights alone) has no turn of its
+own: it runs right before the first node that reads it, and its memory counts as that node's.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
 import onnx_ir as ir
 
-from bnnopt.analysis import Buffer, buffers
+from bnnopt.analysis import Buffer, buffers, in_place_pairs, is_persistent, roots
 from bnnopt.plan.workspace import workspace_bytes
-from bnnopt.training_step import TrainingStep, readers
+from bnnopt.training_step import TrainingStep, phase, readers
+
+Dependencies = dict[ir.Node, set[ir.Node]]
 
 
-def dependencies(step: TrainingStep) -> dict[ir.Node, set[ir.Node]]:
+def dependencies(step: TrainingStep) -> Dependencies:
     """What must run before each node: producers, and every other reader of what it overwrites."""
-    before = {
-        node: {p for value in node.inputs if value is not None and (p := value.producer())}
-        for node in step.graph
-    }
+    before: Dependencies = {node: set(_producers(node)) for node in step.graph}
+    views: dict[ir.Value, list[ir.Value]] = {}
+    root_of = roots(step)
+    for value, root in root_of.items():
+        views.setdefault(root, []).append(value)
+    for node, target in _overwrites(step):
+        for value in views[root_of[target]]:
+            before[node].update(reader for reader in readers(value) if reader is not node)
+    return before
+
+
+def _overwrites(step: TrainingStep) -> Iterable[tuple[ir.Node, ir.Value]]:
+    """Every node that writes over a value, with that value."""
     for target, output in step.updates():
         producer = output.producer()
         assert producer is not None
-        before[producer] |= {node for node in readers(target) if node is not producer}
-    return before
+        yield producer, target
+    for node in step.graph:
+        for index in in_place_pairs(node).values():
+            source = node.inputs[index]
+            assert source is not None
+            yield node, source
+
+
+def _producers(node: ir.Node) -> Iterable[ir.Node]:
+    for value in node.inputs:
+        producer = value.producer() if value is not None else None
+        if producer is not None:
+            yield producer
 
 
 def memory_order(step: TrainingStep) -> list[ir.Node]:
     """The nodes in an order chosen for a low peak."""
     nodes = list(step.graph)
     rank = {node: i for i, node in enumerate(nodes)}
-    before = dependencies(step)
-    after: dict[ir.Node, list[ir.Node]] = {node: [] for node in nodes}
-    for node, earlier in before.items():
-        for other in earlier:
-            after[other].append(node)
-    waiting = {node: len(before[node]) for node in nodes}
-    tracker = _Tracker(step)
-    ready = {node for node in nodes if not waiting[node]}
+    idle = _idle(nodes)
+    spine = [node for node in nodes if node not in idle]
+    before = _spine_dependencies(step, spine, idle)
+    ledger = _Ledger(step)
     order: list[ir.Node] = []
-    while ready:
-        node = min(ready, key=lambda n: (tracker.growth(n), rank[n]))
-        ready.remove(node)
-        order.append(node)
-        tracker.run(node)
-        for other in after[node]:
-            waiting[other] -= 1
-            if not waiting[other]:
-                ready.add(other)
+    done: set[ir.Node] = set()
+    waiting = list(spine)
+    while waiting:
+        ready = [node for node in waiting if before[node] <= done]
+        turns = [[*_needed(node, idle - done, rank), node] for node in ready]
+        best = min(turns, key=lambda turn: (*ledger.cost(turn), rank[turn[-1]]))
+        ledger.run(best)
+        order += best
+        done.update(best)
+        waiting.remove(best[-1])
     return order
 
 
-class _Tracker:
-    """How many reads of each buffer are left, and what running a node would add and free."""
+def _idle(nodes: Sequence[ir.Node]) -> set[ir.Node]:
+    """The nodes that can run at any time before their first reader."""
+    found: set[ir.Node] = set()
+    for node in nodes:
+        on_weights = all(
+            is_persistent(value) or value.producer() in found
+            for value in node.inputs
+            if value is not None
+        )
+        if phase(node) == "rebuild" or (phase(node) == "forward" and on_weights):
+            found.add(node)
+    return found
+
+
+def _spine_dependencies(
+    step: TrainingStep, spine: Sequence[ir.Node], idle: set[ir.Node]
+) -> Dependencies:
+    """Dependencies among the nodes that have a turn: an idle one stands for what it reads.
+
+    Where an update waits for an idle node, it waits for whoever reads what that makes.
+    """
+    direct = dependencies(step)
+    own = {node: set(_needed(node, idle, {})) for node in spine}
+    users: Dependencies = {}
+    for node, needed in own.items():
+        for other in needed:
+            users.setdefault(other, set()).add(node)
+    found: Dependencies = {}
+    for node in spine:
+        waits_for = direct[node].union(*(direct[other] for other in own[node]))
+        foreign = (waits_for & idle) - own[node]
+        found[node] = (waits_for - idle).union(*(users.get(n, set()) for n in foreign)) - {node}
+    return found
+
+
+def _needed(node: ir.Node, idle: set[ir.Node], rank: dict[ir.Node, int]) -> list[ir.Node]:
+    """The nodes of `idle` that `node` reads from, directly or through one another, by `rank`."""
+    found: set[ir.Node] = set()
+    pending = [node]
+    while pending:
+        new = {producer for producer in _producers(pending.pop()) if producer in idle} - found
+        found |= new
+        pending += new
+    return sorted(found, key=lambda other: rank.get(other, 0))
+
+
+class _Ledger:
+    """How many reads of each buffer are left, and what running some nodes would add and free."""
 
     def __init__(self, step: TrainingStep) -> None:
         self._home: dict[ir.Value, Buffer] = {}
-        self._left: dict[Buffer, int] = {}
-        self._alive: set[Buffer] = set()
+        self._left: Counter[Buffer] = Counter()
         outputs = set(step.graph.outputs)
         for buffer in buffers(step):
             self._home.update(dict.fromkeys(buffer.values, buffer))
             kept = any(value in outputs for value in buffer.values)
             self._left[buffer] = sum(len(readers(v)) for v in buffer.values) + kept
-            if buffer.first < 0:
-                self._alive.add(buffer)
+        self._alive = {buffer for buffer in self._left if buffer.first < 0}
+        self._scratch = {node: workspace_bytes(node) for node in step.graph}
 
-    def growth(self, node: ir.Node) -> tuple[int, int]:
-        """Bytes alive after the node more than before; then what it needs while it runs."""
-        made = {self._home[v] for v in node.outputs if not self._home[v].persistent}
-        new = sum(buffer.n_bytes for buffer in made - self._alive)
-        freed = sum(
-            buffer.n_bytes
-            for buffer in {*self._read(node), *made}
-            if not buffer.persistent and self._left[buffer] == self._reads(node, buffer)
-        )
-        return new - freed, new + workspace_bytes(node)
+    def cost(self, turn: Sequence[ir.Node]) -> tuple[int, int]:
+        """Bytes alive after the turn more than before it, and the most during it."""
+        reads: Counter[Buffer] = Counter()
+        alive: set[Buffer] = set()
+        now = most = 0
+        for node in turn:
+            made = self._made(node) - self._alive - alive
+            alive |= made
+            now += sum(buffer.n_bytes for buffer in made)
+            most = max(most, now + self._scratch[node])
+            reads.update(self._read(node))
+            touched = {*self._read(node), *self._made(node)}
+            dead = [b for b in touched if not b.persistent and self._left[b] == reads[b]]
+            now -= sum(buffer.n_bytes for buffer in dead)
+        return now, most
 
-    def run(self, node: ir.Node) -> None:
-        """Account for the node."""
-        self._alive.update(self._home[v] for v in node.outputs)
-        for buffer in self._read(node):
-            self._left[buffer] -= self._reads(node, buffer)
+    def run(self, turn: Sequence[ir.Node]) -> None:
+        """Account for the nodes of a turn."""
+        for node in turn:
+            self._alive |= self._made(node)
+            self._left.subtract(self._read(node))
 
-    def _read(self, node: ir.Node) -> set[Buffer]:
-        return {self._home[v] for v in node.inputs if v is not None}
+    def _made(self, node: ir.Node) -> set[Buffer]:
+        return {self._home[v] for v in node.outputs if not self._home[v].persistent}
 
-    def _reads(self, node: ir.Node, buffer: Buffer) -> int:
-        return len({v for v in node.inputs if v is not None and self._home[v] is buffer})
+    def _read(self, node: ir.Node) -> list[Buffer]:
+        return [self._home[v] for v in {v for v in node.inputs if v is not None}]
 
 
 def reorder(step: TrainingStep, order: list[ir.Node]) -> None:
