@@ -1,2 +1,8 @@
+"""The device side: numpy and safetensors, nothing heavier."""
+
 if __name__ != "bnnopt.runtime":
     raise ImportError("import this package as bnnopt.runtime, not as runtime")
+
+from bnnopt.runtime.session import BACKENDS, TrainingSession
+
+__all__ = ["BACKENDS", "TrainingSession"]

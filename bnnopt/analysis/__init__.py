@@ -1,6 +1,7 @@
 """Liveness, sizes, aliasing and classes of values: pure functions of a training step."""
 
 from bnnopt.analysis.classes import VariableClass, classify
+from bnnopt.analysis.paper_rule import paper_rule_bytes
 from bnnopt.analysis.storage import (
     Buffer,
     buffers,
@@ -29,6 +30,7 @@ __all__ = [
     "is_kept",
     "is_persistent",
     "late_readers",
+    "paper_rule_bytes",
     "roots",
     "saved",
     "saved_bytes",

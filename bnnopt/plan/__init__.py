@@ -1,6 +1,7 @@
 """Schedule, placement in one arena, and an independent checker."""
 
 from bnnopt.plan.arena import ALIGNMENT, Interval, aligned, place
+from bnnopt.plan.check import OverlapError, check_program
 from bnnopt.plan.plan import MemoryPlan, live_bytes, make_plan
 from bnnopt.plan.schedule import dependencies, memory_order, reorder
 
@@ -8,7 +9,9 @@ __all__ = [
     "ALIGNMENT",
     "Interval",
     "MemoryPlan",
+    "OverlapError",
     "aligned",
+    "check_program",
     "dependencies",
     "live_bytes",
     "make_plan",

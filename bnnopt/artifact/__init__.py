@@ -1,0 +1,21 @@
+"""Writes what the device reads."""
+
+from bnnopt.artifact.portable import portable_model
+from bnnopt.artifact.program import make_program
+from bnnopt.artifact.write import (
+    REFERENCE_FILE,
+    REPORT_FILE,
+    Contents,
+    check_folder,
+    write_folder,
+)
+
+__all__ = [
+    "REFERENCE_FILE",
+    "REPORT_FILE",
+    "Contents",
+    "check_folder",
+    "make_program",
+    "portable_model",
+    "write_folder",
+]

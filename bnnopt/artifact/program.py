@@ -1,0 +1,137 @@
+"""From a planned step to the program that the device runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from bnnopt.analysis import roots
+from bnnopt.ops import InferenceError, dims, dtype, infer_types, is_view
+from bnnopt.plan import MemoryPlan
+from bnnopt.runtime.format import Attribute, Program, StepSpec, ValueSpec
+from bnnopt.training_step import (
+    PERSISTENT,
+    Role,
+    TrainingStep,
+    is_constant,
+    phase,
+    role,
+)
+
+ROLES = (Role.DATA, Role.LABELS, Role.RATE, Role.STEP)
+
+
+def make_program(step: TrainingStep, plan: MemoryPlan, batch_size: int) -> Program:
+    """The step as values with places and steps in order."""
+    values = [v for v in _values(step) if v.name]
+    index = {value: i for i, value in enumerate(values)}
+    scaled = scaled_shapes(step, batch_size)
+    places = _places(step, plan)
+    return Program(
+        batch_size=batch_size,
+        fixed_batch=scaled is None,
+        arena_bytes=plan.arena_bytes,
+        values=tuple(
+            ValueSpec(
+                str(value.name),
+                str(dtype(value).numpy()),
+                dims(value) if scaled is None else scaled[value],
+                *places[value],
+            )
+            for value in values
+        ),
+        steps=tuple(_step(node, index, plan, places) for node in step.graph),
+        roles={kind.value: [index[value] for value in step.inputs(kind)] for kind in ROLES},
+        outputs=tuple(
+            index[value] for value in step.graph.outputs if "updates" not in value.metadata_props
+        ),
+        gradients={name: index[value] for name, value in step.gradients().items()},
+    )
+
+
+def _values(step: TrainingStep) -> list[ir.Value]:
+    made = [output for node in step.graph for output in node.outputs]
+    return [*step.graph.inputs, *step.graph.initializers.values(), *made]
+
+
+Place = tuple[str, int, str]
+
+
+def _places(step: TrainingStep, plan: MemoryPlan) -> dict[ir.Value, Place]:
+    """Kind, offset and buffer name of every value."""
+    updated = {output: target for target, output in step.updates()}
+    found: dict[ir.Value, Place] = {}
+    for value, root in roots(step).items():
+        owner = updated.get(root, root)
+        if role(owner) in PERSISTENT:
+            found[value] = ("persistent", 0, str(owner.name))
+        elif is_constant(owner):
+            found[value] = ("constant", 0, str(owner.name))
+        else:
+            found[value] = ("arena", plan.offsets[value], "")
+    return found
+
+
+def _step(
+    node: ir.Node, index: dict[ir.Value, int], plan: MemoryPlan, places: dict[ir.Value, Place]
+) -> StepSpec:
+    offset, n_bytes = plan.workspace.get(node, (0, 0))
+    source = node.inputs[0] if is_view(node) else None
+    return StepSpec(
+        operator=node.op_type,
+        name=str(node.name),
+        phase=phase(node),
+        inputs=tuple(-1 if v is None else index[v] for v in node.inputs),
+        outputs=tuple(index.get(v, -1) for v in node.outputs),
+        attributes={name: _attribute(a) for name, a in node.attributes.items()},
+        is_view=source is not None and places[source] == places[node.outputs[0]],
+        workspace_offset=offset,
+        workspace_bytes=n_bytes,
+    )
+
+
+def _attribute(attribute: ir.Attr) -> Attribute:
+    """As ONNX holds it: floats rounded to float32."""
+    if attribute.type == ir.AttributeType.FLOAT:
+        return float(np.float32(attribute.as_float()))
+    if attribute.type == ir.AttributeType.FLOATS:
+        return [float(np.float32(x)) for x in attribute.as_floats()]
+    if attribute.type == ir.AttributeType.INTS:
+        return list(attribute.as_ints())
+    if attribute.type == ir.AttributeType.INT:
+        return attribute.as_int()
+    return attribute.as_string()
+
+
+def scaled_shapes(step: TrainingStep, batch_size: int) -> dict[ir.Value, tuple[int, ...]] | None:
+    """Shapes with every axis that grows with the batch as ``-k`` (k times the batch).
+
+    Found by typing the graph again with one more sample; None if some operator's constants tie it
+    to this batch.
+    """
+    copy = step.model.clone()
+    graph = copy.graph
+    for value in graph.inputs:
+        if role(value) in (Role.DATA, Role.LABELS):
+            value.shape = ir.Shape((batch_size + 1, *dims(value)[1:]))
+    try:
+        for node in graph:
+            infer_types(node, step.opset)
+    except InferenceError:
+        return None
+    others = _values(TrainingStep(copy))
+    shapes = {}
+    for value, other in zip(_values(step), others, strict=True):
+        if value.name:
+            shape = [_scaled(a, b, batch_size) for a, b in zip(dims(value), dims(other), strict=True)]
+            if None in shape:
+                return None
+            shapes[value] = tuple(d for d in shape if d is not None)
+    return shapes
+
+
+def _scaled(size: int, larger: int, batch_size: int) -> int | None:
+    if size == larger:
+        return size
+    factor = larger - size
+    return -factor if factor > 0 and size == factor * batch_size else None

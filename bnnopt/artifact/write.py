@@ -1,0 +1,130 @@
+"""Writes an output folder: all of it, or nothing."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bnnopt.artifact.portable import portable_model
+from bnnopt.artifact.program import make_program
+from bnnopt.errors import ArtifactError
+from bnnopt.plan import check_program, make_plan
+from bnnopt.runtime.artifact import write_tensors
+from bnnopt.runtime.format import (
+    ARTIFACT_FILE,
+    CONSTANTS_FILE,
+    EVALUATION,
+    TRAINING,
+    WEIGHTS_FILE,
+    Artifact,
+    graph_file,
+    program_file,
+)
+from bnnopt.training_step import TrainingStep, is_constant
+
+REFERENCE_FILE = "reference.onnx"
+REPORT_FILE = "report.json"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into an output folder.
+
+    Attributes
+    ----------
+    about : Artifact
+        Its description.
+    training, evaluation, reference : TrainingStep
+        The rewritten step, the evaluation graph, and the step before any rewrite.
+    weights : mapping of str to ndarray
+        Initial values under the model file's names.
+    report : str
+        The report as JSON.
+    """
+
+    about: Artifact
+    training: TrainingStep
+    evaluation: TrainingStep
+    reference: TrainingStep
+    weights: Mapping[str, NDArray[np.float32]]
+    report: str
+
+
+def owned_files() -> set[str]:
+    """The names of the files that a folder of ours consists of."""
+    kinds = (TRAINING, EVALUATION)
+    per_kind = {name for k in kinds for name in (f"{k}.onnx", graph_file(k), program_file(k))}
+    single = {ARTIFACT_FILE, WEIGHTS_FILE, CONSTANTS_FILE, REFERENCE_FILE, REPORT_FILE}
+    return per_kind | single
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written, or that holds files that are not ours.
+
+    Raises
+    ------
+    ArtifactError
+        One line that says what is in the way.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder}: is a file; expected a folder to write to")
+    foreign = sorted({p.name for p in folder.iterdir()} - owned_files()) if folder.exists() else []
+    if foreign:
+        raise ArtifactError(
+            f"{folder}: holds {foreign[0]!r}, which bnnopt did not write; choose another folder"
+        )
+    parent = _existing_parent(folder)
+    if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
+        raise ArtifactError(f"{folder}: cannot be written: no permission in {parent}")
+
+
+def _existing_parent(folder: Path) -> Path:
+    return next(p for p in folder.absolute().parents if p.exists())
+
+
+def write_folder(folder: Path, contents: Contents) -> None:
+    """Write everything to a folder beside `folder`, then put it in its place.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder cannot be written; what was there is still there.
+    """
+    check_folder(folder)
+    try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".bnnopt-", dir=folder.absolute().parent) as made:
+            fresh = Path(made) / "new"
+            fresh.mkdir()
+            _write_all(fresh, contents)
+            if folder.exists():
+                folder.rename(Path(made) / "old")
+            fresh.rename(folder)
+    except OSError as error:
+        raise ArtifactError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
+def _write_all(folder: Path, contents: Contents) -> None:
+    constants: dict[str, NDArray[np.generic]] = {}
+    for kind, step in ((TRAINING, contents.training), (EVALUATION, contents.evaluation)):
+        ir.save(step.model, folder / f"{kind}.onnx")
+        ir.save(portable_model(step), folder / graph_file(kind))
+        plan = make_plan(step)
+        program = make_program(step, plan, contents.about.batch_size)
+        check_program(program)
+        (folder / program_file(kind)).write_text(program.to_json())
+        for name, value in step.graph.initializers.items():
+            if is_constant(value) and value.const_value is not None:
+                constants[name] = np.ascontiguousarray(value.const_value.numpy())
+    write_tensors(folder / CONSTANTS_FILE, constants, {})
+    write_tensors(folder / WEIGHTS_FILE, contents.weights, {})
+    ir.save(contents.reference.model, folder / REFERENCE_FILE)
+    (folder / REPORT_FILE).write_text(contents.report)
+    contents.about.write(folder)

@@ -1,0 +1,253 @@
+"""The data flow, front to back: file, forward graph, training step, passes, plan, folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bnnopt.analysis import paper_rule_bytes
+from bnnopt.artifact import Contents, write_folder
+from bnnopt.autodiff import (
+    LOSSES,
+    OPTIMIZERS,
+    Optimizer,
+    TrainingOptions,
+    build_evaluation,
+    build_training_step,
+    make_optimizer,
+)
+from bnnopt.errors import BudgetError, UsageError
+from bnnopt.frontend import ForwardGraph, load_forward
+from bnnopt.ops import dims
+from bnnopt.passes import LEVELS, Pass, PassRecord, run_passes, select
+from bnnopt.plan import make_plan
+from bnnopt.report import Footprint, Report, size
+from bnnopt.runtime.format import Artifact
+from bnnopt.training_step import PERSISTENT, Role, TrainingStep, role
+
+Progress = Callable[[str], None]
+LOSS_NAMES = (*LOSSES, "none")
+SIGN_ZEROS = ("+1", "keep")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of ``bnnopt optimize``; see `optimize`."""
+
+    batch_size: int | None = None
+    level: str = "O1"
+    loss: str = "cross-entropy"
+    optimizer: str = "adam"
+    momentum: float = 0.9
+    learning_rate: float | None = None
+    freeze: Sequence[str] = ()
+    ste: Sequence[str] = ()
+    sign_zero: str = "+1"
+    passes: Sequence[str] = ()
+    disable: Sequence[str] = ()
+    budget_bytes: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """A compiled model: its report, and what `save` writes.
+
+    Attributes
+    ----------
+    report : Report
+        What each pass saved.
+    training, evaluation, reference : TrainingStep
+        The rewritten step, the evaluation graph, and the step before any rewrite.
+    """
+
+    report: Report
+    training: TrainingStep
+    evaluation: TrainingStep
+    reference: TrainingStep
+    about: Artifact
+    weights: dict[str, NDArray[np.float32]]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the folder that `TrainingSession` opens.
+
+        Raises
+        ------
+        ArtifactError
+            If it cannot be written, or holds files that are not bnnopt's; it is unchanged then.
+        """
+        contents = Contents(
+            about=self.about,
+            training=self.training,
+            evaluation=self.evaluation,
+            reference=self.reference,
+            weights=self.weights,
+            report=self.report.to_json(),
+        )
+        write_folder(Path(folder), contents)
+
+
+def optimize(
+    model: str | Path, settings: Settings | None = None, *, progress: Progress | None = None,
+    **options: object,
+) -> Optimized:
+    """Compile a model into a training step that fits.
+
+    Parameters
+    ----------
+    model : path
+        A forward graph in ONNX: latent weights as initialisers, batch norm in training mode.
+    settings : Settings, optional
+        All options at once; or give them by name:
+    batch_size : int
+        Samples a step; needed where the file leaves it open.
+    level : str
+        ``O0`` (the reference) or ``O1`` (lossless).
+    loss : str
+        ``cross-entropy``, ``mse``, ``squared-hinge``, or ``none`` for a graph that ends in one.
+    optimizer : str
+        ``adam`` or ``sgd`` (with `momentum`).
+    learning_rate : float
+        The default of a step; the optimiser's own if not given.
+    freeze : sequence of str
+        Patterns of parameters that are not trained.
+    ste : sequence of str
+        Straight-through estimator: a name, or ``PATTERN=NAME`` for the nodes that match.
+    sign_zero : str
+        ``+1``, or ``keep`` for ONNX's 0.
+    passes, disable : sequence of str
+        Only these passes; all but these.
+    budget_bytes : int
+        Take the lowest level whose planned peak fits.
+    seed : int
+        Of the random operators.
+    progress : callable, optional
+        Called with a line about what comes next.
+
+    Raises
+    ------
+    ModelError, UsageError, BudgetError
+        One line each.
+
+    Examples
+    --------
+    >>> optimized = bnnopt.optimize("model.onnx", batch_size=100, level="O1")
+    >>> optimized.save("out")
+    """
+    chosen = replace(settings or Settings(), **options)  # type: ignore[arg-type]
+    _check(chosen)
+    say = progress or (lambda line: None)
+    path = Path(model)
+    say("reading the model")
+    keep_zero = chosen.sign_zero == "keep"
+    forward = load_forward(path, chosen.batch_size, chosen.ste, keep_zero)
+    optimizer = make_optimizer(chosen.optimizer, chosen.momentum)
+    training_options = TrainingOptions(chosen.loss, optimizer, chosen.freeze, chosen.seed)
+    say("building the training step")
+    reference = build_training_step(forward, training_options, path)
+    evaluation = build_evaluation(forward)
+    baseline = Footprint.of(make_plan(reference))
+    level, training, records = _rewrite(reference, chosen, say)
+    optimized = Footprint.of(make_plan(training))
+    report = Report(
+        model=path.name,
+        batch_size=forward.batch_size,
+        level=level,
+        optimizer=optimizer.name,
+        baseline=baseline,
+        passes=records,
+        optimized=optimized,
+        paper_rule=(
+            paper_rule_bytes(reference, binary=False),
+            paper_rule_bytes(reference, binary=any(record.rewrites for record in records)),
+        ),
+        binarized=forward.binarized,
+        notes=forward.notes,
+    )
+    about = _about(forward, training, evaluation, report, chosen, optimizer)
+    weights = {n: a for n, a in forward.weights.items() if n in about.weights}
+    return Optimized(report, training, evaluation, reference, about, weights)
+
+
+def _check(settings: Settings) -> None:
+    choices = {
+        "--loss": (settings.loss, LOSS_NAMES),
+        "--optimizer": (settings.optimizer, OPTIMIZERS),
+        "--sign-zero": (settings.sign_zero, SIGN_ZEROS),
+    }
+    for option, (found, expected) in choices.items():
+        if found not in expected:
+            raise UsageError(f"{option} {found}: expected {', '.join(expected)}")
+    if not 0 <= settings.momentum < 1:
+        raise UsageError(f"--momentum {settings.momentum}: expected a number from 0 to below 1")
+    if settings.learning_rate is not None and not settings.learning_rate > 0:
+        raise UsageError(f"--lr {settings.learning_rate}: expected a number above 0")
+    select(settings.level, settings.passes, settings.disable)
+
+
+def _rewrite(
+    reference: TrainingStep, settings: Settings, say: Progress
+) -> tuple[str, TrainingStep, list[PassRecord]]:
+    """The level, the rewritten step and the ledger; with a budget the lowest level that fits."""
+    if settings.budget_bytes is None:
+        passes = select(settings.level, settings.passes, settings.disable)
+        return settings.level, *_run(reference, passes, say)
+    peak = 0
+    for level in LEVELS:
+        step, records = _run(reference, select(level, settings.passes, settings.disable), say)
+        peak = make_plan(step).peak_bytes
+        if peak <= settings.budget_bytes:
+            return level, step, records
+    raise BudgetError(
+        f"--budget {size(settings.budget_bytes)}: the smallest plan needs {size(peak)}, "
+        f"{size(peak - settings.budget_bytes)} too much; take a smaller --batch-size"
+    )
+
+
+def _run(
+    reference: TrainingStep, passes: Sequence[Pass], say: Progress
+) -> tuple[TrainingStep, list[PassRecord]]:
+    step = TrainingStep(reference.model.clone())
+    return step, run_passes(step, passes, lambda name: say(f"pass {name}"))
+
+
+def _about(
+    forward: ForwardGraph,
+    training: TrainingStep,
+    evaluation: TrainingStep,
+    report: Report,
+    settings: Settings,
+    optimizer: Optimizer,
+) -> Artifact:
+    rate = settings.learning_rate
+    persistent = {
+        str(value.name): list(dims(value))
+        for step in (training, evaluation)
+        for value in step.graph.inputs
+        if role(value) in PERSISTENT
+    }
+    return Artifact(
+        model=report.model,
+        batch_size=report.batch_size,
+        level=report.level,
+        optimizer=report.optimizer,
+        loss=settings.loss,
+        learning_rate=optimizer.learning_rate if rate is None else rate,
+        persistent=persistent,
+        weights=[name for name in persistent if name in forward.weights],
+        classes=_classes(training, evaluation),
+        passes=[record.name for record in report.passes],
+    )
+
+
+def _classes(training: TrainingStep, evaluation: TrainingStep) -> int:
+    """Number of classes that integer labels name; 0 where there are none."""
+    labels = training.inputs(Role.LABELS)
+    if not labels or labels[0].dtype != ir.DataType.INT64:
+        return 0
+    return dims(evaluation.loss)[1]

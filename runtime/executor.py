@@ -1,0 +1,103 @@
+"""Runs a program over one arena, with the numpy kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnopt.runtime.format import Program, StepSpec
+from bnnopt.runtime.kernels.table import KERNELS
+
+Array = NDArray[np.generic]
+Observer = Callable[[StepSpec, tuple[Array, ...]], None]
+
+
+class Executor:
+    """A program bound to its memory.
+
+    Parameters
+    ----------
+    program : Program
+        What to run.
+    persistent, constants : mapping of str to ndarray
+        Buffers by name; the persistent ones are updated in place.
+    arena : ndarray of uint8, optional
+        At least ``program.arena_bytes``; allocated if not given.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        persistent: Mapping[str, Array],
+        constants: Mapping[str, Array],
+        arena: NDArray[np.uint8] | None = None,
+    ) -> None:
+        self.program = program
+        self._buffers = {"persistent": persistent, "constant": constants}
+        self._arena = arena if arena is not None else aligned_empty(program.arena_bytes)
+        self._views: dict[int, list[Array]] = {}
+
+    def run(
+        self,
+        feeds: Mapping[str, tuple[Array, ...]],
+        batch: int,
+        observe: Observer | None = None,
+    ) -> tuple[Array, ...]:
+        """Run all steps once.
+
+        Parameters
+        ----------
+        feeds : mapping of str to tuple of ndarray
+            Inputs by role; copied into the arena.
+        batch : int
+            Samples in this batch, at most the program's.
+        observe : callable, optional
+            Called after each step with the step and its outputs (views: copy what you keep).
+
+        Returns
+        -------
+        tuple of ndarray
+            Views of the outputs, valid until the next run.
+        """
+        values = self._values(batch)
+        for role, arrays in feeds.items():
+            for index, array in zip(self.program.roles.get(role, ()), arrays, strict=True):
+                np.copyto(values[index], array)
+        for step in self.program.steps:
+            if not step.is_view:
+                _run_step(step, values)
+            if observe is not None:
+                observe(step, tuple(values[i] for i in step.outputs if i >= 0))
+        return tuple(values[i] for i in self.program.outputs)
+
+    def _values(self, batch: int) -> list[Array]:
+        if batch not in self._views:
+            self._views[batch] = [self._view(i, batch) for i in range(len(self.program.values))]
+        return self._views[batch]
+
+    def _view(self, index: int, batch: int) -> Array:
+        spec = self.program.values[index]
+        shape = spec.shape_at(batch)
+        if spec.place != "arena":
+            return self._buffers[spec.place][spec.buffer].reshape(shape)
+        memory = self._arena[spec.offset : spec.offset + spec.n_bytes(batch)]
+        return memory.view(spec.dtype).reshape(shape)
+
+
+def _run_step(step: StepSpec, values: list[Array]) -> None:
+    arrays = [values[i] if i >= 0 else None for i in step.inputs]
+    results = KERNELS[step.operator](*arrays, **step.attributes)
+    if not isinstance(results, tuple):
+        results = (results,)
+    for index, result in zip(step.outputs, results, strict=False):
+        if index >= 0:
+            np.copyto(values[index], result)
+
+
+def aligned_empty(n_bytes: int, alignment: int = 64) -> NDArray[np.uint8]:
+    """Uninitialised bytes that start at a multiple of `alignment`."""
+    raw = np.empty(n_bytes + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + n_bytes]

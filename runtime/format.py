@@ -1,0 +1,179 @@
+"""What the device reads: a program of steps over one arena, and the artifact around it.
+
+A program is JSON: values with a dtype, a shape and a place, and steps that name an operator, its
+values and its attributes. Weights, optimiser state and constants are in safetensors files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+ARTIFACT_FILE = "artifact.json"
+WEIGHTS_FILE = "weights.safetensors"
+CONSTANTS_FILE = "constants.safetensors"
+TRAINING, EVALUATION = "training", "evaluation"
+
+Attribute = int | float | str | list[int] | list[float]
+
+
+@dataclass(frozen=True)
+class ValueSpec:
+    """A value of a program.
+
+    Attributes
+    ----------
+    name : str
+        As in the ONNX file.
+    dtype : str
+        Numpy's name.
+    shape : tuple of int
+        An axis of ``-k`` is k times the batch.
+    place : str
+        ``arena``, ``persistent`` (a buffer that outlives the step) or ``constant``.
+    offset : int
+        Bytes from the arena's start; 0 elsewhere.
+    buffer : str
+        Name of the persistent buffer or constant; empty in the arena.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    place: str
+    offset: int
+    buffer: str
+
+    def shape_at(self, batch: int) -> tuple[int, ...]:
+        """The shape for a batch of `batch` samples."""
+        return tuple(-d * batch if d < 0 else d for d in self.shape)
+
+    def n_bytes(self, batch: int) -> int:
+        """Bytes for a batch of `batch` samples."""
+        return math.prod(self.shape_at(batch)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """One operator call: indices of its values, -1 where an optional one is left out.
+
+    ``is_view`` says that the output is the input's memory under another shape: nothing runs.
+    """
+
+    operator: str
+    name: str
+    phase: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    attributes: Mapping[str, Attribute]
+    is_view: bool
+    workspace_offset: int
+    workspace_bytes: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A planned graph.
+
+    Attributes
+    ----------
+    batch_size : int
+        The batch that the plan is for; with `fixed_batch` the only one that can run.
+    roles : mapping of str to list of int
+        Indices of the inputs by role (``data``, ``labels``, ``rate``, ``step``).
+    outputs : tuple of int
+        The loss, or the predictions.
+    gradients : mapping of str to int
+        Parameter name to the value that its optimiser step reads.
+    """
+
+    batch_size: int
+    fixed_batch: bool
+    arena_bytes: int
+    values: tuple[ValueSpec, ...]
+    steps: tuple[StepSpec, ...]
+    roles: Mapping[str, Sequence[int]]
+    outputs: tuple[int, ...]
+    gradients: Mapping[str, int]
+
+    def to_json(self) -> str:
+        """The program as JSON text."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Program:
+        """The program that `to_json` wrote."""
+        fields = json.loads(text)
+        fields.pop("format")
+        fields["values"] = tuple(_value(entry) for entry in fields["values"])
+        fields["steps"] = tuple(_step(entry) for entry in fields["steps"])
+        fields["outputs"] = tuple(fields["outputs"])
+        return cls(**fields)
+
+
+def _value(entry: dict[str, Any]) -> ValueSpec:
+    return ValueSpec(**{**entry, "shape": tuple(entry["shape"])})
+
+
+def _step(entry: dict[str, Any]) -> StepSpec:
+    return StepSpec(
+        **{**entry, "inputs": tuple(entry["inputs"]), "outputs": tuple(entry["outputs"])}
+    )
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What an output folder says about itself.
+
+    Attributes
+    ----------
+    model : str
+        File name of the model that it was made from.
+    batch_size : int
+        Samples a step.
+    level, optimizer, loss : str
+        How it was compiled.
+    learning_rate : float
+        The default of a step.
+    persistent : mapping of str to list of int
+        Shapes of the float32 buffers that outlive a step: weights, statistics, optimiser state.
+    weights : sequence of str
+        Those of them that the model file has, under its own names.
+    classes : int
+        Labels are 0 to ``classes - 1``; 0 where there are none.
+    passes : sequence of str
+        The passes that ran.
+    """
+
+    model: str
+    batch_size: int
+    level: str
+    optimizer: str
+    loss: str
+    learning_rate: float
+    persistent: Mapping[str, Sequence[int]]
+    weights: Sequence[str]
+    classes: int
+    passes: Sequence[str]
+
+    def write(self, folder: Path) -> None:
+        """Write ``artifact.json``."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+        (folder / ARTIFACT_FILE).write_text(text)
+
+
+def program_file(kind: str) -> str:
+    """File name of a program, `kind` one of `TRAINING` and `EVALUATION`."""
+    return f"{kind}.plan.json"
+
+
+def graph_file(kind: str) -> str:
+    """File name of a graph for stock onnxruntime, without functions."""
+    return f"{kind}.portable.onnx"
