@@ -16,7 +16,7 @@ from bnnopt.training_step import TrainingStep
 
 _CHEAP = frozenset(
     {"Abs", "Add", "Binarize", "Cast", "Clip", "Div", "Exp", "Expand", "Mul", "Neg", "Pow"}
-    | {"ReduceMean", "ReduceSum", "Sigmoid", "Sqrt", "Sub", "Tanh", "Transpose"}
+    | {"ReduceMean", "ReduceSum", "Sigmoid", "Sqrt", "Sub", "Tanh", "Ternarize", "Transpose"}
 )
 
 

@@ -41,7 +41,7 @@ class SignPack(Pass):
             return 0
         if not is_binary(root):
             producer = root.producer()
-            if producer is not None and producer.op_type == "Binarize":
+            if producer is not None and producer.op_type == "Ternarize":
                 trace.skip(root, "it can be 0, a third value: ONNX's sign(0) is kept")
             return 0
         if any(dims(value)[:1] != dims(root)[:1] for value in read):

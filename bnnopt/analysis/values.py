@@ -15,15 +15,13 @@ _SELECTIONS = frozenset({"Transpose", "MaxPool", "Slice", "Concat", "Split", "Ga
 def is_binary(value: ir.Value | None) -> bool:
     """Whether every element is -1 or +1.
 
-    True for the output of a Binarize whose value at 0 is not 0, and for what only selects from
-    such values (max pooling pads with minus infinity, so it selects too).
+    True for the output of a Binarize (not of a Ternarize), and for what only selects from such
+    values (max pooling pads with minus infinity, so it selects too).
     """
     producer = value.producer() if value is not None else None
     if producer is None:
         return False
-    if producer.op_type == "Binarize":
-        return producer.attributes["zero"].as_float() != 0
-    if producer.op_type == "SignUnpack":
+    if producer.op_type in ("Binarize", "SignUnpack"):
         return True
     if producer.op_type == "Concat":
         return all(is_binary(source) for source in producer.inputs)

@@ -2,26 +2,121 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
+import math
+from collections.abc import Iterable
 
-from bnnopt.ops import DOMAIN
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import (
+    DeduplicateInitializersPass,
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+)
+
+from bnnopt.artifact.batch import grown, scaled, symbolic
+from bnnopt.ops import DOMAIN, dims, dtype, infer_types
+from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.training_step import Role, TrainingStep, role
 
+SMALL = 4096  # elements of a value that is worked out beforehand
 
-def portable_model(step: TrainingStep) -> ir.Model:
-    """The step with all functions inlined, in the order of the step, for any batch size.
 
-    onnxruntime inlines a function after loading, and then its nodes get late places in the order.
-    The batch axis becomes symbolic, and shapes inside are left to onnxruntime.
+def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
+    """The step in standard operators only, in its own order, for any batch size.
+
+    onnxruntime expands a function after loading, and then its nodes get late places in the order: a
+    pack would run when its unpacking is due, and nothing would be saved. So functions are inlined.
+    It takes over a buffer only where it knows two shapes to be equal, so whatever does not depend
+    on the batch is worked out here, and every shape is written down in terms of the batch.
     """
     model = step.model.clone()
     InlinePass()(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     model.graph.opset_imports.pop(DOMAIN, None)
+    larger = grown(model, batch_size)
+    pairs = list(zip(list(model.graph), larger.graph, strict=True))
+    for node, twin in pairs:
+        _work_out(node, step.opset)
+        _work_out(twin, step.opset)
+    for node, twin in pairs:
+        _write_shapes(node, twin, batch_size)
+        if _same_data(node, twin):
+            _fold(model.graph, node)
+        elif node.op_type == "CastLike":
+            _make_cast(model.graph, node)
     for value in model.graph.inputs:
         if role(value) in (Role.DATA, Role.LABELS) and value.shape is not None:
             value.shape = ir.Shape(("batch", *value.shape[1:]))
-    for node in model.graph:
-        for output in node.outputs:
-            output.shape = None
+    RemoveUnusedNodesPass()(model)
+    DeduplicateInitializersPass()(model)
     return model
+
+
+def _work_out(node: ir.Node, opset: int) -> None:
+    """Type the node's outputs, and compute them where they follow from constants and shapes."""
+    infer_types(node, opset)
+    named = [output for output in node.outputs if output.name]
+    if any(math.prod(dims(output)) > SMALL for output in named):
+        return
+    shape_only = node.op_type in ("Shape", "Size")
+    known = [_elements(value, shape_only) for value in node.inputs]
+    if any(a is None for a, value in zip(known, node.inputs, strict=True) if value is not None):
+        return
+    for output, array in zip(node.outputs, _compute(node, known), strict=False):
+        output.const_value = ir.tensor(array)
+
+
+def _compute(
+    node: ir.Node, inputs: list[NDArray[np.generic] | None]
+) -> Iterable[NDArray[np.generic]]:
+    if node.op_type == "CastLike" and inputs[0] is not None:
+        return [inputs[0].astype(dtype(node.outputs[0]).numpy())]
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    results = KERNELS[node.op_type](*inputs, **attributes)
+    return results if isinstance(results, tuple) else [results]
+
+
+def _elements(value: ir.Value | None, shape_only: bool) -> NDArray[np.generic] | None:
+    """The elements of a known value; any stand-in of the right shape where only that is read."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value.numpy()
+    return np.broadcast_to(np.int8(0), dims(value)) if shape_only else None
+
+
+def _same_data(node: ir.Node, twin: ir.Node) -> bool:
+    """Whether the node's outputs are known, and the same whatever the batch."""
+    for output, other in zip(node.outputs, twin.outputs, strict=True):
+        a, b = output.const_value, other.const_value
+        if a is None or b is None or not np.array_equal(a.numpy(), b.numpy()):
+            return False
+    return True
+
+
+def _write_shapes(node: ir.Node, twin: ir.Node, batch_size: int) -> None:
+    for output, other in zip(node.outputs, twin.outputs, strict=True):
+        shape = scaled(output, other, batch_size) if output.name else None
+        output.shape = None if shape is None else symbolic(shape)
+
+
+def _fold(graph: ir.Graph, node: ir.Node) -> None:
+    for output in node.outputs:
+        constant = ir.val(output.name, type=output.type, const_value=output.const_value)
+        constant.shape = output.shape
+        output.replace_all_uses_with(constant)
+        graph.register_initializer(constant)
+    graph.remove(node, safe=True)
+
+
+def _make_cast(graph: ir.Graph, node: ir.Node) -> None:
+    """CastLike is a function to onnxruntime; Cast is not."""
+    old = node.outputs[0]
+    attributes = ir.convenience.convert_attributes({"to": int(dtype(old))})
+    output = ir.Value(name=old.name, type=old.type, shape=old.shape)
+    cast = ir.Node("", "Cast", node.inputs[:1], attributes, name=node.name, outputs=[output])
+    graph.insert_before(node, cast)
+    old.replace_all_uses_with(output, replace_graph_outputs=True)
+    graph.remove(node, safe=True)

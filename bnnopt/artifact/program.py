@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bnnopt.analysis import roots
+from bnnopt.artifact.batch import grown, scaled
 from bnnopt.ops import InferenceError, dims, dtype, infer_types, is_view
 from bnnopt.plan import MemoryPlan
 from bnnopt.runtime.format import Attribute, Program, StepSpec, ValueSpec
@@ -25,17 +26,17 @@ def make_program(step: TrainingStep, plan: MemoryPlan, batch_size: int) -> Progr
     """The step as values with places and steps in order."""
     values = [v for v in _values(step) if v.name]
     index = {value: i for i, value in enumerate(values)}
-    scaled = scaled_shapes(step, batch_size)
+    shapes = _scaled_shapes(step, batch_size)
     places = _places(step, plan)
     return Program(
         batch_size=batch_size,
-        fixed_batch=scaled is None,
+        fixed_batch=shapes is None,
         arena_bytes=plan.arena_bytes,
         values=tuple(
             ValueSpec(
                 str(value.name),
                 str(dtype(value).numpy()),
-                dims(value) if scaled is None else scaled[value],
+                dims(value) if shapes is None else shapes[value],
                 *places[value],
             )
             for value in values
@@ -103,35 +104,17 @@ def _attribute(attribute: ir.Attr) -> Attribute:
     return attribute.as_string()
 
 
-def scaled_shapes(step: TrainingStep, batch_size: int) -> dict[ir.Value, tuple[int, ...]] | None:
-    """Shapes with every axis that grows with the batch as ``-k`` (k times the batch).
-
-    Found by typing the graph again with one more sample; None if some operator's constants tie it
-    to this batch.
-    """
-    copy = step.model.clone()
-    graph = copy.graph
-    for value in graph.inputs:
-        if role(value) in (Role.DATA, Role.LABELS):
-            value.shape = ir.Shape((batch_size + 1, *dims(value)[1:]))
+def _scaled_shapes(
+    step: TrainingStep, batch_size: int
+) -> dict[ir.Value, tuple[int, ...]] | None:
+    """Shapes of all values in terms of the batch; None if something ties the graph to this one."""
+    larger = TrainingStep(grown(step.model, batch_size))
     try:
-        for node in graph:
+        for node in larger.graph:
             infer_types(node, step.opset)
     except InferenceError:
         return None
-    others = _values(TrainingStep(copy))
-    shapes = {}
-    for value, other in zip(_values(step), others, strict=True):
-        if value.name:
-            shape = [_scaled(a, b, batch_size) for a, b in zip(dims(value), dims(other), strict=True)]
-            if None in shape:
-                return None
-            shapes[value] = tuple(d for d in shape if d is not None)
-    return shapes
-
-
-def _scaled(size: int, larger: int, batch_size: int) -> int | None:
-    if size == larger:
-        return size
-    factor = larger - size
-    return -factor if factor > 0 and size == factor * batch_size else None
+    pairs = zip(_values(step), _values(larger), strict=True)
+    shapes = {value: scaled(value, other, batch_size) for value, other in pairs if value.name}
+    found = {value: shape for value, shape in shapes.items() if shape is not None}
+    return found if len(found) == len(shapes) else None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from bnnopt.autodiff.context import Context, UnknownInput
 from bnnopt.autodiff.gradients import GRADIENTS
 from bnnopt.errors import ModelError
-from bnnopt.ops import DOMAIN, Emitter
+from bnnopt.ops import DOMAIN, Emitter, dims, dtype
 
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
+FLOATS = frozenset(
+    {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+)
 
 
 def differentiate(
@@ -41,7 +44,7 @@ def differentiate(
     backward = Emitter(graph, "backward")
     if loss not in dependent:
         return {}
-    grads = {loss: backward.constant(1.0, loss.dtype.numpy(), "one")}  # type: ignore[union-attr]
+    grads = {loss: backward.constant(np.ones(dims(loss)), dtype(loss).numpy(), "one")}
     for node in reversed(nodes):
         output_grads = [grads.get(output) for output in node.outputs]
         wanted = {i for i, value in enumerate(node.inputs) if value in dependent}

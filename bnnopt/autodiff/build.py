@@ -48,6 +48,8 @@ def build_training_step(
 ) -> TrainingStep:
     """Forward, loss, backward and update as one typed graph, in the order a framework runs them.
 
+    Parameters that no gradient reaches become frozen, and ``forward.notes`` says so.
+
     Raises
     ------
     ModelError
@@ -58,15 +60,19 @@ def build_training_step(
     model = _copy(forward, options.freeze)
     graph = model.graph
     updates = _to_training_mode(graph, options.seed)
-    loss = add_loss(graph, options.loss)
     parameters = [value for value in graph.inputs if role(value) is Role.PARAMETER]
-    graph.outputs[:] = [loss]
-    gradients = differentiate(graph, loss, parameters)
+    try:
+        loss = add_loss(graph, options.loss)
+        graph.outputs[:] = [loss]
+        gradients = differentiate(graph, loss, parameters)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     if not gradients:
         raise ModelError(
-            f"{path}: nothing to train: the loss depends on no parameter that is not frozen; "
-            f"found {len(parameters)} parameters"
+            f"{path}: nothing to train: the loss depends on none of {len(parameters)} parameters "
+            "that are not frozen; freeze less, or export with the weights as initializers"
         )
+    _note_untrained(forward, [str(p.name) for p in parameters if p not in gradients])
     for output, target in updates:
         graph.outputs.append(mark_update(output, target))
     updater = Updater(graph, options.optimizer)
@@ -79,20 +85,35 @@ def build_training_step(
     return _finished(model)
 
 
+def _note_untrained(forward: ForwardGraph, names: list[str]) -> None:
+    """A comparison or a rounding that is no known idiom cuts off what is before it."""
+    listed = ", ".join(names[:3]) + (" .." if len(names) > 3 else "")
+    note = f"no gradient reaches {len(names)} parameters, which stay as they are: {listed}"
+    if names and note not in forward.notes:
+        forward.notes.append(note)
+
+
 def build_evaluation(forward: ForwardGraph) -> TrainingStep:
     """The network with running statistics and without dropout; its outputs are the file's own."""
     model = _copy(forward, ())
     graph = model.graph
     for node in list(graph):
         if node.op_type == "BatchNormalization":
-            node.attributes.pop("training_mode", None)
-            node.resize_outputs(1)
+            _use_running_statistics(node)
         elif node.op_type == "Dropout":
             source = node.inputs[0]
             assert source is not None
             node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)
             graph.remove(node, safe=True)
     return _finished(model)
+
+
+def _use_running_statistics(node: ir.Node) -> None:
+    node.attributes.pop("training_mode", None)
+    for output, statistic in zip(node.outputs[1:], node.inputs[3:], strict=False):
+        assert statistic is not None
+        output.replace_all_uses_with(statistic, replace_graph_outputs=True)
+    node.resize_outputs(1)
 
 
 def _copy(forward: ForwardGraph, freeze: Sequence[str]) -> ir.Model:

@@ -57,11 +57,15 @@ class Context:
 
     def emit(self, op_type: str, *inputs: ir.Value | None, **attributes: Attribute) -> ir.Value:
         """Emit a backward node, named after the first input of the forward node."""
-        return self.backward(op_type, *inputs, name=f"{self.x().name}.grad", **attributes)
+        name = f"{self.x().name}.grad"
+        return self.backward(op_type, *inputs, name=name, n_outputs=1, **attributes)
 
-    def grad_of(self, index: int, op_type: str, *inputs: ir.Value, **a: Attribute) -> ir.Value:
+    def grad_of(
+        self, index: int, op_type: str, *inputs: ir.Value, **attributes: Attribute
+    ) -> ir.Value:
         """Emit a backward node named as the gradient of input `index`."""
-        return self.backward(op_type, *inputs, name=f"{self.x(index).name}.grad", **a)
+        name = f"{self.x(index).name}.grad"
+        return self.backward(op_type, *inputs, name=name, n_outputs=1, **attributes)
 
     def attribute(self, name: str, default: float) -> float:
         """A number attribute, or its default."""
@@ -112,26 +116,27 @@ class Context:
 
     def expand_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """Broadcast `value` (same rank) to the shape of `like`, for any batch size."""
-        shape, target = dims(value), list(dims(like))
-        if shape == tuple(target):
+        shape, target = dims(value), dims(like)
+        if shape == target:
             return value
-        if not target or shape[0] == target[0]:
-            target[:1] = [1] * len(target[:1])
-            return self.emit("Expand", value, self.integers(target))
+        if shape[0] == target[0] != 1:  # the batch is in front and stays as it is
+            return self.emit("Expand", value, self.integers([1, *target[1:]]))
         return self.emit("Expand", value, self.forward("Shape", like, name=f"{like.name}.shape"))
 
     def zeros_like(self, like: ir.Value) -> ir.Value:
         """Zeros in the shape of `like`."""
         shape = self.forward("Shape", like, name=f"{like.name}.shape")
-        return self.emit("Expand", self.scalar(0.0), shape)
+        return self.emit("Expand", self.backward.constant(0.0, dtype(like).numpy(), "nil"), shape)
 
-    def count_ratio(self, numerator: ir.Value, denominator: ir.Value) -> ir.Value:
-        """Elements of one value over elements of another, as a scalar, for any batch size."""
-        if dims(numerator)[:1] == dims(denominator)[:1]:
-            return self.scalar(math.prod(dims(numerator)) / math.prod(dims(denominator)))
-        size = self.forward("Size", numerator, name=f"{numerator.name}.size")
-        real = self.emit("Cast", size, to=int(dtype(self.dy)))
-        return self.emit("Div", real, self.scalar(math.prod(dims(denominator))))
+    def count(self, axes: Sequence[int]) -> ir.Value:
+        """Elements of the first input along `axes`, as a scalar, for any batch size."""
+        n_fixed = math.prod(dims(self.x())[axis] for axis in axes if axis != 0)
+        if 0 not in axes:
+            return self.scalar(n_fixed)
+        batch = self.forward("Shape", self.x(), name=f"{self.x().name}.batch", start=0, end=1)
+        real = self.emit("Cast", batch, to=int(dtype(self.dy)))
+        scalar = self.emit("Squeeze", real)
+        return scalar if n_fixed == 1 else self.emit("Mul", scalar, self.scalar(n_fixed))
 
 
 class UnknownInput(Exception):

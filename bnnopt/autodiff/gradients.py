@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from bnnopt.autodiff import windows
 from bnnopt.autodiff.context import Context, UnknownInput
-from bnnopt.ops import dims
+from bnnopt.ops import dims, dtype
 
 Grads = Mapping[int, ir.Value]
 Rule = Callable[[Context], Grads]
@@ -72,8 +72,10 @@ def power(g: Context) -> Grads:
     if exponent is None or exponent.size != 1:
         raise UnknownInput("the exponent must be one constant number")
     p = float(exponent.item())
+    if p == 0:
+        return {}
     slope = g.x() if p == 2 else g.emit("Pow", g.x(), g.scalar(p - 1))
-    return {0: g.emit("Mul", g.dy, g.emit("Mul", slope, g.scalar(p)))}
+    return {0: g.unbroadcast(g.emit("Mul", g.dy, g.emit("Mul", slope, g.scalar(p))), g.x())}
 
 
 def exp(g: Context) -> Grads:
@@ -150,8 +152,10 @@ def clip(g: Context) -> Grads:
 def hard_sigmoid(g: Context) -> Grads:
     """Forward: y = clip(a x + b, 0, 1). Backward: dx = a dy where 0 <= a x + b <= 1."""
     alpha, beta = g.attribute("alpha", 0.2), g.attribute("beta", 0.5)
-    scaled = g.emit("Mul", g.dy, g.scalar(alpha))
-    return {0: g.emit("ClipGrad", scaled, g.x(), low=-beta / alpha, high=(1 - beta) / alpha)}
+    if alpha == 0:
+        return {}
+    low, high = sorted((-beta / alpha, (1 - beta) / alpha))
+    return {0: g.emit("ClipGrad", g.emit("Mul", g.dy, g.scalar(alpha)), g.x(), low=low, high=high)}
 
 
 def hard_swish(g: Context) -> Grads:
@@ -219,9 +223,9 @@ def _swapped(g: Context, value: ir.Value) -> ir.Value:
 
 
 def gemm(g: Context) -> Grads:
-    """Forward: y = alpha a b + beta c. Backward: da = alpha dy b^T, db = alpha a^T dy, dc = beta dy.
+    """Forward: y = alpha a b + beta c; a or b may be transposed.
 
-    a or b may be transposed.
+    Backward: da = alpha dy b^T, db = alpha a^T dy, dc = beta dy.
     """
     transposed = (bool(g.int_attribute("transA", 0)), bool(g.int_attribute("transB", 0)))
     grads = dict(_gemm_grads(g, transposed, g.attribute("alpha", 1.0)))
@@ -256,6 +260,8 @@ def conv(g: Context) -> Grads:
     """Forward: y = x * w + b. Backward: dx = dy *^T w, dw = x correlated with dy, db = sum(dy)."""
     shape = windows.conv(g.node)
     group = g.int_attribute("group", 1)
+    if group < 1:
+        raise UnknownInput(f"group {group}: expected at least 1")
     grads = {}
     if 0 in g.wanted:
         grads[0] = g.emit(
@@ -269,8 +275,14 @@ def conv(g: Context) -> Grads:
         )
     if 1 in g.wanted:
         kernel = list(shape.kernel_shape)
-        options = {"kernel_shape": kernel, "group": group, **shape.attributes()}
-        grads[1] = g.grad_of(1, "ConvWeightGrad", g.x(0), g.dy, **options)
+        grads[1] = g.grad_of(
+            1,
+            "ConvWeightGrad",
+            *(g.x(0), g.dy),
+            kernel_shape=kernel,
+            group=group,
+            **shape.attributes(),
+        )
     if 2 in g.wanted:
         axes = [0, *range(2, len(dims(g.dy)))]
         grads[2] = g.grad_of(2, "ReduceSum", g.dy, g.integers(axes), keepdims=0)
@@ -295,8 +307,7 @@ def average_pool(g: Context) -> Grads:
     """
     shape = windows.average_pool(g.node)
     counts = windows.counts(g.node, shape)
-    assert g.dy.dtype is not None
-    kind = g.dy.dtype.numpy()
+    kind = dtype(g.dy).numpy()
     share = g.emit("Div", g.dy, g.backward.constant(counts, kind, "counts"))
     planes = g.emit("Reshape", share, g.integers([-1, 1, *shape.output_shape]))
     spread = g.emit(
@@ -318,7 +329,10 @@ def global_average_pool(g: Context) -> Grads:
 
 
 def batch_normalization(g: Context) -> Grads:
-    """Forward: y = (x - mean) / std scale + bias. Backward: see BatchNormalizationGrad."""
+    """Forward: y = (x - mean) / std scale + bias. Backward: see BatchNormalizationGrad.
+
+    The running statistics of a batch norm that is used twice depend on the parameters, y does not.
+    """
     dx = g.backward(
         "BatchNormalizationGrad",
         *(g.dy, g.x(0), g.x(1), g.y(3), g.y(4)),
@@ -327,7 +341,7 @@ def batch_normalization(g: Context) -> Grads:
     )
     node = dx.producer()
     assert node is not None
-    return {i: node.outputs[i] for i in g.wanted}
+    return {i: node.outputs[i] for i in g.wanted if i < 3}  # not of the running statistics
 
 
 def softmax_cross_entropy(g: Context) -> Grads:
@@ -336,29 +350,33 @@ def softmax_cross_entropy(g: Context) -> Grads:
 
 
 def dropout(g: Context) -> Grads:
-    """Forward: y = scale x where mask. Backward: dx = scale dy where mask."""
-    scaled = g.emit("Mul", g.dy, g.scalar(g.attribute("scale", 1.0)))
-    return {0: g.emit("Where", g.y(1), scaled, g.scalar(0.0))}
+    """Forward: y = x (scale where mask, else 0). Backward: dx = dy (scale where mask, else 0)."""
+    kept = g.emit("Cast", g.y(1), to=int(dtype(g.dy)))
+    factor = g.emit("Mul", kept, g.scalar(g.attribute("scale", 1.0)))
+    return {0: g.emit("Mul", g.dy, factor)}
 
 
 def reduce_sum(g: Context) -> Grads:
     """Forward: y = sum of x over axes. Backward: dx = dy."""
-    return {0: _spread(g, g.dy)}
+    return {0: _spread(g, g.dy, _reduced_axes(g))}
 
 
 def reduce_mean(g: Context) -> Grads:
     """Forward: y = mean of x over axes. Backward: dx = dy / count."""
-    return {0: _spread(g, g.emit("Div", g.dy, g.count_ratio(g.x(), g.y())))}
+    axes = _reduced_axes(g)
+    return {0: _spread(g, g.emit("Div", g.dy, g.count(axes)) if axes else g.dy, axes)}
 
 
-def _spread(g: Context, grad: ir.Value) -> ir.Value:
-    shape = dims(g.x())
-    axes = g.known(1)
-    if axes is None and g.int_attribute("noop_with_empty_axes", 0):
-        return grad
-    reduced = range(len(shape)) if axes is None else [int(a) % len(shape) for a in axes.flat]
-    if not g.int_attribute("keepdims", 1):
-        grad = g.emit("Unsqueeze", grad, g.integers(sorted(reduced)))
+def _reduced_axes(g: Context) -> list[int]:
+    axes, rank = g.known(1), len(dims(g.x()))
+    if axes is not None and axes.size:
+        return sorted(int(a) % rank for a in axes.flat)
+    return [] if g.int_attribute("noop_with_empty_axes", 0) else list(range(rank))
+
+
+def _spread(g: Context, grad: ir.Value, axes: list[int]) -> ir.Value:
+    if axes and not g.int_attribute("keepdims", 1):
+        grad = g.emit("Unsqueeze", grad, g.integers(axes))
     return g.expand_like(grad, g.x())
 
 
@@ -414,14 +432,10 @@ def slice_(g: Context) -> Grads:
     grad = g.dy
     for axis, start, end, step in zip(along, starts, ends, strides, strict=True):
         length = dims(g.x())[axis]
-        picked = range(length)[slice(*_python_slice(int(start), int(end), step, length))]
+        first = max(int(start), -length)  # ONNX clamps where Python finds nothing
+        picked = range(length)[first : int(end) : step]
         grad = _scatter(g, grad, axis, picked, length)
     return {0: grad}
-
-
-def _python_slice(start: int, end: int, step: int, length: int) -> tuple[int, int | None, int]:
-    """ONNX clamps a negative end to before the first element; Python would wrap it."""
-    return (start, None, step) if step < 0 and end < -length else (start, end, step)
 
 
 def _scatter(g: Context, grad: ir.Value, axis: int, picked: range, length: int) -> ir.Value:
@@ -453,16 +467,22 @@ def pad(g: Context) -> Grads:
         raise UnknownInput(f"mode {mode.as_string()!r}: only constant padding has a gradient rule")
     pads, axes, rank = g.known(1), g.known(3), len(dims(g.x()))
     assert pads is not None
-    along = list(range(rank)) if axes is None else [int(a) % rank for a in axes]
-    begins = [int(p) for p in pads[: len(along)]]
-    if min(pads) < 0:
-        raise UnknownInput("negative pads: use Slice")
-    ends = [b + dims(g.x())[a] for a, b in zip(along, begins, strict=True)]
-    moved = [i for i, a in enumerate(along) if dims(g.x())[a] != dims(g.y())[a]]
-    if not moved:
-        return {0: g.dy}
-    places = [g.integers([v[i] for i in moved]) for v in (begins, ends, along)]
-    return {0: g.emit("Slice", g.dy, *places)}
+    along = range(rank) if axes is None else [int(a) % rank for a in axes]
+    grad = g.dy
+    for axis, begin, end in zip(along, *np.split(pads.astype(int), 2), strict=True):
+        grad = _cut_axis(g, grad, axis, int(begin), int(end))
+    return {0: grad}
+
+
+def _cut_axis(g: Context, value: ir.Value, axis: int, begin: int, end: int) -> ir.Value:
+    """Undo padding of one axis by `begin` and `end`; a negative one has cut, so zeros come back."""
+    if begin > 0 or end > 0:
+        stop = dims(value)[axis] - max(end, 0)
+        places = [g.integers([at]) for at in (max(begin, 0), stop, axis)]
+        value = g.emit("Slice", value, *places)
+    if begin < 0 or end < 0:
+        value = _pad_axis(g, value, axis, max(-begin, 0), max(-end, 0))
+    return value
 
 
 def where(g: Context) -> Grads:
@@ -477,13 +497,7 @@ def where(g: Context) -> Grads:
 
 def cast(g: Context) -> Grads:
     """Forward: y = x in another float type. Backward: dx = dy in the type of x."""
-    assert g.x().dtype is not None
-    return {0: g.emit("Cast", g.dy, to=int(g.x().dtype))}
-
-
-def identity(g: Context) -> Grads:
-    """Forward: y = x. Backward: dx = dy."""
-    return {0: g.dy}
+    return {0: g.emit("Cast", g.dy, to=int(dtype(g.x())))}
 
 
 GRADIENTS: dict[str, Rule] = {
@@ -506,7 +520,6 @@ GRADIENTS: dict[str, Rule] = {
     "GlobalAveragePool": global_average_pool,
     "HardSigmoid": hard_sigmoid,
     "HardSwish": hard_swish,
-    "Identity": identity,
     "LeakyRelu": leaky_relu,
     "Log": log,
     "LogSoftmax": log_softmax,
@@ -532,6 +545,7 @@ GRADIENTS: dict[str, Rule] = {
     "Squeeze": same_elements,
     "Sub": sub,
     "Tanh": tanh,
+    "Ternarize": binarize,
     "Transpose": transpose,
     "Unsqueeze": same_elements,
     "Where": where,

@@ -22,9 +22,7 @@ def cross_entropy(emit: Emitter, logits: ir.Value) -> tuple[ir.Value, ir.Value]:
 
 def mean_squared_error(emit: Emitter, prediction: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Mean over all elements of (prediction - target)^2; targets float32, the same shape."""
-    target = ir.val(
-        emit.unique("targets"), dtype=dtype(prediction), shape=dims(prediction)
-    )
+    target = ir.val(emit.unique("targets"), dtype=dtype(prediction), shape=dims(prediction))
     error = emit("Sub", prediction, target, name="error")
     square = emit("Mul", error, error, name="squared_error")
     return emit("ReduceMean", square, name="loss", keepdims=0), target

@@ -41,9 +41,8 @@ def counts(node: ir.Node, shape: Window) -> NDArray[np.float64]:
     """
     include = node.attributes.get("count_include_pad")
     padded = include is not None and bool(include.as_int())
-    declared = node.attributes.get("pads")
     rank = len(shape.kernel_shape)
-    ends = list(declared.as_ints())[rank:] if declared is not None else shape.pads[rank:]
+    ends = _declared_ends(node, shape)
     axes = []
     for axis in range(rank):
         low = -shape.begins[axis] if padded else 0
@@ -51,4 +50,14 @@ def counts(node: ir.Node, shape: Window) -> NDArray[np.float64]:
         starts = np.arange(shape.output_shape[axis]) * shape.strides[axis] - shape.begins[axis]
         taps = starts[:, None] + np.arange(shape.kernel_shape[axis]) * shape.dilations[axis]
         axes.append(np.sum((taps >= low) & (taps < high), axis=1).astype(np.float64))
-    return functools.reduce(np.multiply.outer, axes).reshape(1, 1, *shape.output_shape)
+    product: NDArray[np.float64] = functools.reduce(np.multiply.outer, axes)
+    return product.reshape(1, 1, *shape.output_shape)
+
+
+def _declared_ends(node: ir.Node, shape: Window) -> tuple[int, ...]:
+    """The end pads without what ``ceil_mode`` adds."""
+    rank = len(shape.kernel_shape)
+    if "auto_pad" in node.attributes and node.attributes["auto_pad"].as_string() != "NOTSET":
+        return shape.pads[rank:]
+    declared = node.attributes.get("pads")
+    return (0,) * rank if declared is None else tuple(declared.as_ints())[rank:]

@@ -75,7 +75,7 @@ class Estimators:
 
 
 def recognize(forward: ForwardGraph, estimators: Estimators, keep_zero: bool) -> None:
-    """Turn every idiom in the graph into a `Binarize` node, and list them in the forward graph."""
+    """Turn every idiom in the graph into a `Binarize` or `Ternarize` node, and list them."""
     for node in list(forward.graph):
         for idiom, rule in RULES.items():
             match = rule(node)
@@ -99,11 +99,14 @@ def _binarize(
     forward: ForwardGraph, node: ir.Node, source: ir.Value, zero: float, ste: str, idiom: str
 ) -> None:
     old = node.outputs[0]
+    attributes: dict[str, str | float] = {"ste": ste, "clip": 1.0}
+    if zero:
+        attributes["zero"] = zero
     binarize = ir.Node(
         DOMAIN,
-        "Binarize",
+        "Binarize" if zero else "Ternarize",
         [source],
-        ir.convenience.convert_attributes({"zero": zero, "ste": ste, "clip": 1.0}),
+        ir.convenience.convert_attributes(attributes),
         outputs=[ir.Value(name=old.name)],
         name=node.name,
     )

@@ -1,4 +1,4 @@
-"""Files that load but cannot be trained as they are: each gets one line that says how to mend it."""
+"""Files that load but cannot be trained as they are: one line each, with how to mend it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from bnnopt.errors import ModelError
-from bnnopt.frontend.normalize import ForwardGraph
+from bnnopt.frontend.normalize import ForwardGraph, setting
 from bnnopt.frontend.read import EXPORT_COMMAND
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "ConvTranspose"})
@@ -20,7 +21,8 @@ def lint(forward: ForwardGraph, path: Path) -> None:
     Raises
     ------
     ModelError
-        If a batch norm is in inference mode, or the latent weights of a binary layer are gone.
+        If a batch norm is in inference mode, the latent weights of a binary layer are gone, or a
+        dropout has no sense.
     """
     for node in forward.graph:
         if node.op_type == "BatchNormalization" and not _trains(node):
@@ -28,8 +30,10 @@ def lint(forward: ForwardGraph, path: Path) -> None:
                 f"{path}: node {node.name!r} (BatchNormalization) is in inference mode, expected "
                 f"training mode; export with {EXPORT_COMMAND}"
             )
-        if node.op_type in PRODUCTS:
-            _check_latent(forward, node, path)
+        if node.op_type == "Dropout":
+            _check_dropout(node, path)
+        if node.op_type in PRODUCTS and node.inputs[1] is not None:
+            _check_latent(forward, node, node.inputs[1], path)
 
 
 def _trains(node: ir.Node) -> bool:
@@ -37,15 +41,39 @@ def _trains(node: ir.Node) -> bool:
     return mode is not None and bool(mode.as_int())
 
 
-def _check_latent(forward: ForwardGraph, node: ir.Node, path: Path) -> None:
-    weight = node.inputs[1]
-    array = forward.weights.get(str(weight.name)) if weight is not None else None
-    if array is None or array.ndim < 2 or array.size < 16:
-        return
-    magnitude = np.abs(array)
-    if magnitude.flat[0] > 0 and np.all(magnitude == magnitude.flat[0]):
+def _check_dropout(node: ir.Node, path: Path) -> None:
+    ratio = setting(node, 1, 0.5)
+    if not 0 <= ratio < 1:
         raise ModelError(
-            f"{path}: node {node.name!r} ({node.op_type}): all of weight {weight.name!r} is "  # type: ignore[union-attr]
-            f"+-{magnitude.flat[0]:g}: the export folded the latent weights away; export with "
+            f"{path}: node {node.name!r} (Dropout) has ratio {ratio:g}, expected at least 0 and "
+            "less than 1; export the model with another"
+        )
+    if any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:]):
+        raise ModelError(
+            f"{path}: node {node.name!r} (Dropout): its mask is read, expected the output only; "
+            "export the model without that"
+        )
+
+
+def _check_latent(forward: ForwardGraph, node: ir.Node, weight: ir.Value, path: Path) -> None:
+    array = forward.weights.get(str(weight.name))
+    if array is None and weight.const_value is not None:
+        array = weight.const_value.numpy()
+    if array is not None and array.ndim >= 2 and array.size >= 16 and _is_binary(array):
+        raise ModelError(
+            f"{path}: node {node.name!r} ({node.op_type}): all of weight {weight.name!r} is "
+            f"+-{abs(array.flat[0]):g}: the export folded the latent weights away; export with "
             f"{EXPORT_COMMAND}"
         )
+
+
+def _is_binary(array: NDArray[np.float32]) -> bool:
+    """Whether all elements, or all of every output channel, are +c or -c, and both occur."""
+    if array.min() >= 0 or array.max() <= 0:
+        return False
+    magnitude = np.abs(array)
+    rows, columns = magnitude.reshape(len(array), -1), magnitude.reshape(-1, array.shape[-1]).T
+    return any(
+        way.shape[1] >= 4 and np.ptp(way, axis=1).max() <= 1e-6 * magnitude.max()
+        for way in (magnitude.reshape(1, -1), rows, columns)
+    )

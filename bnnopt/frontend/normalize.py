@@ -14,7 +14,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.errors import ModelError, UsageError
-from bnnopt.ops import InferenceError, dims, infer_types
+from bnnopt.frontend.read import one_line
+from bnnopt.ops import Emitter, InferenceError, dims, infer_types
 from bnnopt.training_step import Role, is_constant, set_role
 
 MAX_BATCH = 1 << 20
@@ -82,14 +83,25 @@ def normalize(proto: onnx.ModelProto, batch_size: int | None, path: Path) -> For
         If a shape stays unknown or an operator is not known.
     """
     arrays = _split_weights(proto, path)
-    model = ir.from_proto(proto)
+    try:
+        model = ir.from_proto(proto)
+    except (ir.serde.SerdeError, ValueError) as error:
+        cause = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        raise ModelError(f"{path}: cannot be read: {cause}; export or copy it again") from None
     graph = model.graph
+    if not graph.outputs:
+        raise ModelError(f"{path}: the graph has no output; export the model again")
+    _name_nodes(graph)
     batch = _set_batch(graph, batch_size, set(arrays), path)
     for value in graph.inputs:
         set_role(value, _weight_role(value) if value.name in arrays else Role.DATA)
     _drop_unread(graph, arrays)
     for node in list(graph):
-        _type_or_fold(graph, node, path)
+        try:
+            _type_or_fold(graph, node)
+        except InferenceError as error:
+            where = f"{path}: node {node.name!r} ({operator_name(node)})"
+            raise ModelError(f"{where}: {one_line(error)}; export the model without it") from None
     for node in graph:
         _free_batch(graph, node, batch)
     return ForwardGraph(model, batch, arrays)
@@ -109,7 +121,7 @@ def _split_weights(proto: onnx.ModelProto, path: Path) -> dict[str, NDArray[np.f
                 "export the model in float32"
             )
         if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in settings:
-            weights[tensor.name] = onnx.numpy_helper.to_array(tensor)
+            weights[tensor.name] = _array(tensor, path)
         else:
             kept.append(tensor)
     data = [value for value in proto.graph.input if value.name not in weights]
@@ -124,6 +136,23 @@ def _split_weights(proto: onnx.ModelProto, path: Path) -> dict[str, NDArray[np.f
     )
     del proto.graph.value_info[:]
     return weights
+
+
+def _array(tensor: onnx.TensorProto, path: Path) -> NDArray[np.float32]:
+    try:
+        return onnx.numpy_helper.to_array(tensor)
+    except ValueError as error:
+        raise ModelError(
+            f"{path}: initializer {tensor.name!r} is damaged: {one_line(error)}; "
+            "export or copy the file again"
+        ) from None
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Name the nodes that have no name after what they give, so that messages can point at them."""
+    for node in graph:
+        if not node.name:
+            node.name = next((str(v.name) for v in node.outputs if v.name), node.op_type)
 
 
 def _settings(proto: onnx.ModelProto) -> set[str]:
@@ -149,25 +178,44 @@ def _set_batch(graph: ir.Graph, batch_size: int | None, weights: set[str], path:
     if not data:
         raise ModelError(f"{path}: the graph has no data input: every input is an initializer")
     for value in data:
-        if value.shape is None or len(value.shape) == 0:
-            raise ModelError(f"{path}: input {value.name!r} has no shape with a batch dimension")
-    symbol = data[0].shape[0]  # type: ignore[index]
-    batch = _agreed_batch(symbol, batch_size, f"{path}: input {data[0].name!r}")
-    for value in data:
-        assert value.shape is not None
-        sizes = [batch if d == symbol else d for d in value.shape]
-        unknown = [str(d) for d in sizes if not isinstance(d, int)]
-        if unknown:
+        if not isinstance(value.type, ir.TensorType) or not value.shape:
             raise ModelError(
-                f"{path}: input {value.name!r} has symbolic dimensions {', '.join(unknown)}; only "
-                "the first, the batch, may be symbolic: export with a fixed size"
+                f"{path}: input {value.name!r} has no shape with a batch dimension; export it as "
+                "a tensor with the batch in front"
             )
-        value.shape = ir.Shape(sizes)
+    first = data[0].shape
+    assert first is not None
+    batch = _agreed_batch(first[0], batch_size, f"{path}: input {data[0].name!r}")
+    for value in data:
+        _set_shape(value, first[0], batch, path)
     return batch
 
 
-def _agreed_batch(symbol: int | ir.SymbolicDim, batch_size: int | None, where: str) -> int:
-    if isinstance(symbol, int):
+Dim = int | ir.SymbolicDim
+
+
+def _is_fixed(dim: Dim) -> bool:
+    return isinstance(dim, int) and dim > 0  # some exporters write -1 for a free dimension
+
+
+def _set_shape(value: ir.Value, symbol: Dim, batch: int, path: Path) -> None:
+    """Put the batch in front, and wherever else the shape has the batch's own name."""
+    assert value.shape is not None
+    named = isinstance(symbol, ir.SymbolicDim) and symbol.value is not None
+    sizes = [batch if named and d == symbol else d for d in value.shape]
+    if not _is_fixed(sizes[0]):
+        sizes[0] = batch
+    unknown = [str(d) for d in sizes if not _is_fixed(d)]
+    if unknown:
+        raise ModelError(
+            f"{path}: input {value.name!r} has symbolic dimensions {', '.join(unknown)}; only "
+            "the first, the batch, may be symbolic: export with a fixed size"
+        )
+    value.shape = ir.Shape(sizes)
+
+
+def _agreed_batch(symbol: Dim, batch_size: int | None, where: str) -> int:
+    if isinstance(symbol, int) and symbol > 0:
         if batch_size not in (None, symbol):
             raise UsageError(
                 f"{where} fixes the batch at {symbol}, not {batch_size}: pass --batch-size "
@@ -188,17 +236,13 @@ def _drop_unread(graph: ir.Graph, weights: dict[str, NDArray[np.float32]]) -> No
         del weights[str(value.name)]
 
 
-def _type_or_fold(graph: ir.Graph, node: ir.Node, path: Path) -> None:
-    if node.op_type == "Constant" or _is_foldable(node):
+def _type_or_fold(graph: ir.Graph, node: ir.Node) -> None:
+    if _is_foldable(node):
         _fold(graph, node)
-        return
-    if node.op_type == "Identity" or _is_idle(node):
+    elif _is_idle(node):
         _bypass(graph, node)
-        return
-    try:
-        infer_types(node, graph.opset_imports[""])
-    except InferenceError as error:
-        raise ModelError(f"{path}: node {node.name!r} ({operator_name(node)}): {error}") from None
+    else:
+        infer_types(node, graph.opset_imports.get(node.domain, 1))
 
 
 def operator_name(node: ir.Node) -> str:
@@ -207,42 +251,56 @@ def operator_name(node: ir.Node) -> str:
 
 
 def _is_foldable(node: ir.Node) -> bool:
-    if node.domain != "" or node.op_type.startswith("Random"):
+    if node.domain != "" or node.op_type.startswith("Random") or node.op_type == "Bernoulli":
         return False
-    if node.op_type in ("Shape", "Size"):
+    if node.op_type in ("Constant", "Shape", "Size"):
         return True
     return bool(node.inputs) and all(v is None or is_constant(v) for v in node.inputs)
 
 
 def _is_idle(node: ir.Node) -> bool:
-    """A dropout that drops nothing, or a cast to the type that the value has."""
-    if node.op_type == "Cast":
-        source = node.inputs[0]
-        return source is not None and node.attributes["to"].as_int() == source.dtype
-    if node.op_type != "Dropout" or node.outputs[-1].uses() and len(node.outputs) > 1:
+    """An identity, a dropout that drops nothing, or a cast to the type that the value has."""
+    if node.domain != "" or node.inputs[0] is None:
         return False
-    ratio = setting(node, 1, 0.5)
-    return ratio == 0 or not setting(node, 2, 0.0)
+    if node.op_type == "Cast":
+        return node.attributes["to"].as_int() == node.inputs[0].dtype
+    if node.op_type == "Dropout":
+        return not drops(node) and not any(mask.uses() for mask in node.outputs[1:])
+    return node.op_type == "Identity"
+
+
+def drops(node: ir.Node) -> bool:
+    """Whether a Dropout node is in training mode and has a ratio above 0."""
+    return bool(setting(node, 2, 0.0)) and setting(node, 1, 0.5) != 0
 
 
 def setting(node: ir.Node, index: int, default: float) -> float:
-    """The constant scalar input `index` of a node, or its default."""
+    """The constant scalar input `index` of a node, or its default.
+
+    Raises
+    ------
+    InferenceError
+        If it is not a constant.
+    """
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
         return default
-    if value.const_value is None:
-        raise ModelError(
-            f"node {node.name!r} ({node.op_type}): input {index} must be a constant, found the "
-            f"computed value {value.name!r}"
-        )
+    if value.const_value is None or value.const_value.size != 1:
+        raise InferenceError(f"input {index} ({value.name!r}) must be one constant number")
     return float(value.const_value.numpy().item())
 
 
 def _fold(graph: ir.Graph, node: ir.Node) -> None:
-    for output, array in zip(node.outputs, _evaluate(node), strict=False):
+    try:
+        arrays = _evaluate(node)
+    except Exception as error:  # the evaluator raises whatever numpy does with a wrong constant
+        raise InferenceError(f"its constant cannot be computed: {one_line(error)}") from None
+    for output, array in zip(node.outputs, arrays, strict=False):
+        if not output.name:
+            continue
         folded = ir.val(output.name, const_value=ir.tensor(array))
         folded.shape, folded.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
-        _replace(graph, output, folded)
+        output.replace_all_uses_with(folded, replace_graph_outputs=True)
         graph.register_initializer(folded)
     graph.remove(node, safe=True)
 
@@ -252,37 +310,45 @@ def _evaluate(node: ir.Node) -> Iterable[NDArray[np.generic]]:
         stand_in = {str(node.inputs[0].name): np.broadcast_to(np.float32(0), dims(node.inputs[0]))}
     else:
         stand_in = {str(v.name): v.const_value.numpy() for v in node.inputs if v and v.const_value}
-    outputs = ReferenceEvaluator(ir.to_proto(node)).run(None, stand_in)
-    return [np.asarray(output) for output in outputs]
+    arrays = [np.asarray(y) for y in ReferenceEvaluator(ir.to_proto(node)).run(None, stand_in)]
+    if any(array.dtype.kind in "OUS" for array in arrays):
+        raise InferenceError("it is not numeric")
+    return arrays
 
 
 def _bypass(graph: ir.Graph, node: ir.Node) -> None:
     source = node.inputs[0]
     assert source is not None
-    _replace(graph, node.outputs[0], source)
+    node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)
     graph.remove(node, safe=True)
 
 
-def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-
-
 def _free_batch(graph: ir.Graph, node: ir.Node, batch: int) -> None:
-    """Write the batch out of a Reshape's constant shape, so that a smaller batch runs too."""
-    target = node.inputs[1] if node.op_type == "Reshape" else None
-    if target is None or target.const_value is None:
+    """Write the batch out of a constant shape, so that a smaller batch runs too."""
+    target = node.inputs[1] if node.op_type in ("Reshape", "Expand") else None
+    if target is None or target.const_value is None or not dims(node.inputs[0]):
         return
     shape = target.const_value.numpy().copy()
-    source = dims(node.inputs[0])
-    if shape.size == 0 or shape[0] <= 0 or shape[0] % batch or source[0] % batch:
+    first = dims(node.inputs[0])[0]
+    if shape.size == 0 or shape[0] <= 0 or shape[0] % batch or first % batch:
         return
-    if shape[0] == source[0]:
-        shape[0] = 0
-    elif -1 not in shape:
-        shape[0] = -1
-    else:
+    if node.op_type == "Expand":
+        if shape[0] != first or shape.size != len(dims(node.inputs[0])):
+            return
+        shape[0] = 1
+    elif not _free_reshape(node, shape, first):
         return
-    name = f"{node.name}.shape"
-    free = ir.val(name, dtype=ir.DataType.INT64, shape=shape.shape, const_value=ir.tensor(shape))
-    graph.register_initializer(free)
+    free = Emitter(graph, "forward").constant(shape, np.int64, f"{node.name}.shape")
     node.replace_input_with(1, free)
+
+
+def _free_reshape(node: ir.Node, shape: NDArray[np.int64], first: int) -> bool:
+    """Write 0 (as in the input) or -1 (the rest) for the leading size; whether that could be."""
+    if "allowzero" in node.attributes:
+        if 0 in shape:
+            return False
+        node.attributes.pop("allowzero")
+    if shape[0] != first and -1 in shape:
+        return False
+    shape[0] = 0 if shape[0] == first else -1
+    return True

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+import onnx.inliner
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from bnnopt.errors import ModelError
 from bnnopt.ops import MIN_OPSET
 
 OLDEST_OPSET = 13
+
+# What onnx raises for a file that breaks its rules; ValueError for a name that is no text.
+INVALID = (
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    onnx.version_converter.ConvertError,
+    RuntimeError,
+    ValueError,
+)
 
 EXPORT_COMMAND = (
     "torch.onnx.export(model.train(), x, file, dynamo=False, opset_version=17, "
@@ -30,30 +42,39 @@ def read_model(path: Path) -> onnx.ModelProto:
     Raises
     ------
     ModelError
-        If the file is missing, is not ONNX, is cut short, breaks the ONNX rules or is of an opset
-        that is not supported.
+        If the file is missing, is not ONNX, is cut short, breaks the ONNX rules, is of an opset
+        that is not supported or of an exporter that loses what training needs.
     """
     model = _parse(path)
     opset = _checked_opset(model, path)
+    _check_exporter(model, path)
+    _load_external_data(model, path)
     try:
         onnx.checker.check_model(model)
         model = onnx.inliner.inline_local_functions(model) if model.functions else model
-    except onnx.checker.ValidationError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{path}: not a valid ONNX model: {reason}") from None
-    return upgrade(model, opset)
+        return upgrade(model, opset)
+    except INVALID as error:
+        raise ModelError(
+            f"{path}: not a valid ONNX model: {one_line(error)}; export or copy it again"
+        ) from None
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without its line breaks, cut where it goes on and on."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]} .."
 
 
 def _parse(path: Path) -> onnx.ModelProto:
     if path.is_dir():
         raise ModelError(f"{path}: is a folder; expected an .onnx file")
     try:
-        model = onnx.load(path)
+        model = onnx.load_model_from_string(path.read_bytes())
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file") from None
+        raise ModelError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
-    except (DecodeError, onnx.checker.ValidationError):
+        raise ModelError(f"{path}: cannot be read: {error.strerror}; check the file") from None
+    except DecodeError:
         raise ModelError(
             f"{path}: not an ONNX file, or cut short; export or copy it again"
         ) from None
@@ -63,7 +84,7 @@ def _parse(path: Path) -> onnx.ModelProto:
 
 
 def _checked_opset(model: onnx.ModelProto, path: Path) -> int:
-    versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    versions = {entry.domain or "ai.onnx": int(entry.version) for entry in model.opset_import}
     opset, newest = versions.get("ai.onnx"), onnx.defs.onnx_opset_version()
     if opset is None or not OLDEST_OPSET <= opset <= newest:
         found = "no standard opset" if opset is None else f"opset {opset}"
@@ -74,31 +95,52 @@ def _checked_opset(model: onnx.ModelProto, path: Path) -> int:
     return opset
 
 
+def _check_exporter(model: onnx.ModelProto, path: Path) -> None:
+    """Torch's dynamo exporter folds batch norm and binary weights away, and drops zero biases."""
+    keys = (entry.key for node in model.graph.node for entry in node.metadata_props)
+    if any(key.startswith("pkg.torch") for key in keys):
+        raise ModelError(
+            f"{path}: written by PyTorch's dynamo exporter, which loses latent weights and batch "
+            f"norm; export with {EXPORT_COMMAND}"
+        )
+
+
+def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"{path}: its external data cannot be read: {one_line(error)}; copy the data file "
+            "along with the model"
+        ) from None
+
+
 def upgrade(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """The same model in opset 18 or later; the weights are not copied."""
     if opset >= MIN_OPSET:
         return model
-    weights = list(model.graph.initializer)
-    del model.graph.initializer[:]
-    small = [tensor for tensor in weights if tensor.data_type != onnx.TensorProto.FLOAT]
-    large = [tensor for tensor in weights if tensor.data_type == onnx.TensorProto.FLOAT]
-    model.graph.initializer.extend(small)
+    if opset < 14:
+        _batch_norm_to_14(model)
+    weights = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    others = [t for t in model.graph.initializer if t.data_type != onnx.TensorProto.FLOAT]
     declared = {value.name for value in model.graph.input}
     stand_ins = [
         onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-        for tensor in large
+        for tensor in weights
         if tensor.name not in declared
     ]
+    _replace(model.graph.initializer, others)
     model.graph.input.extend(stand_ins)
-    if opset < 14:
-        _batch_norm_to_14(model)
     upgraded = onnx.version_converter.convert_version(model, MIN_OPSET)
     stood_in = {value.name for value in stand_ins}
-    inputs = [value for value in upgraded.graph.input if value.name not in stood_in]
-    del upgraded.graph.input[:]
-    upgraded.graph.input.extend(inputs)
-    upgraded.graph.initializer.extend(large)
+    _replace(upgraded.graph.input, [v for v in upgraded.graph.input if v.name not in stood_in])
+    upgraded.graph.initializer.extend(weights)
     return upgraded
+
+
+def _replace(repeated: Any, items: Sequence[Message]) -> None:
+    del repeated[:]
+    repeated.extend(items)
 
 
 def _batch_norm_to_14(model: onnx.ModelProto) -> None:

@@ -7,31 +7,49 @@ from bnnopt.ops.operator import Operator, like
 BINARIZE = Operator(
     summary="""y = -1 where x < 0, +1 where x > 0, `zero` elsewhere (also for NaN).
 
-    x, y: any shape, floating point. `zero` is +1 (papers, BNN libraries), -1 (Greater) or 0 (ONNX
-    Sign). `ste` and `clip` do not change y; they say how the gradient is taken.
+    x, y: any shape, floating point. `zero` is +1 (papers, BNN libraries) or -1 (Greater). `ste` and
+    `clip` do not change y; they say how the gradient is taken.
     Source: Courbariaux et al., arXiv:1602.02830.
     """,
     signature="Binarize <zero, ste, clip> (x) => (y)",
     body="""
         zero_value = Constant <value_float: float = @zero> ()
         nil = Constant <value_float = 0.0> ()
-        plus = Constant <value_float = 1.0> ()
-        minus = Constant <value_float = -1.0> ()
+        two = Constant <value_float = 2.0> ()
         zero_like = CastLike (zero_value, x)
         nil_like = CastLike (nil, x)
-        plus_like = CastLike (plus, x)
-        minus_like = CastLike (minus, x)
-        above = Greater (x, nil_like)
+        two_like = CastLike (two, x)
+        twice_zero = Mul (zero_like, two_like)
+        is_plus = Greater (zero_value, nil)
+        is_minus = Not (is_plus)
         below = Less (x, nil_like)
-        upper = Where (above, plus_like, zero_like)
-        y = Where (below, minus_like, upper)
+        above = Greater (x, nil_like)
+        falls_below = And (below, is_plus)
+        rises_above = And (above, is_minus)
+        opposite = Or (falls_below, rises_above)
+        opposite_like = CastLike (opposite, x)
+        change = Mul (opposite_like, twice_zero)
+        y = Sub (zero_like, change)
+    """,
+    type_rule=like(0),
+    in_place={0: 0},
+)
+
+TERNARIZE = Operator(
+    summary="""y = sign(x) with sign(0) = 0, as ONNX Sign: a binarisation that keeps a third value.
+
+    x, y: any shape, floating point. `ste` and `clip` are those of Binarize.
+    """,
+    signature="Ternarize <ste, clip> (x) => (y)",
+    body="""
+        y = Sign (x)
     """,
     type_rule=like(0),
     in_place={0: 0},
 )
 
 CLIP_GRAD = Operator(
-    summary="""dx = dy where low <= x <= high, else 0: the gradient of Clip, and the clipped STE.
+    summary="""dx = dy times (1 where low <= x <= high, else 0): of Clip, and the clipped STE.
 
     dy, x, dx: the same shape and floating dtype. Bounds included, as PyTorch's clamp does.
     Source: hard tanh estimator, arXiv:1602.02830, equation 4.
@@ -40,30 +58,30 @@ CLIP_GRAD = Operator(
     body="""
         low_value = Constant <value_float: float = @low> ()
         high_value = Constant <value_float: float = @high> ()
-        nil = Constant <value_float = 0.0> ()
         low_like = CastLike (low_value, x)
         high_like = CastLike (high_value, x)
-        nil_like = CastLike (nil, dy)
         over = GreaterOrEqual (x, low_like)
         under = LessOrEqual (x, high_like)
         inside = And (over, under)
-        dx = Where (inside, dy, nil_like)
+        factor = CastLike (inside, dy)
+        dx = Mul (factor, dy)
     """,
     type_rule=like(0),
     in_place={0: 0},
 )
 
 RELU_GRAD = Operator(
-    summary="""dx = dy where y > 0, else 0: the gradient of y = Relu(x), from its output.
+    summary="""dx = dy times (1 where y > 0, else 0): the gradient of y = Relu(x), from its output.
 
     dy, y, dx: the same shape and floating dtype.
     """,
     signature="ReluGrad (dy, y) => (dx)",
     body="""
         nil = Constant <value_float = 0.0> ()
-        nil_like = CastLike (nil, dy)
+        nil_like = CastLike (nil, y)
         positive = Greater (y, nil_like)
-        dx = Where (positive, dy, nil_like)
+        factor = CastLike (positive, dy)
+        dx = Mul (factor, dy)
     """,
     type_rule=like(0),
     in_place={0: 0},
@@ -121,4 +139,4 @@ SWISH_SIGN_GRAD = Operator(
     in_place={0: 0},
 )
 
-OPERATORS = (BINARIZE, CLIP_GRAD, RELU_GRAD, APPROX_SIGN_GRAD, SWISH_SIGN_GRAD)
+OPERATORS = (BINARIZE, TERNARIZE, CLIP_GRAD, RELU_GRAD, APPROX_SIGN_GRAD, SWISH_SIGN_GRAD)

@@ -13,7 +13,7 @@ def _forward(node: ir.Node) -> list[TypedDims]:
 
 
 DROPOUT = Operator(
-    summary="""y = scale * x where mask, else 0; mask is true with probability 1 - ratio.
+    summary="""y = x times (scale where mask, else 0); mask is true with probability 1 - ratio.
 
     x, y: any shape, float; mask: bool; step: int64 scalar. Element i of step t draws
     hash(i + t * 0x9E3779B1 + seed) in [0, 2^32) and is kept where that is at least `threshold` =
@@ -55,10 +55,9 @@ DROPOUT = Operator(
         mask = Reshape (kept, x_shape)
         scale_value = Constant <value_float: float = @scale> ()
         scale_like = CastLike (scale_value, x)
-        nil = Constant <value_float = 0.0> ()
-        nil_like = CastLike (nil, x)
-        scaled = Mul (x, scale_like)
-        y = Where (mask, scaled, nil_like)
+        kept_like = CastLike (mask, x)
+        factor = Mul (kept_like, scale_like)
+        y = Mul (factor, x)
     """,
     type_rule=_forward,
     in_place={0: 0},

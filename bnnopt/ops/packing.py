@@ -114,9 +114,11 @@ SIGN_UNPACK = Operator(
     signature="SignUnpack <shape> (packed) => (x)",
     body="""
         positive = bnnopt.UnpackBits <shape: ints = @shape> (packed)
-        plus = Constant <value_float = 1.0> ()
-        minus = Constant <value_float = -1.0> ()
-        x = Where (positive, plus, minus)
+        two = Constant <value_float = 2.0> ()
+        one = Constant <value_float = 1.0> ()
+        unit = Cast <to = 1> (positive)
+        double = Mul (unit, two)
+        x = Sub (double, one)
     """,
     type_rule=_unpacked_float,
 )
@@ -142,16 +144,15 @@ RANGE_PACK = Operator(
 
 
 MASKED_GRAD = Operator(
-    summary="""dx = dy where the bit is set, else 0: the gradient of ReLU, Clip and the clipped STE.
+    summary="""dx = dy times the bit: the gradient of ReLU, Clip and the clipped STE.
 
     dy, dx: (N, *shape) floating point. packed: (N, ceil(K / 8)) uint8.
     """,
     signature="MaskedGrad <shape> (dy, packed) => (dx)",
     body="""
         kept = bnnopt.UnpackBits <shape: ints = @shape> (packed)
-        nil = Constant <value_float = 0.0> ()
-        nil_like = CastLike (nil, dy)
-        dx = Where (kept, dy, nil_like)
+        factor = CastLike (kept, dy)
+        dx = Mul (factor, dy)
     """,
     type_rule=like(0),
     in_place={0: 0},

@@ -13,21 +13,25 @@ def binarize(x: Array, *, zero: float, ste: str, clip: float) -> Array:
     `ste` and `clip` concern the gradient only.
     """
     y = np.full_like(x, zero)
-    np.copyto(y, 1, where=x > 0)
-    np.copyto(y, -1, where=x < 0)
+    np.copyto(y, -zero, where=x < 0 if zero > 0 else x > 0)
     return y
 
 
+def ternarize(x: Array, *, ste: str, clip: float) -> Array:
+    """Return sign(x), 0 at 0."""
+    return np.asarray(np.sign(x))
+
+
 def clip_grad(dy: Array, x: Array, *, low: float, high: float) -> Array:
-    """Return dy where low <= x <= high, else 0."""
+    """Return dy times (1 where low <= x <= high, else 0)."""
     inside = x >= low
     inside &= x <= high
-    return np.where(inside, dy, 0)
+    return np.asarray(dy * inside)
 
 
 def relu_grad(dy: Array, y: Array) -> Array:
-    """Return dy where y > 0, else 0."""
-    return np.where(y > 0, dy, 0)
+    """Return dy times (1 where y > 0, else 0)."""
+    return np.asarray(dy * (y > 0))
 
 
 def approx_sign_grad(dy: Array, x: Array) -> Array:

@@ -66,5 +66,6 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "SoftmaxCrossEntropy": loss.softmax_cross_entropy,
     "SoftmaxCrossEntropyGrad": loss.softmax_cross_entropy_grad,
     "SwishSignGrad": binarize.swish_sign_grad,
+    "Ternarize": binarize.ternarize,
     "UnpackBits": packing.unpack_bits,
 }

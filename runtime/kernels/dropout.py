@@ -10,7 +10,7 @@ from bnnopt.runtime.kernels import Array
 def dropout(
     x: Array, step: Array, *, threshold: int, scale: float, seed: int
 ) -> tuple[Array, Array]:
-    """Return scale * x where kept, else 0, and the boolean mask of what is kept.
+    """Return x times (scale where kept, else 0), and the boolean mask of what is kept.
 
     Element i of step t is kept where lowbias32(i + t * 0x9E3779B1 + seed) >= `threshold`.
 
@@ -28,9 +28,7 @@ def dropout(
     hashed += np.uint32(start)
     _lowbias32(hashed)
     mask = (hashed >= threshold).reshape(x.shape)
-    y = np.zeros_like(x)
-    np.multiply(x, x.dtype.type(scale), out=y, where=mask)
-    return y, mask
+    return x * (mask * x.dtype.type(scale)), mask
 
 
 def _lowbias32(x: Array) -> None:

@@ -44,8 +44,8 @@ def range_pack(x: Array, *, low: float, high: float) -> Array:
 
 
 def masked_grad(dy: Array, packed: Array, *, shape: list[int]) -> Array:
-    """Return dy where the bit is set, else 0."""
-    return np.where(unpack_bits(packed, shape=shape), dy, 0)
+    """Return dy times the bit."""
+    return np.asarray(dy * unpack_bits(packed, shape=shape))
 
 
 def pool_index_pack(

@@ -1,0 +1,37 @@
+"""How shapes depend on the batch: found by typing a graph for one more sample."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bnnopt.ops import dims
+from bnnopt.training_step import Role, role
+
+
+def grown(model: ir.Model, batch_size: int) -> ir.Model:
+    """A copy of the model whose inputs have one more sample; nothing else is typed again."""
+    copy = model.clone()
+    for value in copy.graph.inputs:
+        if role(value) in (Role.DATA, Role.LABELS):
+            value.shape = ir.Shape((batch_size + 1, *dims(value)[1:]))
+    return copy
+
+
+def scaled(value: ir.Value, larger: ir.Value, batch_size: int) -> tuple[int, ...] | None:
+    """The shape of a value with every axis that grows with the batch as ``-k``: k times the batch.
+
+    `larger` is the same value in the grown graph. None if an axis grows in another way.
+    """
+    shape = []
+    for size, more in zip(dims(value), dims(larger), strict=True):
+        factor = more - size
+        if factor and (factor < 0 or size != factor * batch_size):
+            return None
+        shape.append(-factor if factor else size)
+    return tuple(shape)
+
+
+def symbolic(shape: tuple[int, ...]) -> ir.Shape:
+    """A scaled shape in ONNX terms: ``batch`` or ``k*batch`` where it grows."""
+    names = {-1: "batch"}
+    return ir.Shape([d if d >= 0 else names.get(d, f"{-d}*batch") for d in shape])
