@@ -1,9 +1,10 @@
 """The onnxruntime backend: the same graphs, inlined, on stock onnxruntime.
 
-Three things keep the memory plan's promise there: the nodes are stored in the intended order and run
-by priority (the default order packs a value only when its unpacking is due, which saves nothing),
-the graph optimiser is off (it would merge a recomputed node with the one that it recomputes), and
-weights and state are bound as input and as output to the same memory.
+Four things keep the memory plan's promise there. The nodes are stored in the intended order and run
+by priority: the default order packs a value only when its unpacking is due, which saves nothing. The
+graph optimiser is off: it would merge a recomputed node with the one that it recomputes. Buffers are
+not handed on to later values of the same size, and no memory pattern is kept: both hold memory from
+one use to the next. And weights and state are bound as input and as output to the same memory.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def open_session(path: Path, threads: int | None = None) -> ort.InferenceSession
     options = ort.SessionOptions()
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = False  # the arena never gives memory back
+    options.enable_mem_reuse = False
+    options.enable_mem_pattern = False
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
