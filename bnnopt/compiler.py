@@ -93,7 +93,10 @@ class Optimized:
 
 
 def optimize(
-    model: str | Path, settings: Settings | None = None, *, progress: Progress | None = None,
+    model: str | Path,
+    settings: Settings | None = None,
+    *,
+    progress: Progress | None = None,
     **options: object,
 ) -> Optimized:
     """Compile a model into a training step that fits.

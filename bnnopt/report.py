@@ -82,7 +82,7 @@ class Report:
         return self.baseline.peak_bytes / self.optimized.peak_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """The stable, documented form; see docs/report.md."""
+        """The stable, documented form; see README, "The report"."""
         baseline = asdict(self.baseline)
         return {
             "schema": SCHEMA,
@@ -124,13 +124,15 @@ def render(report: Report, explain: bool) -> RenderableType:
 
 
 def _ledger(report: Report) -> Table:
-    table = Table(title=f"{report.model}, batch {report.batch_size}, {report.optimizer}, "
-                  f"-{report.level}: memory after each pass")
-    table.add_column("pass")
+    table = Table(
+        title=f"{report.model}, batch {report.batch_size}, {report.optimizer}, "
+        f"-{report.level}: memory after each pass"
+    )
+    table.add_column("pass", no_wrap=True)
     table.add_column("rewrites", justify="right")
-    table.add_column("saved for backward", justify="right")
-    table.add_column("planned peak", justify="right")
-    table.add_column("numbers")
+    table.add_column("saved", justify="right", no_wrap=True)
+    table.add_column("planned peak", justify="right", no_wrap=True)
+    table.add_column("numbers", no_wrap=True)
     base = report.baseline
     table.add_row("(none)", "", size(base.saved_bytes), size(base.peak_bytes), "reference")
     for record in report.passes:
@@ -155,7 +157,9 @@ def _classes(report: Report) -> Table:
         before, after = report.baseline.classes[name], report.optimized.classes[name]
         table.add_row(title, size(before), size(after))
     table.add_section()
-    table.add_row("planned peak", size(report.baseline.peak_bytes), size(report.optimized.peak_bytes))
+    table.add_row(
+        "planned peak", size(report.baseline.peak_bytes), size(report.optimized.peak_bytes)
+    )
     return table
 
 
