@@ -1,47 +1,73 @@
-"""The command line: thin over the library, one line for every mistake."""
+"""The command line: thin over the library, one line for every mistake.
+
+What is heavy is imported by the command that needs it, so that ``--help`` answers at once.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from bnnopt import __version__
-from bnnopt.errors import ArtifactError, BnnoptError, UsageError
+from bnnopt.errors import ArtifactError, BnnoptError, UsageError, VerificationError
+from bnnopt.terminal import (
+    STANDARD_OUTPUT,
+    answer,
+    check_json_target,
+    check_writable,
+    prepare_streams,
+    progress,
+    say_line,
+    show,
+    write_file,
+)
 
+# Only named in the help; what checks them is heavy to import. A test holds the two together.
 OPTIMIZERS = ("adam", "sgd")
 LOSSES = ("cross-entropy", "mse", "squared-hinge", "none")
+ESTIMATORS = ("clipped", "identity", "approx-sign", "swish-sign")
 BACKENDS = ("native", "onnxruntime")
+
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
-out = Console()
-err = Console(stderr=True)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="bnnopt")
-def cli() -> None:
-    """Train neural networks, binary ones above all, on devices with little memory."""
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
-class _Names(click.ParamType):
+class _Group(click.Group):
+    """Reports Ctrl-C through `main`: click would print an empty line first."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted("interrupted") from None
+
+
+class _Interrupted(BnnoptError):
+    """Ctrl-C."""
+
+    exit_code = INTERRUPTED
+
+
+class _Names(click.ParamType[Any]):
     """Names, separated by commas."""
 
     name = "NAMES"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if isinstance(value, tuple):
+            return value
         return tuple(n.strip() for n in value.split(",") if n.strip())
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType[Any]):
     """A number of bytes with an optional unit."""
 
     name = "SIZE"
@@ -53,59 +79,80 @@ class _Size(click.ParamType):
         return int(float(match[1]) * UNITS[match[2]])
 
 
-def _model_options(command: Callable[..., None]) -> Callable[..., None]:
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="bnnopt")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Train neural networks, binary ones above all, on devices with little memory.
+
+    \b
+    Exit codes: 0 done; 1 verify found a difference that should not be there;
+    2 bad usage or bad input; 3 the budget cannot be met.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        raise UsageError(f"no command given; expected one of {', '.join(cli.commands)}")
+
+
+_MODEL_OPTIONS = (
+    click.option(
+        "--batch-size", "-b", type=int, help="Samples a step; not needed where the file fixes it."
+    ),
+    click.option(
+        "--loss",
+        default=LOSSES[0],
+        metavar="NAME",
+        show_default=True,
+        help=f"{', '.join(LOSSES[:-1])}, or none where the graph ends in a scalar.",
+    ),
+    click.option(
+        "--optimizer",
+        default=OPTIMIZERS[0],
+        metavar="NAME",
+        show_default=True,
+        help=f"{' or '.join(OPTIMIZERS)}.",
+    ),
+    click.option(
+        "--momentum", type=float, default=0.9, show_default=True, help="Of sgd; 0 for none."
+    ),
+    click.option(
+        "--lr",
+        "learning_rate",
+        type=float,
+        help="Default learning rate; if not given, 0.001 for adam and 0.01 for sgd.",
+    ),
+    click.option(
+        "--freeze",
+        multiple=True,
+        metavar="PATTERN",
+        help="Do not train the parameters that match, as in a shell; may be repeated.",
+    ),
+    click.option(
+        "--ste",
+        multiple=True,
+        metavar="[PATTERN=]NAME",
+        help=f"Straight-through estimator: {ESTIMATORS[0]} (the default), "
+        f"{', '.join(ESTIMATORS[1:-1])} or {ESTIMATORS[-1]}; with a pattern for the nodes that "
+        "match; may be repeated.",
+    ),
+    click.option(
+        "--sign-zero",
+        default="+1",
+        metavar="+1|keep",
+        show_default=True,
+        help="What sign(0) is; keep leaves ONNX's 0, and packs no such tensor.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of dropout."),
+)
+
+
+def _model_options(command: Command) -> Command:
     """Options about how a training step is built."""
-    options = [
-        click.option(
-            "--batch-size",
-            "-b",
-            type=int,
-            help="Samples a step; where the file fixes it, not needed.",
-        ),
-        click.option(
-            "--loss",
-            default="cross-entropy",
-            metavar="NAME",
-            show_default=True,
-            help=f"{', '.join(LOSSES)}: none where the graph ends in a scalar.",
-        ),
-        click.option(
-            "--optimizer",
-            default="adam",
-            metavar="NAME",
-            show_default=True,
-            help=f"{', '.join(OPTIMIZERS)}.",
-        ),
-        click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd."),
-        click.option(
-            "--lr",
-            "learning_rate",
-            type=float,
-            help="Default learning rate; 0.001 for adam, 0.01 for sgd.",
-        ),
-        click.option(
-            "--freeze",
-            multiple=True,
-            metavar="PATTERN",
-            help="Do not train the parameters that match, as in a shell; may be repeated.",
-        ),
-        click.option(
-            "--ste",
-            multiple=True,
-            metavar="[PATTERN=]NAME",
-            help="Straight-through estimator: clipped (the default), identity, approx-sign "
-            "or swish-sign; with a pattern for the nodes that match; may be repeated.",
-        ),
-        click.option(
-            "--sign-zero",
-            default="+1",
-            metavar="+1|keep",
-            show_default=True,
-            help="What sign(0) is; keep leaves ONNX's 0, and packs no such tensor.",
-        ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of dropout."),
-    ]
-    for option in reversed(options):
+    for option in reversed(_MODEL_OPTIONS):
         command = option(command)
     return command
 
@@ -127,8 +174,8 @@ _json_option = click.option(
     show_default=True,
     help="-O0: the reference; -O1: lossless.",
 )
-@click.option("--passes", type=_Names(), default="", help="Only these passes, by comma.")
-@click.option("--disable", type=_Names(), default="", help="All but these passes, by comma.")
+@click.option("--passes", type=_Names(), default=(), help="Only these passes, separated by commas.")
+@click.option("--disable", type=_Names(), default=(), help="Not these passes, separated by commas.")
 @click.option(
     "--budget",
     "budget_bytes",
@@ -151,26 +198,26 @@ def optimize(
     Example:
       bnnopt optimize models/mlp.onnx -o out --batch-size 100 -O1
     """
-    from bnnopt.artifact import check_folder
-    from bnnopt.compiler import optimize as compile_model
-    from bnnopt.report import render
+    check_json_target(json_file)
+    with progress() as say:
+        from bnnopt.artifact import check_folder
+        from bnnopt.compiler import optimize as compile_model
+        from bnnopt.report import render
 
-    if output is not None:
-        check_folder(output)
-    with _progress() as say:
+        if output is not None:
+            check_folder(output)
         optimized = compile_model(model, level=f"O{level}", progress=say, **options)
         if output is not None:
             say(f"writing {output}")
             optimized.save(output)
-    if json_file != "-":
-        out.print(render(optimized.report, explain))
-        if output is not None:
-            out.print(f"written to {output}", soft_wrap=True, highlight=False)
-    _write_json(json_file, optimized.report.to_dict())
+    answer(json_file, optimized.report.to_dict(), render(optimized.report, explain))
+    if json_file != STANDARD_OUTPUT:
+        written = "nothing; -o FOLDER writes the training step" if output is None else output
+        say_line(f"written: {written}")
 
 
 @cli.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", metavar="MODEL|FOLDER", type=click.Path(path_type=Path))
 @_model_options
 @click.option(
     "--html",
@@ -180,71 +227,79 @@ def optimize(
 )
 @_json_option
 def inspect(source: Path, html_file: Path | None, json_file: str | None, **options: Any) -> None:
-    """Show where the memory goes: of a model before any pass, or of a folder that optimize wrote.
+    """Show where the memory goes, in a model or in a folder that optimize wrote.
 
-    The options about the training step are for a model; a folder has its own.
+    Of a model it is the step before any pass. The options about the training step are for a model;
+    a folder has its own.
 
     \b
     Example:
       bnnopt inspect models/mlp.onnx --batch-size 100
       bnnopt inspect out --html report.html
     """
-    from bnnopt.compiler import optimize as compile_model
-    from bnnopt.inspection import inspect_step, render_profile, to_html
-    from bnnopt.verification import load_step
-
-    if source.is_dir():
-        report = _read_report(source)
-        profile = inspect_step(load_step(source / "training.onnx"), str(source))
-    else:
-        with _progress() as say:
-            reference = compile_model(source, level="O0", progress=say, **options)
-        report = reference.report.to_dict()
-        profile = inspect_step(reference.training, source.name)
-    if json_file != "-":
-        out.print(render_profile(profile))
+    check_json_target(json_file)
     if html_file is not None:
-        _write_text(html_file, to_html(profile))
-    _write_json(json_file, report)
+        check_writable(html_file)
+    with progress() as say:
+        from bnnopt.compiler import optimize as compile_model
+        from bnnopt.inspection import inspect_step, render_profile, to_html
+        from bnnopt.verification import load_step
+
+        if source.is_dir():
+            report = _read_report(source)
+            say(f"reading {source}")
+            profile = inspect_step(load_step(source / "training.onnx"), str(source))
+        else:
+            reference = compile_model(source, level="O0", progress=say, **options)
+            report = reference.report.to_dict()
+            profile = inspect_step(reference.training, source.name)
+    if html_file is not None:
+        write_file(html_file, to_html(profile).encode(errors="backslashreplace"))
+    answer(json_file, report, render_profile(profile))
 
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--backend",
-    default="native",
+    default=BACKENDS[0],
     metavar="NAME",
     show_default=True,
     help=f"{' or '.join(BACKENDS)}: both steps run on it.",
 )
-@click.option("--steps", type=click.IntRange(1, 1000), default=2, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random batches.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    default=2,
+    show_default=True,
+    help="Training steps, each on a batch of its own.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random batches."
+)
 @_json_option
 def verify(folder: Path, backend: str, steps: int, seed: int, json_file: str | None) -> None:
     """Compare the rewritten step of FOLDER with the reference, on random batches.
+
+    Where all passes that ran are lossless, the two have to be equal bit for bit; the exit code is
+    1 if they are not. After a lossy pass the differences are shown, and the exit code is 0.
 
     \b
     Example:
       bnnopt verify out
     """
-    from bnnopt.verification import verify_folder
+    check_json_target(json_file)
+    with progress() as say:
+        from bnnopt.verification import render_verification, verify_folder
 
-    if backend not in BACKENDS:
-        raise UsageError(f"--backend {backend}: expected {' or '.join(BACKENDS)}")
-    with _progress() as say:
         found = verify_folder(folder, backend, steps, seed, say)
-    if json_file != "-":
-        table = Table(
-            title=f"{folder}: gradients against the reference, {steps} steps on {backend}"
+    title = f"{folder}: {steps} steps on {backend}"
+    answer(json_file, found.to_dict(), render_verification(found, title))
+    if found.is_defect:
+        raise VerificationError(
+            f"{folder}: not bit-equal to the reference, expected it to be: all passes that ran are "
+            "lossless; optimize again, and report it if that does not help"
         )
-        table.add_column("parameter", overflow="fold")
-        table.add_column("max difference", justify="right")
-        table.add_column("cosine", justify="right")
-        for name, difference in found.parameters.items():
-            table.add_row(name, f"{difference.max_abs:.3g}", f"{difference.cosine:.6f}")
-        out.print(table)
-        out.print("bit-equal: yes" if found.bit_equal else "bit-equal: no")
-    _write_json(json_file, found.to_dict())
 
 
 @cli.command()
@@ -256,14 +311,19 @@ def passes() -> None:
       bnnopt passes
     """
     from bnnopt.passes import PASSES
+    from bnnopt.tables import Column, Listing, Row
 
-    table = Table()
-    for column in ("pass", "level", "numbers", "what it does"):
-        table.add_column(column, no_wrap=column != "what it does")
-    for entry in PASSES:
-        numbers = "bit-equal" if entry.lossless else "lossy"
-        table.add_row(entry.name, f"-O{entry.level}", numbers, entry.summary)
-    out.print(table)
+    columns = [
+        Column("pass"),
+        Column("level", optional=True),
+        Column("numbers", optional=True),
+        Column("what it does", wraps=True),
+    ]
+    rows = [
+        Row([p.name, f"-O{p.level}", "bit-equal" if p.lossless else "lossy", p.summary])
+        for p in PASSES
+    ]
+    show(Listing("", columns, rows))
 
 
 @cli.command()
@@ -271,7 +331,9 @@ def passes() -> None:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File; NAME.onnx if not given."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the weights.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights."
+)
 def zoo(name: str | None, output: Path | None, seed: int) -> None:
     """Write a model of the zoo; without NAME list them.
 
@@ -279,25 +341,21 @@ def zoo(name: str | None, output: Path | None, seed: int) -> None:
     Example:
       bnnopt zoo binarynet -o binarynet.onnx
     """
-    from bnnopt.models import build, names
-
     if name is None:
-        for known in names():
-            click.echo(known)
-        return
+        if output is not None:
+            raise UsageError(f"-o {output}: which model? expected 'bnnopt zoo NAME -o FILE'")
+        from bnnopt.models import names
+
+        return say_line("\n".join(names()))
+    path = Path(f"{name}.onnx") if output is None else output
+    check_writable(path)
     import onnx_ir as ir
 
-    path = output or Path(f"{name}.onnx")
-    model = ir.to_proto(build(name, seed))
-    _write_bytes(path, model.SerializeToString())
-    click.echo(f"written to {path}")
+    from bnnopt.models import build
 
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A line on standard error that says what is going on, where that is a terminal."""
-    with err.status("starting") as status:
-        yield status.update
+    model: Any = ir.to_proto(build(name, seed))
+    write_file(path, model.SerializeToString())
+    return say_line(f"written: {path}")
 
 
 def _read_report(folder: Path) -> dict[str, Any]:
@@ -313,44 +371,20 @@ def _read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def _write_json(target: str | None, content: dict[str, Any]) -> None:
-    if target == "-":
-        click.echo(json.dumps(content, indent=1))
-    elif target is not None:
-        _write_text(Path(target), json.dumps(content, indent=1) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    _write_bytes(path, text.encode())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake of the user is one line and an exit code."""
+    prepare_streams()
     try:
         cli.main(args=arguments, prog_name="bnnopt", standalone_mode=False)
     except click.ClickException as error:
-        _fail(" ".join(error.format_message().split()), 2)
-    except click.Abort:
-        _fail("interrupted", 130)
+        _fail(error.format_message(), error.exit_code)
     except BnnoptError as error:
         _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        sys.exit(1)
+    except MemoryError:
+        _fail("not enough memory on this machine; take a smaller --batch-size", 2)
 
 
 def _fail(message: str, exit_code: int) -> None:
-    click.echo(f"bnnopt: {message}", err=True)
+    """One line on standard error, whatever is in the message."""
+    click.echo(f"bnnopt: {' '.join(message.split())}", err=True)
     sys.exit(exit_code)

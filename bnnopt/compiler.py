@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -33,6 +37,7 @@ from bnnopt.training_step import PERSISTENT, Role, TrainingStep, role
 Progress = Callable[[str], None]
 LOSS_NAMES = (*LOSSES, "none")
 SIGN_ZEROS = ("+1", "keep")
+N_SEEDS = 1 << 32  # of the hash behind dropout
 
 
 @dataclass(frozen=True)
@@ -134,15 +139,19 @@ def optimize(
 
     Raises
     ------
-    ModelError, UsageError, BudgetError
-        One line each.
+    UsageError
+        If an option is not known, or has a value that makes no sense.
+    ModelError
+        If the file cannot be read, or cannot be trained as it is.
+    BudgetError
+        If no level fits.
 
     Examples
     --------
     >>> optimized = bnnopt.optimize("model.onnx", batch_size=100, level="O1")
     >>> optimized.save("out")
     """
-    chosen = replace(settings or Settings(), **options)  # type: ignore[arg-type]
+    chosen = _settings(settings or Settings(), options)
     _check(chosen)
     say = progress or (lambda line: None)
     path = Path(model)
@@ -167,7 +176,7 @@ def optimize(
         optimized=optimized,
         paper_rule=(
             paper_rule_bytes(reference, binary=False),
-            paper_rule_bytes(reference, binary=any(record.rewrites for record in records)),
+            paper_rule_bytes(reference, binary=_keeps_bits(forward, records)),
         ),
         binarized=forward.binarized,
         notes=forward.notes,
@@ -175,6 +184,43 @@ def optimize(
     about = _about(forward, training, evaluation, report, chosen, optimizer)
     weights = {n: a for n, a in forward.weights.items() if n in about.weights}
     return Optimized(report, training, evaluation, reference, about, weights)
+
+
+def _keeps_bits(forward: ForwardGraph, records: Sequence[PassRecord]) -> bool:
+    """Whether the paper's rule for binary activations describes the result."""
+    return bool(forward.binarized) and any(record.rewrites for record in records)
+
+
+def _settings(settings: Settings, options: Mapping[str, object]) -> Settings:
+    """The settings with `options` in place, each of the right type."""
+    types = {entry.name: str(entry.type) for entry in fields(Settings)}
+    changes: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in types:
+            near = get_close_matches(name, types, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(types)}"
+            raise UsageError(f"optimize: there is no option {name!r}; {hint}")
+        changes[name] = _converted(name, value, types[name])
+    return replace(settings, **changes)
+
+
+def _converted(name: str, value: object, expected: str) -> object:
+    """A value of the type that `Settings` declares; a lone text stands for a sequence of one."""
+    if value is None and "None" in expected:
+        return None
+    if expected == "Sequence[str]":
+        values = (value,) if isinstance(value, str) else value
+        if isinstance(values, Sequence) and all(isinstance(v, str) for v in values):
+            return tuple(values)
+    elif isinstance(value, bool):
+        pass  # is an int to Python, but no number of anything
+    elif expected.startswith("int") and isinstance(value, Integral):
+        return int(value)
+    elif expected.startswith("float") and isinstance(value, Real):
+        return float(value)
+    elif expected == "str" and isinstance(value, str):
+        return value
+    raise UsageError(f"optimize: {name} is {value!r}, expected {expected}")
 
 
 def _check(settings: Settings) -> None:
@@ -188,8 +234,11 @@ def _check(settings: Settings) -> None:
             raise UsageError(f"{option} {found}: expected {', '.join(expected)}")
     if not 0 <= settings.momentum < 1:
         raise UsageError(f"--momentum {settings.momentum}: expected a number from 0 to below 1")
-    if settings.learning_rate is not None and not settings.learning_rate > 0:
-        raise UsageError(f"--lr {settings.learning_rate}: expected a number above 0")
+    rate = settings.learning_rate
+    if rate is not None and not 0 < rate < math.inf:
+        raise UsageError(f"--lr {rate}: expected a number above 0")
+    if not 0 <= settings.seed < N_SEEDS:
+        raise UsageError(f"--seed {settings.seed}: expected a number from 0 to {N_SEEDS - 1}")
     select(settings.level, settings.passes, settings.disable)
 
 
@@ -200,15 +249,16 @@ def _rewrite(
     if settings.budget_bytes is None:
         passes = select(settings.level, settings.passes, settings.disable)
         return settings.level, *_run(reference, passes, say)
-    peak = 0
-    for level in LEVELS:
+    peaks = []
+    for level in (settings.level,) if settings.passes else LEVELS:
         step, records = _run(reference, select(level, settings.passes, settings.disable), say)
-        peak = make_plan(step).peak_bytes
-        if peak <= settings.budget_bytes:
+        peaks.append(make_plan(step).peak_bytes)
+        if peaks[-1] <= settings.budget_bytes:
             return level, step, records
+    least = min(peaks)
     raise BudgetError(
-        f"--budget {size(settings.budget_bytes)}: the smallest plan needs {size(peak)}, "
-        f"{size(peak - settings.budget_bytes)} too much; take a smaller --batch-size"
+        f"--budget {size(settings.budget_bytes)}: the smallest plan needs {size(least)}, "
+        f"{size(least - settings.budget_bytes)} too much; take a smaller --batch-size"
     )
 
 

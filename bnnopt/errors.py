@@ -35,3 +35,9 @@ class BudgetError(BnnoptError):
     """No set of passes fits the memory budget."""
 
     exit_code = 3
+
+
+class VerificationError(BnnoptError):
+    """A rewritten step that should be bit-equal to the reference is not."""
+
+    exit_code = 1

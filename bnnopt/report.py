@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from bnnopt.frontend import Binarized
 from bnnopt.passes import PassRecord
 from bnnopt.plan import MemoryPlan
+from bnnopt.tables import Column, Listing, Row, definitions
 
 SCHEMA = 1
 
@@ -91,7 +92,7 @@ class Report:
             "level": self.level,
             "optimizer": self.optimizer,
             "baseline": {key: baseline[key] for key in ("peak_bytes", "saved_bytes", "classes")},
-            "passes": [asdict(record) for record in self.passes],
+            "passes": [_record_to_dict(record) for record in self.passes],
             "optimized": asdict(self.optimized),
             "paper_rule": {
                 "standard_bytes": self.paper_rule[0],
@@ -106,6 +107,10 @@ class Report:
         return json.dumps(self.to_dict(), indent=1)
 
 
+def _record_to_dict(record: PassRecord) -> dict[str, Any]:
+    return {**asdict(record), "skipped": [asdict(skip) for skip in record.skipped]}
+
+
 def size(n_bytes: float) -> str:
     """Bytes for people, in binary units."""
     for unit in ("B", "KiB", "MiB"):
@@ -115,73 +120,101 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.2f} GiB"
 
 
-def render(report: Report, explain: bool) -> RenderableType:
+def render(report: Report, explain: bool = False) -> RenderableType:
     """The ledger, the classes and the totals; with `explain` also what was skipped and why."""
-    parts: list[RenderableType] = [_ledger(report), _classes(report), _totals(report)]
+    head = f"{report.model}: batch size {report.batch_size}, {report.optimizer}, -{report.level}"
+    parts = [_ledger(report), _classes(report), _remarks(report)]
     if explain:
         parts.append(_skips(report))
-    return Group(*parts)
+    return Group(Text(head, "bold"), *(line for part in parts for line in (Text(), part)))
 
 
-def _ledger(report: Report) -> Table:
-    table = Table(
-        title=f"{report.model}, batch {report.batch_size}, {report.optimizer}, "
-        f"-{report.level}: memory after each pass"
-    )
-    table.add_column("pass", no_wrap=True)
-    table.add_column("rewrites", justify="right")
-    table.add_column("saved", justify="right", no_wrap=True)
-    table.add_column("planned peak", justify="right", no_wrap=True)
-    table.add_column("numbers", no_wrap=True)
+def _ledger(report: Report) -> RenderableType:
+    columns = [
+        Column("pass"),
+        Column("rewrites", is_figure=True, optional=True),
+        Column("kept for\nbackward", is_figure=True),
+        Column("planned\npeak", is_figure=True),
+        Column("numbers", optional=True),
+    ]
     base = report.baseline
-    table.add_row("(none)", "", size(base.saved_bytes), size(base.peak_bytes), "reference")
-    for record in report.passes:
-        numbers = "bit-equal" if record.lossless else "lossy"
-        table.add_row(
+    rows = [Row(["before any pass", "", size(base.saved_bytes), size(base.peak_bytes), ""])]
+    rows += [_ledger_row(record) for record in report.passes]
+    return Group(
+        Listing("Memory after each pass", columns, rows),
+        Text(
+            "kept for backward: from the forward to the backward pass\n"
+            "planned peak: weights, optimizer state and the arena",
+            "dim",
+        ),
+    )
+
+
+def _ledger_row(record: PassRecord) -> Row:
+    numbers = "bit-equal" if record.lossless else "lossy"
+    return Row(
+        [
             record.name,
             str(record.rewrites),
             size(record.saved_bytes),
             size(record.peak_bytes),
             numbers if record.rewrites else "",
-            style=None if record.rewrites else "dim",
-        )
-    return table
-
-
-def _classes(report: Report) -> Table:
-    table = Table(title="What is alive at the peak")
-    table.add_column("variable class")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    for name, title in CLASS_TITLES.items():
-        before, after = report.baseline.classes[name], report.optimized.classes[name]
-        table.add_row(title, size(before), size(after))
-    table.add_section()
-    table.add_row(
-        "planned peak", size(report.baseline.peak_bytes), size(report.optimized.peak_bytes)
+        ],
+        quiet=not record.rewrites,
     )
-    return table
 
 
-def _totals(report: Report) -> Text:
+def _classes(report: Report) -> Listing:
+    before, after = report.baseline, report.optimized
+    paper_before, paper_after = report.paper_rule
+    columns = [
+        Column(""),
+        Column("before", is_figure=True),
+        Column("after", is_figure=True),
+        Column("ratio", is_figure=True, optional=True),
+    ]
+    rows = [
+        Row([title, size(before.classes[name]), size(after.classes[name]), ""])
+        for name, title in CLASS_TITLES.items()
+    ]
+    totals = [
+        ("planned peak", before.peak_bytes, after.peak_bytes),
+        ("kept for backward", before.saved_bytes, after.saved_bytes),
+        ("the paper's static sum", paper_before, paper_after),
+    ]
+    rows += [
+        Row([title, size(old), size(new), _times(old, new)], rule_above=i == 0)
+        for i, (title, old, new) in enumerate(totals)
+    ]
+    return Listing("What is in memory at the peak", columns, rows)
+
+
+def _times(before: int, after: int) -> str:
+    return f"{before / after:.2f}x" if after else ""
+
+
+def _remarks(report: Report) -> Text:
+    """The outcome in one line, and what the user should be told once."""
     base, new = report.baseline, report.optimized
-    kept = base.saved_bytes / new.saved_bytes if new.saved_bytes else float("inf")
+    by_kind = Counter(f"{b.ste}, sign(0) = {b.zero}" for b in report.binarized)
+    kinds = "; ".join(f"{n} {kind}" for kind, n in by_kind.items())
     lines = [
-        f"peak {size(base.peak_bytes)} -> {size(new.peak_bytes)} ({report.ratio:.2f}x), "
-        f"saved for backward {size(base.saved_bytes)} -> {size(new.saved_bytes)} ({kept:.1f}x)",
-        f"of the peak: arena {size(new.arena_bytes)}, persistent {size(new.persistent_bytes)}",
-        f"the paper's static sum: {size(report.paper_rule[0])} -> {size(report.paper_rule[1])}",
-        f"binarized: {len(report.binarized)} tensors",
+        f"planned peak {size(base.peak_bytes)} -> {size(new.peak_bytes)}, "
+        f"{report.ratio:.2f}x smaller",
+        f"after: arena {size(new.arena_bytes)}, weights and state {size(new.persistent_bytes)}",
+        f"binarized tensors: {kinds or 'none'}",
         *(f"note: {note}" for note in report.notes),
     ]
     return Text("\n".join(lines))
 
 
-def _skips(report: Report) -> Table:
-    table = Table(title="What was left alone, and why")
-    for column in ("pass", "node or value", "reason"):
-        table.add_column(column, overflow="fold")
+def _skips(report: Report) -> Group:
+    """By pass: each node or value, and below it the reason."""
+    parts: list[RenderableType] = [Text("What was left alone, and why", "bold"), Text()]
     for record in report.passes:
-        for skip in record.skipped:
-            table.add_row(record.name, skip.node, skip.reason)
-    return table
+        if record.skipped:
+            reasons = [(skip.node, skip.reason) for skip in record.skipped]
+            parts.append(definitions(record.name, reasons))
+        elif not record.rewrites:
+            parts += [Text(record.name, "bold"), Text("  nothing in the graph that it applies to")]
+    return Group(*parts)

@@ -5,20 +5,27 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from bnnopt.artifact import REFERENCE_FILE, make_program, portable_model
-from bnnopt.errors import ArtifactError
+from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.ops import dims
+from bnnopt.passes import PASSES
 from bnnopt.plan import make_plan
+from bnnopt.runtime import BACKENDS
 from bnnopt.runtime.artifact import read_artifact, read_tensors
 from bnnopt.runtime.executor import Executor
-from bnnopt.runtime.format import WEIGHTS_FILE, Artifact
-from bnnopt.training_step import Role, TrainingStep, is_constant
+from bnnopt.runtime.format import TRAINING, WEIGHTS_FILE, Artifact
+from bnnopt.tables import Column, Listing, Row
+from bnnopt.training_step import PERSISTENT, Role, TrainingStep, is_constant, phase
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -27,7 +34,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two gradients are apart: largest absolute difference, and cosine."""
+    """How far two gradients are apart: largest absolute difference, and cosine.
+
+    Where only one of them is finite, `max_abs` is the largest number and `cosine` 0.
+    """
 
     max_abs: float
     cosine: float
@@ -43,10 +53,18 @@ class Verification:
         The worst of all steps, by parameter.
     bit_equal : bool
         Whether losses, gradients, new weights, statistics and optimiser state were the same bits.
+    lossless : bool
+        Whether they should be: no pass that ran is lossy.
     """
 
     parameters: dict[str, Difference]
     bit_equal: bool
+    lossless: bool
+
+    @property
+    def is_defect(self) -> bool:
+        """Whether bits differ that should not."""
+        return self.lossless and not self.bit_equal
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
@@ -66,6 +84,9 @@ class _Trajectory:
     losses: list[Array]
     gradients: list[Arrays]
     persistent: Arrays
+
+
+Runner = Callable[[TrainingStep, Artifact, list[Arrays], Arrays], _Trajectory]
 
 
 def verify_folder(
@@ -88,20 +109,38 @@ def verify_folder(
 
     Raises
     ------
+    UsageError
+        If the backend is not known, or not installed.
     ArtifactError
-        If the folder cannot be read.
+        If the folder cannot be read, or its files do not belong together.
     """
     say = progress or (lambda line: None)
+    run = _runner(backend)
     about = read_artifact(folder)
     runs = []
-    for file in (REFERENCE_FILE, "training.onnx"):
+    for file in (REFERENCE_FILE, f"{TRAINING}.onnx"):
         say(f"running {n_steps} steps of {file} on {backend}")
         step = load_step(folder / file)
+        _check_belongs(step, about, folder / file)
         feeds = [_random_feeds(step, about, seed + i, i + 1) for i in range(n_steps)]
-        persistent = _initial(folder, about)
-        run = _run_native if backend == "native" else _run_onnxruntime
-        runs.append(run(step, about, feeds, persistent))
-    return _compare(*runs)
+        with np.errstate(all="ignore"):
+            runs.append(run(step, about, feeds, _initial(folder, about)))
+    return _compare(runs[0], runs[1], _lossless(about))
+
+
+def _runner(backend: str) -> Runner:
+    if backend not in BACKENDS:
+        raise UsageError(f"--backend {backend}: expected {' or '.join(BACKENDS)}")
+    if backend == "onnxruntime" and find_spec("onnxruntime") is None:
+        raise UsageError(
+            "--backend onnxruntime: is not installed; pip install 'bnnopt[onnxruntime]'"
+        )
+    return _run_native if backend == "native" else _run_onnxruntime
+
+
+def _lossless(about: Artifact) -> bool:
+    """Whether every pass that ran is one that we know to be lossless."""
+    return set(about.passes) <= {entry.name for entry in PASSES if entry.lossless}
 
 
 def load_step(path: Path) -> TrainingStep:
@@ -113,10 +152,27 @@ def load_step(path: Path) -> TrainingStep:
         If the file is missing or damaged.
     """
     try:
-        return TrainingStep(ir.load(path))
+        step = TrainingStep(ir.load(path))
+        steps = [phase(node) for node in step.graph]
+    except KeyError:
+        raise ArtifactError(f"{path}: not a training step of bnnopt; optimize again") from None
     except Exception as error:  # the reader raises whatever protobuf and numpy do
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ArtifactError(f"{path}: cannot be read ({reason}); optimize again") from None
+    if not steps or not step.graph.outputs:
+        raise ArtifactError(f"{path}: not a training step of bnnopt; optimize again")
+    return step
+
+
+def _check_belongs(step: TrainingStep, about: Artifact, path: Path) -> None:
+    """Refuse a step whose weights and state are not those of the folder."""
+    for value in step.inputs(*PERSISTENT):
+        shape = about.persistent.get(str(value.name))
+        if shape is None or list(shape) != list(dims(value)):
+            raise ArtifactError(
+                f"{path}: {value.name!r} has shape {list(dims(value))}, expected "
+                f"{'no such value' if shape is None else list(shape)}; optimize again"
+            )
 
 
 def _initial(folder: Path, about: Artifact) -> Arrays:
@@ -201,27 +257,25 @@ def _run_onnxruntime(
     return _Trajectory(losses, gradients, persistent)
 
 
-def _compare(reference: _Trajectory, rewritten: _Trajectory) -> Verification:
-    names = reference.gradients[0]
-    differences = {
-        name: _worst(
-            [
-                (a[name], b[name])
-                for a, b in zip(reference.gradients, rewritten.gradients, strict=True)
-            ]
-        )
-        for name in names
+def _compare(reference: _Trajectory, rewritten: _Trajectory, lossless: bool) -> Verification:
+    trained = [name for name in reference.persistent if name in reference.gradients[0]]
+    gradients = {
+        name: [
+            (a[name], b[name])
+            for a, b in zip(reference.gradients, rewritten.gradients, strict=True)
+        ]
+        for name in trained
     }
     pairs = [
         *zip(reference.losses, rewritten.losses, strict=True),
-        *(
-            (a[n], b[n])
-            for a, b in zip(reference.gradients, rewritten.gradients, strict=True)
-            for n in names
-        ),
+        *(pair for of_parameter in gradients.values() for pair in of_parameter),
         *((array, rewritten.persistent[n]) for n, array in reference.persistent.items()),
     ]
-    return Verification(differences, all(_same_bits(a, b) for a, b in pairs))
+    return Verification(
+        parameters={name: _worst(of_parameter) for name, of_parameter in gradients.items()},
+        bit_equal=all(_same_bits(a, b) for a, b in pairs),
+        lossless=lossless,
+    )
 
 
 def _same_bits(a: Array, b: Array) -> bool:
@@ -229,16 +283,35 @@ def _same_bits(a: Array, b: Array) -> bool:
 
 
 def _worst(pairs: list[tuple[Array, Array]]) -> Difference:
-    return Difference(
-        max_abs=max(float(np.max(np.abs(a - b), initial=0)) for a, b in pairs),
-        cosine=min(_cosine(a, b) for a, b in pairs),
-    )
+    found = [_difference(a, b) for a, b in pairs]
+    return Difference(max(d.max_abs for d in found), min(d.cosine for d in found))
 
 
-def _cosine(a: Array, b: Array) -> float:
-    """1 where both are zero."""
+def _difference(a: Array, b: Array) -> Difference:
+    """In float64; the cosine of two zero gradients is 1."""
+    if _same_bits(a, b):
+        return Difference(0.0, 1.0)
     x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return Difference(float(np.finfo(np.float64).max), 0.0)
     scale = float(np.linalg.norm(x) * np.linalg.norm(y))
-    if scale == 0:
-        return float(not x.any() and not y.any())
-    return float(np.clip(x @ y / scale, -1, 1))
+    cosine = float(x @ y) / scale if scale else float(not x.any() and not y.any())
+    return Difference(float(np.max(np.abs(x - y), initial=0)), float(np.clip(cosine, -1, 1)))
+
+
+def render_verification(found: Verification, title: str) -> RenderableType:
+    """The differences by parameter, and the verdict."""
+    columns = [
+        Column("gradient of"),
+        Column("max difference", is_figure=True),
+        Column("cosine", is_figure=True),
+    ]
+    rows = [
+        Row([name, f"{d.max_abs:.3g}", f"{d.cosine:.6f}"]) for name, d in found.parameters.items()
+    ]
+    expected = (
+        "expected: all passes that ran are lossless" if found.lossless else "lossy passes ran"
+    )
+    verdict = f"bit-equal: {'yes' if found.bit_equal else 'no'} ({expected})"
+    note = Text("bits of losses, gradients, new weights, statistics, optimizer state", "dim")
+    return Group(Listing(title, columns, rows), Text(), Text(verdict), note)

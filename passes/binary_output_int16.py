@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import integer_bound, is_binary, saved
+from bnnopt.analysis import integer_bound, is_binary, is_kept, saved
 from bnnopt.ops import Emitter
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.rewriting import insert_after_definition, late, redirect
@@ -31,20 +31,21 @@ class BinaryOutputInt16(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        return sum(self._narrow(step, trace, root) for root in list(saved(step)))
+        kept = [value for values in saved(step).values() for value in values if is_kept(value)]
+        return sum(self._narrow(step, trace, value) for value in kept)
 
-    def _narrow(self, step: TrainingStep, trace: Trace, root: ir.Value) -> int:
-        bound = integer_bound(root)
-        if bound is None or is_binary(root) or root.dtype != ir.DataType.FLOAT or not late(root):
+    def _narrow(self, step: TrainingStep, trace: Trace, y: ir.Value) -> int:
+        bound = integer_bound(y)
+        if bound is None or is_binary(y) or y.dtype != ir.DataType.FLOAT or not late(y):
             return 0
         if bound > INT16_MAX:
-            return trace.skip(root, f"its magnitude can reach {bound}, above {INT16_MAX}")
+            return trace.skip(y, f"its magnitude can reach {bound}, above {INT16_MAX}")
         emit = Emitter(step.graph, "forward")
-        narrow = emit("Cast", root, name=f"{root.name}.int16", to=int(ir.DataType.INT16))
-        insert_after_definition(step, root, emit.nodes)
-        for node in late(root):
+        narrow = emit("Cast", y, name=f"{y.name}.int16", to=int(ir.DataType.INT16))
+        insert_after_definition(step, y, emit.nodes)
+        for node in late(y):
             emit = Emitter(step.graph, "rebuild")
-            wide = emit("Cast", narrow, name=f"{root.name}.wide", to=int(ir.DataType.FLOAT))
-            redirect(node, root, wide)
+            wide = emit("Cast", narrow, name=f"{y.name}.wide", to=int(ir.DataType.FLOAT))
+            redirect(node, y, wide)
             step.graph.insert_before(node, emit.nodes)
         return 1

@@ -24,14 +24,19 @@ class ImmediateUpdate(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         before = dependencies(step)
-        position = {node: i for i, node in enumerate(step.graph)}
-        updates = [node for node in step.graph if phase(node) == "update"]
+        nodes = list(step.graph)
+        position = {node: i for i, node in enumerate(nodes)}
+        updates = [node for node in nodes if phase(node) == "update"]
+
         count = 0
         for node in updates:
-            earlier = sorted(before[node], key=position.__getitem__)
-            if not earlier or position[earlier[-1]] + 1 == position[node]:
+            last = max(before[node], key=position.__getitem__, default=None)
+            if last is None:
+                continue
+            between = nodes[position[last] + 1 : position[node]]
+            if all(phase(other) == "update" for other in between):
                 continue
             step.graph.remove(node)
-            step.graph.insert_after(earlier[-1], node)
+            step.graph.insert_after(last, node)
             count += 1
         return count

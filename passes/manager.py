@@ -17,7 +17,7 @@ from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
 from bnnopt.passes.redirect_consumers import RedirectConsumers
 from bnnopt.passes.schedule import Schedule
 from bnnopt.passes.sign_pack import SignPack
-from bnnopt.passes.verify import BrokenGraph, verify
+from bnnopt.passes.verify import BrokenGraph, interface, verify
 from bnnopt.plan import make_plan
 from bnnopt.training_step import TrainingStep
 
@@ -90,9 +90,10 @@ def run_passes(
     for position, candidate in enumerate(passes, 1):
         report(candidate.name)
         trace = Trace()
+        expected = interface(step)
         rewrites = candidate.run(step, trace)
         try:
-            verify(step)
+            verify(step, expected)
         except BrokenGraph as error:
             place = f"pass {candidate.name!r} ({position} of {len(passes)}) broke the graph"
             raise BrokenGraph(f"{place}: {error}") from None

@@ -23,7 +23,7 @@ class MaskPack(Pass):
     Forward:   xb = sign(x), or y = relu(x)
     Backward:  dx = dxb where |x| <= 1, or dx = dy where y > 0: both read one bit an element.
     Saves:     32 bits an element become 1; the 8 of a boolean mask become 1.  Numbers: bit-exact.
-    Skips:     x is kept anyway, because another backward node reads its value.
+    Skips:     x is kept anyway, because another backward node reads its value; a scalar.
     Source:    Wang et al., arXiv:2102.04270, algorithm 2, line 13; Gist (ISCA 2018) for ReLU.
     """
 
@@ -39,8 +39,13 @@ class MaskPack(Pass):
             if node.op_type in _MASK_GRADS and (source := node.inputs[1]) is not None
             if root_of[source] in kept
         )
-        booleans = [root for root in kept if root.dtype == ir.DataType.BOOL]
-        return count + sum(_pack_boolean(step, root) for root in booleans)
+        booleans = [
+            value
+            for values in kept.values()
+            for value in values
+            if value.dtype == ir.DataType.BOOL and is_kept(value) and late(value)
+        ]
+        return count + sum(_pack_boolean(step, trace, value) for value in booleans)
 
     def _pack_grad(
         self, step: TrainingStep, trace: Trace, node: ir.Node, views: list[ir.Value]
@@ -53,6 +58,8 @@ class MaskPack(Pass):
             return trace.skip(node, f"{x.name!r} is {kept_for}")
         if not is_kept(x):
             return trace.skip(node, f"{x.name!r} is a view made in the backward pass")
+        if not dims(x):
+            return trace.skip(node, f"{x.name!r} is a scalar, which has no rows of bits")
         emit = Emitter(step.graph, "forward")
         packed = _mask_of(node, x, emit)
         insert_after_definition(step, x, emit.nodes)
@@ -70,7 +77,9 @@ def _mask_of(node: ir.Node, x: ir.Value, emit: Emitter) -> ir.Value:
     return emit("RangePack", x, name=name, low=low, high=high)
 
 
-def _pack_boolean(step: TrainingStep, mask: ir.Value) -> int:
+def _pack_boolean(step: TrainingStep, trace: Trace, mask: ir.Value) -> int:
+    if not dims(mask):
+        return trace.skip(mask, "a scalar has no rows of bits")
     emit = Emitter(step.graph, "forward")
     packed = emit("PackBits", mask, name=f"{mask.name}.packed")
     insert_after_definition(step, mask, emit.nodes)

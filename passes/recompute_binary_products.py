@@ -7,7 +7,14 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import PRODUCTS, is_binary_product, is_persistent, late_readers, saved
+from bnnopt.analysis import (
+    PRODUCTS,
+    is_binary_product,
+    is_kept,
+    is_persistent,
+    late_readers,
+    saved,
+)
 from bnnopt.ops import Emitter, is_view
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.rebuilding import Rebuilder
@@ -26,7 +33,7 @@ class RecomputeBinaryProducts(Pass):
     Backward:  d(batch_norm) reads y, computed again by the same operators from the same values.
     Saves:     all bytes of y, for one more binary product.  Numbers: bit-exact.
     Skips:     a product of two real tensors (recomputing it costs too much time); an operand that
-               is not kept anyway.
+               is not kept anyway; a reader that sees it through a view.
     Source:    Chen et al., arXiv:1604.06174 (recomputation).
     """
 
@@ -34,9 +41,11 @@ class RecomputeBinaryProducts(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        return sum(self._rebuild(step, trace, root) for root in list(saved(step)))
+        return sum(self._rebuild(step, trace, *entry) for entry in saved(step).items())
 
-    def _rebuild(self, step: TrainingStep, trace: Trace, root: ir.Value) -> int:
+    def _rebuild(
+        self, step: TrainingStep, trace: Trace, root: ir.Value, views: list[ir.Value]
+    ) -> int:
         producer = root.producer()
         if producer is None or not _ends_in_product(root):
             return 0
@@ -44,10 +53,11 @@ class RecomputeBinaryProducts(Pass):
             may_copy=_may_copy,
             may_read=lambda v: is_persistent(v) or (v is not root and bool(late_readers([v]))),
         )
-        readers = late(root)
-        obstacle = rebuilder.obstacle(root) if readers else "it is read through a view"
+        through_view = any(late(v) for v in views if v is not root and is_kept(v))
+        obstacle = "it is read through a view" if through_view else rebuilder.obstacle(root)
         if obstacle is not None:
             return trace.skip(root, obstacle)
+        readers = late(root)
         emit = Emitter(step.graph, "rebuild")
         rebuilt = rebuilder.rebuild(root, emit)
         step.graph.insert_before(readers[0], emit.nodes)
@@ -65,7 +75,7 @@ def _may_copy(node: ir.Node) -> bool:
 def _ends_in_product(value: ir.Value | None) -> bool:
     """Whether a product lies behind the value, with nothing but cheap steps after it."""
     producer = value.producer() if value is not None else None
-    if producer is None:
+    if producer is None or value is not producer.outputs[0]:
         return False
     if producer.op_type in PRODUCTS:
         return True

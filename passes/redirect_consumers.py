@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_persistent, saved
+from bnnopt.analysis import is_kept, is_persistent, saved
 from bnnopt.ops import Emitter, is_view
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.rebuilding import Rebuilder
@@ -39,13 +39,11 @@ class RedirectConsumers(Pass):
         for root, views in saved(step).items():
             if root.producer() is None:
                 continue
-            reason = rebuilder.obstacle(root)
-            if reason is not None:
+            if rebuilder.obstacle(root) is not None:
                 continue
-            for value in views:
+            for value in filter(is_kept, views):
                 for node in late(value):
-                    if not is_view(node):
-                        count += _rebuild_for(step, rebuilder, node, value)
+                    count += _rebuild_for(step, rebuilder, node, value)
         return count
 
 
@@ -53,9 +51,7 @@ def _is_cheap(node: ir.Node) -> bool:
     return is_view(node) or node.op_type in _CHEAP
 
 
-def _rebuild_for(
-    step: TrainingStep, rebuilder: Rebuilder, node: ir.Node, value: ir.Value
-) -> int:
+def _rebuild_for(step: TrainingStep, rebuilder: Rebuilder, node: ir.Node, value: ir.Value) -> int:
     emit = Emitter(step.graph, "rebuild")
     redirect(node, value, rebuilder.rebuild(value, emit))
     step.graph.insert_before(node, emit.nodes)

@@ -32,6 +32,9 @@ def replace_node(step: TrainingStep, node: ir.Node, emit: Emitter) -> None:
         old.replace_all_uses_with(replacement, replace_graph_outputs=True)
     new.metadata_props.update(node.metadata_props)
     step.graph.remove(node, safe=True)
+    new.name = node.name
+    for old, replacement in zip(node.outputs, new.outputs, strict=True):
+        replacement.name = old.name
 
 
 def late(value: ir.Value) -> list[ir.Node]:

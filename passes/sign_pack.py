@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_binary, saved
-from bnnopt.ops import Emitter, dims, is_view
+from bnnopt.analysis import is_binary, is_kept, saved
+from bnnopt.ops import Emitter, dims
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.rewriting import insert_after_definition, late, redirect
 from bnnopt.training_step import TrainingStep
@@ -21,7 +21,7 @@ class SignPack(Pass):
     Forward:   xb = sign(x);  z = xb @ wb                 x: (N, K) float32, wb: (K, M)
     Backward:  dwb = xb.T @ dz reads the bits, unpacked right before it.
     Saves:     32 bits an element of xb become 1.  Numbers: bit-exact.
-    Skips:     a value that can be 0 (--sign-zero keep); a graph output.
+    Skips:     a value that can be 0 (--sign-zero keep); a scalar; a view with other rows.
     Source:    Wang et al., arXiv:2102.04270, algorithm 2, line 1.
     """
 
@@ -30,13 +30,11 @@ class SignPack(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         return sum(
-            self._pack(step, trace, root, [v for v in values if _dense_readers(v)])
+            self._pack(step, trace, root, [v for v in values if is_kept(v) and late(v)])
             for root, values in saved(step).items()
         )
 
-    def _pack(
-        self, step: TrainingStep, trace: Trace, root: ir.Value, read: list[ir.Value]
-    ) -> int:
+    def _pack(self, step: TrainingStep, trace: Trace, root: ir.Value, read: list[ir.Value]) -> int:
         if not read:
             return 0
         if not is_binary(root):
@@ -44,17 +42,15 @@ class SignPack(Pass):
             if producer is not None and producer.op_type == "Ternarize":
                 trace.skip(root, "it can be 0, a third value: ONNX's sign(0) is kept")
             return 0
+        if not dims(root):
+            return trace.skip(root, "a scalar has no rows of bits")
         if any(dims(value)[:1] != dims(root)[:1] for value in read):
             return trace.skip(root, "a reader sees it with other rows")
         packed = _encode(step, root)
         for value in read:
-            for node in _dense_readers(value):
+            for node in late(value):
                 _decode(step, node, value, packed)
         return 1
-
-
-def _dense_readers(value: ir.Value) -> list[ir.Node]:
-    return [node for node in late(value) if not is_view(node)]
 
 
 def _encode(step: TrainingStep, root: ir.Value) -> ir.Value:

@@ -8,13 +8,32 @@ from bnnopt.ops import InferenceError, dims, infer_types
 from bnnopt.plan import dependencies
 from bnnopt.training_step import PHASES, TrainingStep, role
 
+Interface = dict[str, tuple[object, ...]]
+
 
 class BrokenGraph(Exception):
     """The graph is not a valid training step; the message says where."""
 
 
-def verify(step: TrainingStep) -> None:
+def interface(step: TrainingStep) -> Interface:
+    """What the runtime relies on: the inputs by name, the outputs by what they update."""
+    found: Interface = {"the loss": (step.loss.dtype, dims(step.loss))}
+    for value in step.graph.inputs:
+        found[f"input {value.name!r}"] = (role(value), value.dtype, dims(value))
+    for target, output in step.updates():
+        found[f"the output that updates {target.name!r}"] = (output.dtype, dims(output))
+    return found
+
+
+def verify(step: TrainingStep, expected: Interface | None = None) -> None:
     """Check order, types, names, phases and updates of a training step.
+
+    Parameters
+    ----------
+    step : TrainingStep
+        The graph as it is now.
+    expected : Interface, optional
+        Its `interface` before the pass, which must not have changed.
 
     Raises
     ------
@@ -22,6 +41,7 @@ def verify(step: TrainingStep) -> None:
         At the first rule that does not hold.
     """
     _check_names(step)
+    _check_targets(step)
     _check_order(step)
     for node in step.graph:
         if node.metadata_props.get("phase") not in PHASES:
@@ -30,6 +50,16 @@ def verify(step: TrainingStep) -> None:
     for value in step.graph.inputs:
         if role(value) is None:
             raise BrokenGraph(f"input {value.name!r} has no role")
+    if expected is not None:
+        _check_interface(interface(step), expected)
+
+
+def _check_interface(found: Interface, expected: Interface) -> None:
+    for what in [*expected, *found]:
+        if what not in found:
+            raise BrokenGraph(f"{what} is lost")
+        if found[what] != expected.get(what):
+            raise BrokenGraph(f"{what} is {found[what]}, expected {expected.get(what)}")
 
 
 def _check_names(step: TrainingStep) -> None:
@@ -41,26 +71,34 @@ def _check_names(step: TrainingStep) -> None:
         seen.add(value.name)
 
 
+def _check_targets(step: TrainingStep) -> None:
+    inputs = {value.name for value in step.graph.inputs}
+    for output in step.graph.outputs:
+        target = output.metadata_props.get("updates")
+        if target is not None and target not in inputs:
+            raise BrokenGraph(f"output {output.name!r} updates {target!r}, which is no input")
+
+
 def _check_order(step: TrainingStep) -> None:
     """Every input is there, and nothing reads a weight after its update."""
     there = {*step.graph.inputs, *step.graph.initializers.values()}
-    before, done = dependencies(step), set()
     for node in step.graph:
         missing = [v.name for v in node.inputs if v is not None and v not in there]
         if missing:
             raise BrokenGraph(f"node {node.name!r} reads {missing[0]!r} before it is made")
-        early = [other.name for other in before[node] if other not in done]
-        if early:
-            raise BrokenGraph(f"node {node.name!r} overwrites what {early[0]!r} reads later")
         there.update(node.outputs)
-        done.add(node)
     lost = [output.name for output in step.graph.outputs if output not in there]
     if lost:
         raise BrokenGraph(f"output {lost[0]!r} is made by no node")
+    before, done = dependencies(step), set()
+    for node in step.graph:
+        early = [other.name for other in before[node] if other not in done]
+        if early:
+            raise BrokenGraph(f"node {node.name!r} overwrites what {early[0]!r} reads later")
+        done.add(node)
 
 
 def _check_types(node: ir.Node, opset: int) -> None:
-    declared = [(output.dtype, dims(output)) for output in node.outputs if output.name]
     copy = ir.Node(
         node.domain,
         node.op_type,
@@ -71,7 +109,8 @@ def _check_types(node: ir.Node, opset: int) -> None:
     try:
         infer_types(copy, opset)
         inferred = [(output.dtype, dims(output)) for output in copy.outputs if output.name]
-    except (InferenceError, AssertionError) as error:
+        declared = [(output.dtype, dims(output)) for output in node.outputs if output.name]
+    except (InferenceError, AssertionError, KeyError, IndexError) as error:
         raise BrokenGraph(f"node {node.name!r} ({node.op_type}): {error}") from None
     finally:
         copy.resize_inputs(0)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bnnopt.errors import ArtifactError
-from bnnopt.runtime.format import ARTIFACT_FILE, FORMAT, Artifact, Program, program_file
+from bnnopt.runtime.format import (
+    ARTIFACT_FILE,
+    FORMAT,
+    Artifact,
+    Program,
+    fields_digest,
+    file_digest,
+    program_file,
+)
+
+AGAIN = "copy the folder again, or optimize again"
 
 
 def read_artifact(folder: Path) -> Artifact:
@@ -28,20 +37,39 @@ def read_artifact(folder: Path) -> Artifact:
     path = folder / ARTIFACT_FILE
     try:
         fields = json.loads(path.read_text())
-        version = fields.pop("format")
-    except FileNotFoundError:
+        version, digest = fields.pop("format"), fields.pop("digest", None)
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{folder}: not a bnnopt folder: it has no {ARTIFACT_FILE}; write one with "
             "'bnnopt optimize model.onnx -o FOLDER'"
         ) from None
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); optimize again") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{path}: is damaged ({error!r}); {AGAIN}") from None
     if version != FORMAT:
         raise ArtifactError(f"{path}: format {version}, expected {FORMAT}; optimize again")
-    try:
-        return Artifact(**fields)
-    except TypeError as error:
-        raise ArtifactError(f"{path}: is damaged ({error}); optimize again") from None
+    if digest != fields_digest(fields):
+        raise ArtifactError(f"{path}: is not as it was written; {AGAIN}")
+    return Artifact(**fields)
+
+
+def check_files(folder: Path, artifact: Artifact, names: Iterable[str]) -> None:
+    """Compare files of the folder with what they were when they were written.
+
+    Raises
+    ------
+    ArtifactError
+        If one is missing, cut short or changed.
+    """
+    for name in names:
+        path = folder / name
+        try:
+            digest = file_digest(path)
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be read: {error.strerror}; {AGAIN}") from None
+        if digest != artifact.files.get(name):
+            raise ArtifactError(f"{path}: is not as it was written; {AGAIN}")
 
 
 def read_program(folder: Path, kind: str) -> Program:
@@ -50,7 +78,7 @@ def read_program(folder: Path, kind: str) -> Program:
     try:
         return Program.from_json(path.read_text())
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); optimize again") from None
+        raise ArtifactError(f"{path}: cannot be read ({error!r}); {AGAIN}") from None
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
@@ -61,24 +89,33 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, 
             return tensors, dict(file.metadata() or {})
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: not a safetensors file, or cut short ({error})") from None
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file so that a crash at any moment leaves the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
+    """Write a safetensors file so that a crash at any moment leaves the old one or the new one.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the old one is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(dict(tensors), temporary, dict(metadata))
-        _sync(Path(temporary))
+        temporary.chmod(mode)  # safetensors makes it the owner's alone
+        _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    except SafetensorError as error:  # what safetensors makes of an error of the file system
+        raise OSError(str(error)) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -50,7 +50,7 @@ class Executor:
         Parameters
         ----------
         feeds : mapping of str to tuple of ndarray
-            Inputs by role; copied into the arena.
+            Inputs by role, those of roles that the program has; copied into the arena.
         batch : int
             Samples in this batch, at most the program's.
         observe : callable, optional
@@ -62,8 +62,8 @@ class Executor:
             Views of the outputs, valid until the next run.
         """
         values = self._values(batch)
-        for role, arrays in feeds.items():
-            for index, array in zip(self.program.roles.get(role, ()), arrays, strict=True):
+        for role, indices in self.program.roles.items():
+            for index, array in zip(indices, feeds[role] if indices else (), strict=True):
                 np.copyto(values[index], array)
         for step in self.program.steps:
             if not step.is_view:

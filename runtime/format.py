@@ -6,10 +6,11 @@ values and its attributes. Weights, optimiser state and constants are in safeten
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,8 @@ class Artifact:
         Labels are 0 to ``classes - 1``; 0 where there are none.
     passes : sequence of str
         The passes that ran.
+    files : mapping of str to str
+        SHA-256 of every other file of the folder.
     """
 
     model: str
@@ -162,11 +165,25 @@ class Artifact:
     weights: Sequence[str]
     classes: int
     passes: Sequence[str]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Write ``artifact.json``."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
-        (folder / ARTIFACT_FILE).write_text(text)
+        """Write ``artifact.json``, last: it takes down what the other files of the folder are."""
+        files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+        fields = asdict(replace(self, files=files))
+        fields |= {"digest": fields_digest(fields), "format": FORMAT}
+        (folder / ARTIFACT_FILE).write_text(json.dumps(fields, indent=1))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fields_digest(fields: Mapping[str, Any]) -> str:
+    """SHA-256 of what ``artifact.json`` says, whatever its layout."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def program_file(kind: str) -> str:

@@ -1,16 +1,18 @@
 """The onnxruntime backend: the same graphs, inlined, on stock onnxruntime.
 
-Four things keep the memory plan's promise there. The nodes are stored in the intended order and run
-by priority: the default order packs a value only when its unpacking is due, which saves nothing. The
-graph optimiser is off: it would merge a recomputed node with the one that it recomputes. Buffers are
-not handed on to later values of the same size, and no memory pattern is kept: both hold memory from
-one use to the next. And weights and state are bound as input and as output to the same memory.
+Four things keep the memory plan's promise there. The nodes are stored in the intended order and
+run by priority: the default order packs a value only when its unpacking is due, which saves
+nothing. The graph optimiser is off: it would merge a recomputed node with the one that it
+recomputes. Buffers are not handed on to later values of the same size, and no memory pattern is
+kept: both hold memory from one use to the next. And weights and state are bound as input and as
+output to the same memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnxruntime as ort
@@ -18,7 +20,7 @@ import onnxruntime as ort
 from bnnopt.errors import ArtifactError
 from bnnopt.runtime.artifact import read_program
 from bnnopt.runtime.executor import Array
-from bnnopt.runtime.format import EVALUATION, TRAINING, Program, graph_file
+from bnnopt.runtime.format import EVALUATION, TRAINING, Program, graph_file, program_file
 
 
 class OnnxruntimeBackend:
@@ -32,26 +34,34 @@ class OnnxruntimeBackend:
         Buffers that outlive a step, updated in place.
     threads : int or None
         Threads within an operator; None leaves the choice to onnxruntime.
+
+    Attributes
+    ----------
+    training, evaluation : Program
+        What the graphs are the portable form of; here only for names, shapes and roles.
+    files : tuple of str
+        What it reads of the folder.
     """
+
+    files: ClassVar[tuple[str, ...]] = tuple(
+        name(kind) for kind in (TRAINING, EVALUATION) for name in (program_file, graph_file)
+    )
 
     def __init__(
         self, folder: Path, persistent: Mapping[str, Array], threads: int | None = None
     ) -> None:
-        training = read_program(folder, TRAINING)
-        evaluation = read_program(folder, EVALUATION)
-        self._training = _Bound(folder, TRAINING, training, persistent, threads)
-        self._evaluation = _Bound(folder, EVALUATION, evaluation, persistent, threads)
-        self.fixed_batch = training.fixed_batch
-        self.input_specs = [training.values[i] for i in training.roles["data"]]
-        self.label_specs = [training.values[i] for i in training.roles.get("labels", ())]
+        self.training = read_program(folder, TRAINING)
+        self.evaluation = read_program(folder, EVALUATION)
+        self._train = _Bound(folder, TRAINING, self.training, persistent, threads)
+        self._predict = _Bound(folder, EVALUATION, self.evaluation, persistent, threads)
 
     def train(self, feeds: Mapping[str, tuple[Array, ...]], batch: int) -> float:
         """Run one training step and return its loss."""
-        return float(self._training.run(feeds, batch).reshape(-1)[0])
+        return float(self._train.run(feeds, batch).reshape(-1)[0])
 
     def predict(self, data: tuple[Array, ...], batch: int) -> Array:
         """The network's first output for one batch."""
-        return self._evaluation.run({"data": data}, batch)
+        return self._predict.run({"data": data}, batch)
 
 
 class _Bound:
@@ -85,8 +95,8 @@ class _Bound:
     def run(self, feeds: Mapping[str, tuple[Array, ...]], batch: int) -> Array:
         """The first output for one batch, in new memory."""
         held = []
-        for role, arrays in feeds.items():
-            for index, array in zip(self._program.roles.get(role, ()), arrays, strict=True):
+        for role, indices in self._program.roles.items():
+            for index, array in zip(indices, feeds[role] if indices else (), strict=True):
                 spec = self._program.values[index]
                 fed = np.ascontiguousarray(array, spec.dtype).reshape(spec.shape_at(batch))
                 held.append(ort.OrtValue.ortvalue_from_numpy(fed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnnopt.errors import ArtifactError, UsageError
-from bnnopt.runtime.artifact import read_artifact, read_tensors, write_tensors
+from bnnopt.runtime.artifact import check_files, read_artifact, read_tensors, write_tensors
+from bnnopt.runtime.feeding import Data, as_array, checked_rate, fitted_inputs, fitted_labels
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, ValueSpec
 from bnnopt.runtime.native import NativeBackend
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.generic]
 BACKENDS = ("native", "onnxruntime")
+_OTHER = "the checkpoint is of another model or optimiser"
 
 
 class TrainingSession:
@@ -54,7 +55,9 @@ class TrainingSession:
         self._artifact = read_artifact(self._folder)
         self._persistent = _initial_buffers(self._folder, self._artifact)
         self._step = 0
-        self._backend = _open_backend(self._folder, backend, self._persistent, threads)
+        self._backend = _open_backend(
+            self._folder, self._artifact, backend, self._persistent, threads
+        )
 
     @property
     def batch_size(self) -> int:
@@ -66,13 +69,14 @@ class TrainingSession:
         """Steps that the weights have seen."""
         return self._step
 
-    def step(self, x: ArrayLike, y: ArrayLike | None = None, lr: float | None = None) -> float:
+    def step(self, x: Data, y: ArrayLike | None = None, lr: float | None = None) -> float:
         """One training step; weights, statistics and optimiser state change in place.
 
         Parameters
         ----------
         x : (n, ...) float32
-            As the model's input; n is at most the batch size of the folder.
+            As the model's input; n is at most the batch size of the folder. For a model with
+            several inputs a mapping of their names to arrays.
         y : (n,) int64
             Class labels; (n, ...) float32 targets for ``mse``; not given where the graph has its
             own loss.
@@ -87,51 +91,74 @@ class TrainingSession:
         Raises
         ------
         UsageError
-            If a shape, a label or the batch does not fit; nothing has changed then.
+            If a shape, dtype, label, rate or the batch does not fit; nothing has changed then.
         """
-        data = _fitted(x, self._backend.input_specs[0], "x")
-        batch = self._checked_batch(data)
-        feeds: dict[str, tuple[Array, ...]] = {"data": (data,)}
-        if self._backend.label_specs:
-            if y is None:
-                raise UsageError("step: y is missing; expected one label a sample")
-            feeds["labels"] = (self._checked_labels(y, batch),)
-        rate = self._artifact.learning_rate if lr is None else lr
-        feeds["rate"] = (np.array(rate, np.float32),)
-        feeds["step"] = (np.array(self._step + 1, np.int64),)
-        loss = self._backend.train(feeds, batch)
+        data = fitted_inputs(x, self._inputs, "step")
+        batch = self._checked_batch(len(data[0]))
+        labels = fitted_labels(y, self._labels, batch, self._artifact.classes)
+        rate = checked_rate(self._artifact.learning_rate if lr is None else lr)
+        feeds: dict[str, tuple[Array, ...]] = {
+            "data": data,
+            "labels": labels,
+            "rate": (np.array(rate, np.float32),),
+            "step": (np.array(self._step + 1, np.int64),),
+        }
+        roles = self._backend.training.roles
+        loss = self._backend.train({role: feeds[role] for role in feeds if roles[role]}, batch)
         self._step += 1
         return loss
 
-    def predict(self, x: ArrayLike) -> Array:
+    def predict(self, x: Data) -> Array:
         """The network's output for any number of samples, with running statistics.
 
         Parameters
         ----------
-        x : (n, ...) float32
+        x : (n, ...) float32, or a mapping as in `step`
 
         Returns
         -------
         ndarray
             (n, ...), as the model's output.
-        """
-        data = _fitted(x, self._backend.input_specs[0], "x")
-        parts = [self._predict_batch(batch) for batch in self._batches(data)]
-        return np.concatenate(parts) if parts else np.empty((0,), np.float32)
 
-    def evaluate(self, x: ArrayLike, y: ArrayLike) -> float:
+        Raises
+        ------
+        UsageError
+            If a shape does not fit, or the output is not one a sample.
+        """
+        data = fitted_inputs(x, self._inputs, "predict")
+        output = self._backend.evaluation.values[self._backend.evaluation.outputs[0]]
+        if output.shape[:1] not in ((-1,), (self.batch_size,)):
+            raise UsageError(f"predict: output {output.name!r} has no axis of samples")
+        starts = range(0, len(data[0]), self.batch_size)
+        parts = [
+            self._predict_batch(tuple(a[i : i + self.batch_size] for a in data)) for i in starts
+        ]
+        empty = np.empty((0, *output.shape_at(1)[1:]), output.dtype)
+        return np.concatenate(parts) if parts else empty
+
+    def evaluate(self, x: Data, y: ArrayLike) -> float:
         """Accuracy: the share of samples whose largest output is at their label.
 
         Parameters
         ----------
-        x : (n, ...) float32
+        x : (n, ...) float32, or a mapping as in `step`
         y : (n,) int64
+
+        Raises
+        ------
+        UsageError
+            If shapes do not fit, or the output is no score for each class.
         """
-        labels = np.asarray(y)
+        labels = as_array(y, "evaluate: y")
         predictions = self.predict(x)
-        if len(labels) != len(predictions) or not len(labels):
+        if predictions.ndim < 2:
             raise UsageError(
-                f"evaluate: {len(labels)} labels for {len(predictions)} samples; expected as many"
+                f"evaluate: the output has shape {list(predictions.shape)}, no classes"
+            )
+        expected = (*predictions.shape[:1], *predictions.shape[2:])
+        if labels.shape != expected or not labels.size:
+            raise UsageError(
+                f"evaluate: y has shape {list(labels.shape)}, expected {list(expected)}, not empty"
             )
         return float(np.mean(np.argmax(predictions, axis=1) == labels))
 
@@ -143,8 +170,17 @@ class TrainingSession:
         """Write a checkpoint: weights, statistics, optimiser state and the number of steps.
 
         The file is complete or absent whatever happens meanwhile.
+
+        Raises
+        ------
+        ArtifactError
+            If it cannot be written.
         """
-        write_tensors(Path(path), self._persistent, {"steps_done": str(self._step)})
+        try:
+            write_tensors(Path(path), self._persistent, {"steps_done": str(self._step)})
+        except OSError as error:
+            reason = error.strerror or error
+            raise ArtifactError(f"{path}: cannot be written: {reason}") from None
 
     def resume(self, path: str | Path) -> None:
         """Go on from a checkpoint, bit-exactly.
@@ -156,91 +192,80 @@ class TrainingSession:
             changed then.
         """
         tensors, metadata = read_tensors(Path(path))
+        steps = metadata.get("steps_done", "")
+        if not steps.isdecimal():
+            raise ArtifactError(f"{path}: not a checkpoint: it does not say how many steps it saw")
+        foreign = sorted(tensors.keys() - self._persistent.keys())
+        if foreign:
+            raise ArtifactError(f"{path}: holds {foreign[0]!r}, which is not here; {_OTHER}")
         for name, array in self._persistent.items():
             found = tensors.get(name)
             if found is None or found.shape != array.shape or found.dtype != array.dtype:
                 state = "missing" if found is None else f"{found.dtype} {list(found.shape)}"
-                raise ArtifactError(
-                    f"{path}: {name!r} is {state}, expected {array.dtype} {list(array.shape)}; "
-                    "the checkpoint is of another model or optimiser"
-                )
-        if "steps_done" not in metadata:
-            raise ArtifactError(f"{path}: not a checkpoint: it does not say how many steps it saw")
+                expected = f"{array.dtype} {list(array.shape)}"
+                raise ArtifactError(f"{path}: {name!r} is {state}, expected {expected}; {_OTHER}")
         for name, array in self._persistent.items():
             np.copyto(array, tensors[name])
-        self._step = int(metadata["steps_done"])
+        self._step = int(steps)
 
-    def _batches(self, data: Array) -> Iterator[Array]:
-        for start in range(0, len(data), self.batch_size):
-            yield data[start : start + self.batch_size]
+    @property
+    def _fixed_batch(self) -> bool:
+        return self._backend.training.fixed_batch or self._backend.evaluation.fixed_batch
 
-    def _predict_batch(self, data: Array) -> Array:
+    @property
+    def _inputs(self) -> list[ValueSpec]:
+        program = self._backend.training
+        return [program.values[i] for i in program.roles["data"]]
+
+    @property
+    def _labels(self) -> ValueSpec | None:
+        program = self._backend.training
+        return next((program.values[i] for i in program.roles["labels"]), None)
+
+    def _predict_batch(self, data: tuple[Array, ...]) -> Array:
         """A fixed batch is filled up: with running statistics, samples do not see one another."""
-        n = len(data)
-        if self._backend.fixed_batch and n < self.batch_size:
-            filler = np.zeros((self.batch_size - n, *data.shape[1:]), data.dtype)
-            return self._backend.predict((np.concatenate([data, filler]),), self.batch_size)[:n]
-        return self._backend.predict((data,), n)
+        n = len(data[0])
+        if self._fixed_batch and n < self.batch_size:
+            data = tuple(_filled(array, self.batch_size) for array in data)
+        return self._backend.predict(data, len(data[0]))[:n]
 
-    def _checked_batch(self, data: Array) -> int:
-        n, full = len(data), self.batch_size
-        if not 1 <= n <= full or (self._backend.fixed_batch and n != full):
-            expected = f"{full}" if self._backend.fixed_batch else f"1 to {full}"
+    def _checked_batch(self, n: int) -> int:
+        full = self.batch_size
+        if not 1 <= n <= full or (self._fixed_batch and n != full):
+            expected = f"{full}" if self._fixed_batch else f"1 to {full}"
             raise UsageError(
                 f"step: x has {n} samples, expected {expected}; optimize with another --batch-size"
             )
         return n
 
-    def _checked_labels(self, y: ArrayLike, batch: int) -> Array:
-        spec = self._backend.label_specs[0]
-        labels = np.asarray(y)
-        shape = spec.shape_at(batch)
-        if labels.shape != shape:
-            raise UsageError(f"step: y has shape {list(labels.shape)}, expected {list(shape)}")
-        if spec.dtype != "int64":
-            return labels.astype(spec.dtype, copy=False)
-        if labels.dtype.kind not in "iu":
-            raise UsageError(f"step: y is {labels.dtype}, expected integer class labels")
-        classes = self._artifact.classes
-        if labels.size and (labels.min() < 0 or labels.max() >= classes):
-            raise UsageError(
-                f"step: y has labels from {labels.min()} to {labels.max()}, expected 0 to "
-                f"{classes - 1}"
-            )
-        return labels.astype(np.int64, copy=False)
 
-
-def _fitted(x: ArrayLike, spec: ValueSpec, what: str) -> Array:
-    array = np.asarray(x)
-    expected = spec.shape_at(1)[1:]
-    if array.ndim == 0 or array.shape[1:] != expected:
-        raise UsageError(
-            f"{what} has shape {list(array.shape)}, expected [n, {', '.join(map(str, expected))}]"
-        )
-    if array.dtype.kind not in "fiub":
-        raise UsageError(f"{what} is {array.dtype}, expected {spec.dtype}")
-    return array.astype(spec.dtype, copy=False)
+def _filled(array: Array, n: int) -> Array:
+    filler = np.zeros((n - len(array), *array.shape[1:]), array.dtype)
+    return np.concatenate([array, filler])
 
 
 def _initial_buffers(folder: Path, artifact: Artifact) -> dict[str, Array]:
+    check_files(folder, artifact, [WEIGHTS_FILE])
     weights, _ = read_tensors(folder / WEIGHTS_FILE)
-    buffers: dict[str, Array] = {}
-    for name, shape in artifact.persistent.items():
-        initial = weights.get(name)
-        buffers[name] = np.zeros(shape, np.float32)
-        if initial is not None:
-            np.copyto(buffers[name], initial)
-    return buffers
+    return {
+        name: np.array(weights[name]) if name in weights else np.zeros(shape, np.float32)
+        for name, shape in artifact.persistent.items()
+    }
 
 
 def _open_backend(
-    folder: Path, name: str, persistent: dict[str, Array], threads: int | None
+    folder: Path,
+    artifact: Artifact,
+    name: str,
+    persistent: dict[str, Array],
+    threads: int | None,
 ) -> NativeBackend | OnnxruntimeBackend:
     if name not in BACKENDS:
         raise UsageError(f"backend {name!r} is not known; expected {' or '.join(BACKENDS)}")
     if name == "native":
         if threads is not None:
             raise UsageError("backend 'native' takes no thread count; set OMP_NUM_THREADS")
+        check_files(folder, artifact, NativeBackend.files)
         return NativeBackend(folder, persistent)
     try:
         from bnnopt.runtime.onnxruntime_backend import OnnxruntimeBackend
@@ -248,4 +273,5 @@ def _open_backend(
         raise UsageError(
             "backend 'onnxruntime' is not installed; pip install 'bnnopt[onnxruntime]'"
         ) from None
+    check_files(folder, artifact, OnnxruntimeBackend.files)
     return OnnxruntimeBackend(folder, persistent, threads)

@@ -64,7 +64,10 @@ def _classify_kept(root: ir.Value, views: list[ir.Value]) -> VariableClass:
     if producer.op_type == "BatchNormalizationTraining" and root is not producer.outputs[0]:
         return VariableClass.STATISTICS
     only_masks = all(node.op_type == "MaskedGrad" for node in late_readers(views))
-    is_mask = producer.op_type in _MASK_MAKERS or root.dtype in (ir.DataType.BOOL, ir.DataType.INT64)
+    is_mask = producer.op_type in _MASK_MAKERS or root.dtype in (
+        ir.DataType.BOOL,
+        ir.DataType.INT64,
+    )
     if is_mask or (producer.op_type == "SignPack" and only_masks):
         return VariableClass.MASKS
     return VariableClass.RETAINED

@@ -1,4 +1,4 @@
-"""Which values share a buffer, how large it is and how long it lives. Pure functions of the graph."""
+"""Which values share a buffer, how large it is and how long it lives, all from the graph alone."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ def _move(home: dict[ir.Value, ir.Value], value: ir.Value, owner: ir.Value) -> N
         home[other] = owner
 
 
-def _buffer(
-    values: list[ir.Value], position: dict[ir.Node, int], outputs: set[ir.Value]
-) -> Buffer:
+def _buffer(values: list[ir.Value], position: dict[ir.Node, int], outputs: set[ir.Value]) -> Buffer:
     defined = [_definition(value, position) for value in values]
     reads = [position[node] for value in values for node in readers(value)]
     last = max([*defined, *reads])

@@ -16,7 +16,7 @@ from onnx_ir.passes.common import (
 )
 
 from bnnopt.artifact.batch import grown, scaled, symbolic
-from bnnopt.ops import DOMAIN, dims, dtype, infer_types
+from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.training_step import Role, TrainingStep, role
 
@@ -29,29 +29,42 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
     onnxruntime expands a function after loading, and then its nodes get late places in the order: a
     pack would run when its unpacking is due, and nothing would be saved. So functions are inlined.
     It takes over a buffer only where it knows two shapes to be equal, so whatever does not depend
-    on the batch is worked out here, and every shape is written down in terms of the batch.
+    on the batch is worked out here, and every shape is written down in terms of the batch. A graph
+    that something ties to its batch keeps that.
     """
     model = step.model.clone()
     InlinePass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     model.graph.opset_imports.pop(DOMAIN, None)
-    larger = grown(model, batch_size)
-    pairs = list(zip(list(model.graph), larger.graph, strict=True))
-    for node, twin in pairs:
+    for node in model.graph:
         _work_out(node, step.opset)
-        _work_out(twin, step.opset)
+    larger = _larger(model, batch_size, step.opset)
+    pairs = list(zip(list(model.graph), larger.graph, strict=True))
     for node, twin in pairs:
         _write_shapes(node, twin, batch_size)
         if _same_data(node, twin):
             _fold(model.graph, node)
         elif node.op_type == "CastLike":
             _make_cast(model.graph, node)
-    for value in model.graph.inputs:
-        if role(value) in (Role.DATA, Role.LABELS) and value.shape is not None:
-            value.shape = ir.Shape(("batch", *value.shape[1:]))
+    for value, other in zip(model.graph.inputs, larger.graph.inputs, strict=True):
+        if role(value) in (Role.DATA, Role.LABELS) and dims(value) != dims(other):
+            value.shape = ir.Shape(("batch", *dims(value)[1:]))
     RemoveUnusedNodesPass()(model)
     DeduplicateInitializersPass()(model)
     return model
+
+
+def _larger(model: ir.Model, batch_size: int, opset: int) -> ir.Model:
+    """The model for one more sample; for as many where something ties it to this batch."""
+    for make in (lambda: grown(model, batch_size), model.clone):
+        larger = make()
+        try:
+            for node in larger.graph:
+                _work_out(node, opset)
+        except InferenceError:
+            continue
+        return larger
+    raise AssertionError("the model itself is typed")
 
 
 def _work_out(node: ir.Node, opset: int) -> None:

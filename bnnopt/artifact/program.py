@@ -104,9 +104,7 @@ def _attribute(attribute: ir.Attr) -> Attribute:
     return attribute.as_string()
 
 
-def _scaled_shapes(
-    step: TrainingStep, batch_size: int
-) -> dict[ir.Value, tuple[int, ...]] | None:
+def _scaled_shapes(step: TrainingStep, batch_size: int) -> dict[ir.Value, tuple[int, ...]] | None:
     """Shapes of all values in terms of the batch; None if something ties the graph to this one."""
     larger = TrainingStep(grown(step.model, batch_size))
     try:

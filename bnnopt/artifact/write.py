@@ -73,20 +73,26 @@ def check_folder(folder: Path) -> None:
     ArtifactError
         One line that says what is in the way.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ArtifactError(f"{folder}: is a file; expected a folder to write to")
-    foreign = sorted({p.name for p in folder.iterdir()} - owned_files()) if folder.exists() else []
+    try:
+        exists = folder.exists()
+        if exists and not folder.is_dir():
+            raise ArtifactError(f"{folder}: is a file; expected a folder to write to")
+        found = {path.name for path in folder.iterdir()} if exists else set()
+        parent = next(path for path in folder.resolve().parents if path.exists())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{folder}: cannot be written: {reason}") from None
+    foreign = sorted(found - owned_files())
     if foreign:
         raise ArtifactError(
             f"{folder}: holds {foreign[0]!r}, which bnnopt did not write; choose another folder"
         )
-    parent = _existing_parent(folder)
-    if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
+    if folder.resolve() == Path.cwd():
+        raise ArtifactError(f"{folder}: is the working directory; expected a folder of its own")
+    if not parent.is_dir():
+        raise ArtifactError(f"{folder}: cannot be written: {parent} is a file")
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise ArtifactError(f"{folder}: cannot be written: no permission in {parent}")
-
-
-def _existing_parent(folder: Path) -> Path:
-    return next(p for p in folder.absolute().parents if p.exists())
 
 
 def write_folder(folder: Path, contents: Contents) -> None:
@@ -98,17 +104,28 @@ def write_folder(folder: Path, contents: Contents) -> None:
         If the folder cannot be written; what was there is still there.
     """
     check_folder(folder)
+    target = folder.resolve()  # a link stays, and leads to what is written
     try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".bnnopt-", dir=folder.absolute().parent) as made:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".bnnopt-", dir=target.parent) as made:
             fresh = Path(made) / "new"
             fresh.mkdir()
             _write_all(fresh, contents)
-            if folder.exists():
-                folder.rename(Path(made) / "old")
-            fresh.rename(folder)
+            _swap(fresh, target, Path(made) / "old")
     except OSError as error:
-        raise ArtifactError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise ArtifactError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+def _swap(fresh: Path, folder: Path, old: Path) -> None:
+    """Put `fresh` in the place of `folder`, which becomes `old`; put that back if it fails."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
 
 
 def _write_all(folder: Path, contents: Contents) -> None:

@@ -4,15 +4,6 @@ Every operator is an ONNX function with a body in standard operators, so a graph
 valid ONNX model that stock tools can check, draw and run.
 """
 
-from bnnopt.ops import (
-    binarize,
-    convolution,
-    dropout,
-    loss,
-    normalization,
-    optimizers,
-    packing,
-)
 from bnnopt.ops.emit import Emitter
 from bnnopt.ops.inference import InferenceError, infer_types
 from bnnopt.ops.operator import (

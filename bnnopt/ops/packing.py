@@ -123,6 +123,28 @@ SIGN_UNPACK = Operator(
     type_rule=_unpacked_float,
 )
 
+BINARIZE_PACK = Operator(
+    summary="""packed = the bits of Binarize(x) > 0: what it would say, without its floats.
+
+    x: (N, ...) floating point. packed: (N, ceil(K / 8)) uint8. `zero` is Binarize's: with +1 the
+    bit is not (x < 0), so that NaN gives 1; with -1 it is x > 0.
+    """,
+    signature="BinarizePack <zero> (x) => (packed)",
+    body="""
+        zero_value = Constant <value_float: float = @zero> ()
+        nil = Constant <value_float = 0.0> ()
+        nil_like = CastLike (nil, x)
+        is_plus = Greater (zero_value, nil)
+        below = Less (x, nil_like)
+        not_below = Not (below)
+        above = Greater (x, nil_like)
+        plus_at_zero = And (not_below, is_plus)
+        positive = Or (above, plus_at_zero)
+        packed = bnnopt.PackBits (positive)
+    """,
+    type_rule=_packed,
+)
+
 RANGE_PACK = Operator(
     summary="""packed = the bits of low <= x <= high: what ClipGrad reads of x.
 
@@ -257,6 +279,7 @@ OPERATORS = (
     UNPACK_BITS,
     SIGN_PACK,
     SIGN_UNPACK,
+    BINARIZE_PACK,
     RANGE_PACK,
     MASKED_GRAD,
     POOL_INDEX_PACK,

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from bnnopt.ops import (
     binarize,
+    binary_products,
     convolution,
     dropout,
     loss,
@@ -19,7 +20,16 @@ from bnnopt.ops.operator import DOMAIN, Operator
 
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
-    for module in (binarize, convolution, dropout, loss, normalization, optimizers, packing)
+    for module in (
+        binarize,
+        binary_products,
+        convolution,
+        dropout,
+        loss,
+        normalization,
+        optimizers,
+        packing,
+    )
     for operator in module.OPERATORS
 }
 

@@ -1,18 +1,27 @@
 """An independent check of a program: does every step read what was last written for it?
 
-It shares nothing with the planner. Every 64-byte cell of the arena remembers which value was written
-to it last; before a step reads a value, all of that value's cells must still be its own.
+It shares nothing with the planner. Every 64-byte cell of the arena remembers which value was
+written to it last; before a step reads a value, all of that value's cells must still be its own.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnnopt.runtime.format import Program, StepSpec, ValueSpec
+from bnnopt.runtime.format import Program, StepSpec
 
 CELL = 64  # bytes
 _FREE, _SCRATCH = -1, -2
+
+# Their kernels read element i of an input before they write element i of an output, or read all of
+# it first: only they may write over what they read, and only from its first byte on.
+_MAY_OVERWRITE = frozenset(
+    {"Abs", "Add", "Clip", "Div", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mul"}
+    | {"Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where"}
+    | {"Binarize", "Ternarize", "Dropout", "ClipGrad", "ReluGrad", "ApproxSignGrad"}
+    | {"SwishSignGrad", "MaskedGrad", "SoftmaxCrossEntropyGrad"}
+    | {"BatchNormalizationTraining", "BatchNormalizationGrad"}
+)
 
 
 class OverlapError(Exception):
@@ -20,88 +29,112 @@ class OverlapError(Exception):
 
 
 def check_program(program: Program) -> None:
-    """Run the program on a shadow of its arena.
+    """Run the program on a shadow of its arena and of its persistent buffers.
 
     Raises
     ------
     OverlapError
         Naming the step and the value.
     """
-    cells = np.full(-(-program.arena_bytes // CELL), _FREE, np.int32)
-    buffers: dict[str, int] = {}
-    for indices in program.roles.values():
-        for index in indices:
-            _write(program, cells, index, index)
-    owner = {index: index for indices in program.roles.values() for index in indices}
+    shadow = _Shadow(program)
     for step in program.steps:
-        for index in step.inputs:
-            _read(program, step, cells, buffers, owner, index)
-        if step.is_view:
-            owner[step.outputs[0]] = owner.get(step.inputs[0], step.inputs[0])
-            continue
-        _use_scratch(program, step, cells)
-        for index in (i for i in step.outputs if i >= 0):
-            owner[index] = index
-            spec = program.values[index]
-            if spec.place == "persistent":
-                buffers[spec.buffer] = index
-            _write(program, cells, index, index)
+        shadow.run(step)
     for index in program.outputs:
-        _check(program, "the end", cells, owner[index], index)
+        shadow.read(index, "the end")
 
 
-def _cells_of(program: Program, spec: ValueSpec) -> slice:
-    n_bytes = spec.n_bytes(program.batch_size)
-    if spec.offset % CELL or spec.offset + n_bytes > program.arena_bytes:
-        raise OverlapError(f"value {spec.name!r} at {spec.offset} leaves the arena or its alignment")
-    return slice(spec.offset // CELL, -(-(spec.offset + n_bytes) // CELL))
+class _Shadow:
+    """Which value was last written to each cell and to each persistent buffer.
 
+    ``owner`` maps every value that is there to the value whose elements it shows: itself, unless
+    it is a view.
+    """
 
-def _write(program: Program, cells: NDArray[np.int32], index: int, owner: int) -> None:
-    spec = program.values[index]
-    if spec.place == "arena":
-        cells[_cells_of(program, spec)] = owner
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.cells = np.full(-(-program.arena_bytes // CELL), _FREE, np.int32)
+        self.latest: dict[str, int] = {}
+        self.owner: dict[int, int] = {}
+        made = {index for step in program.steps for index in step.outputs}
+        fed = {index for indices in program.roles.values() for index in indices}
+        for index, spec in enumerate(program.values):
+            if index in fed or (spec.place != "arena" and index not in made):
+                self.write(index, "the start")
 
+    def run(self, step: StepSpec) -> None:
+        where = f"step {step.name!r}"
+        inputs = [index for index in step.inputs if index >= 0]
+        outputs = [index for index in step.outputs if index >= 0]
+        for index in inputs:
+            self.read(index, where)
+        if step.is_view:
+            self.owner[outputs[0]] = self.owner[inputs[0]]
+            self.read(outputs[0], where)
+            return
+        self._scratch(step, [*inputs, *outputs])
+        for index in outputs:
+            if step.operator not in _MAY_OVERWRITE:
+                self._keep_apart(index, inputs, where)
+            self.write(index, where)
+        for index in outputs:
+            self.read(index, f"after {where}, its reader")
 
-def _read(
-    program: Program,
-    step: StepSpec,
-    cells: NDArray[np.int32],
-    buffers: dict[str, int],
-    owner: dict[int, int],
-    index: int,
-) -> None:
-    if index < 0:
-        return
-    spec = program.values[index]
-    if spec.place == "persistent" and buffers.get(spec.buffer, index) != owner.get(index, index):
-        raise OverlapError(f"step {step.name!r} reads {spec.name!r} after its update")
-    if spec.place == "arena":
-        if index not in owner:
-            raise OverlapError(f"step {step.name!r} reads {spec.name!r} before it is made")
-        _check(program, f"step {step.name!r}", cells, owner[index], index)
+    def read(self, index: int, where: str) -> None:
+        """Check that the value is there, and still what it was."""
+        spec = self.program.values[index]
+        if index not in self.owner:
+            raise OverlapError(f"{where} reads {spec.name!r} before it is made")
+        owner = self.owner[index]
+        if spec.place == "persistent" and self.latest[spec.buffer] != owner:
+            raise OverlapError(f"{where} reads {spec.name!r} after its update")
+        if spec.place != "arena":
+            return
+        found = self.cells[self._cells_of(index)]
+        if not np.all(found == owner):
+            other = int(found[found != owner][0])
+            culprit = self.program.values[other].name if other >= 0 else "scratch memory"
+            raise OverlapError(f"{where} reads {spec.name!r}, which {culprit!r} has overwritten")
 
+    def write(self, index: int, where: str) -> None:
+        """Make the value the owner of its place."""
+        spec = self.program.values[index]
+        self.owner[index] = index
+        if spec.place == "persistent":
+            self.latest[spec.buffer] = index
+        if spec.place == "arena":
+            self.cells[self._cells_of(index)] = index
 
-def _check(
-    program: Program, where: str, cells: NDArray[np.int32], owner: int, index: int
-) -> None:
-    spec = program.values[index]
-    if spec.place == "arena" and not np.all(cells[_cells_of(program, spec)] == owner):
-        found = cells[_cells_of(program, spec)]
-        other = int(found[found != owner][0])
-        culprit = program.values[other].name if other >= 0 else "scratch memory"
-        raise OverlapError(f"{where} reads {spec.name!r}, which {culprit!r} has overwritten")
+    def _cells_of(self, index: int) -> slice:
+        spec, size = self.program.values[index], self.program.arena_bytes
+        start, stop = self._bytes_of(index)
+        if start % CELL or start < 0 or stop > size:
+            raise OverlapError(f"value {spec.name!r} at {start} leaves the arena or its alignment")
+        return slice(start // CELL, -(-stop // CELL))
 
+    def _bytes_of(self, index: int) -> tuple[int, int]:
+        """First byte in the arena and the one after the last; none for another place."""
+        spec = self.program.values[index]
+        n_bytes = spec.n_bytes(self.program.batch_size) if spec.place == "arena" else 0
+        return spec.offset, spec.offset + n_bytes
 
-def _use_scratch(program: Program, step: StepSpec, cells: NDArray[np.int32]) -> None:
-    """Scratch must not touch an input or an output of its own step."""
-    if not step.workspace_bytes:
-        return
-    start, end = step.workspace_offset, step.workspace_offset + step.workspace_bytes
-    for index in (*step.inputs, *step.outputs):
-        spec = program.values[index] if index >= 0 else None
-        if spec is None or spec.place != "arena":
-            continue
-        if start < spec.offset + spec.n_bytes(program.batch_size) and spec.offset < end:
-            raise OverlapError(f"step {step.name!r}: its scratch memory overlaps {spec.name!r}")
-    cells[start // CELL : -(-end // CELL)] = _SCRATCH
+    def _keep_apart(self, output: int, inputs: list[int], where: str) -> None:
+        start, stop = self._bytes_of(output)
+        for index in inputs:
+            first, last = self._bytes_of(index)
+            if first < stop and start < last:
+                names = self.program.values[output].name, self.program.values[index].name
+                raise OverlapError(f"{where} writes {names[0]!r} over {names[1]!r} as it reads it")
+
+    def _scratch(self, step: StepSpec, own: list[int]) -> None:
+        """Scratch must lie in the arena, and not touch an input or an output of its own step."""
+        if not step.workspace_bytes:
+            return
+        start, end = step.workspace_offset, step.workspace_offset + step.workspace_bytes
+        if start % CELL or start < 0 or end > self.program.arena_bytes:
+            raise OverlapError(f"step {step.name!r}: its scratch memory leaves the arena")
+        for index in own:
+            first, last = self._bytes_of(index)
+            if start < last and first < end:
+                name = self.program.values[index].name
+                raise OverlapError(f"step {step.name!r}: its scratch memory overlaps {name!r}")
+        self.cells[start // CELL : -(-end // CELL)] = _SCRATCH

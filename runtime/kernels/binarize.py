@@ -22,6 +22,7 @@ def ternarize(x: Array, *, ste: str, clip: float) -> Array:
     return np.asarray(np.sign(x))
 
 
+@np.errstate(invalid="ignore")
 def clip_grad(dy: Array, x: Array, *, low: float, high: float) -> Array:
     """Return dy times (1 where low <= x <= high, else 0)."""
     inside = x >= low
@@ -29,6 +30,7 @@ def clip_grad(dy: Array, x: Array, *, low: float, high: float) -> Array:
     return np.asarray(dy * inside)
 
 
+@np.errstate(invalid="ignore")
 def relu_grad(dy: Array, y: Array) -> Array:
     """Return dy times (1 where y > 0, else 0)."""
     return np.asarray(dy * (y > 0))

@@ -7,6 +7,7 @@ import numpy as np
 from bnnopt.runtime.kernels import Array
 
 
+@np.errstate(invalid="ignore")
 def dropout(
     x: Array, step: Array, *, threshold: int, scale: float, seed: int
 ) -> tuple[Array, Array]:

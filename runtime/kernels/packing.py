@@ -31,6 +31,11 @@ def sign_pack(x: Array) -> Array:
     return pack_bits(x > 0)
 
 
+def binarize_pack(x: Array, *, zero: float) -> Array:
+    """Pack the bits of Binarize(x) > 0: not x < 0 (also for NaN) if `zero` is +1, x > 0 if -1."""
+    return pack_bits(np.logical_not(x < 0) if zero > 0 else x > 0)
+
+
 def sign_unpack(packed: Array, *, shape: list[int]) -> Array:
     """Return (N, *shape) float32, +1 where the bit is set, else -1."""
     return np.where(unpack_bits(packed, shape=shape), np.float32(1), np.float32(-1))
@@ -43,6 +48,7 @@ def range_pack(x: Array, *, low: float, high: float) -> Array:
     return pack_bits(inside)
 
 
+@np.errstate(invalid="ignore")
 def masked_grad(dy: Array, packed: Array, *, shape: list[int]) -> Array:
     """Return dy times the bit."""
     return np.asarray(dy * unpack_bits(packed, shape=shape))

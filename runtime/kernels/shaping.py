@@ -92,6 +92,8 @@ def slice_(
     strides = (1,) * len(bounds[0]) if steps is None else _ints(steps)
     index = [slice(None)] * x.ndim
     for axis, start, end, step in zip(along, *bounds, strides, strict=True):
+        if step < 0 and start < -x.shape[axis]:
+            start = 0  # ONNX clamps it to the first element; Python would select nothing
         index[axis] = slice(start, end, step)
     return x[tuple(index)].copy()
 

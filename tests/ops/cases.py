@@ -69,13 +69,17 @@ def case(operator: str, note: str, *inputs: Array, **attributes: Attribute) -> C
 
 
 def binarize_cases() -> list[Case]:
-    kinds = {"plus": 1.0, "minus": -1.0, "keep": 0.0}
+    kinds = {"plus": 1.0, "minus": -1.0}
     values = {"edges": EDGES, "image": normal(2, 3, 5), "scalar": scalar(-0.5)}
-    return [
+    binarize = [
         case("Binarize", f"{kind}-{note}", x, zero=zero, ste="clip", clip=1.0)
         for kind, zero in kinds.items()
         for note, x in values.items()
     ]
+    values["numbers"] = np.where(np.isnan(EDGES), np.float32(0), EDGES)  # sign(NaN) is anyone's
+    del values["edges"]
+    ternarize = [case("Ternarize", note, x, ste="clip", clip=1.0) for note, x in values.items()]
+    return [*binarize, *ternarize]
 
 
 def elementwise_grad_cases() -> list[Case]:
@@ -115,6 +119,8 @@ def packing_cases() -> list[Case]:
         table += [
             case("PackBits", note, mask),
             case("SignPack", note, x),
+            case("BinarizePack", f"plus-{note}", x, zero=1.0),
+            case("BinarizePack", f"minus-{note}", x, zero=-1.0),
             case("UnpackBits", note, packed, shape=rest),
             case("SignUnpack", note, packed, shape=rest),
             case("MaskedGrad", note, x, packed, shape=rest),
@@ -123,6 +129,8 @@ def packing_cases() -> list[Case]:
     return [
         *table,
         case("SignPack", "edges", EDGES),
+        case("BinarizePack", "plus-edges", EDGES, zero=1.0),
+        case("BinarizePack", "minus-edges", EDGES, zero=-1.0),
         case("MaskedGrad", "edges", EDGES, half, shape=[5]),
     ]
 

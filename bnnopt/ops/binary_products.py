@@ -1,0 +1,164 @@
+"""Products with +-1 tensors that are kept as bits, forward and backward.
+
+A packed operand is what SignPack made of it; its unpacked shape behind the first axis is an
+attribute. The bodies unpack and multiply as floats.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, ints
+
+
+def _conv(node: ir.Node) -> list[TypedDims]:
+    n, filters = dims(node.inputs[0])[0], dims(node.inputs[1])[0]
+    rank = len(ints(node, "strides"))
+    pads = ints(node, "pads")
+    sizes = zip(
+        ints(node, "x_shape")[1:], ints(node, "w_shape")[1:], pads[:rank], pads[rank:],
+        ints(node, "strides"), ints(node, "dilations"), strict=True,
+    )  # fmt: skip
+    result = [
+        (size + begin + end - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, begin, end, stride, dilation in sizes
+    ]
+    return [(ir.DataType.FLOAT, (n, filters, *result))]
+
+
+def _conv_weight_grad(node: ir.Node) -> list[TypedDims]:
+    channels = ints(node, "x_shape")[0] // node.attributes["group"].as_int()
+    filters = dims(node.inputs[1])[1]
+    return [(dtype(node.inputs[1]), (filters, channels, *ints(node, "kernel_shape")))]
+
+
+def _conv_input_grad(node: ir.Node) -> list[TypedDims]:
+    channels = ints(node, "w_shape")[0] * node.attributes["group"].as_int()
+    n = dims(node.inputs[0])[0]
+    return [(dtype(node.inputs[0]), (n, channels, *ints(node, "input_shape")))]
+
+
+def _gemm(node: ir.Node) -> list[TypedDims]:
+    return [(ir.DataType.FLOAT, (dims(node.inputs[0])[0], dims(node.inputs[1])[0]))]
+
+
+def _gemm_weight_grad(node: ir.Node) -> list[TypedDims]:
+    return [(dtype(node.inputs[1]), (dims(node.inputs[1])[1], *ints(node, "x_shape")))]
+
+
+def _gemm_input_grad(node: ir.Node) -> list[TypedDims]:
+    return [(dtype(node.inputs[0]), (dims(node.inputs[0])[0], *ints(node, "w_shape")))]
+
+
+BINARY_CONV = Operator(
+    summary="""y = Conv(x, w) of two tensors of -1 and +1; padding is 0, as in Conv.
+
+    x_packed: (N, ceil(C H W / 8)) uint8, `x_shape` is [C, H, W]. w_packed: (M, ceil(K / 8)) uint8,
+    `w_shape` is [C / group, kh, kw], K their product. y: (N, M, Ho, Wo) float32: integers, exact.
+    """,
+    signature=(
+        "BinaryConv <x_shape, w_shape, strides, pads, dilations, group>"
+        " (x_packed, w_packed) => (y)"
+    ),
+    body="""
+        x = bnnopt.SignUnpack <shape: ints = @x_shape> (x_packed)
+        w = bnnopt.SignUnpack <shape: ints = @w_shape> (w_packed)
+        y = Conv <
+            strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations,
+            group: int = @group
+        > (x, w)
+    """,
+    type_rule=_conv,
+)
+
+BINARY_CONV_WEIGHT_GRAD = Operator(
+    summary="""dw of y = BinaryConv(x, w): ConvWeightGrad of the unpacked x and dy.
+
+    x_packed: (N, ceil(C H W / 8)) uint8, `x_shape` is [C, H, W]. dy: (N, M, Ho, Wo) float32.
+    dw: (M, C / group, *kernel_shape).
+    """,
+    signature=(
+        "BinaryConvWeightGrad <x_shape, kernel_shape, strides, pads, dilations, group>"
+        " (x_packed, dy) => (dw)"
+    ),
+    body="""
+        x = bnnopt.SignUnpack <shape: ints = @x_shape> (x_packed)
+        dw = bnnopt.ConvWeightGrad <
+            kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads,
+            dilations: ints = @dilations, group: int = @group
+        > (x, dy)
+    """,
+    type_rule=_conv_weight_grad,
+)
+
+BINARY_CONV_INPUT_GRAD = Operator(
+    summary="""dx of y = BinaryConv(x, w): ConvInputGrad of dy and the unpacked w.
+
+    dy: (N, M, Ho, Wo) float32. w_packed: (M, ceil(K / 8)) uint8, `w_shape` is [C / group, kh, kw].
+    dx: (N, C, *input_shape).
+    """,
+    signature=(
+        "BinaryConvInputGrad"
+        " <input_shape, w_shape, strides, pads, dilations, group, output_padding>"
+        " (dy, w_packed) => (dx)"
+    ),
+    body="""
+        w = bnnopt.SignUnpack <shape: ints = @w_shape> (w_packed)
+        dx = bnnopt.ConvInputGrad <
+            input_shape: ints = @input_shape, strides: ints = @strides, pads: ints = @pads,
+            dilations: ints = @dilations, group: int = @group,
+            output_padding: ints = @output_padding
+        > (dy, w)
+    """,
+    type_rule=_conv_input_grad,
+)
+
+BINARY_GEMM = Operator(
+    summary="""y = x times w transposed, of two matrices of -1 and +1.
+
+    x_packed: (N, ceil(K / 8)) uint8, w_packed: (M, ceil(K / 8)) uint8; `x_shape` and `w_shape` are
+    [K]. y: (N, M) float32: integers, exact.
+    """,
+    signature="BinaryGemm <x_shape, w_shape> (x_packed, w_packed) => (y)",
+    body="""
+        x = bnnopt.SignUnpack <shape: ints = @x_shape> (x_packed)
+        w = bnnopt.SignUnpack <shape: ints = @w_shape> (w_packed)
+        y = Gemm <transB = 1> (x, w)
+    """,
+    type_rule=_gemm,
+)
+
+BINARY_GEMM_WEIGHT_GRAD = Operator(
+    summary="""dw of y = BinaryGemm(x, w): dy transposed times x.
+
+    x_packed: (N, ceil(K / 8)) uint8, `x_shape` is [K]. dy: (N, M) float32. dw: (M, K).
+    """,
+    signature="BinaryGemmWeightGrad <x_shape> (x_packed, dy) => (dw)",
+    body="""
+        x = bnnopt.SignUnpack <shape: ints = @x_shape> (x_packed)
+        dw = Gemm <transA = 1> (dy, x)
+    """,
+    type_rule=_gemm_weight_grad,
+)
+
+BINARY_GEMM_INPUT_GRAD = Operator(
+    summary="""dx of y = BinaryGemm(x, w): dy times w.
+
+    dy: (N, M) float32. w_packed: (M, ceil(K / 8)) uint8, `w_shape` is [K]. dx: (N, K).
+    """,
+    signature="BinaryGemmInputGrad <w_shape> (dy, w_packed) => (dx)",
+    body="""
+        w = bnnopt.SignUnpack <shape: ints = @w_shape> (w_packed)
+        dx = Gemm (dy, w)
+    """,
+    type_rule=_gemm_input_grad,
+)
+
+OPERATORS = (
+    BINARY_CONV,
+    BINARY_CONV_WEIGHT_GRAD,
+    BINARY_CONV_INPUT_GRAD,
+    BINARY_GEMM,
+    BINARY_GEMM_WEIGHT_GRAD,
+    BINARY_GEMM_INPUT_GRAD,
+)

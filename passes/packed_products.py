@@ -1,0 +1,216 @@
+"""packed-products: run binary convolutions and dense layers on packed bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.analysis import is_binary
+from bnnopt.ops import Emitter, dims, ints, is_view, window
+from bnnopt.ops.emit import Attribute
+from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.rebuilding import packed_form
+from bnnopt.passes.rewriting import replace_node
+from bnnopt.training_step import TrainingStep, phase
+
+Attributes = dict[str, Attribute]
+
+
+@dataclass(frozen=True)
+class PackedProducts(Pass):
+    """Map products with a binary operand to the kernels that read its bits.
+
+    Forward:   y = conv(xb, wb) of two binary tensors: XNOR and popcount.
+    Backward:  dw = xb correlated with dy;  dx = dy *^T wb: signed sums of dy, selected by bits.
+    Saves:     every unpacked copy of xb and wb.  Numbers: y is exact; dw and dx are float32 sums in
+               the kernels' own order, so the reference is mapped as well before it is compared.
+    Skips:     products of two real tensors; a scaled Gemm; 3-D convolution.
+    Source:    Rastegari et al., arXiv:1603.05279 (XNOR products); Arlazarov et al., 1970 (tables).
+    """
+
+    name: ClassVar[str] = "packed-products"
+
+    def run(self, step: TrainingStep, trace: Trace) -> int:
+        """See `Pass.run`."""
+        count = 0
+        for node in list(step.graph):
+            rule = _RULES.get(node.op_type)
+            if rule is None:
+                continue
+            mapping = _Mapping(step, node)
+            if rule(mapping):
+                replace_node(step, node, mapping.emit)
+                count += 1
+        for node in list(step.graph):
+            if node.op_type == "SignPack":
+                count += _pack_at_once(step, node)
+        _drop_unread(step)
+        return count
+
+
+class _Mapping:
+    """One product, and the nodes that are to replace it."""
+
+    def __init__(self, step: TrainingStep, node: ir.Node) -> None:
+        self.node = node
+        self.emit = Emitter(step.graph, phase(node))
+        self._packs = self.emit.fork("rebuild" if phase(node) == "backward" else phase(node))
+        self._packs.nodes = self.emit.nodes
+
+    def operand(self, index: int) -> ir.Value:
+        """Input `index` of the product."""
+        value = self.node.inputs[index]
+        assert value is not None
+        return value
+
+    def flag(self, name: str) -> bool:
+        """A 0/1 attribute of the product."""
+        attribute = self.node.attributes.get(name)
+        return attribute is not None and bool(attribute.as_int())
+
+    def make(self, op_type: str, *inputs: ir.Value, **attributes: Attribute) -> ir.Value:
+        """Emit a node named after the product's output."""
+        return self.emit(op_type, *inputs, name=str(self.node.outputs[0].name), **attributes)
+
+    def bits(self, value: ir.Value) -> ir.Value:
+        """The sign bits of a binary value, packed by rows; those that are there, if there are."""
+        producer = value.producer()
+        assert producer is not None, "a binary value is made by a node"
+        source = producer.inputs[0]
+        assert source is not None
+        kept = packed_form(value)
+        if kept is not None and phase(self.node) == "forward":
+            return kept
+        if producer.op_type == "SignUnpack" and ints(producer, "shape") == list(dims(value)[1:]):
+            return source
+        if is_view(producer) and dims(source)[:1] == dims(value)[:1] and is_binary(source):
+            return self.bits(source)
+        name = f"{value.name}.signs"
+        if producer.op_type == "Binarize":
+            zero = producer.attributes["zero"].as_float()
+            return self._packs("BinarizePack", source, name=name, zero=zero)
+        return self._packs("SignPack", value, name=name)
+
+    def transposed(self, value: ir.Value) -> ir.Value | None:
+        """The matrix that `value` is the transpose of, where it is binary."""
+        producer = value.producer()
+        if producer is None or producer.op_type != "Transpose" or len(dims(value)) != 2:
+            return None
+        return producer.inputs[0] if is_binary(producer.inputs[0]) else None
+
+
+def _conv(m: _Mapping) -> bool:
+    x, w = m.operand(0), m.operand(1)
+    if not (is_binary(x) and is_binary(w)) or len(dims(x)) > 4:
+        return False
+    shape = window(m.node, dims(w)[2:])
+    group = m.node.attributes.get("group")
+    y = m.make(
+        "BinaryConv",
+        m.bits(x),
+        m.bits(w),
+        x_shape=list(dims(x)[1:]),
+        w_shape=list(dims(w)[1:]),
+        group=group.as_int() if group is not None else 1,
+        **shape.attributes(),
+    )
+    if len(m.node.inputs) > 2:
+        bias = m.emit.constant([1, -1, *[1] * (len(dims(x)) - 2)], "int64", "channel")
+        m.make("Add", y, m.make("Reshape", m.operand(2), bias))
+    return True
+
+
+def _conv_weight_grad(m: _Mapping) -> bool:
+    x, dy = m.operand(0), m.operand(1)
+    if not is_binary(x) or len(dims(x)) > 4:
+        return False
+    attributes = _own(m.node)
+    m.make("BinaryConvWeightGrad", m.bits(x), dy, x_shape=list(dims(x)[1:]), **attributes)
+    return True
+
+
+def _conv_input_grad(m: _Mapping) -> bool:
+    dy, w = m.operand(0), m.operand(1)
+    if not is_binary(w) or len(dims(dy)) > 4:
+        return False
+    m.make("BinaryConvInputGrad", dy, m.bits(w), w_shape=list(dims(w)[1:]), **_own(m.node))
+    return True
+
+
+def _own(node: ir.Node) -> Attributes:
+    return {name: attribute.value for name, attribute in node.attributes.items()}
+
+
+def _gemm(m: _Mapping) -> bool:
+    """y = A B: both binary, or a gradient dy with the bits of x or w; rows are packed as they are."""
+    alpha = m.node.attributes.get("alpha")
+    if alpha is not None and alpha.as_float() != 1 or len(m.node.outputs[0].shape or ()) != 2:
+        return False
+    a, b = m.operand(0), m.operand(1)
+    a_turned, b_turned = m.flag("transA"), m.flag("transB")
+    source = m.transposed(b)
+    if source is not None:
+        b, b_turned = source, not b_turned
+    if is_binary(a) and is_binary(b) and not a_turned and b_turned:
+        return _dense(m, a, b)
+    if is_binary(b) and not is_binary(a) and not b_turned:
+        return _dense_grad(m, a, b, a_turned)
+    if is_binary(a) and a_turned and not b_turned and not is_binary(b):
+        dw = m.make("BinaryGemmWeightGrad", m.bits(a), b, x_shape=list(dims(a)[1:]))
+        m.make("Transpose", dw, perm=[1, 0])
+        return True
+    return False
+
+
+def _dense(m: _Mapping, x: ir.Value, w: ir.Value) -> bool:
+    y = m.make(
+        "BinaryGemm", m.bits(x), m.bits(w), x_shape=list(dims(x)[1:]), w_shape=list(dims(w)[1:])
+    )
+    if len(m.node.inputs) > 2:
+        m.make("Add", y, m.operand(2))
+    return True
+
+
+def _dense_grad(m: _Mapping, dy: ir.Value, binary: ir.Value, dy_turned: bool) -> bool:
+    """dx = dy w, or dw = dy^T x."""
+    if len(m.node.inputs) > 2:
+        return False
+    shape = list(dims(binary)[1:])
+    if dy_turned:
+        m.make("BinaryGemmWeightGrad", m.bits(binary), dy, x_shape=shape)
+    else:
+        m.make("BinaryGemmInputGrad", dy, m.bits(binary), w_shape=shape)
+    return True
+
+
+_RULES: dict[str, Callable[[_Mapping], bool]] = {
+    "Conv": _conv,
+    "ConvInputGrad": _conv_input_grad,
+    "ConvWeightGrad": _conv_weight_grad,
+    "Gemm": _gemm,
+    "MatMul": _gemm,
+}
+
+
+def _pack_at_once(step: TrainingStep, node: ir.Node) -> int:
+    """SignPack(Binarize(x)) that nothing else reads becomes BinarizePack(x)."""
+    signs = node.inputs[0]
+    binarize = signs.producer() if signs is not None else None
+    if binarize is None or binarize.op_type != "Binarize" or len(binarize.outputs[0].uses()) != 1:
+        return 0
+    emit = Emitter(step.graph, phase(node))
+    zero = binarize.attributes["zero"].as_float()
+    emit("BinarizePack", binarize.inputs[0], name=str(node.name), zero=zero)
+    replace_node(step, node, emit)
+    return 1
+
+
+def _drop_unread(step: TrainingStep) -> None:
+    """Remove what only the replaced products read."""
+    outputs = set(step.graph.outputs)
+    for node in reversed(list(step.graph)):
+        if not any(output.uses() or output in outputs for output in node.outputs):
+            step.graph.remove(node, safe=True)

@@ -1,0 +1,32 @@
+/* Shared by all kernels: exported names, sizes, and the thread pool. */
+#ifndef BNN_H
+#define BNN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define BNN_EXPORT __attribute__((visibility("default")))
+
+typedef int64_t i64;
+
+/* A piece of work: the indices begin .. end - 1, on thread `thread` (0 .. bnn_threads() - 1). */
+typedef void (*bnn_body)(void *context, i64 begin, i64 end, int thread);
+
+/* Run `body` over 0 .. n - 1 in chunks of `grain`, handed out dynamically; returns when all is done.
+   With one thread, or one chunk, it runs in the caller. Bodies must not call it again. */
+void bnn_parallel(i64 n, i64 grain, bnn_body body, void *context);
+
+/* Threads that bnn_parallel uses, the caller included. */
+BNN_EXPORT int bnn_threads(void);
+BNN_EXPORT void bnn_set_threads(int n);
+
+/* Whether the AVX2, FMA and POPCNT kernels may run here; 0 on other machines, and after
+   bnn_force_portable(1), which the tests use. */
+BNN_EXPORT int bnn_has_avx2(void);
+BNN_EXPORT void bnn_force_portable(int on);
+
+static inline i64 bnn_min(i64 a, i64 b) { return a < b ? a : b; }
+static inline i64 bnn_max(i64 a, i64 b) { return a > b ? a : b; }
+static inline i64 bnn_ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
+
+#endif

@@ -1,0 +1,268 @@
+/* Weight gradient of a binary convolution, x kept as bits, by signed sums over positions.
+
+   Lanes are filters, rows are pairs of channel and tap, terms are output positions. For a band of
+   positions the bits of x are laid out so that the 32 positions of a block are one word for every
+   row: a copy for each tap column, shifted (and thinned by the stride), padding 0. A block takes
+   whole rows of the output, each filled up to whole bytes; dy is 0 there. See
+   bnn_gemm_f32b1f32.c for the method.
+
+   A bit of padding is 0 and so counts as -1: dy is added back for each tap that lies outside. Each
+   band's sums are added to dw, in the order of the bands, whatever the number of threads. */
+#include "bnn_products.h"
+
+typedef struct {
+    const bnn_conv *g;
+    const bnn_cores *cores;
+    const uint8_t *x, *x_end;
+    const float *dy;
+    float *dw;
+    bnn_scratch *per_thread;
+    i64 row_bytes;  /* of a row of positions */
+    i64 phase_rows; /* rows of x that lie a whole number of strides apart */
+    i64 plane;      /* bytes of one channel for one tap column */
+    i64 line_rows;  /* output rows in a block: as many as 32 positions hold */
+    int padded;     /* whether any tap lies outside at any position */
+} gradient;
+
+typedef struct {
+    uint8_t *bits;
+    i64 *offsets;
+    float *rows, *tables, *sums, *outside; /* outside: (taps, 64) */
+} tile;
+
+typedef struct {
+    i64 group, channel, n_channels, filter, n_filters;
+} block;
+
+/* Every second bit, the lower half of the result. */
+static inline uint64_t thin(uint64_t v) {
+    v &= 0x5555555555555555ull;
+    v = (v | v >> 1) & 0x3333333333333333ull;
+    v = (v | v >> 2) & 0x0F0F0F0F0F0F0F0Full;
+    v = (v | v >> 4) & 0x00FF00FF00FF00FFull;
+    v = (v | v >> 8) & 0x0000FFFF0000FFFFull;
+    return (v | v >> 16) & 0xFFFFFFFFull;
+}
+
+static inline uint64_t ones(i64 n) { return n >= 64 ? ~0ull : (1ull << n) - 1; }
+
+/* As bnn_bits_at; bits before the string are 0. first > -64. */
+static inline uint64_t bits_from(const gradient *d, i64 first) {
+    return first < 0 ? bnn_bits_at(d->x, d->x_end, 0) << -first
+                     : bnn_bits_at(d->x, d->x_end, first);
+}
+
+/* n bits of a row of x from column `col` on, `stride` apart; 0 in the padding. The bits lie within
+   57 columns if the stride is 1 or 2. */
+static inline uint64_t row_bits(const gradient *d, i64 first_bit, i64 col, i64 stride, i64 n) {
+    i64 low = bnn_max(-col, 0), high = d->g->w - col;
+    if (low >= (n - 1) * stride + 1 || high <= 0) return 0;
+    if (stride <= 2) {
+        uint64_t v = bnn_bits_at(d->x, d->x_end, first_bit + col + low) & ones(high - low);
+        return (stride == 2 ? thin(v << low) : v << low) & ones(n);
+    }
+    uint64_t v = 0;
+    for (i64 i = 0; i < n; i++)
+        if (i * stride >= low && i * stride < high)
+            v |= (bnn_bits_at(d->x, d->x_end, first_bit + col + i * stride) & 1) << i;
+    return v;
+}
+
+/* The bits of one row of x, for a band whose positions begin at column `col` of x. Writes eight
+   bytes at a time; what is too much the next row writes over. */
+static inline void fill_line(const gradient *d, i64 first_bit, i64 col, i64 n_cols, uint8_t *out) {
+    i64 step = d->g->sw == 1 ? 7 : 3; /* 56 columns, or 47 for 24 bits */
+    for (i64 i = 0; i < d->row_bytes; i += step) {
+        i64 n = bnn_min(8 * step, n_cols - 8 * i);
+        uint64_t v = n > 0 ? row_bits(d, first_bit, col + 8 * i * d->g->sw, d->g->sw, n) : 0;
+        memcpy(out + i, &v, 8);
+    }
+}
+
+/* All rows of a plane that is kept just as x is, but for the shift by some columns: 8 or 16 wide,
+   a whole number of rows in 32 bits. */
+static void fill_narrow(const gradient *d, i64 first_bit, i64 shift, i64 begin, i64 end,
+                        uint8_t *out) {
+    i64 width = d->g->w;
+    uint64_t columns = ones(bnn_clamp(width - shift, 0, width)) &
+                       ~ones(bnn_clamp(-shift, 0, width));
+    for (i64 filled = width; filled < 32; filled *= 2) columns |= columns << filled;
+    for (i64 i = 0; i < (end - begin) * width; i += 32) {
+        uint64_t v = bits_from(d, first_bit + begin * width + i + shift) & columns;
+        memcpy(out + i / 8, &v, 4);
+    }
+}
+
+/* The bits of one channel for one tap column: rows from `top` on, those of each phase together. */
+static void fill_plane(const gradient *d, i64 first_bit, i64 top, i64 col, i64 n_cols,
+                       uint8_t *out) {
+    const bnn_conv *g = d->g;
+    i64 n_rows = d->phase_rows, row = d->row_bytes;
+    if (g->sh == 1 && g->sw == 1 && g->w == n_cols && 8 * row == g->w && row <= 2) {
+        i64 begin = bnn_clamp(top, 0, g->h), end = bnn_clamp(top + n_rows, begin, g->h);
+        memset(out, 0, (size_t)((begin - top) * row));
+        fill_narrow(d, first_bit, bnn_clamp(col, -g->w, g->w), begin, end,
+                    out + (begin - top) * row);
+        memset(out + (end - top) * row, 0, (size_t)((top + n_rows - end) * row));
+        return;
+    }
+    for (i64 phase = 0; phase < g->sh; phase++) {
+        for (i64 r = 0; r < n_rows; r++, out += row) {
+            i64 y = top + r * g->sh + phase;
+            if (y < 0 || y >= g->h)
+                memset(out, 0, (size_t)row);
+            else
+                fill_line(d, first_bit + y * g->w, col, n_cols, out);
+        }
+    }
+}
+
+/* bits (samples, channels, kw, stride phases, rows, row_bytes). */
+static void fill_bits(const gradient *d, bnn_band b, block k, uint8_t *bits) {
+    const bnn_conv *g = d->g;
+    i64 sample_bytes = bnn_ceil_div(g->c * g->h * g->w, 8);
+    i64 channel = k.group * (g->c / g->group) + k.channel;
+    for (i64 s = 0; s < b.samples; s++) {
+        for (i64 c = 0; c < k.n_channels; c++) {
+            i64 first = 8 * (b.sample + s) * sample_bytes + (channel + c) * g->h * g->w;
+            for (i64 kx = 0; kx < g->kw; kx++, bits += d->plane)
+                fill_plane(d, first, b.row * g->sh - g->pt,
+                           b.col * g->sw + kx * g->dw - g->pl, b.cols, bits);
+        }
+    }
+}
+
+/* Add the dy of a position to all taps that lie outside there. */
+static void add_outside(const gradient *d, i64 y, i64 x, const float *dy, float *outside) {
+    const bnn_conv *g = d->g;
+    i64 top = y * g->sh - g->pt, left = x * g->sw - g->pl;
+    i64 bottom = top + (g->kh - 1) * g->dh, right = left + (g->kw - 1) * g->dw;
+    if (top >= 0 && left >= 0 && bottom < g->h && right < g->w) return;
+    for (i64 ky = 0; ky < g->kh; ky++) {
+        i64 at_y = top + ky * g->dh;
+        for (i64 kx = 0; kx < g->kw; kx++, outside += LANES) {
+            i64 at_x = left + kx * g->dw;
+            if (at_y < 0 || at_y >= g->h || at_x < 0 || at_x >= g->w)
+                d->cores->scatter(outside, 1, dy, LANES);
+        }
+    }
+}
+
+/* Positions (row .. row + n_rows - 1, col .. col + n_cols - 1) of a sample: dy by position. */
+static void take_rows(const gradient *d, block k, i64 sample, i64 row, i64 n_rows, i64 col,
+                      i64 n_cols, i64 pitch, tile t) {
+    const bnn_conv *g = d->g;
+    i64 plane = g->ho * g->wo, filter = k.group * (g->m / g->group) + k.filter;
+    for (i64 r = 0; r < n_rows; r++) {
+        const float *dy = d->dy + (sample * g->m + filter) * plane + (row + r) * g->wo + col;
+        float *rows = t.rows + r * pitch * LANES;
+        d->cores->turn(dy, plane, n_cols, k.n_filters, rows);
+        memset(rows + n_cols * LANES, 0, (size_t)((pitch - n_cols) * LANES) * sizeof(float));
+        if (!d->padded) continue;
+        for (i64 i = 0; i < n_cols; i++)
+            add_outside(d, row + r, col + i, rows + i * LANES, t.outside);
+    }
+}
+
+/* One block of up to 32 positions. */
+static void add_positions(const gradient *d, bnn_band b, block k, i64 sample, i64 row, i64 byte,
+                          tile t) {
+    const bnn_conv *g = d->g;
+    i64 n_rows = bnn_min(d->line_rows, b.rows - row), pitch = bnn_min(TERMS, 8 * d->row_bytes);
+    i64 n_cols = bnn_min(pitch, b.cols - 8 * byte), wide = bnn_round_up(k.n_filters, 8);
+    if (n_rows == 1) pitch = bnn_round_up(n_cols, 4);
+    i64 n_groups = bnn_ceil_div((n_rows - 1) * pitch + n_cols, 4);
+    take_rows(d, k, b.sample + sample, b.row + row, n_rows, b.col + 8 * byte, n_cols, pitch, t);
+    d->cores->build(t.rows, LANES, n_groups, wide, t.tables);
+    const uint8_t *bits = t.bits + sample * k.n_channels * g->kw * d->plane;
+    d->cores->add(bits + row * d->row_bytes + byte, k.n_channels, g->kw * d->plane, t.offsets,
+                  g->kh * g->kw, n_groups, wide, t.tables, t.sums);
+}
+
+static void add_band(const gradient *d, bnn_band b, block k, tile t) {
+    const bnn_conv *g = d->g;
+    i64 taps = g->kh * g->kw;
+    memset(t.sums, 0, (size_t)(k.n_channels * taps * LANES) * sizeof(float));
+    memset(t.outside, 0, (size_t)(taps * LANES) * sizeof(float));
+    for (i64 s = 0; s < b.samples; s++)
+        for (i64 row = 0; row < b.rows; row += d->line_rows)
+            for (i64 byte = 0; 8 * byte < b.cols; byte += TERMS / 8)
+                add_positions(d, b, k, s, row, byte, t);
+    if (d->padded)
+        for (i64 c = 0; c < k.n_channels; c++)
+            d->cores->scatter(t.sums + c * taps * LANES, 1, t.outside, taps * LANES);
+    i64 row = g->c / g->group * taps, filter = k.group * (g->m / g->group) + k.filter;
+    d->cores->spill(t.sums, k.n_channels * taps, k.n_filters, d->dw + filter * row + k.channel * taps,
+                    row, b.sample + b.row + b.col > 0);
+}
+
+static i64 bits_bytes(const gradient *d) {
+    const bnn_conv *g = d->g;
+    return g->samples * g->channels * g->kw * d->plane + 64;
+}
+
+static tile take_tile(const gradient *d, bnn_scratch scratch) {
+    const bnn_conv *g = d->g;
+    i64 taps = g->kh * g->kw, floats = sizeof(float);
+    tile t = {.bits = bnn_take(&scratch, bits_bytes(d)),
+              .offsets = bnn_take(&scratch, taps * 8),
+              .rows = bnn_take(&scratch, TERMS * LANES * floats),
+              .tables = bnn_take(&scratch, TERMS / 4 * TABLE * LANES * floats),
+              .sums = bnn_take(&scratch, g->channels * taps * LANES * floats),
+              .outside = bnn_take(&scratch, taps * LANES * floats)};
+    return t;
+}
+
+/* A unit: some channels of a group, and up to `filters` of its filters, over the whole batch. */
+static void add_units(void *context, i64 begin, i64 end, int thread) {
+    const gradient *d = context;
+    const bnn_conv *g = d->g;
+    i64 channels = g->c / g->group, filters = g->m / g->group;
+    i64 n_channels = bnn_ceil_div(channels, g->channels), n_filters = bnn_ceil_div(filters, g->filters);
+    tile t = take_tile(d, d->per_thread[thread]);
+    memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last eight */
+    for (i64 ky = 0; ky < g->kh; ky++)
+        for (i64 kx = 0; kx < g->kw; kx++)
+            t.offsets[ky * g->kw + kx] =
+                kx * d->plane +
+                (ky * g->dh % g->sh * d->phase_rows + ky * g->dh / g->sh) * d->row_bytes;
+    for (i64 unit = begin; unit < end; unit++) {
+        block k = {.group = unit / (n_channels * n_filters),
+                   .channel = unit / n_filters % n_channels * g->channels};
+        k.n_channels = bnn_min(g->channels, channels - k.channel);
+        i64 first = unit % n_filters * g->filters, last = bnn_min(first + g->filters, filters);
+        i64 width = bnn_round_up(bnn_ceil_div(last - first, bnn_ceil_div(last - first, LANES)), 8);
+        for (i64 band = 0; band < bnn_n_bands(g); band++) {
+            bnn_band b = bnn_band_at(g, band);
+            fill_bits(d, b, k, t.bits);
+            for (k.filter = first; k.filter < last; k.filter += width) {
+                k.n_filters = bnn_min(width, last - k.filter);
+                add_band(d, b, k, t);
+            }
+        }
+    }
+}
+
+/* dw (M, C / group, kh, kw) from x (N, C, H, W), packed, and dy (N, M, Ho, Wo).
+   Returns 0, with nothing done, if the scratch is too small. */
+BNN_EXPORT int bnn_conv_weight_grad_b1f32f32(const bnn_conv *g, const uint8_t *x, const float *dy,
+                                             float *dw, uint8_t *memory, i64 n_bytes) {
+    bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
+    gradient d = {.g = g, .cores = bnn_best_cores(), .x = x, .dy = dy, .dw = dw,
+                  .x_end = x + g->n * bnn_ceil_div(g->c * g->h * g->w, 8),
+                  .row_bytes = bnn_ceil_div(g->cols, 8), .per_thread = per_thread};
+    i64 bottom = (g->ho - 1) * g->sh - g->pt + (g->kh - 1) * g->dh;
+    i64 right = (g->wo - 1) * g->sw - g->pl + (g->kw - 1) * g->dw;
+    d.padded = g->pt > 0 || g->pl > 0 || bottom >= g->h || right >= g->w;
+    d.phase_rows = g->rows + (g->kh - 1) * g->dh / g->sh;
+    d.plane = d.phase_rows * g->sh * d.row_bytes;
+    d.line_rows = bnn_max(1, TERMS / (8 * d.row_bytes));
+    i64 taps = g->kh * g->kw, floats = sizeof(float);
+    i64 share = bnn_round_up(bits_bytes(&d), 64) + bnn_round_up(taps * 8, 64) +
+                (TERMS + TERMS / 4 * TABLE + g->channels * taps + taps) * LANES * floats;
+    if (!bnn_share(&scratch, share, per_thread)) return 0;
+    i64 filters = g->m / g->group, channels = g->c / g->group;
+    i64 n_units = g->group * bnn_ceil_div(channels, g->channels) * bnn_ceil_div(filters, g->filters);
+    bnn_parallel(n_units, 1, add_units, &d);
+    return 1;
+}

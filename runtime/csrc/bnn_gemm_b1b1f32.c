@@ -1,0 +1,108 @@
+/* Dense product of +-1 matrices kept as bits: XNOR and popcount, by nibbles.
+
+   64 filters stand side by side in a panel of nibbles; for four samples at a time the number of
+   differing bits is looked up for all 64. y = K - 2 * differing bits, exact. */
+#include "bnn_products.h"
+
+typedef struct {
+    const bnn_gemm *g;
+    const bnn_cores *cores;
+    const uint8_t *x, *w;
+    float *y;
+    uint8_t *indices; /* (block / 4, n_steps, 4): nibbles of the samples times 16 */
+    bnn_scratch *per_thread;
+    i64 sample, byte; /* where the present block begins */
+    i64 n_samples, n_bytes;
+} product;
+
+static void index_samples(void *context, i64 begin, i64 end, int thread) {
+    (void)thread;
+    const product *p = context;
+    i64 row_bytes = bnn_ceil_div(p->g->k, 8);
+    for (i64 s = begin; s < end; s++) {
+        const uint8_t *row = p->x + (p->sample + s) * row_bytes + p->byte;
+        uint8_t *out = p->indices + s / STRINGS * STRINGS * 2 * p->n_bytes + s % STRINGS;
+        for (i64 i = 0; i < p->n_bytes; i++, out += 2 * STRINGS) {
+            out[0] = (uint8_t)(row[i] << 4);
+            out[STRINGS] = row[i] & 0xF0;
+        }
+    }
+}
+
+typedef uint8_t v16 __attribute__((vector_size(16)));
+
+/* Transpose 16 x 16 bytes: four perfect shuffles. */
+static inline void transpose16(v16 a[16]) {
+    const v16 low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+    const v16 high = {8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    for (int round = 0; round < 4; round++) {
+        v16 b[16];
+        for (int i = 0; i < 8; i++) {
+            b[2 * i] = __builtin_shuffle(a[i], a[i + 8], low);
+            b[2 * i + 1] = __builtin_shuffle(a[i], a[i + 8], high);
+        }
+        memcpy(a, b, sizeof b);
+    }
+}
+
+/* Panel (2 * n_bytes, 64) of the filters from `first` on; filters that are not there stay 0. */
+static void fill_panel(const product *p, i64 first, uint8_t *panel) {
+    i64 row_bytes = bnn_ceil_div(p->g->k, 8), n = bnn_min(LANES, p->g->m - first);
+    for (i64 lane = 0; lane < LANES; lane += 16) {
+        for (i64 i = 0; i < p->n_bytes; i += 16) {
+            v16 block[16] = {0};
+            i64 wide = bnn_min(16, p->n_bytes - i);
+            for (i64 j = 0; j < bnn_min(16, n - lane); j++)
+                memcpy(&block[j], p->w + (first + lane + j) * row_bytes + p->byte + i, (size_t)wide);
+            transpose16(block);
+            for (i64 k = 0; k < wide; k++) {
+                uint8_t *to = panel + 2 * (i + k) * LANES + lane;
+                v16 low = block[k] & 15, high = block[k] >> 4;
+                memcpy(to, &low, 16);
+                memcpy(to + LANES, &high, 16);
+            }
+        }
+    }
+}
+
+static void multiply_panels(void *context, i64 begin, i64 end, int thread) {
+    const product *p = context;
+    const bnn_gemm *g = p->g;
+    uint16_t counts[STRINGS][LANES] __attribute__((aligned(64)));
+    float valid[LANES];
+    for (i64 i = 0; i < LANES; i++) valid[i] = (float)bnn_min(8 * p->n_bytes, g->k - 8 * p->byte);
+    for (i64 panel_number = begin; panel_number < end; panel_number++) {
+        i64 first = panel_number * LANES, n = bnn_min(LANES, g->m - first);
+        uint8_t *panel = p->per_thread[thread].next;
+        fill_panel(p, first, panel);
+        for (i64 s = 0; s < p->n_samples; s += STRINGS) {
+            p->cores->count(panel, p->indices + s * 2 * p->n_bytes, 2 * p->n_bytes, counts);
+            for (i64 i = 0; i < bnn_min(STRINGS, p->n_samples - s); i++)
+                p->cores->emit(counts[i], valid, n, p->y + (p->sample + s + i) * g->m + first,
+                               p->byte > 0);
+        }
+    }
+}
+
+/* y (N, M) = x (N, K) times w (M, K) transposed, both packed; `block` samples and `chunk` elements
+   (a multiple of 8) at a time. Returns 0, with nothing done, if the scratch is too small. */
+BNN_EXPORT int bnn_gemm_b1b1f32(const bnn_gemm *g, const uint8_t *x, const uint8_t *w, float *y,
+                                uint8_t *memory, i64 n_bytes) {
+    bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
+    product p = {.g = g, .cores = bnn_best_cores(), .x = x, .w = w, .y = y,
+                 .per_thread = per_thread};
+    i64 row_bytes = bnn_ceil_div(g->k, 8);
+    i64 indices_bytes = bnn_round_up(g->block, STRINGS) * g->chunk / 4;
+    p.indices = bnn_take(&scratch, indices_bytes);
+    if (!bnn_share(&scratch, g->chunk / 4 * LANES, per_thread)) return 0;
+    memset(p.indices, 0, (size_t)indices_bytes); /* samples that fill up the last four */
+    for (p.byte = 0; p.byte < row_bytes; p.byte += g->chunk / 8) {
+        p.n_bytes = bnn_min(g->chunk / 8, row_bytes - p.byte);
+        for (p.sample = 0; p.sample < g->n; p.sample += g->block) {
+            p.n_samples = bnn_min(g->block, g->n - p.sample);
+            bnn_parallel(p.n_samples, 16 * STRINGS, index_samples, &p);
+            bnn_parallel(bnn_ceil_div(g->m, LANES), 1, multiply_panels, &p);
+        }
+    }
+    return 1;
+}

@@ -1,0 +1,113 @@
+/* Bit strings, scratch and tiles of the binary products. */
+#include "bnn_products.h"
+
+#define BIT(b, i) ((uint64_t)((b) >> (i) & 1) << 8 * (i))
+#define SPREAD1(b)                                                                                  \
+    BIT(b, 0) | BIT(b, 1) | BIT(b, 2) | BIT(b, 3) | BIT(b, 4) | BIT(b, 5) | BIT(b, 6) | BIT(b, 7)
+#define SPREAD4(b) SPREAD1(b), SPREAD1((b) + 1), SPREAD1((b) + 2), SPREAD1((b) + 3)
+#define SPREAD16(b) SPREAD4(b), SPREAD4((b) + 4), SPREAD4((b) + 8), SPREAD4((b) + 12)
+#define SPREAD64(b) SPREAD16(b), SPREAD16((b) + 16), SPREAD16((b) + 32), SPREAD16((b) + 48)
+
+/* Each bit of a byte in a byte of its own. */
+static const uint64_t spread[256] = {SPREAD64(0), SPREAD64(64), SPREAD64(128), SPREAD64(192)};
+
+#define DIFFER4(a, b)                                                                               \
+    __builtin_popcount((a) ^ (b)), __builtin_popcount((a) ^ ((b) + 1)),                             \
+        __builtin_popcount((a) ^ ((b) + 2)), __builtin_popcount((a) ^ ((b) + 3))
+#define DIFFER16(a) DIFFER4(a, 0), DIFFER4(a, 4), DIFFER4(a, 8), DIFFER4(a, 12)
+#define DIFFER64(a) DIFFER16(a), DIFFER16((a) + 1), DIFFER16((a) + 2), DIFFER16((a) + 3)
+
+const uint8_t bnn_differing[256] __attribute__((aligned(64))) = {DIFFER64(0), DIFFER64(4),
+                                                                 DIFFER64(8), DIFFER64(12)};
+
+void bnn_nibbles(const uint8_t *bits, const uint8_t *end, i64 first, i64 pitch, i64 n_strings, i64 n,
+                 uint8_t *out) {
+    for (i64 i = 0; i < n; i += 56) {
+        uint64_t s[4] = {0};
+        if (n_strings * pitch <= 57) { /* all in one word */
+            s[0] = bnn_bits_at(bits, end, first);
+            for (i64 j = 1; j < n_strings; j++) s[j] = s[0] >> j * pitch;
+        } else {
+            for (i64 j = 0; j < n_strings; j++)
+                s[j] = bnn_bits_at(bits, end, first + j * pitch + i);
+        }
+        for (i64 k = i; k < bnn_min(n, i + 56); k += 8) {
+            uint64_t eight = spread[s[0] & 255] | spread[s[1] & 255] << 1 |
+                             spread[s[2] & 255] << 2 | spread[s[3] & 255] << 3;
+            memcpy(out + k, &eight, 8);
+            for (int j = 0; j < 4; j++) s[j] >>= 8;
+        }
+    }
+}
+
+/* Transpose 8 x 8 bits, one row a byte. Source: Warren, Hacker's Delight, 7-3. */
+static inline uint64_t transpose8(uint64_t x) {
+    uint64_t t = (x ^ x >> 7) & 0x00AA00AA00AA00AAull;
+    x ^= t ^ t << 7;
+    t = (x ^ x >> 14) & 0x0000CCCC0000CCCCull;
+    x ^= t ^ t << 14;
+    t = (x ^ x >> 28) & 0x00000000F0F0F0F0ull;
+    return x ^ t ^ t << 28;
+}
+
+void bnn_transpose_words(const uint8_t *rows, i64 row_bytes, i64 n_rows, i64 n_bytes,
+                         uint32_t *words) {
+    for (i64 i = 0; i < n_bytes; i++) {
+        uint64_t columns[4] = {0};
+        for (i64 j = 0; j < n_rows; j++)
+            columns[j >> 3] |= (uint64_t)rows[j * row_bytes + i] << 8 * (j & 7);
+        for (int b = 0; b < 4; b++) columns[b] = transpose8(columns[b]);
+        for (int k = 0; k < 8; k++)
+            words[8 * i + k] = (uint32_t)(columns[0] >> 8 * k & 255) |
+                               (uint32_t)(columns[1] >> 8 * k & 255) << 8 |
+                               (uint32_t)(columns[2] >> 8 * k & 255) << 16 |
+                               (uint32_t)(columns[3] >> 8 * k & 255) << 24;
+    }
+}
+
+void *bnn_take(bnn_scratch *scratch, i64 n_bytes) {
+    i64 size = bnn_round_up(n_bytes, 64);
+    if (!scratch->next || scratch->end - scratch->next < size) {
+        scratch->next = NULL;
+        return NULL;
+    }
+    void *piece = scratch->next;
+    scratch->next += size;
+    return piece;
+}
+
+int bnn_share(bnn_scratch *scratch, i64 n_bytes, bnn_scratch per_thread[BNN_MAX_THREADS]) {
+    int enough = 1;
+    for (int i = 0; i < bnn_threads(); i++) {
+        uint8_t *piece = bnn_take(scratch, n_bytes);
+        enough = piece != NULL;
+        per_thread[i] = (bnn_scratch){piece, enough ? piece + bnn_round_up(n_bytes, 64) : NULL};
+    }
+    return enough;
+}
+
+i64 bnn_n_bands(const bnn_conv *g) {
+    return bnn_ceil_div(g->n, g->samples) * bnn_ceil_div(g->ho, g->rows) *
+           bnn_ceil_div(g->wo, g->cols);
+}
+
+bnn_band bnn_band_at(const bnn_conv *g, i64 number) {
+    i64 n_cols = bnn_ceil_div(g->wo, g->cols), n_rows = bnn_ceil_div(g->ho, g->rows);
+    bnn_band b = {.sample = number / (n_cols * n_rows) * g->samples,
+                  .row = number / n_cols % n_rows * g->rows,
+                  .col = number % n_cols * g->cols};
+    b.samples = bnn_min(g->samples, g->n - b.sample);
+    b.rows = bnn_min(g->rows, g->ho - b.row);
+    b.cols = bnn_min(g->cols, g->wo - b.col);
+    return b;
+}
+
+i64 bnn_runs(i64 begin, i64 end, i64 rows, i64 cols, bnn_run runs[LANES]) {
+    i64 count = 0;
+    for (i64 at = begin; at < end; count++) {
+        i64 row = at / cols, col = at % cols, n = bnn_min(cols - col, end - at);
+        runs[count] = (bnn_run){at - begin, n, row / rows, row % rows, col};
+        at += n;
+    }
+    return count;
+}

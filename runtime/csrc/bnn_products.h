@@ -1,0 +1,133 @@
+/* What the kernels of binary products share: geometry, bit strings, scratch, and the inner loops that
+   exist once for each instruction set. */
+#ifndef BNN_PRODUCTS_H
+#define BNN_PRODUCTS_H
+
+#include <string.h>
+
+#include "bnn.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the bit strings are read in little-endian words"
+#endif
+
+enum {
+    LANES = 64,    /* outputs side by side: positions or filters */
+    STRINGS = 4,   /* outputs of a XNOR product computed together for each lane */
+    TERMS = 32,    /* rows of the float operand in one set of tables: eight groups of four */
+    TABLE = 16,    /* signed sums of four rows */
+    OUTSIDE = 128, /* in place of a nibble: this tap lies in the padding and counts nothing */
+};
+
+/* A convolution and how it is cut; product_scratch.py fills it in, in this order. Position o puts tap
+   k on o * stride + k * dilation - pad. */
+typedef struct {
+    i64 n, c, h, w, m, kh, kw, ho, wo, sh, sw, pt, pl, dh, dw, group;
+    i64 samples, rows, cols; /* of a band: the output positions that are worked on together */
+    i64 channels, filters;   /* of a block, within a group */
+} bnn_conv;
+
+/* A dense product: bits (outer, k) with something; see each kernel. */
+typedef struct {
+    i64 n, m, k;
+    i64 block, chunk; /* how the rows and the sum are cut */
+} bnn_gemm;
+
+static inline i64 bnn_round_up(i64 a, i64 b) { return bnn_ceil_div(a, b) * b; }
+static inline i64 bnn_clamp(i64 a, i64 low, i64 high) { return bnn_max(low, bnn_min(a, high)); }
+
+/* bnn_differing[16 * a + b] = number of bits where the nibbles a and b differ. */
+extern const uint8_t bnn_differing[256];
+
+/* At least 57 bits of a string, from bit `first` >= 0 on; zeros behind `end`. */
+static inline uint64_t bnn_bits_at(const uint8_t *bits, const uint8_t *end, i64 first) {
+    uint64_t word = 0;
+    const uint8_t *at = bits + (first >> 3);
+    if (end - at >= 8)
+        memcpy(&word, at, 8);
+    else if (end > at)
+        memcpy(&word, at, (size_t)(end - at));
+    return word >> (first & 7);
+}
+
+/* out[i] = the nibble of bits first + j * pitch + i, j < n_strings <= 4; up to 7 bytes too many. */
+void bnn_nibbles(const uint8_t *bits, const uint8_t *end, i64 first, i64 pitch, i64 n_strings, i64 n,
+                 uint8_t *out);
+
+/* words[i] bit j = bit i of row j, for n_rows <= 32 rows and 8 * n_bytes bits. */
+void bnn_transpose_words(const uint8_t *rows, i64 row_bytes, i64 n_rows, i64 n_bytes,
+                         uint32_t *words);
+
+/* Scratch, handed out from its start in multiples of 64 bytes. */
+typedef struct {
+    uint8_t *next, *end;
+} bnn_scratch;
+
+/* The next piece; NULL, and nothing more, if the scratch is too small. */
+void *bnn_take(bnn_scratch *scratch, i64 n_bytes);
+
+/* The same share of the rest for each thread; 0 if the rest is too small. */
+enum { BNN_MAX_THREADS = 64 };
+int bnn_share(bnn_scratch *scratch, i64 n_bytes, bnn_scratch per_thread[BNN_MAX_THREADS]);
+
+/* The output positions of some samples, or of some rows or columns of one. */
+typedef struct {
+    i64 sample, row, col, samples, rows, cols;
+} bnn_band;
+
+i64 bnn_n_bands(const bnn_conv *g);
+bnn_band bnn_band_at(const bnn_conv *g, i64 number);
+
+/* The taps k of an axis that lie inside at position o: their number. */
+static inline i64 bnn_taps_inside(i64 o, i64 stride, i64 pad, i64 dilation, i64 taps, i64 size) {
+    i64 first = o * stride - pad, count = 0;
+    for (i64 k = 0; k < taps; k++) count += first + k * dilation >= 0 && first + k * dilation < size;
+    return count;
+}
+
+/* A stretch of a tile's lanes that is contiguous in memory. */
+typedef struct {
+    i64 lane, n;
+    i64 sample, row, col; /* where it starts, within the band */
+} bnn_run;
+
+/* Cut lanes begin .. end - 1 of a band of samples x rows x cols at the ends of its rows. */
+i64 bnn_runs(i64 begin, i64 end, i64 rows, i64 cols, bnn_run runs[LANES]);
+
+/* Whether `build` may read rows of the caller's array where they lie: whole vectors, whole groups. */
+static inline int bnn_in_place(i64 n_rows, i64 n_lanes) { return n_rows % 4 == 0 && n_lanes % 16 == 0; }
+
+/* The inner loops. Counts of 64 lanes: 4 strings against a panel (n_steps, 64) of nibbles. */
+typedef struct {
+    /* counts[i][lane] = number of differing bits; indices: (n_steps, 4) nibbles times 16. */
+    void (*count)(const uint8_t *panel, const uint8_t *indices, i64 n_steps,
+                  uint16_t counts[STRINGS][LANES]);
+    /* y[i] = base[i] - 2 counts[i], added to y if `add`. */
+    void (*emit)(const uint16_t *counts, const float *base, i64 n, float *y, int add);
+    /* tables (n_groups, 16, 64): for every 4 of `rows` their 16 signed sums. Reads whole vectors. */
+    void (*build)(const float *rows, i64 pitch, i64 n_groups, i64 n_lanes, float *tables);
+    /* sums (n_outer * n_inner, 64) += the table entries that the nibbles of a word choose; the word
+       of row (o, i) is at words + o * pitch + offsets[i]. n_lanes is a multiple of 8. */
+    void (*add)(const uint8_t *words, i64 n_outer, i64 pitch, const i64 *offsets, i64 n_inner,
+                i64 n_groups, i64 n_lanes, const float *tables, float *sums);
+    /* out[lane * pitch + i] (+)= sums[i * 64 + lane]. */
+    void (*spill)(const float *sums, i64 n_rows, i64 n_lanes, float *out, i64 pitch, int add);
+    /* rows[i * 64 + lane] = d[lane * pitch + i]. */
+    void (*turn)(const float *d, i64 pitch, i64 n_rows, i64 n_lanes, float *rows);
+    /* a[i * stride] += b[i]. */
+    void (*scatter)(float *a, i64 stride, const float *b, i64 n);
+} bnn_cores;
+
+extern const bnn_cores bnn_cores_portable;
+#if defined(__x86_64__)
+extern const bnn_cores bnn_cores_avx2;
+#endif
+
+static inline const bnn_cores *bnn_best_cores(void) {
+#if defined(__x86_64__)
+    if (bnn_has_avx2()) return &bnn_cores_avx2;
+#endif
+    return &bnn_cores_portable;
+}
+
+#endif

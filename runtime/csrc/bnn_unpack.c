@@ -1,0 +1,180 @@
+/* Bits to booleans, to -1 and +1, and as a mask of gradients. The layout is that of bnn_pack.c; the
+   spare bits of a row's last byte are not read. */
+#include "bnn_variants.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+struct unpack {
+    const uint8_t *packed;
+    const float *dy;
+    void *out;
+    i64 row, row_bytes, piece, pieces;
+};
+
+BNN_INLINE unsigned bit_of(const uint8_t *packed, i64 i) { return packed[i / 8] >> (i % 8) & 1u; }
+
+/* All ones in the lanes whose bits are set, for elements 0 .. 3 and 4 .. 7 of a byte. */
+BNN_INLINE void lanes_of(v4i *a, v4i *b, uint8_t byte) {
+    const v4i low_bits = {1, 2, 4, 8}, high_bits = {16, 32, 64, 128};
+    const v4i all = {byte, byte, byte, byte};
+    *a = (all & low_bits) == low_bits;
+    *b = (all & high_bits) == high_bits;
+}
+
+BNN_INLINE void sign4(float *y, v4i mask) {
+    const v4i one = {0x3f800000, 0x3f800000, 0x3f800000, 0x3f800000};
+    v4i signs = one | (~mask & INT32_MIN);
+    memcpy(y, &signs, sizeof signs);
+}
+
+BNN_INLINE void keep4(float *dx, const float *dy, v4i mask) {
+    const v4i one = {0x3f800000, 0x3f800000, 0x3f800000, 0x3f800000};
+    v4i factor = mask & one;
+    v4f v, f;
+    bnn_load(&v, dy);
+    memcpy(&f, &factor, sizeof f);
+    v *= f; /* 0 times NaN or infinity is NaN, as in the operator's body */
+    memcpy(dx, &v, sizeof v);
+}
+
+BNN_INLINE void sign_unpack_any(const uint8_t *packed, const float *dy, void *out, i64 n) {
+    float *y = out;
+    i64 i = 0;
+    (void)dy;
+    for (; i + 8 <= n; i += 8) {
+        v4i a, b;
+        lanes_of(&a, &b, packed[i / 8]);
+        sign4(y + i, a);
+        sign4(y + i + 4, b);
+    }
+    for (; i < n; i++) y[i] = bit_of(packed, i) ? 1.0f : -1.0f;
+}
+
+BNN_INLINE void masked_grad_any(const uint8_t *packed, const float *dy, void *out, i64 n) {
+    float *dx = out;
+    i64 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        v4i a, b;
+        lanes_of(&a, &b, packed[i / 8]);
+        keep4(dx + i, dy + i, a);
+        keep4(dx + i + 4, dy + i + 4, b);
+    }
+    for (; i < n; i++) dx[i] = dy[i] * (float)bit_of(packed, i);
+}
+
+BNN_INLINE void unpack_bits_any(const uint8_t *packed, const float *dy, void *out, i64 n) {
+    uint8_t *mask = out;
+    i64 i = 0;
+    (void)dy;
+    for (; i + 8 <= n; i += 8) { /* bit j alone in byte j, carried to the byte's top, then down */
+        uint64_t v = packed[i / 8] * UINT64_C(0x0101010101010101) & UINT64_C(0x8040201008040201);
+        v = (v + UINT64_C(0x7f7f7f7f7f7f7f7f)) >> 7 & UINT64_C(0x0101010101010101);
+        memcpy(mask + i, &v, sizeof v);
+    }
+    for (; i < n; i++) mask[i] = (uint8_t)bit_of(packed, i);
+}
+
+#if defined(__x86_64__)
+BNN_INLINE BNN_AVX2 __m256i lanes_of_avx2(uint8_t byte) {
+    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(byte), bits), bits);
+}
+
+BNN_INLINE BNN_AVX2 void sign_unpack_avx2(const uint8_t *packed, const float *dy, void *out,
+                                          i64 n) {
+    const __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
+    float *y = out;
+    i64 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 set = _mm256_castsi256_ps(lanes_of_avx2(packed[i / 8]));
+        _mm256_storeu_ps(y + i, _mm256_or_ps(one, _mm256_andnot_ps(set, sign)));
+    }
+    sign_unpack_any(packed + i / 8, dy, y + i, n - i);
+}
+
+BNN_INLINE BNN_AVX2 void masked_grad_avx2(const uint8_t *packed, const float *dy, void *out,
+                                          i64 n) {
+    const __m256 one = _mm256_set1_ps(1.0f);
+    float *dx = out;
+    i64 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 factor = _mm256_and_ps(one, _mm256_castsi256_ps(lanes_of_avx2(packed[i / 8])));
+        _mm256_storeu_ps(dx + i, _mm256_mul_ps(_mm256_loadu_ps(dy + i), factor));
+    }
+    masked_grad_any(packed + i / 8, dy + i, dx + i, n - i);
+}
+
+BNN_INLINE BNN_AVX2 void unpack_bits_avx2(const uint8_t *packed, const float *dy, void *out,
+                                          i64 n) {
+    const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
+                                              0x0303030303030303);
+    const __m256i bits = _mm256_set1_epi64x((long long)0x8040201008040201u);
+    uint8_t *mask = out;
+    i64 i = 0;
+    for (; i + 32 <= n; i += 32) {
+        int32_t four;
+        memcpy(&four, packed + i / 8, sizeof four);
+        __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(four), spread);
+        __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bits), bits);
+        _mm256_storeu_si256((void *)(mask + i), _mm256_and_si256(set, _mm256_set1_epi8(1)));
+    }
+    unpack_bits_any(packed + i / 8, dy, mask + i, n - i);
+}
+#endif
+
+/* Calls UNPACK on every piece of begin .. end - 1; SIZE is the bytes of an output element. */
+#define PIECES(UNPACK, SIZE)                                                  \
+    const struct unpack *u = context;                                         \
+    (void)thread;                                                             \
+    for (i64 i = begin; i < end; i++) {                                       \
+        i64 row = i / u->pieces, start = i % u->pieces * u->piece;            \
+        i64 element = row * u->row + start;                                   \
+        const float *dy = u->dy ? u->dy + element : NULL;                     \
+        UNPACK(u->packed + row * u->row_bytes + start / 8, dy,                \
+               (char *)u->out + element * (SIZE), bnn_min(u->piece, u->row - start)); \
+    }
+
+#define BODY(NAME, ISA, SIZE)                                                              \
+    static void NAME##_body_##ISA(void *context, i64 begin, i64 end, int thread) {         \
+        PIECES(NAME##_##ISA, SIZE)                                                         \
+    }
+
+BODY(sign_unpack, any, 4)
+BODY(masked_grad, any, 4)
+BODY(unpack_bits, any, 1)
+#if defined(__x86_64__)
+BNN_AVX2 BODY(sign_unpack, avx2, 4)
+BNN_AVX2 BODY(masked_grad, avx2, 4)
+BNN_AVX2 BODY(unpack_bits, avx2, 1)
+#endif
+
+static void unpack(struct unpack *u, bnn_body body, i64 rows) {
+    if (u->row % 8 == 0) { /* no spare bits: one long row */
+        u->row *= rows;
+        rows = rows > 0;
+    }
+    u->row_bytes = bnn_ceil_div(u->row, 8);
+    u->piece = BNN_GRAIN;
+    u->pieces = bnn_ceil_div(u->row, u->piece);
+    bnn_parallel(rows * u->pieces, bnn_grain_of(bnn_min(u->row, u->piece)), body, u);
+}
+
+/* packed: rows x ceil(row / 8) bytes. y: rows x row, +1 where the bit is set, else -1. */
+BNN_EXPORT void bnn_sign_unpack_f32(const uint8_t *packed, float *y, i64 rows, i64 row) {
+    struct unpack u = {.packed = packed, .out = y, .row = row};
+    unpack(&u, BNN_PICK(sign_unpack_body), rows);
+}
+
+BNN_EXPORT void bnn_unpack_bits_b8(const uint8_t *packed, uint8_t *mask, i64 rows, i64 row) {
+    struct unpack u = {.packed = packed, .out = mask, .row = row};
+    unpack(&u, BNN_PICK(unpack_bits_body), rows);
+}
+
+/* dx = dy times the bit; dx may be dy. */
+BNN_EXPORT void bnn_masked_grad_f32(const float *dy, const uint8_t *packed, float *dx, i64 rows,
+                                    i64 row) {
+    struct unpack u = {.packed = packed, .dy = dy, .out = dx, .row = row};
+    unpack(&u, BNN_PICK(masked_grad_body), rows);
+}

@@ -1,0 +1,63 @@
+/* One loop, compiled twice: for the baseline of the machine and for AVX2.
+
+   A loop is an always-inlined `NAME(context, begin, end)` in plain C or GCC vector types; both
+   variants do the same operations in the same order, so their results are the same bits. */
+#ifndef BNN_VARIANTS_H
+#define BNN_VARIANTS_H
+
+#include "bnn.h"
+
+#include <string.h>
+
+#define BNN_INLINE static inline __attribute__((always_inline))
+
+/* Fewer elements than this run on one thread: waking the others costs more. */
+enum { BNN_GRAIN = 1 << 16 };
+
+#if defined(__x86_64__)
+#define BNN_AVX2 __attribute__((target("avx2,fma,popcnt")))
+#define BNN_BOTH(NAME)                                                                     \
+    static void NAME##_any(void *context, i64 begin, i64 end, int thread) {                \
+        (void)thread;                                                                      \
+        NAME(context, begin, end);                                                         \
+    }                                                                                      \
+    BNN_AVX2 static void NAME##_avx2(void *context, i64 begin, i64 end, int thread) {      \
+        (void)thread;                                                                      \
+        NAME(context, begin, end);                                                         \
+    }
+#define BNN_PICK(NAME) (bnn_has_avx2() ? NAME##_avx2 : NAME##_any)
+#else
+#define BNN_BOTH(NAME)                                                                     \
+    static void NAME##_any(void *context, i64 begin, i64 end, int thread) {                \
+        (void)thread;                                                                      \
+        NAME(context, begin, end);                                                         \
+    }
+#define BNN_PICK(NAME) NAME##_any
+#endif
+
+/* An output may be the very buffer of an input. Without this GCC tests for overlap at run time and
+   takes its scalar loop; element i is read before it is written, so the vector loop is right. */
+#define BNN_SAME_OR_APART _Pragma("GCC ivdep")
+
+/* Machines without vectors of 32 bytes get two of 16 for each. */
+typedef float v4f __attribute__((vector_size(16)));
+typedef float v8f __attribute__((vector_size(32)));
+typedef int32_t v8i __attribute__((vector_size(32)));
+typedef int32_t v4i __attribute__((vector_size(16)));
+typedef double v4d __attribute__((vector_size(32)));
+
+BNN_INLINE void bnn_load(v4f *v, const float *x) { memcpy(v, x, sizeof *v); }
+
+/* Four floats, widened. */
+BNN_INLINE void bnn_load_wide(v4d *v, const float *x) {
+    v4f narrow;
+    memcpy(&narrow, x, sizeof narrow);
+    *v = __builtin_convertvector(narrow, v4d);
+}
+
+BNN_INLINE double bnn_sum4(const v4d *v) { return ((*v)[0] + (*v)[1]) + ((*v)[2] + (*v)[3]); }
+
+/* Items of `size` elements a chunk should have, so that a chunk is worth a thread. */
+BNN_INLINE i64 bnn_grain_of(i64 size) { return bnn_max(1, BNN_GRAIN / bnn_max(size, 1)); }
+
+#endif

@@ -1,0 +1,133 @@
+"""What a user hands to a session, checked and in the dtypes that the programs take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bnnopt.errors import UsageError
+from bnnopt.runtime.format import ValueSpec
+
+Array = NDArray[np.generic]
+Data = ArrayLike | Mapping[str, ArrayLike]
+
+
+def fitted_inputs(x: Data, specs: Sequence[ValueSpec], who: str) -> tuple[Array, ...]:
+    """The data inputs in the order of `specs`, each with the same number of samples.
+
+    Parameters
+    ----------
+    x : array, or mapping of input names to arrays
+        A mapping where the model has several inputs.
+    who : str
+        The method, for the message.
+
+    Raises
+    ------
+    UsageError
+        If a name, shape or dtype does not fit.
+    """
+    given = x if isinstance(x, Mapping) else {specs[0].name: x}
+    names = [spec.name for spec in specs]
+    if sorted(given) != sorted(names):
+        found = f"inputs {', '.join(map(str, given))}" if isinstance(x, Mapping) else "one array"
+        raise UsageError(f"{who}: x is {found}, expected a mapping with {', '.join(names)}")
+    labels = names if isinstance(x, Mapping) else ["x"]
+    arrays = tuple(
+        fitted(given[spec.name], spec, f"{who}: {label}")
+        for spec, label in zip(specs, labels, strict=True)
+    )
+    for array, label in zip(arrays, labels, strict=True):
+        if len(array) != len(arrays[0]):
+            raise UsageError(
+                f"{who}: {label} has {len(array)} samples, expected {len(arrays[0])} as {labels[0]}"
+            )
+    return arrays
+
+
+def fitted(x: ArrayLike, spec: ValueSpec, what: str) -> Array:
+    """`x` as an array of the dtype of `spec` with any number of samples.
+
+    Raises
+    ------
+    UsageError
+        If its shape or dtype does not fit.
+    """
+    array = as_array(x, what)
+    expected = spec.shape_at(1)[1:]
+    if array.ndim == 0 or array.shape[1:] != expected:
+        sizes = ", ".join(map(str, ("n", *expected)))
+        raise UsageError(f"{what} has shape {list(array.shape)}, expected [{sizes}]")
+    return _in_dtype(array, spec, what)
+
+
+def fitted_labels(
+    y: ArrayLike | None, spec: ValueSpec | None, batch: int, classes: int
+) -> tuple[Array, ...]:
+    """The labels of a batch; none where the graph has its own loss (`spec` is None).
+
+    Raises
+    ------
+    UsageError
+        If they are missing, or their shape, dtype or range does not fit.
+    """
+    if spec is None:
+        if y is not None:
+            raise UsageError("step: y is given, but the graph has its own loss; leave y out")
+        return ()
+    if y is None:
+        raise UsageError("step: y is missing; expected one label a sample")
+    labels = as_array(y, "step: y")
+    shape = spec.shape_at(batch)
+    if labels.shape != shape:
+        raise UsageError(f"step: y has shape {list(labels.shape)}, expected {list(shape)}")
+    if spec.dtype != "int64":
+        return (_in_dtype(labels, spec, "step: y"),)
+    if labels.dtype.kind not in "iu":
+        raise UsageError(f"step: y is {labels.dtype}, expected integer class labels")
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        raise UsageError(
+            f"step: y has labels from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}"
+        )
+    return (labels.astype(np.int64, copy=False),)
+
+
+def checked_rate(rate: Any) -> float:
+    """The learning rate as a number.
+
+    Raises
+    ------
+    UsageError
+        If it is none, or not finite, or negative.
+    """
+    try:
+        number = float(rate)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise UsageError(f"step: lr is {rate!r}, expected a finite number, 0 or more")
+    return number
+
+
+def as_array(x: ArrayLike, what: str) -> NDArray[Any]:
+    """`x` as numpy takes it.
+
+    Raises
+    ------
+    UsageError
+        If its rows differ in length.
+    """
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError):
+        raise UsageError(f"{what} is no array: its rows differ in length") from None
+
+
+def _in_dtype(array: NDArray[Any], spec: ValueSpec, what: str) -> Array:
+    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        raise UsageError(f"{what} is {array.dtype}, expected {spec.dtype}")
+    return array.astype(spec.dtype, copy=False)

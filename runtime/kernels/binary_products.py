@@ -1,0 +1,151 @@
+"""Products with +-1 tensors that are kept as bits: unpacked tile by tile, then multiplied as floats.
+
+Packed tensors are as in `packing`: (N, ceil(K / 8)) uint8, bit j of byte b is element 8 b + j.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.convolution import conv, conv_input_grad, conv_weight_grad
+
+TILE_BYTES = 1 << 20  # of unpacked floats, but one row at least
+
+
+def binary_conv(
+    x_packed: Array,
+    w_packed: Array,
+    *,
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    group: int,
+) -> Array:
+    """Convolve, padding with zeros.
+
+    Parameters
+    ----------
+    x_packed : (N, ceil(C H W / 8)) uint8; `x_shape` is (C, H, W)
+    w_packed : (M, ceil(C / group kh kw / 8)) uint8; `w_shape` is (C / group, kh, kw)
+
+    Returns
+    -------
+    (N, M, Ho, Wo) float32, integers
+    """
+    w = _signs(w_packed, w_shape, np.float32)
+    return np.concatenate(
+        [
+            conv(x, w, strides=strides, pads=pads, dilations=dilations, group=group)
+            for _, x in _tiles(x_packed, x_shape, np.float32)
+        ]
+    )
+
+
+def binary_conv_weight_grad(
+    x_packed: Array,
+    dy: Array,
+    *,
+    x_shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    group: int,
+) -> Array:
+    """Gradient of `binary_conv` with respect to its weights, one sample at a time.
+
+    Parameters
+    ----------
+    x_packed : (N, ceil(C H W / 8)) uint8; `x_shape` is (C, H, W)
+    dy : (N, M, Ho, Wo) float
+
+    Returns
+    -------
+    (M, C / group, *kernel_shape), the dtype of dy
+    """
+    dw = np.zeros((dy.shape[1], x_shape[0] // group, *kernel_shape), dy.dtype)
+    for rows, x in _tiles(x_packed, x_shape, dy.dtype):
+        dw += conv_weight_grad(
+            x, dy[rows], kernel_shape=kernel_shape, strides=strides, pads=pads,
+            dilations=dilations, group=group,
+        )  # fmt: skip
+    return dw
+
+
+def binary_conv_input_grad(
+    dy: Array,
+    w_packed: Array,
+    *,
+    input_shape: Sequence[int],
+    w_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    group: int,
+    output_padding: Sequence[int],
+) -> Array:
+    """Gradient of `binary_conv` with respect to its input; `output_padding` follows from shapes.
+
+    Parameters
+    ----------
+    dy : (N, M, Ho, Wo) float
+    w_packed : (M, ceil(C / group kh kw / 8)) uint8; `w_shape` is (C / group, kh, kw)
+    input_shape : (H, W)
+
+    Returns
+    -------
+    (N, C, *input_shape), the dtype of dy
+    """
+    w = _signs(w_packed, w_shape, dy.dtype)
+    return conv_input_grad(
+        dy, w, input_shape=input_shape, strides=strides, pads=pads, dilations=dilations,
+        group=group,
+    )  # fmt: skip
+
+
+def binary_gemm(
+    x_packed: Array, w_packed: Array, *, x_shape: Sequence[int], w_shape: Sequence[int]
+) -> Array:
+    """Return x (N, K) times w (M, K) transposed: (N, M) float32, integers; both packed."""
+    x = _signs(x_packed, x_shape, np.float32)
+    y = np.empty((len(x_packed), len(w_packed)), np.float32)
+    for rows, w in _tiles(w_packed, w_shape, np.float32):
+        np.matmul(x, w.T, out=y[:, rows])
+    return y
+
+
+def binary_gemm_weight_grad(x_packed: Array, dy: Array, *, x_shape: Sequence[int]) -> Array:
+    """Return dy (N, M) transposed times x (N, K), packed: (M, K) in the dtype of dy."""
+    return np.asarray(np.matmul(dy.T, _signs(x_packed, x_shape, dy.dtype)))
+
+
+def binary_gemm_input_grad(dy: Array, w_packed: Array, *, w_shape: Sequence[int]) -> Array:
+    """Return dy (N, M) times w (M, K), packed: (N, K) in the dtype of dy."""
+    dx = np.zeros((len(dy), math.prod(w_shape)), dy.dtype)
+    for rows, w in _tiles(w_packed, w_shape, dy.dtype):
+        dx += np.matmul(dy[:, rows], w)
+    return dx
+
+
+def _signs(packed: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
+    """Unpack to (N, *shape) of -1 and +1."""
+    bits = np.unpackbits(packed, axis=1, count=math.prod(shape), bitorder="little")
+    signs = bits.astype(dtype)
+    signs *= 2
+    signs -= 1
+    return signs.reshape(len(packed), *shape)
+
+
+def _tiles(packed: Array, shape: Sequence[int], dtype: DTypeLike) -> Iterator[tuple[slice, Array]]:
+    """Yield slices of the rows, and what they unpack to."""
+    step = max(1, TILE_BYTES // (math.prod(shape) * np.dtype(dtype).itemsize or 1))
+    for start in range(0, len(packed), step):
+        rows = slice(start, start + step)
+        yield rows, _signs(packed[rows], shape, dtype)

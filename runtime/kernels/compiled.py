@@ -1,0 +1,89 @@
+"""What the wrappers of the compiled kernels share.
+
+A compiled kernel writes into arrays that the caller owns and says whether it did: it covers one
+layout and dtype, and where it does not, the caller takes the numpy kernel of the same name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias, cast
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from bnnopt.runtime.format import Attribute
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.library import library, pointer
+
+Arrays: TypeAlias = Sequence[Array | None]
+Attributes: TypeAlias = Mapping[str, Attribute]
+
+CompiledKernel: TypeAlias = Callable[[Arrays, Arrays, Attributes, Array], bool]
+"""(inputs, outputs, attributes, scratch uint8) to whether the outputs are written."""
+
+FLOAT32 = np.dtype(np.float32)  # as a dtype, comparing takes a third of the time
+
+Argument: TypeAlias = Array | ctypes.Array[ctypes.c_int64] | int | float | None
+
+
+def covered(*arrays: Array | None, dtype: DTypeLike = FLOAT32) -> bool:
+    """Whether there is a library and all arrays are present, contiguous, aligned and of `dtype`."""
+    if library() is None:
+        return False
+    for array in arrays:
+        if array is None or array.dtype != dtype:
+            return False
+        flags = array.flags
+        if not (flags.c_contiguous and flags.aligned):
+            return False
+    return True
+
+
+def call(name: str, *arguments: Argument) -> int:
+    """Call a kernel: arrays go as addresses, None as NULL, int as int64_t, float as float."""
+    return int(_function(name)(*[_as_c(argument) for argument in arguments]))
+
+
+@functools.cache
+def _function(name: str) -> Callable[..., int]:
+    loaded = library()
+    assert loaded is not None, "covered() was not asked"
+    return cast("Callable[..., int]", loaded[name])
+
+
+def _as_c(argument: Argument) -> object:
+    if isinstance(argument, np.ndarray):
+        return pointer(argument)
+    if isinstance(argument, int):
+        return ctypes.c_int64(argument)
+    if isinstance(argument, float):
+        return ctypes.c_float(argument)
+    return argument  # None is NULL, a C array its address
+
+
+def optional(arrays: Arrays, index: int) -> Array | None:
+    """The array at `index`; None if it is left out."""
+    return arrays[index] if index < len(arrays) else None
+
+
+def number(attributes: Attributes, name: str) -> float:
+    """A number attribute as float."""
+    return float(cast(float, attributes[name]))
+
+
+def integer(attributes: Attributes, name: str) -> int:
+    """An integer attribute."""
+    return int(cast(int, attributes[name]))
+
+
+def integers(attributes: Attributes, name: str) -> list[int] | None:
+    """An integer-list attribute; None if it is left out."""
+    return cast("list[int] | None", attributes.get(name))
+
+
+def scalar(array: Array) -> float:
+    """The one element of an array."""
+    return float(array.reshape(-1)[0])

@@ -1,0 +1,174 @@
+"""The compiled memory-bound kernels: activations, sums, optimiser steps, and the table of them all.
+
+None needs scratch memory.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import (
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    number,
+    optional,
+    scalar,
+)
+from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
+from bnnopt.runtime.kernels.compiled_planes import COMPILED_PLANES
+
+
+def binarize(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`binarize.binarize` with `zero` +1 or -1."""
+    kinds = {1.0: "binarize_plus", -1.0: "binarize_minus"}
+    kind = kinds.get(number(attributes, "zero"))
+    return kind is not None and _map(kind, inputs[0], None, outputs[0])
+
+
+def clip_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`binarize.clip_grad`."""
+    dy, x = inputs
+    bounds = number(attributes, "low"), number(attributes, "high")
+    return covered(x) and _map("clip_grad", dy, x, outputs[0], *bounds)
+
+
+def relu_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`binarize.relu_grad`."""
+    dy, y = inputs
+    return covered(y) and _map("relu_grad", dy, y, outputs[0])
+
+
+def relu(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`elementwise.relu`; a zero of either sign becomes +0."""
+    return _map("relu", inputs[0], None, outputs[0])
+
+
+def clip(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`elementwise.clip` with one or two bounds that are not NaN."""
+    x, y, low, high = inputs[0], outputs[0], optional(inputs, 1), optional(inputs, 2)
+    bounds = {"low": low, "high": high}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    if not given or not covered(*given.values()):
+        return False
+    limits = {name: scalar(bound) for name, bound in given.items() if bound.size == 1}
+    if len(limits) < len(given) or any(math.isnan(limit) for limit in limits.values()):
+        return False
+    kind = "clip" if len(limits) == 2 else f"clip_{next(iter(limits))}"
+    return _map(kind, x, None, y, limits.get("low", 0.0), limits.get("high", 0.0))
+
+
+def _map(
+    name: str, a: Array | None, b: Array | None, y: Array | None, s: float = 0.0, t: float = 0.0
+) -> bool:
+    if not covered(a, y):
+        return False
+    assert a is not None
+    assert y is not None
+    if a.size != y.size or (b is not None and b.size != y.size):
+        return False
+    call(f"bnn_{name}_f32", a, b, y, y.size, s, t)
+    return True
+
+
+def add(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """Sum of equal shapes, or of a tensor and a scalar."""
+    return _arithmetic("add", "add_scalar", "add_scalar", inputs, outputs)
+
+
+def sub(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """Difference of equal shapes, or of a tensor and a scalar."""
+    return _arithmetic("sub", "sub_scalar", "scalar_sub", inputs, outputs)
+
+
+def mul(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """Product of equal shapes, or of a tensor and a scalar."""
+    return _arithmetic("mul", "mul_scalar", "mul_scalar", inputs, outputs)
+
+
+def _arithmetic(
+    equal: str, scalar_right: str, scalar_left: str, inputs: Arrays, outputs: Arrays
+) -> bool:
+    (a, b), y = inputs, outputs[0]
+    if not covered(a, b, y):
+        return False
+    assert a is not None
+    assert b is not None
+    assert y is not None
+    if a.size == b.size == y.size:  # then no axis is stretched
+        return _map(equal, a, b, y)
+    if b.size == 1:
+        return _map(scalar_right, a, None, y, scalar(b))
+    return a.size == 1 and _map(scalar_left, b, None, y, scalar(a))
+
+
+def sgd_step(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`optimizers.sgd_step`; next_w may be w."""
+    w, dw, lr = inputs
+    (next_w,) = outputs
+    if not _same_size(w, dw, next_w) or not _is_scalar(lr):
+        return False
+    assert next_w is not None
+    assert lr is not None
+    call("bnn_sgd_step_f32", w, dw, next_w, next_w.size, scalar(lr))
+    return True
+
+
+def momentum_step(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`optimizers.momentum_step`; next_w may be w, next_m may be m."""
+    w, dw, m, lr = inputs
+    next_w, next_m = outputs
+    if not _same_size(w, dw, m, next_w, next_m) or not _is_scalar(lr):
+        return False
+    assert next_w is not None
+    assert lr is not None
+    rates = scalar(lr), number(attributes, "momentum")
+    call("bnn_momentum_step_f32", w, dw, m, next_w, next_m, next_w.size, *rates)
+    return True
+
+
+@np.errstate(all="ignore")
+def adam_step(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`optimizers.adam_step`; each output may be the input that it replaces."""
+    *tensors, lr, step = inputs
+    if not _same_size(*tensors, *outputs) or not _is_scalar(lr) or step is None or step.size != 1:
+        return False
+    assert outputs[0] is not None
+    assert lr is not None
+    beta1, beta2 = number(attributes, "beta1"), number(attributes, "beta2")
+    count = int(step.reshape(-1)[0])
+    rate = lr.reshape(-1)[0] / np.float32(1 - beta1**count)
+    rates = float(rate), 1 - beta2**count, beta1, 1 - beta1, beta2, 1 - beta2
+    epsilon = number(attributes, "epsilon")
+    call("bnn_adam_step_f32", *tensors, *outputs, outputs[0].size, *rates, epsilon)
+    return True
+
+
+def _same_size(*arrays: Array | None) -> bool:
+    return covered(*arrays) and len({a.size for a in arrays if a is not None}) == 1
+
+
+def _is_scalar(lr: Array | None) -> bool:
+    return lr is not None and covered(lr) and lr.size == 1
+
+
+COMPILED_ELEMENTWISE: dict[str, CompiledKernel] = {
+    "AdamStep": adam_step,
+    "Add": add,
+    "Binarize": binarize,
+    "Clip": clip,
+    "ClipGrad": clip_grad,
+    "MomentumStep": momentum_step,
+    "Mul": mul,
+    "Relu": relu,
+    "ReluGrad": relu_grad,
+    "SgdStep": sgd_step,
+    "Sub": sub,
+    **COMPILED_PACKING,
+    **COMPILED_PLANES,
+}

@@ -1,0 +1,152 @@
+"""The compiled codecs: one bit per element, and the few bits of a pooling index."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import (
+    Argument,
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    integer,
+    integers,
+    number,
+)
+
+MAX_PLANE = 2**31 - 1  # elements whose places in a plane fit int32
+
+
+def pack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.pack_bits` of a boolean tensor."""
+    return _pack("bnn_pack_bits_b8", inputs[0], outputs[0], np.bool_)
+
+
+def sign_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.sign_pack`."""
+    return _pack("bnn_sign_pack_f32", inputs[0], outputs[0])
+
+
+def binarize_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.binarize_pack`."""
+    plus = number(attributes, "zero") > 0
+    name = "bnn_not_negative_pack_f32" if plus else "bnn_sign_pack_f32"
+    return _pack(name, inputs[0], outputs[0])
+
+
+def range_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.range_pack`."""
+    bounds = number(attributes, "low"), number(attributes, "high")
+    return _pack("bnn_range_pack_f32", inputs[0], outputs[0], np.float32, *bounds)
+
+
+def _pack(
+    name: str,
+    x: Array | None,
+    packed: Array | None,
+    dtype: type[np.generic] = np.float32,
+    *more: float,
+) -> bool:
+    if not covered(x, dtype=dtype) or not covered(packed, dtype=np.uint8):
+        return False
+    assert x is not None
+    return _run_rows(name, x, packed, x, packed, *more)
+
+
+def unpack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.unpack_bits`."""
+    packed, mask = inputs[0], outputs[0]
+    if not covered(packed, dtype=np.uint8) or not covered(mask, dtype=np.bool_):
+        return False
+    return _run_rows("bnn_unpack_bits_b8", mask, packed, packed, mask)
+
+
+def sign_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.sign_unpack`."""
+    packed, x = inputs[0], outputs[0]
+    if not covered(packed, dtype=np.uint8) or not covered(x):
+        return False
+    return _run_rows("bnn_sign_unpack_f32", x, packed, packed, x)
+
+
+def masked_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.masked_grad`; dx may be dy."""
+    (dy, packed), dx = inputs, outputs[0]
+    if not covered(packed, dtype=np.uint8) or not covered(dy, dx):
+        return False
+    return _run_rows("bnn_masked_grad_f32", dx, packed, dy, packed, dx)
+
+
+def _run_rows(name: str, full: Array | None, packed: Array | None, *arguments: Argument) -> bool:
+    """Call with the rows of `full` and their length, between the arrays and the floats."""
+    assert full is not None
+    assert packed is not None
+    if full.ndim == 0:
+        return False
+    rows, row = len(full), math.prod(full.shape[1:])
+    if packed.size != rows * -(-row // 8):
+        return False
+    arrays = [a for a in arguments if not isinstance(a, float)]
+    call(name, *arrays, rows, row, *arguments[len(arrays) :])
+    return True
+
+
+def pool_index_pack(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`packing.pool_index_pack`."""
+    return _pool_index("bnn_pool_index_pack_i64", inputs[0], inputs[1], outputs[0], attributes)
+
+
+def pool_index_unpack(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`packing.pool_index_unpack`."""
+    name = "bnn_pool_index_unpack_i64"
+    return _pool_index(name, outputs[0], inputs[1], inputs[0], attributes)
+
+
+def _pool_index(
+    name: str,
+    indices: Array | None,
+    origin: Array | None,
+    packed: Array | None,
+    attributes: Attributes,
+) -> bool:
+    fits = covered(indices, dtype=np.int64) and covered(origin, dtype=np.int32)
+    bits = integers(attributes, "bit_values") or []
+    plain = 1 <= len(bits) <= 8 and bits == [1 << i for i in range(len(bits))]
+    if not fits or not plain or not covered(packed, dtype=np.uint8):
+        return False
+    assert indices is not None
+    assert origin is not None
+    assert packed is not None
+    plane = integer(attributes, "plane")
+    samples, channels = indices.shape[:2]
+    per_sample = -(-channels * origin.size * len(bits) // 8)
+    sized = indices.shape[2:] == origin.shape and packed.size == samples * per_sample
+    if not sized or not 0 < plane <= MAX_PLANE:
+        return False
+    first, last = (packed, indices) if "unpack" in name else (indices, packed)
+    names = ("width", "kernel_width", "row_dilation", "column_dilation")
+    geometry = [integer(attributes, n) for n in names]
+    call(name, first, origin, last, samples, channels, origin.size, plane, *geometry, len(bits))
+    return True
+
+
+COMPILED_PACKING: dict[str, CompiledKernel] = {
+    "BinarizePack": binarize_pack,
+    "MaskedGrad": masked_grad,
+    "PackBits": pack_bits,
+    "PoolIndexPack": pool_index_pack,
+    "PoolIndexUnpack": pool_index_unpack,
+    "RangePack": range_pack,
+    "SignPack": sign_pack,
+    "SignUnpack": sign_unpack,
+    "UnpackBits": unpack_bits,
+}

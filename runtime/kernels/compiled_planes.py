@@ -1,0 +1,184 @@
+"""The compiled kernels that go plane by plane: batch normalisation, pooling, permuted axes."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import (
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    integer,
+    integers,
+    number,
+    optional,
+)
+from bnnopt.runtime.kernels.compiled_packing import MAX_PLANE
+from bnnopt.runtime.kernels.windows import make_window
+from bnnopt.runtime.library import int64s
+
+
+def batch_normalization_training(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`normalization.batch_normalization_training`; y may be x, and any statistic left out."""
+    x, y = inputs[0], outputs[0]
+    statistics = [optional(outputs, i) for i in range(1, 5)]
+    if not covered(*inputs, y, *[s for s in statistics if s is not None]):
+        return False
+    assert x is not None
+    if x.ndim < 2 or x.size == 0:
+        return False
+    epsilon, momentum = number(attributes, "epsilon"), number(attributes, "momentum")
+    call(
+        "bnn_batch_normalization_training_f32", *inputs, y, *statistics, *_planes(x),
+        epsilon, momentum, 1 - momentum,
+    )  # fmt: skip
+    return True
+
+
+def batch_normalization_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`normalization.batch_normalization_grad`; dx may be dy."""
+    x, dx = inputs[1], outputs[0]
+    sums = [optional(outputs, i) for i in range(1, 3)]
+    if not covered(*inputs, dx, *[s for s in sums if s is not None]):
+        return False
+    assert x is not None
+    if x.ndim < 2 or x.size == 0:
+        return False
+    call("bnn_batch_normalization_grad_f32", *inputs, dx, *sums, *_planes(x))
+    return True
+
+
+def _planes(x: Array) -> tuple[int, int, int]:
+    return x.shape[0], x.shape[1], math.prod(x.shape[2:])
+
+
+def max_pool(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`pooling.max_pool` over two spatial axes; the indices may be left out."""
+    x, y, indices = inputs[0], outputs[0], optional(outputs, 1)
+    if indices is not None and not covered(indices, dtype=np.int64):
+        return False
+    window = _window(x, y, attributes)
+    if window is None or attributes.get("storage_order", 0):
+        return False
+    assert x is not None
+    call("bnn_max_pool_f32", x, y, indices, int64s(window), math.prod(x.shape[:2]))
+    return True
+
+
+def average_pool(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`pooling.average_pool` over two spatial axes."""
+    x, y = inputs[0], outputs[0]
+    window = _window(x, y, attributes)
+    if window is None:
+        return False
+    assert x is not None
+    counts_pad = integer({"count_include_pad": 0, **attributes}, "count_include_pad")
+    call("bnn_average_pool_f32", x, y, int64s(window), math.prod(x.shape[:2]), counts_pad)
+    return True
+
+
+def _window(x: Array | None, y: Array | None, attributes: Attributes) -> list[int] | None:
+    """The numbers of C's ``struct window``; None if the case is not covered."""
+    if not covered(x, y):
+        return None
+    assert x is not None
+    assert y is not None
+    kernel = integers(attributes, "kernel_shape") or []
+    plane = math.prod(x.shape[2:])
+    if x.ndim != 4 or len(kernel) != 2 or not 0 < plane <= MAX_PLANE:
+        return None
+    window = make_window(
+        x.shape[2:],
+        kernel,
+        strides=integers(attributes, "strides"),
+        pads=integers(attributes, "pads"),
+        dilations=integers(attributes, "dilations"),
+        auto_pad=cast(str, attributes.get("auto_pad", "NOTSET")),
+        ceil_mode=cast(int, attributes.get("ceil_mode", 0)),
+    )
+    if y.shape != (*x.shape[:2], *window.result):
+        return None
+    return [
+        *window.source, *window.result, *window.kernel, *window.strides, *window.dilations,
+        *window.begin, *window.end,
+    ]  # fmt: skip
+
+
+def max_pool_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`pooling.max_pool_grad`, any number of spatial axes."""
+    (dy, indices), dx = inputs, outputs[0]
+    if not covered(dy, dx) or not covered(indices, dtype=np.int64):
+        return False
+    assert dy is not None
+    assert dx is not None
+    assert indices is not None
+    if dx.size == 0 or dx.shape[:2] != dy.shape[:2] or indices.size != dy.size:
+        return False
+    sizes = math.prod(dx.shape[:2]), math.prod(dx.shape[2:]), math.prod(dy.shape[2:])
+    return bool(call("bnn_max_pool_grad_f32", dy, indices, dx, *sizes))
+
+
+def global_average_pool(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`pooling.global_average_pool`."""
+    x, y = inputs[0], outputs[0]
+    if not covered(x, y):
+        return False
+    assert x is not None
+    if x.ndim < 3 or x.size == 0:
+        return False
+    planes, length = math.prod(x.shape[:2]), math.prod(x.shape[2:])
+    call("bnn_global_average_pool_f32", x, y, planes, length)
+    return True
+
+
+def transpose(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`shaping.transpose` of elements of 4 bytes, at most four axes once runs are joined."""
+    x, y = inputs[0], outputs[0]
+    if x is None or y is None or x.dtype.itemsize != 4 or not covered(x, y, dtype=x.dtype):
+        return False
+    if x.size == 0:
+        return True
+    axes = _joined_axes(x, integers(attributes, "perm"))
+    if len(axes) > 4:
+        return False
+    axes = [(1, 0)] * (4 - len(axes)) + axes
+    shape, strides = zip(*axes, strict=True)
+    call("bnn_transpose_b32", x, y, int64s(shape), int64s(strides), strides.index(1))
+    return True
+
+
+def _joined_axes(x: Array, perm: list[int] | None) -> list[tuple[int, int]]:
+    """The result's axes, as (length, stride in x in elements); those that stay together are one."""
+    view = np.transpose(x, perm)
+    axes: list[tuple[int, int]] = []
+    for length, stride in zip(view.shape, view.strides, strict=True):
+        if length == 1:
+            continue
+        step = stride // x.itemsize
+        if axes and axes[-1][1] == step * length:
+            length *= axes.pop()[0]
+        axes.append((length, step))
+    return axes or [(1, 1)]
+
+
+COMPILED_PLANES: dict[str, CompiledKernel] = {
+    "AveragePool": average_pool,
+    "BatchNormalizationGrad": batch_normalization_grad,
+    "BatchNormalizationTraining": batch_normalization_training,
+    "GlobalAveragePool": global_average_pool,
+    "MaxPool": max_pool,
+    "MaxPoolGrad": max_pool_grad,
+    "Transpose": transpose,
+}

@@ -1,0 +1,292 @@
+"""How the compiled binary products are cut into tiles, and the scratch memory that this needs.
+
+The C kernels take the numbers of `Convolution` and `Dense` in the order of their fields. A cut
+depends on the shapes alone, never on the number of threads, so that neither does any sum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from bnnopt.runtime.format import Attribute
+
+LANES = 64  # outputs side by side
+STRINGS = 4  # outputs of a XNOR product together, for each lane
+TABLES_BYTES = (32 + 8 * 16) * LANES * 4  # 32 rows of floats and their signed sums
+MAX_STEPS = 2048  # nibbles that a panel of a XNOR product holds for each lane
+INDEX_BYTES = 1 << 18  # nibbles of the weights at a time
+MAX_ROWS = 576  # rows of partial sums: 64 channels of a 3 x 3 convolution
+MAX_TERMS = 4096  # terms of a partial sum in float32
+MAX_TAPS = 4096  # larger kernels are left to numpy
+
+Shape = Sequence[int]
+Attributes = Mapping[str, Attribute]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution in two dimensions, `bnn_conv` in C, its tile behind the geometry.
+
+    ``samples``, ``rows`` and ``cols`` are the output positions worked on together; ``channels`` and
+    ``filters`` those of a group.
+    """
+
+    n: int
+    c: int
+    h: int
+    w: int
+    m: int
+    kh: int
+    kw: int
+    ho: int
+    wo: int
+    sh: int
+    sw: int
+    pt: int
+    pl: int
+    dh: int
+    dw: int
+    group: int
+    samples: int = 0
+    rows: int = 0
+    cols: int = 0
+    channels: int = 0
+    filters: int = 0
+
+    @property
+    def taps(self) -> int:
+        """Elements of the kernel."""
+        return self.kh * self.kw
+
+    @property
+    def group_channels(self) -> int:
+        """Channels of one group."""
+        return self.c // self.group
+
+    @property
+    def group_filters(self) -> int:
+        """Filters of one group."""
+        return self.m // self.group
+
+    def banded(self, positions: int, widest: int) -> Convolution:
+        """Bands of about `positions` positions: whole samples, or rows of one, or part of a row."""
+        if self.wo > widest:
+            return dataclasses.replace(self, samples=1, rows=1, cols=widest)
+        if self.ho * self.wo >= positions:
+            rows = min(self.ho, math.ceil(positions / self.wo))
+            return dataclasses.replace(self, samples=1, rows=rows, cols=self.wo)
+        samples = min(self.n, math.ceil(positions / (self.ho * self.wo)))
+        return dataclasses.replace(self, samples=samples, rows=self.ho, cols=self.wo)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense product, `bnn_gemm` in C: sizes, and how rows and sums are cut."""
+
+    n: int
+    m: int
+    k: int
+    block: int
+    chunk: int
+
+
+Tiling = Convolution | Dense
+
+
+def conv(input_shapes: Sequence[Shape], y: Shape, attributes: Attributes) -> Convolution:
+    """BinaryConv: nibble planes of a band, a panel of a tile, indices of a block of filters."""
+    channels, kernel = _shape(attributes, "x_shape"), _shape(attributes, "w_shape")[1:]
+    g = _geometry(y[0], channels[0], channels[1:], y[1], kernel, y[2:], attributes)
+    block = min(g.group_channels, max(4, MAX_STEPS // g.taps * 4))
+    steps = math.ceil(block / 4) * g.taps
+    filters = min(g.group_filters, max(STRINGS, INDEX_BYTES // steps // STRINGS * STRINGS))
+    return dataclasses.replace(g.banded(256, 512), channels=block, filters=filters)
+
+
+def _conv_scratch(g: Convolution) -> tuple[int, list[int]]:
+    steps = math.ceil(g.channels / 4) * g.taps
+    pitch = (g.cols + (g.kw - 1) * g.dw // g.sw) * g.sw
+    in_rows = (g.rows - 1) * g.sh + (g.kh - 1) * g.dh + 1
+    planes = math.ceil(g.channels / 4) * g.samples * in_rows * pitch
+    lines = min(in_rows, g.h) * g.w
+    return _up(g.filters, STRINGS) * steps, [steps * LANES + 64, lines + 64, planes + 64]
+
+
+def conv_weight_grad(inputs: Sequence[Shape], dw: Shape, attributes: Attributes) -> Convolution:
+    """BinaryConvWeightGrad: bits of a band for each tap column, sums of a block of channels."""
+    _, dy = inputs
+    shape = _shape(attributes, "x_shape")
+    kernel = _shape(attributes, "kernel_shape")
+    g = _geometry(dy[0], shape[0], shape[1:], dy[1], kernel, dy[2:], attributes)
+    filters = min(g.group_filters, LANES)
+    channels = _block(g, math.ceil(g.group_filters / filters))
+    return dataclasses.replace(g.banded(2048, 1024), channels=channels, filters=filters)
+
+
+def _conv_weight_grad_scratch(g: Convolution) -> tuple[int, list[int]]:
+    rows = (g.rows + (g.kh - 1) * g.dh // g.sh) * g.sh
+    bits = g.samples * g.channels * g.kw * rows * math.ceil(g.cols / 8)
+    sums = (g.channels + 1) * g.taps * LANES * 4
+    return 0, [bits + 64, g.taps * 8, TABLES_BYTES + sums]
+
+
+def conv_input_grad(inputs: Sequence[Shape], dx: Shape, attributes: Attributes) -> Convolution:
+    """BinaryConvInputGrad: all weight bits turned, sums of a block of channels."""
+    dy, _ = inputs
+    kernel = _shape(attributes, "w_shape")[1:]
+    g = _geometry(dy[0], dx[1], dx[2:], dy[1], kernel, dy[2:], attributes)
+    samples = min(g.n, math.ceil(256 / (g.ho * g.wo)))
+    channels = _block(g, math.ceil(g.n / samples))
+    return dataclasses.replace(
+        g, samples=samples, rows=g.ho, cols=g.wo, channels=channels, filters=MAX_TERMS
+    )
+
+
+def _conv_input_grad_scratch(g: Convolution) -> tuple[int, list[int]]:
+    words = math.ceil(g.group_filters / 32) * _up(g.group_channels * g.taps, 8) * 4
+    return words, [TABLES_BYTES + g.channels * g.taps * LANES * 4]
+
+
+def gemm(inputs: Sequence[Shape], y: Shape, attributes: Attributes) -> Dense:
+    """BinaryGemm: indices of a block of samples, a panel of 64 filters."""
+    (k,) = _shape(attributes, "x_shape")
+    return Dense(y[0], y[1], k, min(y[0], 128), min(_up(k, 8), 4 * MAX_STEPS))
+
+
+def _gemm_scratch(g: Dense) -> tuple[int, list[int]]:
+    return _up(g.block, STRINGS) * g.chunk // 4, [g.chunk // 4 * LANES]
+
+
+def gemm_weight_grad(inputs: Sequence[Shape], dw: Shape, attributes: Attributes) -> Dense:
+    """BinaryGemmWeightGrad: terms are samples."""
+    _, dy = inputs
+    return _signed_sums(dy[0], dy[1], dw[1], dy[0])
+
+
+def gemm_input_grad(inputs: Sequence[Shape], dx: Shape, attributes: Attributes) -> Dense:
+    """BinaryGemmInputGrad: terms are filters."""
+    dy, _ = inputs
+    return _signed_sums(dy[0], dy[1], dx[1], dy[1])
+
+
+def _signed_sums(n: int, m: int, k: int, n_terms: int) -> Dense:
+    block = min(512, max(64, _up(math.ceil(k / 8), 64)))
+    return Dense(n, m, k, block, min(n_terms, MAX_TERMS // 2))
+
+
+def _signed_sums_scratch(g: Dense) -> tuple[int, list[int]]:
+    words = math.ceil(g.chunk / 32) * g.block * 4
+    return 0, [words, TABLES_BYTES + g.block * LANES * 4]
+
+
+_CONVOLUTIONS: dict[
+    str,
+    tuple[
+        Callable[[Sequence[Shape], Shape, Attributes], Convolution],
+        Callable[[Convolution], tuple[int, list[int]]],
+    ],
+] = {
+    "BinaryConv": (conv, _conv_scratch),
+    "BinaryConvInputGrad": (conv_input_grad, _conv_input_grad_scratch),
+    "BinaryConvWeightGrad": (conv_weight_grad, _conv_weight_grad_scratch),
+}
+_DENSE: dict[
+    str,
+    tuple[
+        Callable[[Sequence[Shape], Shape, Attributes], Dense],
+        Callable[[Dense], tuple[int, list[int]]],
+    ],
+] = {
+    "BinaryGemm": (gemm, _gemm_scratch),
+    "BinaryGemmInputGrad": (gemm_input_grad, _signed_sums_scratch),
+    "BinaryGemmWeightGrad": (gemm_weight_grad, _signed_sums_scratch),
+}
+
+
+def tiling(
+    op: str,
+    input_shapes: Sequence[Shape],
+    output_shapes: Sequence[Shape],
+    attributes: Attributes,
+) -> Tiling | None:
+    """How the compiled kernel of `op` is cut; None where it leaves the work to numpy."""
+    if any(0 in shape for shape in (*input_shapes, *output_shapes)):
+        return None
+    if op in _DENSE:
+        return _DENSE[op][0](input_shapes, output_shapes[0], attributes)
+    if len(_ints(attributes, "strides")) > 2:
+        return None
+    g = _CONVOLUTIONS[op][0](input_shapes, output_shapes[0], attributes)
+    return g if g.taps <= MAX_TAPS else None
+
+
+def scratch_bytes(
+    op: str,
+    input_shapes: Sequence[Shape],
+    output_shapes: Sequence[Shape],
+    attributes: Attributes,
+    n_threads: int,
+) -> int:
+    """Bytes of scratch that the compiled kernel of a binary product needs; 0 if it is not covered.
+
+    Parameters
+    ----------
+    op : str
+        ``BinaryConv``, ``BinaryGemm`` or one of their gradients.
+    input_shapes, output_shapes : sequences of shapes
+        As the operator's arrays have them, packed ones in bytes. A smaller batch needs no more.
+    attributes : mapping
+        The operator's own.
+    n_threads : int
+        Threads that the kernels will use, at most.
+    """
+    g = tiling(op, input_shapes, output_shapes, attributes)
+    if g is None:
+        return 0
+    if isinstance(g, Convolution):
+        shared, shares = _CONVOLUTIONS[op][1](g)
+    else:
+        shared, shares = _DENSE[op][1](g)
+    return _up(shared, 64) + n_threads * sum(_up(share, 64) for share in shares)
+
+
+def _geometry(
+    n: int,
+    c: int,
+    space: Shape,
+    m: int,
+    kernel: Shape,
+    result: Shape,
+    attributes: Attributes,
+) -> Convolution:
+    """The convolution without a tile; one dimension becomes the second of two."""
+    missing = 2 - len(space)
+    strides, dilations = _ints(attributes, "strides"), _ints(attributes, "dilations")
+    begins = _ints(attributes, "pads")[: len(space)]
+    axes = [*zip(space, kernel, result, strides, begins, dilations, strict=True)]
+    (h, kh, ho, sh, pt, dh), (w, kw, wo, sw, pl, dw) = [(1, 1, 1, 1, 0, 1)] * missing + axes
+    group = int(cast(int, attributes["group"]))
+    return Convolution(n, c, h, w, m, kh, kw, ho, wo, sh, sw, pt, pl, dh, dw, group)
+
+
+def _block(g: Convolution, n_others: int) -> int:
+    """Channels of a block: few enough for the sums and for four units of work in all."""
+    at_most = max(1, MAX_ROWS // g.taps)
+    n_blocks = max(math.ceil(g.group_channels / at_most), math.ceil(4 / n_others))
+    return max(math.ceil(g.group_channels / n_blocks), min(16, at_most, g.group_channels))
+
+
+def _shape(attributes: Attributes, name: str) -> list[int]:
+    return _ints(attributes, name)
+
+
+def _ints(attributes: Attributes, name: str) -> list[int]:
+    return list(cast("list[int]", attributes[name]))
+
+
+def _up(a: int, b: int) -> int:
+    return -(-a // b) * b

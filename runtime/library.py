@@ -1,0 +1,51 @@
+"""The compiled kernels: found beside the package, loaded on first use, optional."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import bnnopt.runtime
+
+NAME = "bnn_kernels.so"
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The shared library of kernels; None, after one warning, where it was not built."""
+    for folder in bnnopt.runtime.__path__:
+        path = Path(folder) / NAME
+        if path.exists():
+            loaded = ctypes.CDLL(str(path))
+            loaded.bnn_set_threads(default_threads())
+            return loaded
+    warnings.warn(
+        "bnnopt was built without a C compiler: it runs on its numpy kernels, slowly; install a C "
+        "compiler and bnnopt again",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def default_threads() -> int:
+    """``BNNOPT_NUM_THREADS`` if set, else the processors that this process may use."""
+    wanted = os.environ.get("BNNOPT_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
+
+
+def pointer(array: NDArray[np.generic] | None) -> ctypes.c_void_p:
+    """The address of a contiguous array; NULL for None."""
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+
+
+def int64s(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    """Integers as a C array."""
+    return (ctypes.c_int64 * len(values))(*values)

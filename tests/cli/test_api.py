@@ -1,0 +1,116 @@
+"""The same from Python: ``bnnopt.optimize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bnnopt
+from bnnopt.errors import (
+    ArtifactError,
+    BnnoptError,
+    BudgetError,
+    ModelError,
+    UsageError,
+    VerificationError,
+)
+from tests.cli.helpers import MODELS, Cli, read_report
+
+MLP = MODELS / "mlp.onnx"
+
+
+def test_report_and_save(workspace: Path) -> None:
+    optimized = bnnopt.optimize(str(MLP), batch_size=20, level="O1")
+    assert isinstance(optimized, bnnopt.Optimized)
+    report = read_report(optimized.report.to_json())
+    assert report == optimized.report.to_dict()
+    assert optimized.report.ratio == report["ratio"] > 1
+    optimized.save("out")
+    session = bnnopt.TrainingSession(workspace / "out")
+    x, y = np.ones((20, 784), np.float32), np.zeros(20, np.int64)
+    losses = [session.step(x, y) for _ in range(4)]
+    assert losses[-1] < losses[0]
+
+
+def test_same_as_the_command_line(cli_report: dict[str, Any]) -> None:
+    options: dict[str, Any] = {
+        "batch_size": 20,
+        "optimizer": "sgd",
+        "momentum": 0.5,
+        "freeze": ["fc1.*"],
+    }
+    assert bnnopt.optimize(MLP, **options).report.to_dict() == cli_report
+
+
+@pytest.fixture
+def cli_report(bnnopt: Cli) -> dict[str, Any]:
+    options = ["--optimizer", "sgd", "--momentum", "0.5", "--freeze", "fc1.*"]
+    return read_report(bnnopt("optimize", MLP, "-b", "20", "--json", "-", *options).stdout)
+
+
+def test_progress() -> None:
+    lines: list[str] = []
+    bnnopt.optimize(MLP, batch_size=4, progress=lines.append)
+    assert lines[:2] == ["reading the model", "building the training step"]
+    assert "pass sign-pack" in lines
+
+
+def test_a_lone_name_is_a_list_of_one() -> None:
+    one = bnnopt.optimize(MLP, batch_size=4, passes="sign-pack", freeze="fc1.*", ste="identity")
+    many = bnnopt.optimize(
+        MLP, batch_size=4, passes=("sign-pack",), freeze=["fc1.*"], ste=["identity"]
+    )
+    assert one.report.to_dict() == many.report.to_dict()
+    assert [record.name for record in one.report.passes] == ["sign-pack"]
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown": ({"colour": "red"}, "no option 'colour'; expected one of batch_size"),
+    "misspelt": ({"batchsize": 4}, "no option 'batchsize'; did you mean 'batch_size'?"),
+    "batch text": ({"batch_size": "4"}, "batch_size is '4', expected int"),
+    "batch fraction": ({"batch_size": 4.5}, "batch_size is 4.5, expected int"),
+    "batch bool": ({"batch_size": True}, "batch_size is True, expected int"),
+    "level number": ({"batch_size": 4, "level": 1}, "level is 1, expected str"),
+    "level": ({"batch_size": 4, "level": "O9"}, "level 'O9' is not known"),
+    "passes": ({"batch_size": 4, "passes": [1]}, "passes is [1], expected Sequence[str]"),
+    "none": ({"batch_size": 4, "loss": None}, "loss is None, expected str"),
+    "momentum": ({"batch_size": 4, "momentum": "0.9"}, "momentum is '0.9', expected float"),
+    "loss": ({"batch_size": 4, "loss": "l1"}, "--loss l1"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_mistakes(kind: str) -> None:
+    options, expected = MISTAKES[kind]
+    with pytest.raises(UsageError) as caught:
+        bnnopt.optimize(MLP, **options)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    report = bnnopt.optimize(MLP, batch_size=np.int64(4), learning_rate=np.float32(0.1)).report
+    assert read_report(report.to_json())["batch_size"] == 4
+
+
+def test_errors_are_of_one_tree(workspace: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        bnnopt.optimize("nope.onnx", batch_size=4)
+    with pytest.raises(BudgetError, match="too much"):
+        bnnopt.optimize(MLP, batch_size=4, budget_bytes=1000)
+    (workspace / "file").write_text("")
+    with pytest.raises(ArtifactError):
+        bnnopt.optimize(MLP, batch_size=4).save("file")
+    kinds = (UsageError, ModelError, ArtifactError, BudgetError, VerificationError)
+    assert [kind.exit_code for kind in kinds] == [2, 2, 2, 3, 1]
+    assert all(issubclass(kind, BnnoptError) for kind in kinds)
+
+
+def test_package() -> None:
+    assert set(bnnopt.__all__) == {"Optimized", "TrainingSession", "__version__", "optimize"}
+    assert all(getattr(bnnopt, name) for name in bnnopt.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        bnnopt.nope  # noqa: B018

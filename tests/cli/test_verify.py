@@ -1,0 +1,211 @@
+"""``bnnopt verify``: bit-equal where it should be, and an error where it should and is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from bnnopt.verification import Difference, Verification, _difference
+from tests.cli.conftest import Mistake
+from tests.cli.helpers import MODELS, Cli, Outcome, assert_contract
+
+BACKENDS = ("native", "onnxruntime")
+
+
+def read_verification(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text)
+    parameters = {key: {"max_abs": float, "cosine": float} for key in found["parameters"]}
+    assert_contract(found, {"parameters": parameters, "bit_equal": bool})
+    return found
+
+
+@pytest.fixture
+def folder(compiled: Path, workspace: Path) -> Path:
+    """A folder to change."""
+    return Path(shutil.copytree(compiled, workspace / "out"))
+
+
+def change_attribute(model: onnx.ModelProto) -> None:
+    """Narrow the mask of one straight-through estimator."""
+    node = next(n for n in model.graph.node if n.op_type == "RangePack")
+    next(a for a in node.attribute if a.name == "high").f = 0.1
+
+
+def change_initializer(model: onnx.ModelProto) -> None:
+    """Scale some channels of one batch norm."""
+    tensor = next(t for t in model.graph.initializer if t.dims)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[::2] *= 3
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+CHANGES = {"attribute": change_attribute, "initializer": change_initializer}
+
+
+def tamper(folder: Path, change: str) -> None:
+    model = onnx.load(folder / "training.onnx")
+    CHANGES[change](model)
+    onnx.save(model, folder / "training.onnx")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bit_equal(bnnopt: Cli, small: Path, backend: str) -> None:
+    found = bnnopt("verify", small, "--backend", backend)
+    assert (found.exit_code, found.stderr) == (0, "")
+    assert "bit-equal: yes" in found.stdout
+    assert f"2 steps on {backend}" in found.stdout
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_json(bnnopt: Cli, compiled: Path, backend: str, workspace: Path) -> None:
+    arguments = ("verify", compiled, "--backend", backend, "--steps", "1", "--seed", "7")
+    text = bnnopt(*arguments, "--json", "-").stdout
+    found = read_verification(text)
+    assert found["bit_equal"] is True
+    assert all(d == {"max_abs": 0.0, "cosine": 1.0} for d in found["parameters"].values())
+    assert {"fc1.weight", "bn5.bias"} <= set(found["parameters"])
+    assert len(found["parameters"]) == 10
+    if backend == "native":
+        bnnopt(*arguments, "--json", "v.json")
+        assert (workspace / "v.json").read_text() == text
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_tampered_folder_is_found_out(
+    bnnopt: Cli, folder: Path, change: str, backend: str
+) -> None:
+    tamper(folder, change)
+    outcome = bnnopt("verify", folder, "--backend", backend, "--json", "-")
+    found = read_verification(outcome.stdout)
+    assert found["bit_equal"] is False
+    assert min(d["cosine"] for d in found["parameters"].values()) < 0.99
+    assert max(d["max_abs"] for d in found["parameters"].values()) > 0
+    assert_defect(outcome)
+
+
+def assert_defect(found: Outcome) -> None:
+    assert found.exit_code == 1
+    assert found.stderr.startswith("bnnopt: ")
+    assert found.stderr.count("\n") == 1
+    assert "not bit-equal to the reference" in found.stderr
+
+
+def test_a_tampered_folder_on_the_terminal(bnnopt: Cli, folder: Path) -> None:
+    tamper(folder, "attribute")
+    found = bnnopt("verify", folder)
+    assert "bit-equal: no (expected: all passes that ran are lossless)" in found.stdout
+    assert_defect(found)
+
+
+def test_after_a_lossy_pass_a_difference_is_no_defect(
+    bnnopt: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tamper(folder, "attribute")
+    monkeypatch.setattr("bnnopt.passes.sign_pack.SignPack.lossless", False)
+    found = bnnopt("verify", folder)
+    assert (found.exit_code, found.stderr) == (0, "")
+    assert "bit-equal: no (lossy passes ran)" in found.stdout
+
+
+def test_only_lossless_folders_are_defects() -> None:
+    assert Verification({}, bit_equal=False, lossless=True).is_defect
+    assert not Verification({}, bit_equal=True, lossless=True).is_defect
+    assert not Verification({}, bit_equal=False, lossless=False).is_defect
+
+
+def test_other_batches_give_other_numbers(bnnopt: Cli, folder: Path) -> None:
+    tamper(folder, "attribute")
+    texts = {
+        bnnopt("verify", folder, "--json", "-", "--seed", s, "--steps", "1").stdout
+        for s in ("0", "0", "1")
+    }
+    assert len(texts) == 2
+
+
+NAN, MAX = np.nan, float(np.finfo(np.float64).max)
+PAIRS = {
+    "same": ([1, 2], [1, 2], Difference(0, 1)),
+    "same-nan": ([NAN, 2], [NAN, 2], Difference(0, 1)),
+    "one-nan": ([NAN, 2], [1, 2], Difference(MAX, 0)),
+    "infinite": ([np.inf, 2], [1, 2], Difference(MAX, 0)),
+    "opposite": ([1, 0], [-1, 0], Difference(2, -1)),
+    "orthogonal": ([1, 0], [0, 3], Difference(3, 0)),
+    "one-zero": ([0, 0], [0, 3], Difference(3, 0)),
+    "two-zeros": ([0.0, 0], [-0.0, 0], Difference(0, 1)),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_difference(pair: str) -> None:
+    a, b, expected = PAIRS[pair]
+    found = _difference(np.array(a, np.float32), np.array(b, np.float32))
+    assert found == expected
+    json.dumps([found.max_abs, found.cosine], allow_nan=False)
+
+
+# Folders that cannot be verified ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["reference.onnx", "training.onnx"])
+@pytest.mark.parametrize("content", ["none", "empty", "half", "text", "model", "other"])
+def test_a_damaged_step(mistake: Mistake, folder: Path, name: str, content: str) -> None:
+    path = folder / name
+    whole = path.read_bytes()
+    path.unlink()
+    if content != "none":
+        path.write_bytes(
+            {
+                "empty": b"",
+                "half": whole[: len(whole) // 2],
+                "text": b"hello",
+                "model": (MODELS / "mlp.onnx").read_bytes(),
+                "other": b"",
+            }[content]
+        )
+    if content == "other":
+        import bnnopt
+
+        bnnopt.optimize(MODELS / "relu-mini.onnx", batch_size=20).save("relu")
+        shutil.copy(Path("relu") / name, path)
+    line = mistake("verify", folder)
+    assert name in line
+    assert "optimize again" in line
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_not_a_folder_of_ours(mistake: Mistake, command: str, workspace: Path) -> None:
+    (workspace / "empty").mkdir()
+    assert "not a bnnopt folder" in mistake(command, "empty")
+
+
+def test_not_a_folder(mistake: Mistake) -> None:
+    assert "nope" in mistake("verify", "nope")
+    assert "mlp.onnx" in mistake("verify", MODELS / "mlp.onnx")
+
+
+def test_a_damaged_report(mistake: Mistake, folder: Path) -> None:
+    (folder / "report.json").write_text("{")
+    assert "report.json: cannot be read" in mistake("inspect", folder)
+    (folder / "artifact.json").write_text("{")
+    assert "artifact.json: is damaged" in mistake("verify", folder)
+
+
+def test_options(mistake: Mistake, compiled: Path) -> None:
+    assert "expected native or onnxruntime" in mistake("verify", compiled, "--backend", "cuda")
+    assert "--steps" in mistake("verify", compiled, "--steps", "0")
+    assert "--seed" in mistake("verify", compiled, "--seed", "-1")
+
+
+def test_backend_that_is_not_installed(
+    mistake: Mistake, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnnopt.verification.find_spec", lambda name: None)
+    line = mistake("verify", compiled, "--backend", "onnxruntime")
+    assert "pip install 'bnnopt[onnxruntime]'" in line

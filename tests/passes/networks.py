@@ -1,0 +1,131 @@
+"""Small networks as ONNX text, with the shapes of their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.graphs import Network, network
+
+BN = "BatchNormalization <training_mode = 1>"
+
+
+def batch_norm(x: str, y: str, index: int) -> str:
+    """A batch norm in training mode with weights g, b, m, var of this index."""
+    read = ", ".join(f"{name}{index}" for name in ("g", "b", "m", "var"))
+    return f"{y}, {y}_m, {y}_v = {BN} ({x}, {read})"
+
+
+def batch_norm_weights(index: int, channels: int) -> dict[str, list[int]]:
+    return {f"{name}{index}": [channels] for name in ("g", "b", "m", "var")}
+
+
+# Two binary convolutions, the second pooled, and a binary dense layer behind a Flatten.
+BINARY = f"""g (float[batch,2,6,6] x) => (float[batch,3] y) {{
+    w1b = Sign (w1)
+    c1 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1b)
+    {batch_norm("c1", "n1", 1)}
+    s1 = Sign (n1)
+    w2b = Sign (w2)
+    c2 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s1, w2b)
+    p2 = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (c2)
+    {batch_norm("p2", "n2", 2)}
+    s2 = Sign (n2)
+    f = Flatten (s2)
+    w3b = Sign (w3)
+    y = Gemm <transB = 1> (f, w3b)
+}}"""
+BINARY_WEIGHTS = {
+    "w1": [4, 2, 3, 3],
+    **batch_norm_weights(1, 4),
+    "w2": [4, 4, 3, 3],
+    **batch_norm_weights(2, 4),
+    "w3": [3, 36],
+}
+
+# A binary block with a shortcut, in the manner of Bi-Real nets.
+RESIDUAL = f"""g (float[batch,4,4,4] x) => (float[batch,3] y) {{
+    c0 = Conv <kernel_shape = [1, 1]> (x, w0)
+    {batch_norm("c0", "a", 0)}
+    s1 = Sign (a)
+    w1b = Sign (w1)
+    c1 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s1, w1b)
+    {batch_norm("c1", "n1", 1)}
+    r = Add (n1, a)
+    s2 = Sign (r)
+    w2b = Sign (w2)
+    c2 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s2, w2b)
+    {batch_norm("c2", "n2", 2)}
+    r2 = Add (n2, r)
+    h = Relu (r2)
+    p = GlobalAveragePool (h)
+    f = Flatten (p)
+    y = Gemm <transB = 1> (f, w3)
+}}"""
+RESIDUAL_WEIGHTS = {
+    "w0": [4, 4, 1, 1],
+    **batch_norm_weights(0, 4),
+    "w1": [4, 4, 3, 3],
+    **batch_norm_weights(1, 4),
+    "w2": [4, 4, 3, 3],
+    **batch_norm_weights(2, 4),
+    "w3": [3, 4],
+}
+
+# No binary tensor: a padded, overlapping pooling, ReLU and ReLU6.
+FLOAT = f"""g (float[batch,2,7,7] x) => (float[batch,3] y) {{
+    low = Constant <value_float = 0.0> ()
+    high = Constant <value_float = 6.0> ()
+    c1 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)
+    {batch_norm("c1", "n1", 1)}
+    r1 = Clip (n1, low, high)
+    p1 = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (r1)
+    c2 = Conv <kernel_shape = [1, 1]> (p1, w2)
+    {batch_norm("c2", "n2", 2)}
+    r2 = Relu (n2)
+    f = Flatten (r2)
+    y = Gemm <transB = 1> (f, w3, b)
+}}"""
+FLOAT_WEIGHTS = {
+    "w1": [4, 2, 3, 3],
+    **batch_norm_weights(1, 4),
+    "w2": [3, 4, 1, 1],
+    **batch_norm_weights(2, 3),
+    "w3": [3, 48],
+    "b": [3],
+}
+
+# A dense binary network as PyTorch's F.linear without bias comes out: Transpose, MatMul.
+DENSE = f"""g (float[batch,6] x) => (float[batch,3] y) {{
+    w1s = Sign (w1)
+    w1b = Transpose <perm = [1, 0]> (w1s)
+    c1 = MatMul (x, w1b)
+    {batch_norm("c1", "n1", 1)}
+    s1 = Sign (n1)
+    w2t = Transpose <perm = [1, 0]> (w2)
+    w2b = Sign (w2t)
+    y = MatMul (s1, w2b)
+}}"""
+DENSE_WEIGHTS = {"w1": [5, 6], **batch_norm_weights(1, 5), "w2": [3, 5]}
+
+DROPOUT = """g (float[batch,6] x) => (float[batch,3] y) {
+    ratio = Constant <value_float = 0.5> ()
+    mode = Constant <value = bool {1}> ()
+    c1 = Gemm <transB = 1> (x, w1)
+    d = Dropout (c1, ratio, mode)
+    y = Gemm <transB = 1> (d, w2)
+}"""
+DROPOUT_WEIGHTS = {"w1": [9, 6], "w2": [3, 9]}
+
+NETWORKS = {
+    "binary": (BINARY, BINARY_WEIGHTS),
+    "residual": (RESIDUAL, RESIDUAL_WEIGHTS),
+    "float": (FLOAT, FLOAT_WEIGHTS),
+    "dense": (DENSE, DENSE_WEIGHTS),
+    "dropout": (DROPOUT, DROPOUT_WEIGHTS),
+}
+
+
+def small(name: str, **options: Any) -> Network:
+    """A network of the table."""
+    text, weights = NETWORKS[name]
+    return network(text, weights, **options)

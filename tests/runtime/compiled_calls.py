@@ -1,0 +1,372 @@
+"""Calls of the compiled kernels on drawn shapes, and the harness that checks one against numpy."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import strategies as st
+
+from bnnopt.runtime.format import Attribute
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import CompiledKernel
+from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
+from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.kernels.windows import Window, make_window
+from bnnopt.runtime.library import library
+
+GUARD = 64  # bytes before and after every buffer that must stay as they are
+FILL = 0xA5
+SIZES = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000]
+SPECIAL = np.array(
+    [0.0, -0.0, np.nan, np.inf, -np.inf, 1e-42, -1e-42, 3e38, 1.0, -1.0, 0.5], np.float32
+)
+ANY_ZERO = {"Relu", "Clip", "MaxPool"}  # numpy's maximum takes either zero of +0 and -0
+
+# Largest difference, relative to the largest absolute value (or what `Call.scales` gives). The
+# operators that are not named agree to the last bit.
+BOUNDS = {
+    "BatchNormalizationGrad": 1e-5,  # the twin sums in float32
+    "BatchNormalizationTraining": 1e-5,
+    "GlobalAveragePool": 1e-6,
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operator and what to call it with.
+
+    `in_place` has output index to input index. `scales` is what the differences of the outputs are
+    relative to, where that is not their largest value.
+    """
+
+    operator: str
+    inputs: list[Array | None]
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    in_place: Mapping[int, int] = field(default_factory=dict)
+    scales: tuple[float, ...] = ()
+
+    def twin(self) -> tuple[Array, ...]:
+        copies = [None if a is None else a.copy() for a in self.inputs]
+        with np.errstate(all="ignore"):
+            results = KERNELS[self.operator](*copies, **self.attributes)
+        return results if isinstance(results, tuple) else (results,)
+
+
+class Guarded:
+    """An array between guard bytes, `offset` elements off a 64-byte boundary."""
+
+    def __init__(self, like: Array, offset: int) -> None:
+        n_bytes = like.size * like.itemsize
+        raw = np.full(n_bytes + 4 * GUARD + offset * like.itemsize, FILL, np.uint8)
+        self.begin = -raw.ctypes.data % 64 + GUARD + offset * like.itemsize
+        self.end = self.begin + n_bytes
+        self.raw = raw
+        self.array: Array = raw[self.begin : self.end].view(like.dtype).reshape(like.shape)
+
+    def check(self) -> None:
+        outside = np.concatenate([self.raw[: self.begin], self.raw[self.end :]])
+        assert (outside == FILL).all(), "wrote outside its buffer"
+
+
+def run(
+    call: Call, *, in_place: bool = False, offset: int = 0, kernel: CompiledKernel | None = None
+) -> list[Array]:
+    """The compiled results; inputs that are not overwritten must not change."""
+    kernel = kernel or COMPILED_ELEMENTWISE[call.operator]
+    buffers = [None if a is None else Guarded(a, offset) for a in call.inputs]
+    for buffer, array in zip(buffers, call.inputs, strict=True):
+        if buffer is not None:
+            buffer.array[...] = array
+    taken = call.in_place if in_place else {}
+    outputs = []
+    for i, like in enumerate(call.twin()):
+        shared = buffers[taken[i]] if i in taken else Guarded(like, offset)
+        assert shared is not None
+        outputs.append(shared)
+    inputs = [None if b is None else b.array for b in buffers]
+    results = [b.array for b in outputs]
+    assert kernel(inputs, results, call.attributes, np.empty(0, np.uint8)), "not covered"
+    for i, (buffer, array) in enumerate(zip(buffers, call.inputs, strict=True)):
+        if buffer is None:
+            continue
+        buffer.check()
+        if i not in taken.values():
+            assert array is not None
+            assert buffer.array.tobytes() == array.tobytes(), "an input was written to"
+    for buffer in outputs:
+        buffer.check()
+    return results
+
+
+def assert_close(call: Call, got: list[Array], want: tuple[Array, ...]) -> None:
+    """The same bits (NaN is NaN), or within the operator's bound."""
+    bound = BOUNDS.get(call.operator, 0.0)
+    scales = call.scales or tuple(largest(w) for w in want)
+    for g, w, scale in zip(got, want, scales, strict=True):
+        assert (g.dtype, g.shape) == (w.dtype, w.shape)
+        if bound and w.dtype.kind == "f":
+            np.testing.assert_allclose(g, w, rtol=0, atol=bound * scale)
+            continue
+        np.testing.assert_array_equal(g, w)
+        if w.dtype.kind == "f" and call.operator not in ANY_ZERO:
+            numbers = ~np.isnan(w)
+            np.testing.assert_array_equal(np.signbit(g[numbers]), np.signbit(w[numbers]))
+
+
+def largest(array: Array) -> float:
+    finite = np.abs(array[np.isfinite(array)]) if array.dtype.kind == "f" else array[:0]
+    return float(finite.max()) if finite.size else 0.0
+
+
+@contextlib.contextmanager
+def settings_of(*, portable: bool, threads: int) -> Iterator[None]:
+    loaded = library()
+    assert loaded is not None
+    before = loaded.bnn_threads()
+    loaded.bnn_force_portable(int(portable))
+    loaded.bnn_set_threads(threads)
+    try:
+        yield
+    finally:
+        loaded.bnn_force_portable(0)
+        loaded.bnn_set_threads(before)
+
+
+class Source:
+    """Values and shapes: small and drawn, or large enough for several threads."""
+
+    def __init__(self, seed: int, shape: tuple[int, ...], *, special: bool) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.shape = shape
+        self.special = special
+
+    def floats(self, *shape: int) -> Array:
+        values = self.rng.standard_normal(shape).astype(np.float32)
+        if self.special:
+            chosen = self.rng.random(shape) < 0.3
+            values = np.where(chosen, self.rng.choice(SPECIAL, shape), values)
+        return np.asarray(values, np.float32)
+
+    def finite(self, *shape: int) -> Array:
+        return np.asarray(self.rng.standard_normal(shape), np.float32)
+
+    def bits(self, shape: tuple[int, ...]) -> Array:
+        n_bytes = math.ceil(math.prod(shape[1:]) / 8)
+        return self.rng.integers(0, 256, (shape[0], n_bytes), np.uint8)
+
+    def number(self, *values: float) -> float:
+        return float(np.float32(self.rng.choice(values)))
+
+    def integer(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
+
+
+def scalar(value: float) -> Array:
+    return np.array(value, np.float32)
+
+
+def unary(operator: str, s: Source, **attributes: Attribute) -> Call:
+    return Call(operator, [s.floats(*s.shape)], attributes, {0: 0})
+
+
+def binary(operator: str, s: Source, **attributes: Attribute) -> Call:
+    return Call(operator, [s.floats(*s.shape), s.floats(*s.shape)], attributes, {0: 0})
+
+
+def clip_call(s: Source) -> Call:
+    low, high = [(-0.5, 0.5), (0.0, 6.0), (1.0, -1.0), (-0.3, np.inf)][s.integer(0, 3)]
+    bounds = [scalar(low), scalar(high)]
+    given: list[Array | None] = [[*bounds], [bounds[0]], [None, bounds[1]]][s.integer(0, 2)]
+    return Call("Clip", [s.floats(*s.shape), *given], {}, {0: 0})
+
+
+def arithmetic(operator: str, s: Source) -> Call:
+    full = [s.floats(*s.shape), s.floats(*s.shape)]
+    one = s.floats(*[(), (1,), (1, 1)[: len(s.shape)]][s.integer(0, 2)])
+    kind = s.integer(0, 2)
+    if kind == 0:
+        return Call(operator, [*full], {}, {0: s.integer(0, 1)})
+    if kind == 1:
+        return Call(operator, [full[0], one], {}, {0: 0})
+    return Call(operator, [one, full[0]], {}, {0: 1})
+
+
+def unpack(operator: str, s: Source) -> Call:
+    return Call(operator, [s.bits(s.shape)], {"shape": list(s.shape[1:])})
+
+
+def masked_grad(s: Source) -> Call:
+    inputs: list[Array | None] = [s.floats(*s.shape), s.bits(s.shape)]
+    return Call("MaskedGrad", inputs, {"shape": list(s.shape[1:])}, {0: 0})
+
+
+def optimizer(operator: str, s: Source) -> Call:
+    w, dw, m, v = (s.floats(*s.shape) for _ in range(4))
+    lr = scalar(s.number(0.1, 0.003))
+    if operator == "SgdStep":
+        return Call(operator, [w, dw, lr], {}, {0: 0})
+    if operator == "MomentumStep":
+        return Call(operator, [w, dw, m, lr], {"momentum": s.number(0.9, 0.5)}, {0: 0, 1: 2})
+    attributes = {"beta1": s.number(0.9, 0.5), "beta2": s.number(0.999), "epsilon": s.number(1e-8)}
+    step = np.array(s.integer(1, 10_000))
+    return Call(operator, [w, dw, m, np.abs(v), lr, step], attributes, {0: 0, 1: 2, 2: 3})
+
+
+def images(s: Source) -> tuple[int, int, int, int]:
+    """(N, C, H, W): the first axis of the shape is N C, the others are cut to small planes."""
+    if math.prod(s.shape) > 10_000:
+        return 2, 9, 128, 130
+    return s.integer(1, 3), s.integer(1, 3), s.integer(1, 9), s.integer(1, 9) * s.integer(1, 16)
+
+
+def window_attributes(s: Source, space: tuple[int, int]) -> dict[str, Attribute]:
+    kernel = [s.integer(1, min(4, n)) for n in space]
+    pads = [s.integer(0, k - 1) for k in kernel * 2]
+    return {"kernel_shape": kernel, "strides": [s.integer(1, 3), s.integer(1, 3)], "pads": pads}
+
+
+def pooling(operator: str, s: Source) -> Call:
+    shape = images(s)
+    attributes = window_attributes(s, shape[2:])
+    if min(shape[2:]) > 1 and s.integer(0, 1):
+        attributes = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 0, 0, 0]}
+    attributes["ceil_mode"] = s.integer(0, 1)
+    if operator == "AveragePool":
+        attributes["count_include_pad"] = s.integer(0, 1)
+    if s.integer(0, 3) == 0:
+        attributes["auto_pad"] = "SAME_LOWER"
+        del attributes["pads"]
+    elif min(shape[2:]) > 7:
+        attributes["dilations"] = [s.integer(1, 2), s.integer(1, 2)]
+    return Call(operator, [s.floats(*shape)], attributes)
+
+
+def pooled(s: Source) -> tuple[Array, Window, tuple[int, ...]]:
+    """Indices of a max pooling with a place for every window, its geometry and its input shape."""
+    shape = images(s)
+    attributes = window_attributes(s, shape[2:])
+    _, indices = KERNELS["MaxPool"](s.finite(*shape), **attributes)
+    kernel_shape = attributes.pop("kernel_shape")
+    return indices, make_window(shape[2:], kernel_shape, **attributes), shape  # type: ignore[arg-type]
+
+
+def max_pool_grad(s: Source) -> Call:
+    indices, _, shape = pooled(s)
+    return Call(
+        "MaxPoolGrad", [s.floats(*indices.shape), indices], {"input_shape": list(shape[2:])}
+    )
+
+
+def pool_index(operator: str, s: Source) -> Call:
+    indices, window, shape = pooled(s)
+    starts = [
+        np.arange(n) * stride - begin
+        for n, stride, begin in zip(window.result, window.strides, window.begin, strict=True)
+    ]
+    origin = np.add.outer(starts[0] * shape[3], starts[1]).astype(np.int32)
+    n_bits = max(1, math.ceil(math.log2(math.prod(window.kernel))))
+    attributes: dict[str, Attribute] = {
+        "plane": shape[2] * shape[3],
+        "width": shape[3],
+        "kernel_width": window.kernel[1],
+        "row_dilation": 1,
+        "column_dilation": 1,
+        "bit_values": [1 << i for i in range(n_bits)],
+    }
+    call = Call("PoolIndexPack", [indices, origin], attributes)
+    if operator == "PoolIndexPack":
+        return call
+    attributes["bit_shape"] = [*indices.shape[1:], n_bits]
+    return Call("PoolIndexUnpack", [*KERNELS["PoolIndexPack"](*call.inputs, **{
+        k: v for k, v in attributes.items() if k != "bit_shape"
+    })[None], origin], attributes)  # fmt: skip
+
+
+def normalized_shape(s: Source) -> tuple[int, ...]:
+    if math.prod(s.shape) > 10_000:
+        return [(300, 515), (4, 70, 33, 17), (1000, 2, 7)][s.integer(0, 2)]
+    n, c = s.integer(1, 40), s.integer(1, 5)
+    return [(n, 30 * c + s.integer(0, 9)), (n, c, s.integer(1, 40)), (n, c, 3, 5)][s.integer(0, 2)]
+
+
+def batch_normalization(operator: str, s: Source) -> Call:
+    shape = normalized_shape(s)
+    c = shape[1]
+    x, dy = s.finite(*shape), s.finite(*shape)
+    scale, bias, mean, var = s.finite(c), s.finite(c), s.finite(c), s.finite(c) ** 2
+    attributes = {"epsilon": s.number(1e-5, 0.1), "momentum": s.number(0.9, 0.25)}
+    training = Call("BatchNormalizationTraining", [x, scale, bias, mean, var], attributes, {0: 0})
+    *_, batch_mean, inv_std = training.twin()
+    gain = float(np.max(np.abs(scale) * inv_std))
+    size = largest(x) + 1
+    if operator == training.operator:  # (x - mean) cancels in small batches
+        scales = (gain * size + largest(bias), size, size**2, size, float(inv_std.max()))
+        return Call(operator, training.inputs, attributes, {0: 0}, scales)
+    total = largest(dy) * math.prod(shape) / c
+    scales = (gain * largest(dy) * 4, total * float(inv_std.max()) * size, total)
+    return Call(operator, [dy, x, scale, batch_mean, inv_std], {}, {0: 0}, scales)
+
+
+def transpose(s: Source) -> Call:
+    if math.prod(s.shape) > 10_000:
+        shape = [(517, 333), (3, 40, 33, 65), (2, 3, 5, 70, 130)][s.integer(0, 2)]
+    else:
+        shape = tuple(s.integer(1, 20) for _ in range(s.integer(1, 4)))
+    perm = [int(axis) for axis in s.rng.permutation(len(shape))]
+    if len(shape) == 5:
+        perm = [0, 3, 4, 1, 2]
+    return Call("Transpose", [s.floats(*shape)], {"perm": perm} if s.integer(0, 3) else {})
+
+
+def global_average(s: Source) -> Call:
+    x = s.finite(*images(s))
+    return Call("GlobalAveragePool", [x], scales=(largest(x),))
+
+
+def binarize_attributes(s: Source) -> dict[str, Attribute]:
+    return {"zero": s.number(1, -1), "ste": "clip", "clip": 1.0}
+
+
+CALLS: dict[str, Callable[[Source], Call]] = {
+    "AdamStep": lambda s: optimizer("AdamStep", s),
+    "Add": lambda s: arithmetic("Add", s),
+    "AveragePool": lambda s: pooling("AveragePool", s),
+    "BatchNormalizationGrad": lambda s: batch_normalization("BatchNormalizationGrad", s),
+    "BatchNormalizationTraining": lambda s: batch_normalization("BatchNormalizationTraining", s),
+    "Binarize": lambda s: unary("Binarize", s, **binarize_attributes(s)),
+    "BinarizePack": lambda s: Call("BinarizePack", [s.floats(*s.shape)], {"zero": s.number(1, -1)}),
+    "Clip": clip_call,
+    "ClipGrad": lambda s: binary("ClipGrad", s, low=s.number(-1, 0), high=s.number(1, 0.1)),
+    "GlobalAveragePool": global_average,
+    "MaskedGrad": masked_grad,
+    "MaxPool": lambda s: pooling("MaxPool", s),
+    "MaxPoolGrad": max_pool_grad,
+    "MomentumStep": lambda s: optimizer("MomentumStep", s),
+    "Mul": lambda s: arithmetic("Mul", s),
+    "PackBits": lambda s: Call("PackBits", [s.rng.random(s.shape) < 0.5]),
+    "PoolIndexPack": lambda s: pool_index("PoolIndexPack", s),
+    "PoolIndexUnpack": lambda s: pool_index("PoolIndexUnpack", s),
+    "RangePack": lambda s: Call(
+        "RangePack", [s.floats(*s.shape)], {"low": s.number(-1, 0), "high": s.number(1, 0.1)}
+    ),
+    "Relu": lambda s: unary("Relu", s),
+    "ReluGrad": lambda s: binary("ReluGrad", s),
+    "SgdStep": lambda s: optimizer("SgdStep", s),
+    "SignPack": lambda s: Call("SignPack", [s.floats(*s.shape)]),
+    "SignUnpack": lambda s: unpack("SignUnpack", s),
+    "Sub": lambda s: arithmetic("Sub", s),
+    "Transpose": transpose,
+    "UnpackBits": lambda s: unpack("UnpackBits", s),
+}
+
+small_shapes = st.one_of(
+    st.sampled_from(SIZES).map(lambda n: (n,)),
+    st.tuples(st.integers(1, 5), st.sampled_from(SIZES)),
+    st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 9)),
+)
+LARGE_SHAPES = [(2 * 65536 + 13,), (3, 70_001), (5, 16, 32, 64)]
+seeds = st.integers(0, 2**32 - 1)

@@ -1,0 +1,232 @@
+"""The compiled memory-bound kernels against their numpy twins, and against other ways to run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnnopt.runtime.kernels.compiled import CompiledKernel
+from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
+from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.library import library
+from tests.runtime.compiled_calls import (
+    CALLS,
+    LARGE_SHAPES,
+    Call,
+    Source,
+    assert_close,
+    run,
+    scalar,
+    seeds,
+    settings_of,
+    small_shapes,
+)
+
+pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
+each_operator = pytest.mark.parametrize("operator", sorted(CALLS))
+
+
+def test_every_compiled_kernel_is_tested_and_has_a_twin():
+    assert set(CALLS) == set(COMPILED_ELEMENTWISE) <= set(KERNELS)
+
+
+@each_operator
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=small_shapes,
+    seed=seeds,
+    special=st.booleans(),
+    portable=st.booleans(),
+    in_place=st.booleans(),
+    offset=st.sampled_from([0, 0, 1, 3]),
+)
+def test_agrees_with_numpy(
+    operator: str,
+    shape: tuple[int, ...],
+    seed: int,
+    special: bool,
+    portable: bool,
+    in_place: bool,
+    offset: int,
+):
+    call = CALLS[operator](Source(seed, shape, special=special))
+    with settings_of(portable=portable, threads=2):
+        got = run(call, in_place=in_place, offset=offset)
+    assert_close(call, got, call.twin())
+
+
+@each_operator
+@pytest.mark.parametrize("shape", LARGE_SHAPES, ids=str)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_same_bits_on_any_number_of_threads_and_either_instruction_set(
+    operator: str, shape: tuple[int, ...], in_place: bool
+):
+    call = CALLS[operator](Source(len(shape), shape, special=True))
+    results = []
+    for portable in (False, True):
+        for threads in (1, 2, 5):
+            with settings_of(portable=portable, threads=threads):
+                results.append(run(call, in_place=in_place, offset=1))
+    assert_close(call, results[0], call.twin())
+    first, *others = [[bits(array) for array in arrays] for arrays in results]
+    assert all(other == first for other in others)
+
+
+def bits(array: np.ndarray) -> bytes:
+    """The array's bytes; all NaN are one, as IEEE 754 leaves open which of two a sum hands on."""
+    is_nan = np.isnan(array) if array.dtype.kind == "f" else False
+    return np.where(is_nan, array.dtype.type(0), array).tobytes() + np.asarray(is_nan).tobytes()
+
+
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("centre", [0, 100])
+@pytest.mark.parametrize("shape", [(64, 5, 40, 30), (5000, 70), (1, 1, 3)], ids=str)
+def test_batch_normalization_is_near_the_float64_result(
+    shape: tuple[int, ...], centre: float, portable: bool
+):
+    s = Source(7, shape, special=False)
+    c = shape[1]
+    x = (centre + s.finite(*shape)).astype(np.float32)
+    inputs = [x, s.finite(c), s.finite(c), s.finite(c), s.finite(c) ** 2]
+    attributes = {"epsilon": 1e-5, "momentum": 0.9}
+    call = Call("BatchNormalizationTraining", [*inputs], attributes)
+    wide = KERNELS[call.operator](*[a.astype(np.float64) for a in inputs], **attributes)
+    *_, mean, inv_std = wide
+    statistics = np.float32(mean), np.float32(inv_std)
+    backward = Call("BatchNormalizationGrad", [s.finite(*shape), x, inputs[1], *statistics])
+    wide_grad = KERNELS[backward.operator](*[np.float64(a) for a in backward.inputs])
+    with settings_of(portable=portable, threads=2):
+        got, got_grad = run(call), run(backward)
+    off_centre = 1e-7 * centre * float(inv_std.max())  # the mean's own rounding
+    for g, w in zip(got, wide, strict=True):
+        np.testing.assert_allclose(g, w, rtol=0, atol=(5e-7 + off_centre) * np.abs(w).max())
+    for g, w in zip(got_grad[1:], wide_grad[1:], strict=True):
+        np.testing.assert_allclose(g, w, rtol=3e-7, atol=1e-12)
+    gain = float(np.abs(inputs[1] * inv_std).max())
+    np.testing.assert_allclose(got_grad[0], wide_grad[0], rtol=0, atol=2e-6 * gain)
+
+
+def test_a_nan_stays_in_its_channel():
+    x = Source(3, (), special=False).finite(4, 3, 5, 5)
+    x[1, 1, 2, 3] = np.nan
+    channel = [np.ones(3, np.float32)] * 4
+    call = Call("BatchNormalizationTraining", [x, *channel], {"epsilon": 1e-5, "momentum": 0.9})
+    y, *statistics = run(call)
+    assert np.isnan(y[:, 1]).all()
+    assert np.isfinite(y[:, [0, 2]]).all()
+    assert all(list(np.isnan(s)) == [False, True, False] for s in statistics)
+
+
+@pytest.mark.parametrize("operator", ["MaxPool", "BatchNormalizationTraining"])
+def test_outputs_may_be_left_out(operator: str):
+    call = CALLS[operator](Source(5, (3, 4), special=False))
+    want = run(call)
+    outputs = [np.empty_like(want[0]), *[None] * (len(want) - 1)]
+    for given_outputs in (outputs, outputs[:1]):
+        outputs[0].fill(7)
+        kernel = COMPILED_ELEMENTWISE[operator]
+        assert kernel(call.inputs, given_outputs, call.attributes, np.empty(0, np.uint8))
+        np.testing.assert_array_equal(outputs[0], want[0])
+
+
+def test_max_pool_of_nothing_but_padding_and_of_infinities():
+    x = np.full((1, 2, 2, 2), -np.inf, np.float32)
+    x[0, 1] = np.nan
+    window = {"kernel_shape": [2, 2], "pads": [1, 1, 1, 1], "strides": [1, 1]}
+    call = Call("MaxPool", [x], window)
+    assert_close(call, run(call), call.twin())
+
+
+def test_pool_indices_of_a_later_cut_are_taken_modulo_the_plane():
+    call = CALLS["PoolIndexPack"](Source(1, (2, 2), special=False))
+    indices, origin = call.inputs
+    assert indices is not None
+    moved = indices + 10 * int(call.attributes["plane"])  # type: ignore[arg-type]
+    later = dataclasses.replace(call, inputs=[moved, origin])
+    assert_close(later, run(later), call.twin())
+
+
+# What is not covered is left to numpy: False, and nothing worse.
+
+
+def refuses(call: Call, *outputs: np.ndarray) -> bool:
+    kernel = COMPILED_ELEMENTWISE[call.operator]
+    results = list(outputs) or [np.empty_like(a) for a in call.twin()]
+    return not kernel(call.inputs, results, call.attributes, np.empty(0, np.uint8))
+
+
+@each_operator
+def test_other_dtypes_are_refused(operator: str):
+    call = CALLS[operator](Source(2, (3, 20), special=False))
+    wide = [
+        a if a is None else a.astype({"b": np.int8, "u": np.int16}.get(a.dtype.kind, np.float64))
+        for a in call.inputs
+    ]
+    outputs = [np.empty(a.shape, a.dtype) for a in call.twin()]
+    assert refuses(dataclasses.replace(call, inputs=wide), *outputs)
+
+
+@each_operator
+def test_strided_arrays_are_refused(operator: str):
+    call = CALLS[operator](Source(2, (4, 20), special=False))
+    spread = [a if a is None or a.ndim == 0 else np.repeat(a, 2, -1)[..., ::2] for a in call.inputs]
+    if all(a is None or a.flags.c_contiguous for a in spread):
+        pytest.skip("one element")
+    assert refuses(dataclasses.replace(call, inputs=spread), *call.twin())
+
+
+def test_unusual_cases_are_refused():
+    x = np.zeros((2, 3), np.float32)
+    binarize = {"ste": "clip", "clip": 1.0}
+    assert refuses(Call("Binarize", [x], {"zero": 0.5, **binarize}))
+    assert refuses(Call("Clip", [x, scalar(np.nan)]))
+    assert refuses(Call("Clip", [x]))
+    assert refuses(Call("Add", [x, np.zeros(3, np.float32)]))
+    assert refuses(Call("Add", [x[:, :1].copy(), x[:1].copy()]))
+    assert refuses(Call("Transpose", [x.astype(np.float64)]))
+    line = np.zeros((1, 1, 5), np.float32)
+    assert refuses(Call("MaxPool", [line], {"kernel_shape": [2]}))
+    dy, stray = np.ones((1, 2, 1, 1), np.float32), np.zeros((1, 2, 1, 1), np.int64)
+    assert refuses(Call("MaxPoolGrad", [dy, stray], {"input_shape": [2, 2]}))
+
+
+# The harness itself.
+
+
+def faulty(operator: str, fault: str) -> CompiledKernel:
+    kernel = COMPILED_ELEMENTWISE[operator]
+
+    def broken(inputs, outputs, attributes, scratch) -> bool:
+        done = kernel(inputs, outputs, attributes, scratch)
+        out = outputs[0].reshape(-1)
+        if fault == "one bit":
+            out.view(np.uint8)[-1] ^= 1
+        if fault == "past the end":
+            np.lib.stride_tricks.as_strided(out, (out.size + 1,))[-1] = 0
+        if fault == "an input":
+            inputs[0].reshape(-1).view(np.uint8)[0] ^= 1
+        return done
+
+    return broken
+
+
+@pytest.mark.parametrize("operator", ["SignPack", "Relu", "AdamStep", "Transpose", "MaxPool"])
+@pytest.mark.parametrize("fault", ["one bit", "past the end", "an input"])
+def test_harness_finds_a_fault(operator: str, fault: str):
+    call = CALLS[operator](Source(4, (2, 20), special=False))
+    assert_close(call, run(call), call.twin())
+    with pytest.raises(AssertionError):
+        assert_close(call, run(call, kernel=faulty(operator, fault)), call.twin())
+
+
+@pytest.mark.parametrize("operator", ["BatchNormalizationTraining", "GlobalAveragePool"])
+def test_harness_finds_a_relative_error_of_1e_4(operator: str):
+    call = CALLS[operator](Source(4, (2, 20), special=False))
+    y, *rest = run(call)
+    off = y + np.float32(1e-4 * (call.scales or (1.0,))[0])
+    with pytest.raises(AssertionError):
+        assert_close(call, [off, *rest], call.twin())
