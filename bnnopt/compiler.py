@@ -28,7 +28,7 @@ from bnnopt.autodiff import (
 from bnnopt.errors import BudgetError, UsageError
 from bnnopt.frontend import ForwardGraph, load_forward
 from bnnopt.ops import dims
-from bnnopt.passes import LEVELS, Pass, PassRecord, run_passes, select
+from bnnopt.passes import LEVELS, PASSES, PassRecord, map_kernels, run_passes, select
 from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report, size
 from bnnopt.runtime.format import Artifact
@@ -163,7 +163,8 @@ def optimize(
     say("building the training step")
     reference = build_training_step(forward, training_options, path)
     evaluation = build_evaluation(forward)
-    baseline = Footprint.of(make_plan(reference))
+    kernels = _kernels(chosen)
+    baseline = Footprint.of(make_plan(map_kernels(reference, kernels)))
     level, training, records = _rewrite(reference, chosen, say)
     optimized = Footprint.of(make_plan(training))
     report = Report(
@@ -247,11 +248,10 @@ def _rewrite(
 ) -> tuple[str, TrainingStep, list[PassRecord]]:
     """The level, the rewritten step and the ledger; with a budget the lowest level that fits."""
     if settings.budget_bytes is None:
-        passes = select(settings.level, settings.passes, settings.disable)
-        return settings.level, *_run(reference, passes, say)
+        return settings.level, *_run(reference, settings, settings.level, say)
     peaks = []
     for level in (settings.level,) if settings.passes else LEVELS:
-        step, records = _run(reference, select(level, settings.passes, settings.disable), say)
+        step, records = _run(reference, settings, level, say)
         peaks.append(make_plan(step).peak_bytes)
         if peaks[-1] <= settings.budget_bytes:
             return level, step, records
@@ -262,11 +262,20 @@ def _rewrite(
     )
 
 
+def _kernels(settings: Settings) -> list[str]:
+    """The passes that run at every level: they choose kernels, and all levels share them."""
+    return [p.name for p in PASSES if p.maps_kernels and p.name not in settings.disable]
+
+
 def _run(
-    reference: TrainingStep, passes: Sequence[Pass], say: Progress
+    reference: TrainingStep, settings: Settings, level: str, say: Progress
 ) -> tuple[TrainingStep, list[PassRecord]]:
+    """The rewritten step, and the ledger of the passes that the level or the user asked for."""
     step = TrainingStep(reference.model.clone())
-    return step, run_passes(step, passes, lambda name: say(f"pass {name}"))
+    asked = {p.name for p in select(level, settings.passes, settings.disable)}
+    passes = [p for p in PASSES if p.name in asked.union(_kernels(settings))]
+    records = run_passes(step, passes, lambda name: say(f"pass {name}"))
+    return step, [record for record in records if record.name in asked]
 
 
 def _about(
@@ -294,7 +303,7 @@ def _about(
         persistent=persistent,
         weights=[name for name in persistent if name in forward.weights],
         classes=_classes(training, evaluation),
-        passes=[record.name for record in report.passes],
+        passes=list(dict.fromkeys([*(r.name for r in report.passes), *_kernels(settings)])),
     )
 
 

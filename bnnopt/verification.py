@@ -18,7 +18,7 @@ from rich.text import Text
 from bnnopt.artifact import REFERENCE_FILE, make_program, portable_model
 from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.ops import dims
-from bnnopt.passes import PASSES
+from bnnopt.passes import PASSES, map_kernels
 from bnnopt.plan import make_plan
 from bnnopt.runtime import BACKENDS
 from bnnopt.runtime.artifact import read_artifact, read_tensors
@@ -92,7 +92,7 @@ Runner = Callable[[TrainingStep, Artifact, list[Arrays], Arrays], _Trajectory]
 def verify_folder(
     folder: Path, backend: str, n_steps: int = 2, seed: int = 0, progress: Progress | None = None
 ) -> Verification:
-    """Run reference and rewritten step from the same weights on the same random batches.
+    """Run reference and rewritten step from the same weights, batches and kernels.
 
     Parameters
     ----------
@@ -122,6 +122,8 @@ def verify_folder(
         say(f"running {n_steps} steps of {file} on {backend}")
         step = load_step(folder / file)
         _check_belongs(step, about, folder / file)
+        if file == REFERENCE_FILE:
+            step = map_kernels(step, about.passes)
         feeds = [_random_feeds(step, about, seed + i, i + 1) for i in range(n_steps)]
         with np.errstate(all="ignore"):
             runs.append(run(step, about, feeds, _initial(folder, about)))

@@ -43,11 +43,15 @@ class Pass(ABC):
         The lowest ``-O`` level that includes it.
     lossless : bool
         Whether loss, gradients and updates stay bit-equal on the same kernels.
+    maps_kernels : bool
+        Whether it chooses kernels that round in their own way: then the reference is mapped to the
+        same kernels before it is compared.
     """
 
     name: ClassVar[str]
     level: ClassVar[int] = 1
     lossless: ClassVar[bool] = True
+    maps_kernels: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, step: TrainingStep, trace: Trace) -> int:

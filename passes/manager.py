@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from bnnopt.errors import UsageError
@@ -12,6 +12,7 @@ from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
 from bnnopt.passes.immediate_update import ImmediateUpdate
 from bnnopt.passes.in_place import InPlace
 from bnnopt.passes.mask_pack import MaskPack
+from bnnopt.passes.packed_products import PackedProducts
 from bnnopt.passes.pool_index import PoolIndex
 from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
 from bnnopt.passes.redirect_consumers import RedirectConsumers
@@ -30,6 +31,7 @@ PASSES: tuple[Pass, ...] = (
     MaskPack(),
     PoolIndex(),
     BinaryOutputInt16(),
+    PackedProducts(),
     ImmediateUpdate(),
     InPlace(),
     Schedule(),
@@ -110,6 +112,16 @@ def run_passes(
         )
     _declare_functions(step)
     return records
+
+
+def map_kernels(reference: TrainingStep, names: Collection[str]) -> TrainingStep:
+    """A copy of a step that runs on the kernels to which the passes called `names` map one.
+
+    What is bit-equal is bit-equal on the same kernels: this is the reference to compare with.
+    """
+    step = TrainingStep(reference.model.clone())
+    run_passes(step, [p for p in PASSES if p.maps_kernels and p.name in names])
+    return step
 
 
 def _declare_functions(step: TrainingStep) -> None:

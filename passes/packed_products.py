@@ -28,10 +28,12 @@ class PackedProducts(Pass):
     Saves:     every unpacked copy of xb and wb.  Numbers: y is exact; dw and dx are float32 sums in
                the kernels' own order, so the reference is mapped as well before it is compared.
     Skips:     products of two real tensors; a scaled Gemm; 3-D convolution.
+    Levels:    all of them, since they share their kernels; -O0 keeps what it kept.
     Source:    Rastegari et al., arXiv:1603.05279 (XNOR products); Arlazarov et al., 1970 (tables).
     """
 
     name: ClassVar[str] = "packed-products"
+    maps_kernels: ClassVar[bool] = True
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
@@ -88,11 +90,7 @@ class _Mapping:
             return source
         if is_view(producer) and dims(source)[:1] == dims(value)[:1] and is_binary(source):
             return self.bits(source)
-        name = f"{value.name}.signs"
-        if producer.op_type == "Binarize":
-            zero = producer.attributes["zero"].as_float()
-            return self._packs("BinarizePack", source, name=name, zero=zero)
-        return self._packs("SignPack", value, name=name)
+        return self._packs("SignPack", value, name=f"{value.name}.signs")
 
     def transposed(self, value: ir.Value) -> ir.Value | None:
         """The matrix that `value` is the transpose of, where it is binary."""

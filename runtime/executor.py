@@ -1,4 +1,4 @@
-"""Runs a program over one arena, with the numpy kernels."""
+"""Runs a program over one arena: compiled kernels where they cover a step, else numpy's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.runtime.format import Program, StepSpec
+from bnnopt.runtime.kernels.dispatch import COMPILED
 from bnnopt.runtime.kernels.table import KERNELS
 
 Array = NDArray[np.generic]
@@ -67,7 +68,7 @@ class Executor:
                 np.copyto(values[index], array)
         for step in self.program.steps:
             if not step.is_view:
-                _run_step(step, values)
+                self._run_step(step, values)
             if observe is not None:
                 observe(step, tuple(values[i] for i in step.outputs if i >= 0))
         return tuple(values[i] for i in self.program.outputs)
@@ -85,15 +86,20 @@ class Executor:
         memory = self._arena[spec.offset : spec.offset + spec.n_bytes(batch)]
         return memory.view(spec.dtype).reshape(shape)
 
-
-def _run_step(step: StepSpec, values: list[Array]) -> None:
-    arrays = [values[i] if i >= 0 else None for i in step.inputs]
-    results = KERNELS[step.operator](*arrays, **step.attributes)
-    if not isinstance(results, tuple):
-        results = (results,)
-    for index, result in zip(step.outputs, results, strict=False):
-        if index >= 0:
-            np.copyto(values[index], result)
+    def _run_step(self, step: StepSpec, values: list[Array]) -> None:
+        inputs = [values[i] if i >= 0 else None for i in step.inputs]
+        outputs = [values[i] if i >= 0 else None for i in step.outputs]
+        compiled = COMPILED.get(step.operator)
+        end = step.workspace_offset + step.workspace_bytes
+        scratch = self._arena[step.workspace_offset : end]
+        if compiled is not None and compiled(inputs, outputs, step.attributes, scratch):
+            return
+        results = KERNELS[step.operator](*inputs, **step.attributes)
+        if not isinstance(results, tuple):
+            results = (results,)
+        for output, result in zip(outputs, results, strict=False):
+            if output is not None:
+                np.copyto(output, result)
 
 
 def aligned_empty(n_bytes: int, alignment: int = 64) -> NDArray[np.uint8]:

@@ -35,6 +35,8 @@ from bnnopt.training_step import Role, TrainingStep, is_constant, phase
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 BATCH = 4
+# The passes after which the same kernels run: all but those that map products to other ones.
+SAME_KERNELS = [p.name for p in PASSES if p.lossless and not p.maps_kernels]
 
 
 @dataclass(frozen=True)

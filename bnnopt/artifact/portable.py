@@ -36,8 +36,7 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
     InlinePass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     model.graph.opset_imports.pop(DOMAIN, None)
-    for node in model.graph:
-        _work_out(node, step.opset)
+    _worked_out(model, step.opset)
     larger = _larger(model, batch_size, step.opset)
     pairs = list(zip(list(model.graph), larger.graph, strict=True))
     for node, twin in pairs:
@@ -56,15 +55,16 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
 
 def _larger(model: ir.Model, batch_size: int, opset: int) -> ir.Model:
     """The model for one more sample; for as many where something ties it to this batch."""
-    for make in (lambda: grown(model, batch_size), model.clone):
-        larger = make()
-        try:
-            for node in larger.graph:
-                _work_out(node, opset)
-        except InferenceError:
-            continue
-        return larger
-    raise AssertionError("the model itself is typed")
+    try:
+        return _worked_out(grown(model, batch_size), opset)
+    except InferenceError:
+        return _worked_out(model.clone(), opset)
+
+
+def _worked_out(model: ir.Model, opset: int) -> ir.Model:
+    for node in model.graph:
+        _work_out(node, opset)
+    return model
 
 
 def _work_out(node: ir.Node, opset: int) -> None:

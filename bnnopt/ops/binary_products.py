@@ -57,8 +57,7 @@ BINARY_CONV = Operator(
     `w_shape` is [C / group, kh, kw], K their product. y: (N, M, Ho, Wo) float32: integers, exact.
     """,
     signature=(
-        "BinaryConv <x_shape, w_shape, strides, pads, dilations, group>"
-        " (x_packed, w_packed) => (y)"
+        "BinaryConv <x_shape, w_shape, strides, pads, dilations, group> (x_packed, w_packed) => (y)"
     ),
     body="""
         x = bnnopt.SignUnpack <shape: ints = @x_shape> (x_packed)

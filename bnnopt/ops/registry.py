@@ -22,13 +22,13 @@ OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for module in (
         binarize,
-        binary_products,
         convolution,
         dropout,
         loss,
         normalization,
         optimizers,
         packing,
+        binary_products,  # a body's callees come before it: onnx's reference evaluator needs that
     )
     for operator in module.OPERATORS
 }

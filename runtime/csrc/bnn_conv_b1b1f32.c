@@ -1,9 +1,9 @@
 /* Convolution of +-1 tensors kept as bits: XNOR and popcount, by nibbles.
 
-   Four channels of an input row become a row of nibbles, one byte a column; a tap is then a shift of
-   that row, and padding is a byte that counts nothing. A tile of 64 positions collects, for every
-   four channels and every tap, its nibbles in a panel; for four filters at a time the count of
-   differing bits is looked up for all 64. y = valid bits - 2 * differing bits, exact. */
+   Four channels of an input row become a row of nibbles, one byte a column; a tap is then a shift
+   of that row, and padding is a byte that counts nothing. A tile of 64 positions collects, for
+   every four channels and every tap, its nibbles in a panel; for four filters at a time the count
+   of differing bits is looked up for all 64. y = valid bits - 2 * differing bits, exact. */
 #include "bnn_products.h"
 
 typedef struct {
@@ -15,7 +15,7 @@ typedef struct {
     bnn_scratch *per_thread;
     i64 group, channel, filter;  /* the present block: first channel and filter within the group */
     i64 n_channels, n_filters, n_steps;
-    i64 in_rows, phase, pitch;   /* nibble rows: how many, bytes of one phase of the stride, of all */
+    i64 in_rows, phase, pitch;   /* nibble rows: how many; bytes of a stride phase, of all phases */
 } forward;
 
 /* Nibbles of four filters, tap by tap, in the order of the panel. */
@@ -121,7 +121,8 @@ static void fill_panel(const forward *f, i64 samples, const bnn_run *runs, i64 n
 }
 
 /* Bits of the block that are not padding, for every lane. */
-static void count_valid(const forward *f, bnn_band b, const bnn_run *runs, i64 n_runs, float *valid) {
+static void count_valid(const forward *f, bnn_band b, const bnn_run *runs, i64 n_runs,
+                        float *valid) {
     const bnn_conv *g = f->g;
     for (i64 i = 0; i < n_runs; i++) {
         i64 rows = bnn_taps_inside(b.row + runs[i].row, g->sh, g->pt, g->dh, g->kh, g->h);

@@ -45,8 +45,8 @@ static void build_tables(const gradient *d, i64 sample, i64 begin, i64 n_lanes, 
         for (i64 lane = 0; lane < n_lanes;) {
             i64 s = (begin + lane) / plane, at = (begin + lane) % plane;
             i64 run = bnn_min(plane - at, n_lanes - lane);
-            memcpy(rows + m * LANES + lane, d->dy + ((sample + s) * d->g->m + filter + m) * plane + at,
-                   (size_t)run * sizeof(float));
+            const float *dy = d->dy + ((sample + s) * d->g->m + filter + m) * plane + at;
+            memcpy(rows + m * LANES + lane, dy, (size_t)run * sizeof(float));
             lane += run;
         }
     }

@@ -192,8 +192,8 @@ static void add_band(const gradient *d, bnn_band b, block k, tile t) {
         for (i64 c = 0; c < k.n_channels; c++)
             d->cores->scatter(t.sums + c * taps * LANES, 1, t.outside, taps * LANES);
     i64 row = g->c / g->group * taps, filter = k.group * (g->m / g->group) + k.filter;
-    d->cores->spill(t.sums, k.n_channels * taps, k.n_filters, d->dw + filter * row + k.channel * taps,
-                    row, b.sample + b.row + b.col > 0);
+    d->cores->spill(t.sums, k.n_channels * taps, k.n_filters,
+                    d->dw + filter * row + k.channel * taps, row, b.sample + b.row + b.col > 0);
 }
 
 static i64 bits_bytes(const gradient *d) {
@@ -218,7 +218,8 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
     const gradient *d = context;
     const bnn_conv *g = d->g;
     i64 channels = g->c / g->group, filters = g->m / g->group;
-    i64 n_channels = bnn_ceil_div(channels, g->channels), n_filters = bnn_ceil_div(filters, g->filters);
+    i64 n_channels = bnn_ceil_div(channels, g->channels);
+    i64 n_filters = bnn_ceil_div(filters, g->filters);
     tile t = take_tile(d, d->per_thread[thread]);
     memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last eight */
     for (i64 ky = 0; ky < g->kh; ky++)
@@ -262,7 +263,7 @@ BNN_EXPORT int bnn_conv_weight_grad_b1f32f32(const bnn_conv *g, const uint8_t *x
                 (TERMS + TERMS / 4 * TABLE + g->channels * taps + taps) * LANES * floats;
     if (!bnn_share(&scratch, share, per_thread)) return 0;
     i64 filters = g->m / g->group, channels = g->c / g->group;
-    i64 n_units = g->group * bnn_ceil_div(channels, g->channels) * bnn_ceil_div(filters, g->filters);
-    bnn_parallel(n_units, 1, add_units, &d);
+    i64 n_blocks = bnn_ceil_div(channels, g->channels) * bnn_ceil_div(filters, g->filters);
+    bnn_parallel(g->group * n_blocks, 1, add_units, &d);
     return 1;
 }

@@ -52,8 +52,9 @@ static void fill_panel(const product *p, i64 first, uint8_t *panel) {
         for (i64 i = 0; i < p->n_bytes; i += 16) {
             v16 block[16] = {0};
             i64 wide = bnn_min(16, p->n_bytes - i);
+            const uint8_t *w = p->w + (first + lane) * row_bytes + p->byte + i;
             for (i64 j = 0; j < bnn_min(16, n - lane); j++)
-                memcpy(&block[j], p->w + (first + lane + j) * row_bytes + p->byte + i, (size_t)wide);
+                memcpy(&block[j], w + j * row_bytes, (size_t)wide);
             transpose16(block);
             for (i64 k = 0; k < wide; k++) {
                 uint8_t *to = panel + 2 * (i + k) * LANES + lane;

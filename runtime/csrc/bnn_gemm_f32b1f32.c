@@ -2,9 +2,10 @@
 
        out[lane, i] = sum over t of d[t, lane] * bits[t, i]
 
-   It is both gradients of a binary dense layer: of the weights, with d = dy and the bits of x (terms
-   are samples), and of the input, with d = dy transposed and the bits of w (terms are filters). For
-   every 4 terms the 16 signed sums of 64 lanes are tabled; a nibble of bits then chooses one.
+   It is both gradients of a binary dense layer: of the weights, with d = dy and the bits of x
+   (terms are samples), and of the input, with d = dy transposed and the bits of w (terms are
+   filters). For every 4 terms the 16 signed sums of 64 lanes are tabled; a nibble of bits then
+   chooses one.
    Source: Arlazarov, Dinic, Kronrod, Faradzev (1970), "the method of the four Russians". */
 #include "bnn_products.h"
 
@@ -24,8 +25,8 @@ typedef struct {
 } product;
 
 /* Tables of the rows of d from a term and a lane on; zeros where there is no term. */
-static void build_tables(const product *p, i64 term, i64 n_terms, i64 lane, i64 n_lanes, float *rows,
-                         float *tables) {
+static void build_tables(const product *p, i64 term, i64 n_terms, i64 lane, i64 n_lanes,
+                         float *rows, float *tables) {
     const float *d = p->d + term * p->s.term_pitch + lane * p->s.lane_pitch;
     i64 n_groups = bnn_ceil_div(n_terms, 4), wide = bnn_round_up(n_lanes, 8);
     if (p->s.lane_pitch == 1 && bnn_in_place(n_terms, n_lanes)) {
@@ -56,7 +57,8 @@ static void multiply_tile(const product *p, i64 term, i64 n_terms, i64 bit, i64 
         p->cores->add((const uint8_t *)(words + t / TERMS * p->s.block), n_bits, 4, &here, 1,
                       n_groups, wide, tables, sums);
     }
-    p->cores->spill(sums, n_bits, n_lanes, p->out + lane * p->s.n_bits + bit, p->s.n_bits, term > 0);
+    float *out = p->out + lane * p->s.n_bits + bit;
+    p->cores->spill(sums, n_bits, n_lanes, out, p->s.n_bits, term > 0);
 }
 
 static i64 tile_bytes(const shape *s) {
@@ -83,8 +85,8 @@ static void multiply_blocks(void *context, i64 begin, i64 end, int thread) {
                                     bnn_min(TERMS, n_terms - t), bnn_ceil_div(n_bits, 8),
                                     words + t / TERMS * s->block);
             for (i64 lane = 0; lane < s->n_lanes; lane += width)
-                multiply_tile(p, term, n_terms, bit, n_bits, lane, bnn_min(width, s->n_lanes - lane),
-                              words, memory);
+                multiply_tile(p, term, n_terms, bit, n_bits, lane,
+                              bnn_min(width, s->n_lanes - lane), words, memory);
         }
     }
 }

@@ -2,7 +2,7 @@
 #include "bnn_products.h"
 
 #define BIT(b, i) ((uint64_t)((b) >> (i) & 1) << 8 * (i))
-#define SPREAD1(b)                                                                                  \
+#define SPREAD1(b)                                                                                 \
     BIT(b, 0) | BIT(b, 1) | BIT(b, 2) | BIT(b, 3) | BIT(b, 4) | BIT(b, 5) | BIT(b, 6) | BIT(b, 7)
 #define SPREAD4(b) SPREAD1(b), SPREAD1((b) + 1), SPREAD1((b) + 2), SPREAD1((b) + 3)
 #define SPREAD16(b) SPREAD4(b), SPREAD4((b) + 4), SPREAD4((b) + 8), SPREAD4((b) + 12)
@@ -11,8 +11,8 @@
 /* Each bit of a byte in a byte of its own. */
 static const uint64_t spread[256] = {SPREAD64(0), SPREAD64(64), SPREAD64(128), SPREAD64(192)};
 
-#define DIFFER4(a, b)                                                                               \
-    __builtin_popcount((a) ^ (b)), __builtin_popcount((a) ^ ((b) + 1)),                             \
+#define DIFFER4(a, b)                                                                              \
+    __builtin_popcount((a) ^ (b)), __builtin_popcount((a) ^ ((b) + 1)),                            \
         __builtin_popcount((a) ^ ((b) + 2)), __builtin_popcount((a) ^ ((b) + 3))
 #define DIFFER16(a) DIFFER4(a, 0), DIFFER4(a, 4), DIFFER4(a, 8), DIFFER4(a, 12)
 #define DIFFER64(a) DIFFER16(a), DIFFER16((a) + 1), DIFFER16((a) + 2), DIFFER16((a) + 3)
@@ -20,8 +20,8 @@ static const uint64_t spread[256] = {SPREAD64(0), SPREAD64(64), SPREAD64(128), S
 const uint8_t bnn_differing[256] __attribute__((aligned(64))) = {DIFFER64(0), DIFFER64(4),
                                                                  DIFFER64(8), DIFFER64(12)};
 
-void bnn_nibbles(const uint8_t *bits, const uint8_t *end, i64 first, i64 pitch, i64 n_strings, i64 n,
-                 uint8_t *out) {
+void bnn_nibbles(const uint8_t *bits, const uint8_t *end, i64 first, i64 pitch, i64 n_strings,
+                 i64 n, uint8_t *out) {
     for (i64 i = 0; i < n; i += 56) {
         uint64_t s[4] = {0};
         if (n_strings * pitch <= 57) { /* all in one word */

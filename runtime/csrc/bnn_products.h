@@ -1,5 +1,5 @@
-/* What the kernels of binary products share: geometry, bit strings, scratch, and the inner loops that
-   exist once for each instruction set. */
+/* What the kernels of binary products share: geometry, bit strings, scratch, and the inner loops,
+   which exist once for each instruction set. */
 #ifndef BNN_PRODUCTS_H
 #define BNN_PRODUCTS_H
 
@@ -19,18 +19,18 @@ enum {
     OUTSIDE = 128, /* in place of a nibble: this tap lies in the padding and counts nothing */
 };
 
-/* A convolution and how it is cut; product_scratch.py fills it in, in this order. Position o puts tap
-   k on o * stride + k * dilation - pad. */
+/* A convolution and how it is cut; product_tiling.py fills it in, in this order. Position o puts
+   tap k on o * stride + k * dilation - pad. */
 typedef struct {
     i64 n, c, h, w, m, kh, kw, ho, wo, sh, sw, pt, pl, dh, dw, group;
     i64 samples, rows, cols; /* of a band: the output positions that are worked on together */
     i64 channels, filters;   /* of a block, within a group */
 } bnn_conv;
 
-/* A dense product: bits (outer, k) with something; see each kernel. */
+/* A dense product: N samples, M filters, K inputs, and how it is cut. */
 typedef struct {
     i64 n, m, k;
-    i64 block, chunk; /* how the rows and the sum are cut */
+    i64 block, chunk; /* see each kernel */
 } bnn_gemm;
 
 static inline i64 bnn_round_up(i64 a, i64 b) { return bnn_ceil_div(a, b) * b; }
@@ -51,8 +51,8 @@ static inline uint64_t bnn_bits_at(const uint8_t *bits, const uint8_t *end, i64 
 }
 
 /* out[i] = the nibble of bits first + j * pitch + i, j < n_strings <= 4; up to 7 bytes too many. */
-void bnn_nibbles(const uint8_t *bits, const uint8_t *end, i64 first, i64 pitch, i64 n_strings, i64 n,
-                 uint8_t *out);
+void bnn_nibbles(const uint8_t *bits, const uint8_t *end, i64 first, i64 pitch, i64 n_strings,
+                 i64 n, uint8_t *out);
 
 /* words[i] bit j = bit i of row j, for n_rows <= 32 rows and 8 * n_bytes bits. */
 void bnn_transpose_words(const uint8_t *rows, i64 row_bytes, i64 n_rows, i64 n_bytes,
@@ -80,8 +80,8 @@ bnn_band bnn_band_at(const bnn_conv *g, i64 number);
 
 /* The taps k of an axis that lie inside at position o: their number. */
 static inline i64 bnn_taps_inside(i64 o, i64 stride, i64 pad, i64 dilation, i64 taps, i64 size) {
-    i64 first = o * stride - pad, count = 0;
-    for (i64 k = 0; k < taps; k++) count += first + k * dilation >= 0 && first + k * dilation < size;
+    i64 at = o * stride - pad, count = 0;
+    for (i64 k = 0; k < taps; k++, at += dilation) count += at >= 0 && at < size;
     return count;
 }
 
@@ -94,8 +94,10 @@ typedef struct {
 /* Cut lanes begin .. end - 1 of a band of samples x rows x cols at the ends of its rows. */
 i64 bnn_runs(i64 begin, i64 end, i64 rows, i64 cols, bnn_run runs[LANES]);
 
-/* Whether `build` may read rows of the caller's array where they lie: whole vectors, whole groups. */
-static inline int bnn_in_place(i64 n_rows, i64 n_lanes) { return n_rows % 4 == 0 && n_lanes % 16 == 0; }
+/* Whether `build` may read the caller's rows where they lie: whole vectors, whole groups. */
+static inline int bnn_in_place(i64 n_rows, i64 n_lanes) {
+    return n_rows % 4 == 0 && n_lanes % 8 == 0;
+}
 
 /* The inner loops. Counts of 64 lanes: 4 strings against a panel (n_steps, 64) of nibbles. */
 typedef struct {
@@ -104,7 +106,8 @@ typedef struct {
                   uint16_t counts[STRINGS][LANES]);
     /* y[i] = base[i] - 2 counts[i], added to y if `add`. */
     void (*emit)(const uint16_t *counts, const float *base, i64 n, float *y, int add);
-    /* tables (n_groups, 16, 64): for every 4 of `rows` their 16 signed sums. Reads whole vectors. */
+    /* tables (n_groups, 16, 64): for every 4 of `rows` their 16 signed sums; whole
+       vectors. */
     void (*build)(const float *rows, i64 pitch, i64 n_groups, i64 n_lanes, float *tables);
     /* sums (n_outer * n_inner, 64) += the table entries that the nibbles of a word choose; the word
        of row (o, i) is at words + o * pitch + offsets[i]. n_lanes is a multiple of 8. */

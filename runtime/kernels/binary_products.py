@@ -1,4 +1,4 @@
-"""Products with +-1 tensors that are kept as bits: unpacked tile by tile, then multiplied as floats.
+"""Products with +-1 tensors that are kept as bits: unpacked by tiles, then multiplied as floats.
 
 Packed tensors are as in `packing`: (N, ceil(K / 8)) uint8, bit j of byte b is element 8 b + j.
 """

@@ -122,8 +122,10 @@ def conv_weight_grad(inputs: Sequence[Shape], dw: Shape, attributes: Attributes)
     shape = _shape(attributes, "x_shape")
     kernel = _shape(attributes, "kernel_shape")
     g = _geometry(dy[0], shape[0], shape[1:], dy[1], kernel, dy[2:], attributes)
-    filters = min(g.group_filters, LANES)
-    channels = _block(g, math.ceil(g.group_filters / filters))
+    n_tiles = math.ceil(g.group_filters / LANES)
+    channels = _block(g, n_tiles)
+    n_units = g.group * n_tiles * math.ceil(g.group_channels / channels)
+    filters = min(g.group_filters, LANES * max(1, min(4, n_units // 4)))  # they share the bits
     return dataclasses.replace(g.banded(2048, 1024), channels=channels, filters=filters)
 
 

@@ -18,14 +18,13 @@ from bnnopt.analysis import (
     size_bytes,
 )
 from bnnopt.models import names
-from bnnopt.passes import PASSES
 from bnnopt.plan import make_plan
 from bnnopt.training_step import PERSISTENT, TrainingStep, role
-from tests.graphs import network, value, zoo
+from tests.graphs import SAME_KERNELS, network, value, zoo
 from tests.passes.networks import small
 
 MIB = 1 << 20
-ALL = [p.name for p in PASSES]
+ALL = SAME_KERNELS
 
 
 @functools.cache

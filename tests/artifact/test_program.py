@@ -6,15 +6,14 @@ import pytest
 
 from bnnopt.artifact import make_program
 from bnnopt.artifact.program import _scaled_shapes
-from bnnopt.passes import PASSES
 from bnnopt.plan import make_plan
 from bnnopt.runtime.format import Program
 from bnnopt.training_step import PERSISTENT
 from tests.artifact.test_portable import FIXED
-from tests.graphs import Network, network, zoo
+from tests.graphs import SAME_KERNELS, Network, network, zoo
 from tests.passes.networks import small
 
-ALL = [p.name for p in PASSES]
+ALL = SAME_KERNELS
 
 
 def program_of(net: Network, *passes: str) -> Program:

@@ -157,6 +157,43 @@ def convolution_cases() -> list[Case]:
     return table
 
 
+def binary_product_cases() -> list[Case]:
+    table = []
+    for note, g in CONVOLUTIONS.items():
+        x_shape, w_shape = list(g.x_shape[1:]), list(g.w_shape[1:])
+        x, w, dy = random_bits(g.n, x_shape), random_bits(g.m, w_shape), normal(*g.conv_shape)
+        shared: dict[str, Attribute] = {
+            "strides": list(g.strides),
+            "pads": list(g.pads),
+            "dilations": list(g.dilations),
+            "group": g.group,
+        }
+        table += [
+            case("BinaryConv", note, x, w, x_shape=x_shape, w_shape=w_shape, **shared),
+            case(
+                "BinaryConvWeightGrad", note, x, dy,
+                x_shape=x_shape, kernel_shape=list(g.kernel), **shared,
+            ),
+            case(
+                "BinaryConvInputGrad", note, dy, w, input_shape=list(g.space), w_shape=w_shape,
+                output_padding=list(g.output_padding), **shared,
+            ),
+        ]  # fmt: skip
+    for note, n, k, m in [("one", 1, 1, 1), ("bytes", 3, 16, 5), ("odd", 4, 27, 9)]:
+        x, w, dy = random_bits(n, [k]), random_bits(m, [k]), normal(n, m)
+        table += [
+            case("BinaryGemm", note, x, w, x_shape=[k], w_shape=[k]),
+            case("BinaryGemmWeightGrad", note, x, dy, x_shape=[k]),
+            case("BinaryGemmInputGrad", note, dy, w, w_shape=[k]),
+        ]
+    return table
+
+
+def random_bits(n: int, shape: list[int]) -> Array:
+    """A packed tensor (n, *shape), its spare bits 0."""
+    return np.packbits(RNG.random((n, math.prod(shape))) < 0.5, axis=1, bitorder="little")
+
+
 def pooling_cases() -> list[Case]:
     table = []
     for note, g in [*POOLINGS.items(), ("one-dimension", LINE_POOLING)]:
@@ -294,4 +331,5 @@ CASES = [
     *loss_cases(),
     *dropout_cases(),
     *optimizer_cases(),
+    *binary_product_cases(),
 ]

@@ -26,6 +26,10 @@ Attribute = int | float | str | list[int]
 BOUNDS: dict[str, float] = {
     "BatchNormalizationGrad": 1e-5,  # sums in another order, then a difference of them
     "BatchNormalizationTraining": 1e-5,
+    "BinaryConvInputGrad": 1e-6,  # sums of some ten terms in another order
+    "BinaryConvWeightGrad": 1e-6,
+    "BinaryGemmInputGrad": 1e-6,
+    "BinaryGemmWeightGrad": 1e-6,
     "ConvInputGrad": 1e-6,  # sums of some ten products in another order
     "ConvWeightGrad": 1e-6,
     "MaxPoolGrad": 1e-6,  # sums of up to nine terms

@@ -2,7 +2,8 @@
 
 To write the files anew after an intended change, and read the difference:
 
-    BNNOPT_UPDATE_GOLDEN=1 python -m pytest tests/passes/test_golden.py; git diff tests/passes/golden
+    BNNOPT_UPDATE_GOLDEN=1 python -m pytest tests/passes/test_golden.py
+    git diff tests/passes/golden
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ import onnx_ir as ir
 import pytest
 
 from bnnopt.models import names
-from bnnopt.passes import PASSES
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.training_step import TrainingStep
 from tests.graphs import (
+    SAME_KERNELS,
     Network,
     Trajectory,
     assert_bit_equal,
@@ -27,7 +27,7 @@ from tests.graphs import (
 )
 from tests.passes.networks import NETWORKS, small
 
-LOSSLESS = [p.name for p in PASSES if p.lossless]
+LOSSLESS = SAME_KERNELS
 RUNNERS = {"native": run_native, "onnxruntime": run_stock}
 # Building a portable graph takes a second or two for the zoo: there -O1 stands for its passes on
 # onnxruntime, and the small networks, of the same layers, go through them one by one.

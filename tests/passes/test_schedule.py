@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bnnopt.passes import PASSES
 from bnnopt.passes.schedule import Schedule
 from bnnopt.plan import live_bytes, make_plan
 from bnnopt.training_step import TrainingStep
-from tests.graphs import apply, assert_bit_equal, evaluation, network, run_native, zoo
+from tests.graphs import SAME_KERNELS, apply, assert_bit_equal, evaluation, network, run_native, zoo
 from tests.passes.networks import NETWORKS, small
 
 PASS = Schedule()
-BEFORE = [p.name for p in PASSES if p.name != "schedule"]
+BEFORE = [name for name in SAME_KERNELS if name != "schedule"]
 REASON = "the order found has no lower peak than the present one"
 
 

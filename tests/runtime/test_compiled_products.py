@@ -1,0 +1,280 @@
+"""The compiled binary products against their numpy twins in float64, and against themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnnopt.runtime.format import Attribute
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.binary_products import TILE_BYTES
+from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS, scratch_bytes
+from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.library import library
+from tests.ops.oracles import Geometry
+from tests.runtime.compiled_calls import Guarded, settings_of
+
+pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
+
+# Largest difference of a gradient, relative to the sum of |dy| that the element adds up.
+BOUND = 1e-6
+
+CONVOLUTIONS = {
+    "tile": Geometry(2, 16, 64, (8, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "tile-and-one": Geometry(1, 65, 65, (13, 5), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "wide-image": Geometry(1, 5, 9, (20, 224), (7, 7), (2, 2), (3, 3, 3, 3), (1, 1)),
+    "seven": Geometry(9, 40, 70, (7, 7), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "sixteen": Geometry(3, 20, 12, (16, 16), (5, 5), (1, 1), (2, 2, 2, 2), (1, 1)),
+    "strides": Geometry(3, 33, 70, (14, 15), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
+    "stride-3-dilated": Geometry(2, 9, 11, (17, 30), (3, 2), (3, 3), (2, 0, 1, 3), (2, 3)),
+    "pointwise": Geometry(2, 130, 33, (14, 14), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
+    "pointwise-stride": Geometry(2, 24, 8, (9, 9), (1, 1), (2, 2), (0, 0, 0, 0), (1, 1)),
+    "many-channels": Geometry(1, 1500, 4, (3, 3), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "many-filters": Geometry(1, 3, 4200, (2, 3), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
+    "many-bands": Geometry(3, 4, 5, (60, 60), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "kernel-over-image": Geometry(2, 4, 4, (3, 3), (7, 7), (1, 1), (3, 3, 3, 3), (1, 1)),
+    "depthwise": Geometry(2, 12, 12, (9, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), group=12),
+    "grouped": Geometry(2, 12, 30, (9, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), group=3),
+    "long-line": Geometry(2, 3, 5, (2600,), (5,), (1,), (2, 2), (1,)),
+    "line-stride": Geometry(3, 6, 4, (41,), (4,), (3,), (1, 2), (2,), group=2),
+    "whole-padding": Geometry(1, 3, 2, (2, 2), (1, 1), (1, 1), (2, 3, 3, 2), (1, 1)),
+}
+LAYERS = [  # N, K, M
+    (1, 1, 1),
+    (5, 7, 3),
+    (64, 64, 64),
+    (65, 65, 65),
+    (100, 513, 130),
+    (3, 9001, 70),
+    (2100, 33, 9),
+    (9, 40, 2100),
+    (131, 8, 4),
+]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A call, and for every element of the result the sum of the |dy| that it adds up."""
+
+    operator: str
+    inputs: Sequence[Array]
+    attributes: Mapping[str, Attribute]
+    scale: Array | float = 0.0  # 0: the result is exact
+
+    def twin(self) -> Array:
+        wide = [a.astype(np.float64) if a.dtype == np.float32 else a for a in self.inputs]
+        result = DOMAIN_KERNELS[self.operator](*wide, **self.attributes)
+        assert isinstance(result, np.ndarray)
+        return result
+
+    def scratch_bytes(self, threads: int) -> int:
+        shapes = [a.shape for a in self.inputs], [self.twin().shape]
+        return scratch_bytes(self.operator, *shapes, self.attributes, threads)
+
+
+def packed(rng: np.random.Generator, n: int, shape: Sequence[int]) -> Array:
+    return np.packbits(rng.random((n, math.prod(shape))) < 0.5, axis=1, bitorder="little")
+
+
+def conv_products(g: Geometry, seed: int) -> list[Product]:
+    rng = np.random.default_rng(seed)
+    shared: dict[str, Attribute] = {
+        "strides": list(g.strides),
+        "pads": list(g.pads),
+        "dilations": list(g.dilations),
+        "group": g.group,
+    }
+    x_shape, w_shape = list(g.x_shape[1:]), list(g.w_shape[1:])
+    x, w = packed(rng, g.n, x_shape), packed(rng, g.m, w_shape)
+    dy = rng.standard_normal(g.conv_shape).astype(np.float32)
+    per_filter = np.abs(dy).sum(axis=(0, *range(2, dy.ndim)), dtype=np.float64)
+    to_input = {
+        "input_shape": list(g.space),
+        "w_shape": w_shape,
+        "output_padding": list(g.output_padding),
+        **shared,
+    }
+    ones = np.full_like(w, 255)
+    magnitude = DOMAIN_KERNELS["BinaryConvInputGrad"](np.abs(dy), ones, **to_input)
+    assert isinstance(magnitude, np.ndarray)
+    kernel = {"x_shape": x_shape, "kernel_shape": list(g.kernel), **shared}
+    return [
+        Product("BinaryConv", [x, w], {"x_shape": x_shape, "w_shape": w_shape, **shared}),
+        Product(
+            "BinaryConvWeightGrad", [x, dy], kernel,
+            per_filter.reshape(-1, *(1,) * (dy.ndim - 1)),
+        ),
+        Product("BinaryConvInputGrad", [dy, w], to_input, magnitude),
+    ]  # fmt: skip
+
+
+def layer_products(n: int, k: int, m: int, seed: int) -> list[Product]:
+    rng = np.random.default_rng(seed)
+    x, w = packed(rng, n, [k]), packed(rng, m, [k])
+    dy = rng.standard_normal((n, m)).astype(np.float32)
+    x_shape, w_shape, size = [k], [k], np.abs(dy)
+    return [
+        Product("BinaryGemm", [x, w], {"x_shape": x_shape, "w_shape": w_shape}),
+        Product("BinaryGemmWeightGrad", [x, dy], {"x_shape": x_shape}, size.sum(0)[:, None]),
+        Product("BinaryGemmInputGrad", [dy, w], {"w_shape": w_shape}, size.sum(1)[:, None]),
+    ]
+
+
+def run(product: Product, *, portable: bool, threads: int) -> Array:
+    """The compiled result, between guards, in exactly the scratch that was asked for."""
+    result = Guarded(np.empty(product.twin().shape, np.float32), 0)
+    scratch = Guarded(np.empty(product.scratch_bytes(threads), np.uint8), 0)
+    before = [a.tobytes() for a in product.inputs]
+    with settings_of(portable=portable, threads=threads):
+        kernel = COMPILED_PRODUCTS[product.operator]
+        done = kernel(product.inputs, [result.array], product.attributes, scratch.array)
+    assert done, "not covered"
+    result.check()
+    scratch.check()
+    assert [a.tobytes() for a in product.inputs] == before, "an input was written to"
+    return result.array
+
+
+def assert_close(product: Product, got: Array) -> None:
+    """Equal if exact, else within BOUND of the sum of absolute values."""
+    want = product.twin()
+    assert got.shape == want.shape
+    assert np.isfinite(got).all()
+    assert (np.abs(got - want) <= BOUND * product.scale).all()
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Geometry:
+    rank = draw(st.sampled_from([1, 2, 2, 2]))
+
+    def axes(low: int, high: int, times: int = 1) -> tuple[int, ...]:
+        return tuple(draw(st.integers(low, high)) for _ in range(rank * times))
+
+    kernel, strides, dilations = axes(1, 4), axes(1, 3), axes(1, 2)
+    pads = axes(0, 3, 2)
+    least = [
+        max(1, d * (k - 1) + 1 - before - after)
+        for k, d, before, after in zip(kernel, dilations, pads, pads[rank:], strict=False)
+    ]
+    space = tuple(draw(st.integers(low, low + 30)) for low in least)
+    group = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    c, m = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    n = draw(st.integers(1, 5))
+    return Geometry(n, c * group, m * group, space, kernel, strides, pads, dilations, group)
+
+
+@settings(max_examples=100, deadline=None)
+@given(geometries(), st.integers(0, 2**32 - 1), st.booleans(), st.integers(1, 2))
+def test_drawn_convolutions(g: Geometry, seed: int, portable: bool, threads: int):
+    for product in conv_products(g, seed):
+        assert_close(product, run(product, portable=portable, threads=threads))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.tuples(st.integers(1, 140), st.integers(1, 300), st.integers(1, 140)),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+    st.integers(1, 2),
+)
+def test_drawn_layers(shape: tuple[int, int, int], seed: int, portable: bool, threads: int):
+    for product in layer_products(*shape, seed):
+        assert_close(product, run(product, portable=portable, threads=threads))
+
+
+def assert_same_bits_everywhere(product: Product) -> None:
+    results = [
+        run(product, portable=portable, threads=threads)
+        for portable in (False, True)
+        for threads in (1, 2, 5)
+    ]
+    assert_close(product, results[0])
+    assert len({result.tobytes() for result in results}) == 1
+
+
+@pytest.mark.parametrize("note", CONVOLUTIONS)
+def test_convolutions_give_the_same_bits_on_any_threads_and_instructions(note: str):
+    for product in conv_products(CONVOLUTIONS[note], seed=1):
+        assert_same_bits_everywhere(product)
+
+
+@pytest.mark.parametrize("shape", LAYERS, ids=str)
+def test_layers_give_the_same_bits_on_any_threads_and_instructions(shape: tuple[int, int, int]):
+    for product in layer_products(*shape, seed=2):
+        assert_same_bits_everywhere(product)
+
+
+def small_products() -> list[Product]:
+    return [*conv_products(CONVOLUTIONS["tile"], seed=3), *layer_products(5, 70, 9, seed=3)]
+
+
+@pytest.mark.parametrize("product", small_products(), ids=lambda product: product.operator)
+class TestControls:
+    def test_one_flipped_bit_is_noticed(self, product: Product):
+        inputs = [a.copy() for a in product.inputs]
+        next(a for a in inputs if a.dtype == np.uint8)[0, 0] ^= 1
+        wrong = run(dataclasses.replace(product, inputs=inputs), portable=False, threads=1)
+        with pytest.raises(AssertionError):
+            assert_close(product, wrong)
+
+    def test_too_little_scratch_is_refused_and_nothing_written(self, product: Product):
+        result = Guarded(np.zeros(product.twin().shape, np.float32), 0)
+        scratch = Guarded(np.empty(product.scratch_bytes(2) - 64, np.uint8), 0)
+        with settings_of(portable=False, threads=2):
+            kernel = COMPILED_PRODUCTS[product.operator]
+            assert not kernel(product.inputs, [result.array], product.attributes, scratch.array)
+        scratch.check()
+        assert (scratch.array == 0xA5).all()
+        assert (result.array.view(np.uint8) == 0xA5).all()
+
+    def test_float64_is_left_to_numpy(self, product: Product):
+        result = np.empty(product.twin().shape, np.float64)
+        scratch = np.empty(1 << 22, np.uint8)
+        kernel = COMPILED_PRODUCTS[product.operator]
+        assert not kernel(product.inputs, [result], product.attributes, scratch)
+
+
+def test_scratch_is_small_and_never_grows_with_the_batch():
+    for g in [
+        Geometry(20, 128, 128, (32, 32), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+        Geometry(100, 512, 512, (7, 7), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+        Geometry(20, 64, 64, (112, 112), (7, 7), (2, 2), (3, 3, 3, 3), (1, 1)),
+    ]:
+        shared = {"strides": list(g.strides), "pads": list(g.pads), "dilations": [1, 1]}
+        attributes: dict[str, Attribute] = {
+            **shared, "group": 1, "x_shape": list(g.x_shape[1:]), "w_shape": list(g.w_shape[1:]),
+            "kernel_shape": list(g.kernel), "input_shape": list(g.space), "output_padding": [0, 0],
+        }  # fmt: skip
+        needs = {}
+        for n in (1, g.n, 4 * g.n):
+            x, w = (n, math.prod(g.x_shape[1:]) // 8), (g.m, math.prod(g.w_shape[1:]) // 8)
+            y = (n, *g.conv_shape[1:])
+            needs[n] = [
+                scratch_bytes("BinaryConv", [x, w], [y], attributes, 1),
+                scratch_bytes("BinaryConvWeightGrad", [x, y], [g.w_shape], attributes, 1),
+                scratch_bytes("BinaryConvInputGrad", [y, w], [(n, *g.x_shape[1:])], attributes, 1),
+            ]
+        assert needs[g.n] == needs[4 * g.n]
+        assert all(few <= many < 1 << 20 for few, many in zip(needs[1], needs[g.n], strict=True))
+
+
+def test_kernels_that_are_too_large_and_volumes_are_left_to_numpy():
+    volume = {"strides": [1] * 3, "pads": [0] * 6, "dilations": [1] * 3, "group": 1}
+    attributes: dict[str, Attribute] = {**volume, "x_shape": [1, 2, 2, 2], "w_shape": [1] * 4}
+    assert scratch_bytes("BinaryConv", [(1, 1), (1, 1)], [(1, 1, 2, 2, 2)], attributes, 1) == 0
+
+
+def test_the_twin_goes_through_several_tiles():
+    n, k = 5, TILE_BYTES // 8
+    (product, *_) = layer_products(n, k, n, seed=4)
+    x, w = (
+        2 * np.unpackbits(a, axis=1, bitorder="little").astype(np.int64) - 1 for a in product.inputs
+    )
+    np.testing.assert_array_equal(product.twin(), x @ w.T)
