@@ -58,8 +58,8 @@ def main() -> None:
 def randomize_biases(module: torch.nn.Module, path: Path) -> None:
     """Give module and file the same random biases.
 
-    With zero biases, batch norm over integers gives exact zeros where an output equals its mean, and
-    PyTorch's fused multiply-add makes them positive or negative by chance; a sign follows.
+    With zero biases, batch norm over integers gives exact zeros where an output equals its mean,
+    and PyTorch's fused multiply-add makes them positive or negative by chance; a sign follows.
     """
     proto, random = onnx.load(path), np.random.default_rng(4)
     state = module.state_dict()

@@ -2,6 +2,10 @@
 
     python -m benchmarks.kernels --threads 2 --repeats 15
 
+On a machine that others use, compare processor time on one thread:
+
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.kernels --threads 1 --cpu-time
+
 The float side gets its operands unpacked and laid out as columns beforehand, for nothing; the
 binary side starts from what a training step keeps. Both alternate in one process and the fastest
 runs are compared: read the ratios, not the times.
@@ -18,11 +22,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bnnopt.runtime.executor import aligned_empty
+from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import Attributes
 from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS, scratch_bytes
 from bnnopt.runtime.library import library
 
+Clock = Callable[[], float]
 RNG = np.random.default_rng(0)
 CONVOLUTIONS = [  # batch, channels, filters, size, kernel, stride
     (20, 128, 128, 32, 3, 1),
@@ -42,7 +48,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--portable", action="store_true", help="not the AVX2 kernels")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time, not wall time")
     options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
     loaded = library()
     if loaded is None:
         raise SystemExit("the compiled kernels were not built")
@@ -50,18 +58,23 @@ def main() -> None:
     loaded.bnn_force_portable(int(options.portable))
     print(f"{'':34}{'float ms':>10}{'binary ms':>11}{'ratio':>8}{'GOPS':>8}{'scratch KB':>12}")
     for convolution in CONVOLUTIONS:
-        bench_convolution(*convolution, options.repeats)
+        bench_convolution(*convolution, options.repeats, clock)
     for layer in LAYERS:
-        bench_layer(*layer, options.repeats)
+        bench_layer(*layer, options.repeats, clock)
 
 
 def bench_convolution(
-    n: int, c: int, m: int, size: int, kernel: int, stride: int, repeats: int
+    n: int, c: int, m: int, size: int, kernel: int, stride: int, repeats: int, clock: Clock
 ) -> None:
     """Forward, weight gradient and input gradient of one convolution."""
     pad = kernel // 2
     result = (size + 2 * pad - kernel) // stride + 1
-    shared = {"strides": [stride] * 2, "pads": [pad] * 4, "dilations": [1, 1], "group": 1}
+    shared: dict[str, Attribute] = {
+        "strides": [stride] * 2,
+        "pads": [pad] * 4,
+        "dilations": [1, 1],
+        "group": 1,
+    }
     x_shape, w_shape, space = [c, size, size], [c, kernel, kernel], [size, size]
     x, w = bits(n, x_shape), bits(m, w_shape)
     y = RNG.standard_normal((n, m, result, result)).astype(np.float32)
@@ -71,36 +84,37 @@ def bench_convolution(
     padding = [(size + 2 * pad - kernel) % stride] * 2
     compare(
         f"{name} forward", lambda: columns @ weights.T, "BinaryConv", [x, w], y,
-        {"x_shape": x_shape, "w_shape": w_shape, **shared}, repeats,
+        {"x_shape": x_shape, "w_shape": w_shape, **shared}, repeats, clock,
     )  # fmt: skip
     compare(
         f"{name} dw", lambda: dy.T @ columns, "BinaryConvWeightGrad", [x, y],
         np.empty((m, *w_shape), np.float32),
-        {"x_shape": x_shape, "kernel_shape": [kernel] * 2, **shared}, repeats,
+        {"x_shape": x_shape, "kernel_shape": [kernel] * 2, **shared}, repeats, clock,
     )  # fmt: skip
     compare(
         f"{name} dx", lambda: dy @ weights, "BinaryConvInputGrad", [y, w],
         np.empty((n, *x_shape), np.float32),
-        {"input_shape": space, "w_shape": w_shape, "output_padding": padding, **shared}, repeats,
+        {"input_shape": space, "w_shape": w_shape, "output_padding": padding, **shared},
+        repeats, clock,
     )  # fmt: skip
 
 
-def bench_layer(n: int, k: int, m: int, repeats: int) -> None:
+def bench_layer(n: int, k: int, m: int, repeats: int, clock: Clock) -> None:
     """Forward, weight gradient and input gradient of one dense layer."""
     x, w, y = bits(n, [k]), bits(m, [k]), RNG.standard_normal((n, m)).astype(np.float32)
     inputs, weights = floats(n, k), floats(m, k)
     name = f"dense {n}x{k}->{m}"
     compare(
         f"{name} forward", lambda: inputs @ weights.T, "BinaryGemm", [x, w], y.copy(),
-        {"x_shape": [k], "w_shape": [k]}, repeats,
+        {"x_shape": [k], "w_shape": [k]}, repeats, clock,
     )  # fmt: skip
     compare(
         f"{name} dw", lambda: y.T @ inputs, "BinaryGemmWeightGrad", [x, y],
-        np.empty((m, k), np.float32), {"x_shape": [k]}, repeats,
+        np.empty((m, k), np.float32), {"x_shape": [k]}, repeats, clock,
     )  # fmt: skip
     compare(
         f"{name} dx", lambda: y @ weights, "BinaryGemmInputGrad", [y, w],
-        np.empty((n, k), np.float32), {"w_shape": [k]}, repeats,
+        np.empty((n, k), np.float32), {"w_shape": [k]}, repeats, clock,
     )  # fmt: skip
 
 
@@ -112,6 +126,7 @@ def compare(
     output: Array,
     attributes: Attributes,
     repeats: int,
+    clock: Clock,
 ) -> None:
     """Alternate the two, print the fastest runs."""
     loaded = library()
@@ -122,8 +137,10 @@ def compare(
     def binary_product() -> None:
         assert COMPILED_PRODUCTS[op](inputs, [output], attributes, scratch)
 
-    float_product(), binary_product()
-    times = [(_seconds(float_product), _seconds(binary_product)) for _ in range(repeats)]
+    float_product()
+    binary_product()
+    products = (float_product, binary_product)
+    times = [[_seconds(product, clock) for product in products] for _ in range(repeats)]
     float_s, binary_s = (min(column) for column in zip(*times, strict=True))
     gops = _operations(op, inputs, output, attributes) / binary_s / 1e9
     print(
@@ -155,10 +172,10 @@ def floats(rows: int, columns: int) -> Array:
     return RNG.choice(np.array([-1, 1], np.float32), (rows, columns))
 
 
-def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _seconds(function: Callable[[], object], clock: Clock) -> float:
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 if __name__ == "__main__":

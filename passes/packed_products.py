@@ -75,7 +75,8 @@ class _Mapping:
 
     def make(self, op_type: str, *inputs: ir.Value, **attributes: Attribute) -> ir.Value:
         """Emit a node named after the product's output."""
-        return self.emit(op_type, *inputs, name=str(self.node.outputs[0].name), **attributes)
+        name = str(self.node.outputs[0].name)
+        return self.emit(op_type, *inputs, name=name, n_outputs=1, **attributes)
 
     def bits(self, value: ir.Value) -> ir.Value:
         """The sign bits of a binary value, packed by rows; those that are there, if there are."""
@@ -143,9 +144,10 @@ def _own(node: ir.Node) -> Attributes:
 
 
 def _gemm(m: _Mapping) -> bool:
-    """y = A B: both binary, or a gradient dy with the bits of x or w; rows are packed as they are."""
+    """y = A B: both binary, or a gradient dy with the bits of x or w; rows stay rows."""
     alpha = m.node.attributes.get("alpha")
-    if alpha is not None and alpha.as_float() != 1 or len(m.node.outputs[0].shape or ()) != 2:
+    is_scaled = alpha is not None and alpha.as_float() != 1
+    if is_scaled or len(dims(m.node.outputs[0])) != 2:
         return False
     a, b = m.operand(0), m.operand(1)
     a_turned, b_turned = m.flag("transA"), m.flag("transB")

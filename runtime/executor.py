@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.runtime.format import Program, StepSpec
-from bnnopt.runtime.kernels.dispatch import COMPILED
+from bnnopt.runtime.kernels.dispatch import WRITING
 from bnnopt.runtime.kernels.table import KERNELS
 
 Array = NDArray[np.generic]
@@ -89,10 +89,10 @@ class Executor:
     def _run_step(self, step: StepSpec, values: list[Array]) -> None:
         inputs = [values[i] if i >= 0 else None for i in step.inputs]
         outputs = [values[i] if i >= 0 else None for i in step.outputs]
-        compiled = COMPILED.get(step.operator)
+        writing = WRITING.get(step.operator)
         end = step.workspace_offset + step.workspace_bytes
         scratch = self._arena[step.workspace_offset : end]
-        if compiled is not None and compiled(inputs, outputs, step.attributes, scratch):
+        if writing is not None and writing(inputs, outputs, step.attributes, scratch):
             return
         results = KERNELS[step.operator](*inputs, **step.attributes)
         if not isinstance(results, tuple):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import bnnopt.runtime
 
 NAME = "bnn_kernels.so"
+MAX_THREADS = 4  # a plan has scratch memory for so many; a Raspberry Pi has four cores
 
 
 @functools.cache
@@ -36,9 +37,17 @@ def library() -> ctypes.CDLL | None:
 
 
 def default_threads() -> int:
-    """``BNNOPT_NUM_THREADS`` if set, else the processors that this process may use."""
+    """``BNNOPT_NUM_THREADS`` if set, else the processors of this process; at most `MAX_THREADS`."""
     wanted = os.environ.get("BNNOPT_NUM_THREADS", "")
-    return int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
+    chosen = int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
+    return min(chosen, MAX_THREADS)
+
+
+def set_threads(n: int) -> None:
+    """Threads of the compiled kernels, 1 to `MAX_THREADS`; without them it changes nothing."""
+    loaded = library()
+    if loaded is not None:
+        loaded.bnn_set_threads(n)
 
 
 def pointer(array: NDArray[np.generic] | None) -> ctypes.c_void_p:

@@ -12,6 +12,7 @@ from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.runtime.artifact import check_files, read_artifact, read_tensors, write_tensors
 from bnnopt.runtime.feeding import Data, as_array, checked_rate, fitted_inputs, fitted_labels
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, ValueSpec
+from bnnopt.runtime.library import MAX_THREADS, set_threads
 from bnnopt.runtime.native import NativeBackend
 
 if TYPE_CHECKING:
@@ -30,17 +31,18 @@ class TrainingSession:
     folder : path
         Written by ``bnnopt optimize``.
     backend : str
-        ``native`` (numpy kernels over the planned arena) or ``onnxruntime``.
+        ``native`` (compiled kernels, or numpy's, over the planned arena) or ``onnxruntime``.
     threads : int, optional
-        For onnxruntime. The native backend's matrix products run on as many threads as numpy's BLAS
-        takes from the environment (``OMP_NUM_THREADS``).
+        As many as there are processors if not given; at most 4 for the native backend, whose
+        compiled kernels share them among all sessions (also ``BNNOPT_NUM_THREADS``). Its real
+        matrix products run in numpy's BLAS, on ``OMP_NUM_THREADS``.
 
     Raises
     ------
     ArtifactError
         If the folder is not one of bnnopt's, or is damaged.
     UsageError
-        If the backend is not known, not installed, or takes no thread count.
+        If the backend is not known or not installed, or does not take so many threads.
 
     Examples
     --------
@@ -264,7 +266,9 @@ def _open_backend(
         raise UsageError(f"backend {name!r} is not known; expected {' or '.join(BACKENDS)}")
     if name == "native":
         if threads is not None:
-            raise UsageError("backend 'native' takes no thread count; set OMP_NUM_THREADS")
+            if not 1 <= threads <= MAX_THREADS:
+                raise UsageError(f"threads is {threads}, expected 1 to {MAX_THREADS}")
+            set_threads(threads)
         check_files(folder, artifact, NativeBackend.files)
         return NativeBackend(folder, persistent)
     try:

@@ -53,9 +53,7 @@ CONV_WEIGHT_GRAD = Operator(
     The body takes channels for samples and samples for channels: then dw is the convolution of x
     with dy, strides and dilations exchanged, and cut to the kernel's shape.
     """,
-    signature=(
-        "ConvWeightGrad <kernel_shape, strides, pads, dilations, group> (x, dy) => (dw)"
-    ),
+    signature=("ConvWeightGrad <kernel_shape, strides, pads, dilations, group> (x, dy) => (dw)"),
     body="""
         zero = Constant <value_ints = [0]> ()
         minus = Constant <value_ints = [-1]> ()

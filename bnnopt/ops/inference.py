@@ -49,15 +49,13 @@ def _own_types(node: ir.Node) -> Sequence[TypedDims]:
 def _standard_types(node: ir.Node, opset: int) -> Sequence[TypedDims]:
     schema = _schema(node.op_type, node.domain, opset)
     present = [value for value in node.inputs if value is not None]
-    types = {value.name: _type_proto(value) for value in present}
-    known = {value.name: data for value in present if (data := _data(value)) is not None}
+    types = {str(value.name): _type_proto(value) for value in present}
+    known = {str(value.name): data for value in present if (data := _data(value)) is not None}
     try:
-        inferred = onnx.shape_inference.infer_node_outputs(
-            schema, ir.to_proto(node), types, known
-        )
+        inferred = onnx.shape_inference.infer_node_outputs(schema, ir.to_proto(node), types, known)
     except (onnx.shape_inference.InferenceError, RuntimeError) as error:
         raise InferenceError(str(error).strip().splitlines()[-1]) from None
-    return [_typed(inferred.get(output.name), node) for output in node.outputs]
+    return [_typed(inferred.get(str(output.name)), node) for output in node.outputs]
 
 
 def _data(value: ir.Value) -> onnx.TensorProto | None:

@@ -51,7 +51,7 @@ def functions_for(nodes: Iterable[ir.Node], opset: int) -> list[ir.Function]:
         needed |= called
         pending += called
     return [
-        ir.from_proto(operator.function(opset))
+        ir.serde.deserialize_function(operator.function(opset))
         for name, operator in OPERATORS.items()
         if name in needed
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,7 @@ def conv(
     group: int = 1,
     kernel_shape: Sequence[int] | None = None,
     auto_pad: str = "NOTSET",
+    out: Array | None = None,
 ) -> Array:
     """Convolve, one sample at a time.
 
@@ -85,6 +87,8 @@ def conv(
     x : (N, C, ...) float
     w : (M, C / group, ...), same dtype; its spatial dimensions are `kernel_shape`
     b : (M,), same dtype, optional
+    out : as the result, optional
+        Where to write it.
 
     Returns
     -------
@@ -93,7 +97,7 @@ def conv(
     window = make_window(
         x.shape[2:], w.shape[2:], strides=strides, pads=pads, dilations=dilations, auto_pad=auto_pad
     )
-    y = np.zeros((x.shape[0], w.shape[0], *window.result), x.dtype)
+    y = _zeros((x.shape[0], w.shape[0], *window.result), x.dtype, out)
     if _is_depthwise(x.shape[1], group):
         _depthwise(x, w, window, y)
     else:
@@ -114,6 +118,7 @@ def conv_input_grad(
     pads: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
     group: int = 1,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of a convolution with respect to its input, one sample at a time.
 
@@ -126,6 +131,8 @@ def conv_input_grad(
     w : (M, C / group, ...), same dtype
     input_shape : spatial dimensions of x
     pads : all begins, then all ends
+    out : as the result, optional
+        Where to write it.
 
     Returns
     -------
@@ -136,7 +143,7 @@ def conv_input_grad(
         result=dy.shape[2:],
     )  # fmt: skip
     channels = w.shape[1] * group
-    dx = np.zeros((dy.shape[0], channels, *input_shape), dy.dtype)
+    dx = _zeros((dy.shape[0], channels, *input_shape), dy.dtype, out)
     if _is_depthwise(channels, group):
         _depthwise_input_grad(dy, w, window, dx)
     else:
@@ -153,6 +160,7 @@ def conv_weight_grad(
     pads: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
     group: int = 1,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of a convolution with respect to its weight, summed sample by sample.
 
@@ -165,6 +173,8 @@ def conv_weight_grad(
     dy : (N, M, ...), same dtype
     kernel_shape : spatial dimensions of w
     pads : all begins, then all ends
+    out : as the result, optional
+        Where to write it.
 
     Returns
     -------
@@ -174,7 +184,7 @@ def conv_weight_grad(
         x.shape[2:], kernel_shape, strides=strides, pads=pads, dilations=dilations,
         result=dy.shape[2:],
     )  # fmt: skip
-    dw = np.zeros((dy.shape[1], x.shape[1] // group, *kernel_shape), x.dtype)
+    dw = _zeros((dy.shape[1], x.shape[1] // group, *kernel_shape), x.dtype, out)
     if _is_depthwise(x.shape[1], group):
         _depthwise_weight_grad(x, dy, window, dw)
         return dw
@@ -247,6 +257,14 @@ def _transposed_pads(
     totals = [max(n - wanted, 0) for n, wanted in zip(full, output_shape, strict=True)]
     less, more = [n // 2 for n in totals], [n - n // 2 for n in totals]
     return less + more if auto_pad == "SAME_UPPER" else more + less
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any], out: Array | None) -> Array:
+    """Zeros: in `out`, if it is given, else in new memory."""
+    if out is None:
+        return np.zeros(shape, dtype)
+    out[...] = 0
+    return out
 
 
 def _is_depthwise(channels: int, group: int) -> bool:

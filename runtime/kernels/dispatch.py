@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bnnopt.runtime.format import Attribute
-from bnnopt.runtime.kernels.compiled import CompiledKernel
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import Arrays, Attributes, CompiledKernel
 from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
 from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS
 from bnnopt.runtime.kernels.compiled_products import scratch_bytes as product_scratch_bytes
@@ -13,13 +14,32 @@ from bnnopt.runtime.kernels.convolution import (
     conv_weight_grad_workspace_bytes,
     conv_workspace_bytes,
 )
-
-COMPILED: dict[str, CompiledKernel] = {**COMPILED_ELEMENTWISE, **COMPILED_PRODUCTS}
-
-PLANNED_THREADS = 4  # a plan has scratch memory for so many; a Raspberry Pi has four cores
+from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.library import MAX_THREADS
 
 Shape = Sequence[int]
 FLOAT_BYTES = 4
+
+
+def _writing(operator: str) -> CompiledKernel:
+    """The numpy kernel of an operator that can write its result where it belongs."""
+    kernel = KERNELS[operator]
+
+    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+        kernel(*inputs, **attributes, out=outputs[0])
+        return True
+
+    return run
+
+
+# Kernels that write into the caller's memory; all others return new arrays, which are copied.
+WRITING: dict[str, CompiledKernel] = {
+    **COMPILED_ELEMENTWISE,
+    **COMPILED_PRODUCTS,
+    "Conv": _writing("Conv"),
+    "ConvInputGrad": _writing("ConvInputGrad"),
+    "ConvWeightGrad": _writing("ConvWeightGrad"),
+}
 
 
 def scratch_bytes(
@@ -40,7 +60,7 @@ def scratch_bytes(
         The step's attributes.
     """
     if operator in COMPILED_PRODUCTS:
-        return product_scratch_bytes(operator, inputs, outputs, attributes, PLANNED_THREADS)
+        return product_scratch_bytes(operator, inputs, outputs, attributes, MAX_THREADS)
     group = attributes.get("group", 1)
     assert isinstance(group, int)
     if operator == "Conv":

@@ -18,7 +18,7 @@ from tests.graphs import SAME_KERNELS, Network, assert_bit_equal, run_native
 from tests.plan.random_steps import networks
 
 slow = settings(
-    max_examples=20,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
