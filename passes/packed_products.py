@@ -46,11 +46,9 @@ class PackedProducts(Pass):
             if rule(mapping):
                 replace_node(step, node, mapping.emit)
                 count += 1
-        for node in list(step.graph):
-            if node.op_type == "SignPack":
-                count += _pack_at_once(step, node)
         _drop_unread(step)
-        return count
+        packs = [node for node in step.graph if node.op_type == "SignPack"]
+        return count + sum(_pack_at_once(step, node) for node in packs)
 
 
 class _Mapping:
@@ -205,6 +203,7 @@ def _pack_at_once(step: TrainingStep, node: ir.Node) -> int:
     zero = binarize.attributes["zero"].as_float()
     emit("BinarizePack", binarize.inputs[0], name=str(node.name), zero=zero)
     replace_node(step, node, emit)
+    step.graph.remove(binarize, safe=True)
     return 1
 
 

@@ -27,6 +27,10 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mask-pack": ("float", ()),
     "pool-index": ("float", ("mask-pack",)),
     "binary-output-int16": ("binary", ("redirect-consumers", "sign-pack")),
+    "packed-products": (
+        "dense",
+        ("redirect-consumers", "sign-pack", "recompute-binary-products"),
+    ),
     "immediate-update": ("dense", ()),
     "in-place": ("dense", ("immediate-update",)),
     "schedule": ("binary", ("redirect-consumers", "sign-pack", "immediate-update", "in-place")),
