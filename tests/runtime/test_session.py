@@ -359,9 +359,10 @@ def test_backends_and_threads(folders: Callable[..., Path]) -> None:
     folder = folders(BINARY)
     with pytest.raises(UsageError, match="expected native or onnxruntime"):
         TrainingSession(folder, "cuda")
-    with pytest.raises(UsageError, match="OMP_NUM_THREADS"):
-        TrainingSession(folder, threads=2)
-    TrainingSession(folder, "onnxruntime", threads=1).step(X, Y)
+    for backend in BACKENDS:
+        with pytest.raises(UsageError, match="expected 1 to"):
+            TrainingSession(folder, backend, threads=0)
+        TrainingSession(folder, backend, threads=1).step(X, Y)
 
 
 # Other losses and inputs -------------------------------------------------------------------------
