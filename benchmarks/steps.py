@@ -30,9 +30,10 @@ def main() -> None:
     ours, theirs = _contestants(options)
     turns = [_turn(ours, theirs) for _ in range(options.rounds)]
     fastest = [min(times) for times in zip(*turns, strict=True)]
+    ours_s, theirs_s = fastest
     print(
         f"{options.model} batch {options.batch_size}, {options.threads} threads, {options.level}: "
-        f"bnnopt {fastest[0]:.3f} s, PyTorch {fastest[1]:.3f} s, ratio {fastest[1] / fastest[0]:.2f}"
+        f"bnnopt {ours_s:.3f} s, PyTorch {theirs_s:.3f} s, ratio {theirs_s / ours_s:.2f}"
     )
 
 

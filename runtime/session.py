@@ -264,10 +264,10 @@ def _open_backend(
 ) -> NativeBackend | OnnxruntimeBackend:
     if name not in BACKENDS:
         raise UsageError(f"backend {name!r} is not known; expected {' or '.join(BACKENDS)}")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"threads is {threads}, expected 1 to {MAX_THREADS}")
     if name == "native":
         if threads is not None:
-            if not 1 <= threads <= MAX_THREADS:
-                raise UsageError(f"threads is {threads}, expected 1 to {MAX_THREADS}")
             set_threads(threads)
         check_files(folder, artifact, NativeBackend.files)
         return NativeBackend(folder, persistent)
