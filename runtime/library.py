@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,7 @@ MAX_THREADS = 4  # a plan has scratch memory for so many; a Raspberry Pi has fou
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The shared library of kernels; None, after one warning, where it was not built."""
-    for folder in bnnopt.runtime.__path__:
-        path = Path(folder) / NAME
+    for path in _candidates():
         if path.exists():
             loaded = ctypes.CDLL(str(path))
             loaded.bnn_set_threads(default_threads())
@@ -34,6 +34,14 @@ def library() -> ctypes.CDLL | None:
         stacklevel=2,
     )
     return None
+
+
+def _candidates() -> Iterator[Path]:
+    """Beside this package; else where it is installed, if Python found a checkout of it first."""
+    for folder in bnnopt.runtime.__path__:
+        yield Path(folder) / NAME
+    for entry in sys.path:
+        yield Path(entry) / "bnnopt" / "runtime" / NAME
 
 
 def default_threads() -> int:
