@@ -61,9 +61,9 @@ def mistake(bnnopt: Cli, workspace: Path) -> Mistake:
 
 @pytest.fixture(scope="session", params=FILES)
 def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder made of each model of the project, for batches of 2; not to be changed."""
+    """A folder made of each model of the project, for batches of 8; not to be changed."""
     folder = tmp_path_factory.mktemp("small") / "out"
-    main(["optimize", str(MODELS / request.param), "-o", str(folder), "-b", "2", "--lr", "0.005"])
+    main(["optimize", str(MODELS / request.param), "-o", str(folder), "-b", "8", "--lr", "0.005"])
     return folder
 
 
