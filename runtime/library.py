@@ -47,8 +47,10 @@ def _candidates() -> Iterator[Path]:
 def default_threads() -> int:
     """``BNNOPT_NUM_THREADS`` if set, else the processors of this process; at most `MAX_THREADS`."""
     wanted = os.environ.get("BNNOPT_NUM_THREADS", "")
-    chosen = int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
-    return min(chosen, MAX_THREADS)
+    if wanted.isdigit() and int(wanted):
+        return min(int(wanted), MAX_THREADS)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(usable or 1, MAX_THREADS)
 
 
 def set_threads(n: int) -> None:
