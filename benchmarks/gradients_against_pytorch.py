@@ -13,12 +13,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from safetensors.numpy import load_file
 
 import bnnopt
-from tests.exports.torch_models import MODELS, export, make_batch
+from tests.exports.torch_models import MODELS, export, make_batch, randomize_biases
 
 
 def main() -> None:
@@ -53,22 +52,6 @@ def main() -> None:
     }
     for name, cosine in sorted(cosines.items(), key=lambda pair: pair[1])[:5]:
         print(f"cosine {cosine:.7f}  {name}")
-
-
-def randomize_biases(module: torch.nn.Module, path: Path) -> None:
-    """Give module and file the same random biases.
-
-    With zero biases, batch norm over integers gives exact zeros where an output equals its mean,
-    and PyTorch's fused multiply-add makes them positive or negative by chance; a sign follows.
-    """
-    proto, random = onnx.load(path), np.random.default_rng(4)
-    state = module.state_dict()
-    for tensor in proto.graph.initializer:
-        if tensor.name.endswith("bias"):
-            values = random.normal(0, 0.3, tensor.dims).astype(np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-            state[tensor.name].copy_(torch.from_numpy(values))
-    onnx.save(proto, path)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -21,7 +20,7 @@ from tests.autodiff.interpreter import run, stock
 
 torch = pytest.importorskip("torch")
 
-from tests.exports.torch_models import MODELS, export, make_batch  # noqa: E402
+from tests.exports.torch_models import MODELS, export, make_batch, randomize_biases  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 
@@ -42,19 +41,9 @@ class Result:
 
 
 def exported(name: str, path: Path) -> Any:
-    """A module and its file, with random biases in both.
-
-    Batch norm over integers gives exact zeros, and whose rounding makes them positive is chance.
-    """
+    """A module and its file, with random biases in both."""
     module = export(name, path, **OPTIONS.get(name, {}))
-    proto, rng = onnx.load(path), np.random.default_rng(4)
-    state = module.state_dict()
-    for tensor in proto.graph.initializer:
-        if tensor.name.endswith("bias"):
-            values = rng.normal(0, 0.3, tensor.dims).astype(np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-            state[tensor.name].copy_(torch.from_numpy(values))
-    onnx.save(proto, path)
+    randomize_biases(module, path)
     return module
 
 

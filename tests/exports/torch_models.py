@@ -302,3 +302,19 @@ def make_batch(name: str, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, (n, *input_shape(name))).astype(np.float32)
     return x, rng.integers(0, N_CLASSES, n)
+
+
+def randomize_biases(module: nn.Module, path: Path) -> None:
+    """Give a module and its file the same random biases.
+
+    With zero biases, batch norm over integers gives exact zeros where an output equals its mean,
+    and PyTorch's fused multiply-add makes them positive or negative by chance; a sign follows.
+    """
+    proto, random = onnx.load(path), np.random.default_rng(4)
+    state = module.state_dict()
+    for tensor in proto.graph.initializer:
+        if tensor.name.endswith("bias"):
+            values = random.normal(0, 0.3, tensor.dims).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+            state[tensor.name].copy_(torch.from_numpy(values))
+    onnx.save(proto, path)
