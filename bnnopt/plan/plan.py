@@ -70,9 +70,13 @@ def make_plan(step: TrainingStep) -> MemoryPlan:
 
 def live_bytes(step: TrainingStep) -> list[int]:
     """Bytes alive in the arena at each node, workspace included: the least any placement needs."""
+    return _alive(step, buffers(step))
+
+
+def _alive(step: TrainingStep, everything: list[Buffer]) -> list[int]:
     nodes = list(step.graph)
     change = [0] * (len(nodes) + 2)
-    for buffer in buffers(step):
+    for buffer in everything:
         if not buffer.persistent:
             change[max(buffer.first, 0)] += buffer.n_bytes
             change[min(buffer.last, len(nodes) - 1) + 1] -= buffer.n_bytes
@@ -86,7 +90,7 @@ def live_bytes(step: TrainingStep) -> list[int]:
 def _classes(
     step: TrainingStep, everything: list[Buffer], scratch: dict[int, int], arena_bytes: int
 ) -> dict[VariableClass, int]:
-    alive = live_bytes(step)
+    alive = _alive(step, everything)
     fullest = max(range(len(alive)), key=alive.__getitem__)
     totals = dict.fromkeys(VariableClass, 0)
     totals[VariableClass.WORKSPACE] = arena_bytes - alive[fullest] + scratch.get(fullest, 0)
