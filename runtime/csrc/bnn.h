@@ -20,7 +20,7 @@ void bnn_parallel(i64 n, i64 grain, bnn_body body, void *context);
 BNN_EXPORT int bnn_threads(void);
 BNN_EXPORT void bnn_set_threads(int n);
 
-/* Whether the AVX2, FMA and POPCNT kernels may run here; 0 on other machines, and after
+/* Whether the AVX2, FMA, POPCNT and F16C kernels may run here; 0 on other machines, and after
    bnn_force_portable(1), which the tests use. */
 BNN_EXPORT int bnn_has_avx2(void);
 BNN_EXPORT void bnn_force_portable(int on);

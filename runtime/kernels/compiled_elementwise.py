@@ -11,6 +11,7 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import (
+    FLOAT16,
     Arrays,
     Attributes,
     CompiledKernel,
@@ -107,6 +108,20 @@ def _arithmetic(
     return a.size == 1 and _map(scalar_left, b, None, y, scalar(a))
 
 
+def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`elementwise.cast` between float32 and float16."""
+    (x,), y = inputs, outputs[0]
+    if covered(x) and covered(y, dtype=FLOAT16):
+        name = "bnn_cast_f32f16"
+    elif covered(x, dtype=FLOAT16) and covered(y):
+        name = "bnn_cast_f16f32"
+    else:
+        return False
+    assert y is not None
+    call(name, x, y, y.size)
+    return True
+
+
 def sgd_step(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`optimizers.sgd_step`; next_w may be w."""
     w, dw, lr = inputs
@@ -161,6 +176,7 @@ COMPILED_ELEMENTWISE: dict[str, CompiledKernel] = {
     "AdamStep": adam_step,
     "Add": add,
     "Binarize": binarize,
+    "Cast": cast,
     "Clip": clip,
     "ClipGrad": clip_grad,
     "MomentumStep": momentum_step,

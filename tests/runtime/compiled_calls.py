@@ -177,6 +177,14 @@ def binary(operator: str, s: Source, **attributes: Attribute) -> Call:
     return Call(operator, [s.floats(*s.shape), s.floats(*s.shape)], attributes, {0: 0})
 
 
+def cast(s: Source) -> Call:
+    x = s.floats(*s.shape)
+    if s.integer(0, 1):
+        return Call("Cast", [x], {"to": 10})
+    with np.errstate(over="ignore"):
+        return Call("Cast", [x.astype(np.float16)], {"to": 1})
+
+
 def clip_call(s: Source) -> Call:
     low, high = [(-0.5, 0.5), (0.0, 6.0), (1.0, -1.0), (-0.3, np.inf)][s.integer(0, 3)]
     bounds = [scalar(low), scalar(high)]
@@ -339,6 +347,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "BatchNormalizationTraining": lambda s: batch_normalization("BatchNormalizationTraining", s),
     "Binarize": lambda s: unary("Binarize", s, **binarize_attributes(s)),
     "BinarizePack": lambda s: Call("BinarizePack", [s.floats(*s.shape)], {"zero": s.number(1, -1)}),
+    "Cast": cast,
     "Clip": clip_call,
     "ClipGrad": lambda s: binary("ClipGrad", s, low=s.number(-1, 0), high=s.number(1, 0.1)),
     "GlobalAveragePool": global_average,
