@@ -29,6 +29,7 @@ from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS, scratch_
 from bnnopt.runtime.library import library
 
 Clock = Callable[[], float]
+INSTRUCTIONS = ("portable", "avx2", "avx512")
 RNG = np.random.default_rng(0)
 CONVOLUTIONS = [  # batch, channels, filters, size, kernel, stride
     (20, 128, 128, 32, 3, 1),
@@ -47,7 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--portable", action="store_true", help="not the AVX2 kernels")
+    parser.add_argument(
+        "--kernels", choices=INSTRUCTIONS, default="avx512", help="none above these"
+    )
     parser.add_argument("--cpu-time", action="store_true", help="processor time, not wall time")
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
@@ -55,7 +58,7 @@ def main() -> None:
     if loaded is None:
         raise SystemExit("the compiled kernels were not built")
     loaded.bnn_set_threads(options.threads)
-    loaded.bnn_force_portable(int(options.portable))
+    loaded.bnn_limit_kernels(INSTRUCTIONS.index(options.kernels))
     print(f"{'':34}{'float ms':>10}{'binary ms':>11}{'ratio':>8}{'GOPS':>8}{'scratch KB':>12}")
     for convolution in CONVOLUTIONS:
         bench_convolution(*convolution, options.repeats, clock)

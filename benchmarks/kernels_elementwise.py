@@ -151,7 +151,7 @@ def main() -> None:
     loaded = library()
     assert loaded is not None
     loaded.bnn_set_threads(options.threads)
-    loaded.bnn_force_portable(options.portable)
+    loaded.bnn_limit_kernels(0 if options.portable else 2)
     print(f"{'ns per element':36} compiled    numpy  ratio")
     for name, make in cases().items():
         if options.names and name not in options.names:

@@ -20,10 +20,15 @@ void bnn_parallel(i64 n, i64 grain, bnn_body body, void *context);
 BNN_EXPORT int bnn_threads(void);
 BNN_EXPORT void bnn_set_threads(int n);
 
-/* Whether the AVX2, FMA, POPCNT and F16C kernels may run here; 0 on other machines, and after
-   bnn_force_portable(1), which the tests use. */
+/* The instructions that kernels are written for; each set contains the ones before it. */
+enum { BNN_PORTABLE_KERNELS, BNN_AVX2_KERNELS, BNN_AVX512_KERNELS };
+
+/* Whether the AVX2, FMA, POPCNT and F16C kernels may run here; 0 on other machines. */
 BNN_EXPORT int bnn_has_avx2(void);
-BNN_EXPORT void bnn_force_portable(int on);
+/* Whether those with AVX-512 (F, BW, DQ, VL) may. */
+BNN_EXPORT int bnn_has_avx512(void);
+/* Leave out all kernels above these; the tests compare the sets with each other. */
+BNN_EXPORT void bnn_limit_kernels(int kernels);
 
 static inline i64 bnn_min(i64 a, i64 b) { return a < b ? a : b; }
 static inline i64 bnn_max(i64 a, i64 b) { return a > b ? a : b; }

@@ -36,7 +36,7 @@ static void build_tables(const gradient *d, i64 sample, i64 begin, i64 n_lanes, 
                          tile t) {
     i64 plane = d->g->ho * d->g->wo, n_groups = bnn_ceil_div(n, 4);
     float *rows = t.rows;
-    if (bnn_in_place(n, n_lanes) && begin % plane + n_lanes <= plane) {
+    if (bnn_in_place(d->cores, n, n_lanes) && begin % plane + n_lanes <= plane) {
         const float *dy = d->dy + ((sample + begin / plane) * d->g->m + filter) * plane;
         d->cores->build(dy + begin % plane, plane, n_groups, n_lanes, t.tables);
         return;
@@ -51,7 +51,7 @@ static void build_tables(const gradient *d, i64 sample, i64 begin, i64 n_lanes, 
         }
     }
     for (i64 m = n; m < 4 * n_groups; m++) memset(rows + m * LANES, 0, LANES * sizeof(float));
-    d->cores->build(rows, LANES, n_groups, bnn_round_up(n_lanes, 8), t.tables);
+    d->cores->build(rows, LANES, n_groups, bnn_round_up(n_lanes, d->cores->step), t.tables);
 }
 
 /* Positions o of a run, first .. first + n - 1, whose tap lies inside: begin and end. */
@@ -84,7 +84,7 @@ static void scatter_channel(const gradient *d, const bnn_run *runs, i64 n_runs, 
 static void add_tile(const gradient *d, i64 sample, i64 begin, i64 n_lanes, i64 channel,
                      i64 n_channels, tile t) {
     const bnn_conv *g = d->g;
-    i64 taps = g->kh * g->kw, filters = g->m / g->group, wide = bnn_round_up(n_lanes, 8);
+    i64 taps = g->kh * g->kw, filters = g->m / g->group, wide = bnn_round_up(n_lanes, d->cores->step);
     const i64 here = 0;
     bnn_run runs[LANES];
     i64 n_runs = bnn_runs(begin, begin + n_lanes, g->ho, g->wo, runs);
@@ -116,7 +116,7 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
     tile t = {.rows = (float *)d->per_thread[thread].next};
     t.tables = t.rows + TERMS * LANES;
     t.sums = t.tables + TERMS / 4 * TABLE * LANES;
-    memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last eight */
+    memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
     for (i64 unit = begin; unit < end; unit++) {
         i64 sample = unit / n_blocks * g->samples, channel = unit % n_blocks * g->channels;
         i64 samples = bnn_min(g->samples, g->n - sample);

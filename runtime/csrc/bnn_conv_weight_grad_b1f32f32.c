@@ -169,7 +169,7 @@ static void add_positions(const gradient *d, bnn_band b, block k, i64 sample, i6
                           tile t) {
     const bnn_conv *g = d->g;
     i64 n_rows = bnn_min(d->line_rows, b.rows - row), pitch = bnn_min(TERMS, 8 * d->row_bytes);
-    i64 n_cols = bnn_min(pitch, b.cols - 8 * byte), wide = bnn_round_up(k.n_filters, 8);
+    i64 n_cols = bnn_min(pitch, b.cols - 8 * byte), wide = bnn_round_up(k.n_filters, d->cores->step);
     if (n_rows == 1) pitch = bnn_round_up(n_cols, 4);
     i64 n_groups = bnn_ceil_div((n_rows - 1) * pitch + n_cols, 4);
     take_rows(d, k, b.sample + sample, b.row + row, n_rows, b.col + 8 * byte, n_cols, pitch, t);
@@ -221,7 +221,7 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
     i64 n_channels = bnn_ceil_div(channels, g->channels);
     i64 n_filters = bnn_ceil_div(filters, g->filters);
     tile t = take_tile(d, d->per_thread[thread]);
-    memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last eight */
+    memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
     for (i64 ky = 0; ky < g->kh; ky++)
         for (i64 kx = 0; kx < g->kw; kx++)
             t.offsets[ky * g->kw + kx] =

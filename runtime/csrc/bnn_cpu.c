@@ -1,16 +1,26 @@
-/* What the processor can do, asked once. */
+/* What the processor can do. */
 #include "bnn.h"
 
-static int forced_portable;
+static int highest = BNN_AVX512_KERNELS;
 
 int bnn_has_avx2(void) {
 #if defined(__x86_64__)
     /* What has AVX2 has F16C too; not every compiler can ask. */
-    return !forced_portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("popcnt");
+    return highest >= BNN_AVX2_KERNELS && __builtin_cpu_supports("avx2") &&
+           __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
 #else
     return 0;
 #endif
 }
 
-void bnn_force_portable(int on) { forced_portable = on; }
+int bnn_has_avx512(void) {
+#if defined(__x86_64__)
+    return highest >= BNN_AVX512_KERNELS && bnn_has_avx2() && __builtin_cpu_supports("avx512f") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+#else
+    return 0;
+#endif
+}
+
+void bnn_limit_kernels(int kernels) { highest = kernels; }

@@ -28,8 +28,8 @@ typedef struct {
 static void build_tables(const product *p, i64 term, i64 n_terms, i64 lane, i64 n_lanes,
                          float *rows, float *tables) {
     const float *d = p->d + term * p->s.term_pitch + lane * p->s.lane_pitch;
-    i64 n_groups = bnn_ceil_div(n_terms, 4), wide = bnn_round_up(n_lanes, 8);
-    if (p->s.lane_pitch == 1 && bnn_in_place(n_terms, n_lanes)) {
+    i64 n_groups = bnn_ceil_div(n_terms, 4), wide = bnn_round_up(n_lanes, p->cores->step);
+    if (p->s.lane_pitch == 1 && bnn_in_place(p->cores, n_terms, n_lanes)) {
         p->cores->build(d, p->s.term_pitch, n_groups, wide, tables);
         return;
     }
@@ -48,8 +48,8 @@ static void multiply_tile(const product *p, i64 term, i64 n_terms, i64 bit, i64 
     float *rows = (float *)memory, *tables = rows + TERMS * LANES;
     float *sums = tables + TERMS / 4 * TABLE * LANES;
     const i64 here = 0;
-    i64 wide = bnn_round_up(n_lanes, 8);
-    memset(rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last eight */
+    i64 wide = bnn_round_up(n_lanes, p->cores->step);
+    memset(rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
     memset(sums, 0, (size_t)(n_bits * LANES) * sizeof(float));
     for (i64 t = 0; t < n_terms; t += TERMS) {
         i64 n = bnn_min(TERMS, n_terms - t), n_groups = bnn_ceil_div(n, 4);

@@ -94,23 +94,18 @@ typedef struct {
 /* Cut lanes begin .. end - 1 of a band of samples x rows x cols at the ends of its rows. */
 i64 bnn_runs(i64 begin, i64 end, i64 rows, i64 cols, bnn_run runs[LANES]);
 
-/* Whether `build` may read the caller's rows where they lie: whole vectors, whole groups. */
-static inline int bnn_in_place(i64 n_rows, i64 n_lanes) {
-    return n_rows % 4 == 0 && n_lanes % 8 == 0;
-}
-
-/* The inner loops. Counts of 64 lanes: 4 strings against a panel (n_steps, 64) of nibbles. */
+/* The inner loops. All give the same bits. Counts of 64 lanes: 4 strings against a panel (n_steps, 64) of nibbles. */
 typedef struct {
+    i64 step; /* lanes of floats in a vector, but 8 at least: what n_lanes is a multiple of */
     /* counts[i][lane] = number of differing bits; indices: (n_steps, 4) nibbles times 16. */
     void (*count)(const uint8_t *panel, const uint8_t *indices, i64 n_steps,
                   uint16_t counts[STRINGS][LANES]);
     /* y[i] = base[i] - 2 counts[i], added to y if `add`. */
     void (*emit)(const uint16_t *counts, const float *base, i64 n, float *y, int add);
-    /* tables (n_groups, 16, 64): for every 4 of `rows` their 16 signed sums; whole
-       vectors. */
+    /* tables (n_groups, 16, 64): for every 4 of `rows` their 16 signed sums. */
     void (*build)(const float *rows, i64 pitch, i64 n_groups, i64 n_lanes, float *tables);
     /* sums (n_outer * n_inner, 64) += the table entries that the nibbles of a word choose; the word
-       of row (o, i) is at words + o * pitch + offsets[i]. n_lanes is a multiple of 8. */
+       of row (o, i) is at words + o * pitch + offsets[i]. */
     void (*add)(const uint8_t *words, i64 n_outer, i64 pitch, const i64 *offsets, i64 n_inner,
                 i64 n_groups, i64 n_lanes, const float *tables, float *sums);
     /* out[lane * pitch + i] (+)= sums[i * 64 + lane]. */
@@ -121,13 +116,19 @@ typedef struct {
     void (*scatter)(float *a, i64 stride, const float *b, i64 n);
 } bnn_cores;
 
+/* Whether `build` may read the caller's rows where they lie: whole vectors, whole groups. */
+static inline int bnn_in_place(const bnn_cores *cores, i64 n_rows, i64 n_lanes) {
+    return n_rows % 4 == 0 && n_lanes % cores->step == 0;
+}
+
 extern const bnn_cores bnn_cores_portable;
 #if defined(__x86_64__)
-extern const bnn_cores bnn_cores_avx2;
+extern const bnn_cores bnn_cores_avx2, bnn_cores_avx512;
 #endif
 
 static inline const bnn_cores *bnn_best_cores(void) {
 #if defined(__x86_64__)
+    if (bnn_has_avx512()) return &bnn_cores_avx512;
     if (bnn_has_avx2()) return &bnn_cores_avx2;
 #endif
     return &bnn_cores_portable;

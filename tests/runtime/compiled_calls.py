@@ -20,6 +20,11 @@ from bnnopt.runtime.library import library
 
 GUARD = 64  # bytes before and after every buffer that must stay as they are
 FILL = 0xA5
+INSTRUCTIONS = (
+    "portable",
+    "avx2",
+    "avx512",
+)  # what there are kernels for; the machine may lack some
 SIZES = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000]
 SPECIAL = np.array(
     [0.0, -0.0, np.nan, np.inf, -np.inf, 1e-42, -1e-42, 3e38, 1.0, -1.0, 0.5], np.float32
@@ -123,16 +128,17 @@ def largest(array: Array) -> float:
 
 
 @contextlib.contextmanager
-def settings_of(*, portable: bool, threads: int) -> Iterator[None]:
+def settings_of(*, portable: bool = False, kernels: str = "avx512", threads: int) -> Iterator[None]:
+    """Run on so many threads, with no instructions above these."""
     loaded = library()
     assert loaded is not None
     before = loaded.bnn_threads()
-    loaded.bnn_force_portable(int(portable))
+    loaded.bnn_limit_kernels(INSTRUCTIONS.index("portable" if portable else kernels))
     loaded.bnn_set_threads(threads)
     try:
         yield
     finally:
-        loaded.bnn_force_portable(0)
+        loaded.bnn_limit_kernels(len(INSTRUCTIONS) - 1)
         loaded.bnn_set_threads(before)
 
 

@@ -19,7 +19,7 @@ from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS, scratch_
 from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
 from bnnopt.runtime.library import library
 from tests.ops.oracles import Geometry
-from tests.runtime.compiled_calls import Guarded, settings_of
+from tests.runtime.compiled_calls import INSTRUCTIONS, Guarded, settings_of
 
 pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
 
@@ -127,12 +127,12 @@ def layer_products(n: int, k: int, m: int, seed: int) -> list[Product]:
     ]
 
 
-def run(product: Product, *, portable: bool, threads: int) -> Array:
+def run(product: Product, *, kernels: str = "avx512", threads: int) -> Array:
     """The compiled result, between guards, in exactly the scratch that was asked for."""
     result = Guarded(np.empty(product.twin().shape, np.float32), 0)
     scratch = Guarded(np.empty(product.scratch_bytes(threads), np.uint8), 0)
     before = [a.tobytes() for a in product.inputs]
-    with settings_of(portable=portable, threads=threads):
+    with settings_of(kernels=kernels, threads=threads):
         kernel = COMPILED_PRODUCTS[product.operator]
         done = kernel(product.inputs, [result.array], product.attributes, scratch.array)
     assert done, "not covered"
@@ -171,28 +171,28 @@ def geometries(draw: st.DrawFn) -> Geometry:
 
 
 @settings(max_examples=100, deadline=None)
-@given(geometries(), st.integers(0, 2**32 - 1), st.booleans(), st.integers(1, 2))
-def test_drawn_convolutions(g: Geometry, seed: int, portable: bool, threads: int):
+@given(geometries(), st.integers(0, 2**32 - 1), st.sampled_from(INSTRUCTIONS), st.integers(1, 2))
+def test_drawn_convolutions(g: Geometry, seed: int, kernels: str, threads: int):
     for product in conv_products(g, seed):
-        assert_close(product, run(product, portable=portable, threads=threads))
+        assert_close(product, run(product, kernels=kernels, threads=threads))
 
 
 @settings(max_examples=100, deadline=None)
 @given(
     st.tuples(st.integers(1, 140), st.integers(1, 300), st.integers(1, 140)),
     st.integers(0, 2**32 - 1),
-    st.booleans(),
+    st.sampled_from(INSTRUCTIONS),
     st.integers(1, 2),
 )
-def test_drawn_layers(shape: tuple[int, int, int], seed: int, portable: bool, threads: int):
+def test_drawn_layers(shape: tuple[int, int, int], seed: int, kernels: str, threads: int):
     for product in layer_products(*shape, seed):
-        assert_close(product, run(product, portable=portable, threads=threads))
+        assert_close(product, run(product, kernels=kernels, threads=threads))
 
 
 def assert_same_bits_everywhere(product: Product) -> None:
     results = [
-        run(product, portable=portable, threads=threads)
-        for portable in (False, True)
+        run(product, kernels=kernels, threads=threads)
+        for kernels in INSTRUCTIONS
         for threads in (1, 2, 5)
     ]
     assert_close(product, results[0])
@@ -220,14 +220,14 @@ class TestControls:
     def test_one_flipped_bit_is_noticed(self, product: Product):
         inputs = [a.copy() for a in product.inputs]
         next(a for a in inputs if a.dtype == np.uint8)[0, 0] ^= 1
-        wrong = run(dataclasses.replace(product, inputs=inputs), portable=False, threads=1)
+        wrong = run(dataclasses.replace(product, inputs=inputs), threads=1)
         with pytest.raises(AssertionError):
             assert_close(product, wrong)
 
     def test_too_little_scratch_is_refused_and_nothing_written(self, product: Product):
         result = Guarded(np.zeros(product.twin().shape, np.float32), 0)
         scratch = Guarded(np.empty(product.scratch_bytes(2) - 64, np.uint8), 0)
-        with settings_of(portable=False, threads=2):
+        with settings_of(threads=2):
             kernel = COMPILED_PRODUCTS[product.operator]
             assert not kernel(product.inputs, [result.array], product.attributes, scratch.array)
         scratch.check()

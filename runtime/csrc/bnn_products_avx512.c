@@ -1,0 +1,18 @@
+/* Inner loops of the binary products with AVX-512. */
+#if defined(__x86_64__)
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,popcnt,prefer-vector-width=512")
+#include <immintrin.h>
+
+#include "bnn_products.h"
+
+#define CORES bnn_cores_avx512
+#define BYTES 64
+
+typedef uint8_t lanes64 __attribute__((vector_size(64)));
+
+static inline __attribute__((always_inline)) lanes64 lookup(uint8_t index, lanes64 lanes) {
+    __m128i table = _mm_load_si128((const __m128i *)(bnn_differing + index));
+    return (lanes64)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), (__m512i)lanes);
+}
+#include "bnn_products_cores.inc"
+#endif
