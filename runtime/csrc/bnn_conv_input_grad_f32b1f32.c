@@ -19,6 +19,7 @@ typedef struct {
 
 typedef struct {
     float *rows, *tables, *sums;
+    bnn_piece *pieces;
 } tile;
 
 static void transpose_filters(void *context, i64 begin, i64 end, int thread) {
@@ -60,24 +61,25 @@ static inline void clip(i64 first, i64 n, i64 stride, i64 offset, i64 size, i64 
     *end = offset >= size ? *begin : bnn_min(first + n, (size - 1 - offset) / stride + 1);
 }
 
-/* Add the rows of one channel (taps, 64) to its plane. */
-static void scatter_channel(const gradient *d, const bnn_run *runs, i64 n_runs, const float *sums,
-                            i64 sample, i64 channel) {
-    const bnn_conv *g = d->g;
-    for (i64 ky = 0; ky < g->kh; ky++) {
-        for (i64 kx = 0; kx < g->kw; kx++, sums += LANES) {
+/* What a channel's rows of sums (taps, 64) add to its plane: the parts of `runs` that lie inside. */
+static i64 list_pieces(const bnn_conv *g, const bnn_run *runs, i64 n_runs, bnn_piece *pieces) {
+    i64 count = 0;
+    for (i64 ky = 0, from = 0; ky < g->kh; ky++) {
+        for (i64 kx = 0; kx < g->kw; kx++, from += LANES) {
             i64 offset = kx * g->dw - g->pl;
             for (i64 i = 0; i < n_runs; i++) {
                 i64 y = runs[i].row * g->sh + ky * g->dh - g->pt, begin, end;
                 if (y < 0 || y >= g->h) continue;
                 clip(runs[i].col, runs[i].n, g->sw, offset, g->w, &begin, &end);
                 if (begin >= end) continue;
-                float *plane = d->dx + ((sample + runs[i].sample) * g->c + channel) * g->h * g->w;
-                d->cores->scatter(plane + y * g->w + begin * g->sw + offset, g->sw,
-                                  sums + runs[i].lane + begin - runs[i].col, end - begin);
+                i64 plane = runs[i].sample * g->c * g->h * g->w;
+                pieces[count++] = (bnn_piece){from + runs[i].lane + begin - runs[i].col,
+                                              plane + y * g->w + begin * g->sw + offset,
+                                              end - begin};
             }
         }
     }
+    return count;
 }
 
 /* One tile of positions: sum over the filters, in portions that keep float32's accuracy. */
@@ -88,6 +90,9 @@ static void add_tile(const gradient *d, i64 sample, i64 begin, i64 n_lanes, i64 
     const i64 here = 0;
     bnn_run runs[LANES];
     i64 n_runs = bnn_runs(begin, begin + n_lanes, g->ho, g->wo, runs);
+    i64 n_pieces = list_pieces(g, runs, n_runs, t.pieces);
+    i64 plane = g->h * g->w, dx_channel = d->group * (g->c / g->group) + channel;
+    float *dx = d->dx + (sample * g->c + dx_channel) * plane;
     for (i64 first = 0; first < filters; first += g->filters) {
         i64 last = bnn_min(first + g->filters, filters);
         memset(t.sums, 0, (size_t)(n_channels * taps * LANES) * sizeof(float));
@@ -98,14 +103,29 @@ static void add_tile(const gradient *d, i64 sample, i64 begin, i64 n_lanes, i64 
                           n_channels * taps, 4, &here, 1, n_groups, wide, t.tables, t.sums);
         }
         for (i64 c = 0; c < n_channels; c++)
-            scatter_channel(d, runs, n_runs, t.sums + c * taps * LANES, sample,
-                            d->group * (g->c / g->group) + channel + c);
+            d->cores->scatter(t.sums + c * taps * LANES, t.pieces, n_pieces, g->sw, dx + c * plane);
     }
 }
 
+/* Rows of a tile touch so many rows of the output at most. */
+static i64 pieces_bytes(const bnn_conv *g) {
+    i64 n_runs = bnn_min(LANES, LANES / g->wo + 2);
+    return g->kh * g->kw * n_runs * (i64)sizeof(bnn_piece);
+}
+
+static tile take_tile(const bnn_conv *g, bnn_scratch scratch) {
+    i64 row = LANES * sizeof(float);
+    tile t = {.rows = bnn_take(&scratch, TERMS * row),
+              .tables = bnn_take(&scratch, TERMS / 4 * TABLE * row),
+              .sums = bnn_take(&scratch, g->channels * g->kh * g->kw * row),
+              .pieces = bnn_take(&scratch, pieces_bytes(g))};
+    return t;
+}
+
 static i64 share_bytes(const bnn_conv *g) {
-    i64 rows = TERMS * LANES + TERMS / 4 * TABLE * LANES + g->channels * g->kh * g->kw * LANES;
-    return rows * (i64)sizeof(float);
+    i64 row = LANES * sizeof(float);
+    return (TERMS + TERMS / 4 * TABLE + g->channels * g->kh * g->kw) * row +
+           bnn_round_up(pieces_bytes(g), 64);
 }
 
 /* A unit: some channels of some samples, all positions, in order. */
@@ -113,9 +133,7 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
     const gradient *d = context;
     const bnn_conv *g = d->g;
     i64 channels = g->c / g->group, n_blocks = bnn_ceil_div(channels, g->channels);
-    tile t = {.rows = (float *)d->per_thread[thread].next};
-    t.tables = t.rows + TERMS * LANES;
-    t.sums = t.tables + TERMS / 4 * TABLE * LANES;
+    tile t = take_tile(g, d->per_thread[thread]);
     memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
     for (i64 unit = begin; unit < end; unit++) {
         i64 sample = unit / n_blocks * g->samples, channel = unit % n_blocks * g->channels;

@@ -93,17 +93,32 @@ static void fill_narrow(const gradient *d, i64 first_bit, i64 shift, i64 begin, 
     }
 }
 
+/* All rows of a plane whose columns fit a word: one word each, as in fill_line. */
+static void fill_words(const gradient *d, i64 first_bit, i64 col, i64 n_cols, i64 begin, i64 end,
+                       uint8_t *out) {
+    i64 width = d->g->w, low = bnn_clamp(-col, 0, n_cols), high = bnn_clamp(width - col, low, n_cols);
+    uint64_t columns = ones(high) & ~ones(low);
+    if (!columns) col = 0;
+    for (i64 y = begin; y < end; y++, out += d->row_bytes) {
+        uint64_t v = bits_from(d, first_bit + y * width + col) & columns;
+        memcpy(out, &v, 8);
+    }
+}
+
 /* The bits of one channel for one tap column: rows from `top` on, those of each phase together. */
 static void fill_plane(const gradient *d, i64 first_bit, i64 top, i64 col, i64 n_cols,
                        uint8_t *out) {
     const bnn_conv *g = d->g;
     i64 n_rows = d->phase_rows, row = d->row_bytes;
-    if (g->sh == 1 && g->sw == 1 && g->w == n_cols && 8 * row == g->w && row <= 2) {
+    if (g->sh == 1 && g->sw == 1 && n_cols <= 56) {
         i64 begin = bnn_clamp(top, 0, g->h), end = bnn_clamp(top + n_rows, begin, g->h);
-        memset(out, 0, (size_t)((begin - top) * row));
-        fill_narrow(d, first_bit, bnn_clamp(col, -g->w, g->w), begin, end,
-                    out + (begin - top) * row);
-        memset(out + (end - top) * row, 0, (size_t)((top + n_rows - end) * row));
+        uint8_t *inside = out + (begin - top) * row, *below = out + (end - top) * row;
+        memset(out, 0, (size_t)(inside - out));
+        if (g->w == n_cols && 8 * row == g->w && row <= 2)
+            fill_narrow(d, first_bit, bnn_clamp(col, -g->w, g->w), begin, end, inside);
+        else
+            fill_words(d, first_bit, col, n_cols, begin, end, inside);
+        memset(below, 0, (size_t)((top + n_rows - end) * row));
         return;
     }
     for (i64 phase = 0; phase < g->sh; phase++) {
@@ -143,7 +158,7 @@ static void add_outside(const gradient *d, i64 y, i64 x, const float *dy, float 
         for (i64 kx = 0; kx < g->kw; kx++, outside += LANES) {
             i64 at_x = left + kx * g->dw;
             if (at_y < 0 || at_y >= g->h || at_x < 0 || at_x >= g->w)
-                d->cores->scatter(outside, 1, dy, LANES);
+                d->cores->accumulate(outside, dy, LANES);
         }
     }
 }
@@ -190,7 +205,7 @@ static void add_band(const gradient *d, bnn_band b, block k, tile t) {
                 add_positions(d, b, k, s, row, byte, t);
     if (d->padded)
         for (i64 c = 0; c < k.n_channels; c++)
-            d->cores->scatter(t.sums + c * taps * LANES, 1, t.outside, taps * LANES);
+            d->cores->accumulate(t.sums + c * taps * LANES, t.outside, taps * LANES);
     i64 row = g->c / g->group * taps, filter = k.group * (g->m / g->group) + k.filter;
     d->cores->spill(t.sums, k.n_channels * taps, k.n_filters,
                     d->dw + filter * row + k.channel * taps, row, b.sample + b.row + b.col > 0);

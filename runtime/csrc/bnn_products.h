@@ -94,6 +94,11 @@ typedef struct {
 /* Cut lanes begin .. end - 1 of a band of samples x rows x cols at the ends of its rows. */
 i64 bnn_runs(i64 begin, i64 end, i64 rows, i64 cols, bnn_run runs[LANES]);
 
+/* n sums that lie in a row, and where they are added. */
+typedef struct {
+    i64 from, to, n;
+} bnn_piece;
+
 /* The inner loops. All give the same bits. Counts of 64 lanes: 4 strings against a panel (n_steps, 64) of nibbles. */
 typedef struct {
     i64 step; /* lanes of floats in a vector, but 8 at least: what n_lanes is a multiple of */
@@ -112,8 +117,11 @@ typedef struct {
     void (*spill)(const float *sums, i64 n_rows, i64 n_lanes, float *out, i64 pitch, int add);
     /* rows[i * 64 + lane] = d[lane * pitch + i]. */
     void (*turn)(const float *d, i64 pitch, i64 n_rows, i64 n_lanes, float *rows);
-    /* a[i * stride] += b[i]. */
-    void (*scatter)(float *a, i64 stride, const float *b, i64 n);
+    /* a[i] += b[i]. */
+    void (*accumulate)(float *a, const float *b, i64 n);
+    /* out[to + i * stride] += sums[from + i], i < n, piece by piece. */
+    void (*scatter)(const float *sums, const bnn_piece *pieces, i64 n_pieces, i64 stride,
+                    float *out);
 } bnn_cores;
 
 /* Whether `build` may read the caller's rows where they lie: whole vectors, whole groups. */

@@ -150,7 +150,8 @@ def conv_input_grad(inputs: Sequence[Shape], dx: Shape, attributes: Attributes) 
 
 def _conv_input_grad_scratch(g: Convolution) -> tuple[int, list[int]]:
     words = math.ceil(g.group_filters / 32) * _up(g.group_channels * g.taps, 8) * 4
-    return words, [TABLES_BYTES + g.channels * g.taps * LANES * 4]
+    pieces = g.taps * min(LANES, LANES // g.wo + 2) * 24
+    return words, [TABLES_BYTES + g.channels * g.taps * LANES * 4, pieces]
 
 
 def gemm(inputs: Sequence[Shape], y: Shape, attributes: Attributes) -> Dense:
