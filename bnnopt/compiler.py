@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -26,9 +26,20 @@ from bnnopt.autodiff import (
     make_optimizer,
 )
 from bnnopt.errors import BudgetError, UsageError
+from bnnopt.evaluation import adopt_storage
 from bnnopt.frontend import ForwardGraph, load_forward
-from bnnopt.ops import dims
-from bnnopt.passes import LEVELS, PASSES, PassRecord, map_kernels, run_passes, select
+from bnnopt.ops import dims, dtype
+from bnnopt.passes import (
+    LEVELS,
+    Pass,
+    PassRecord,
+    by_loss,
+    in_order,
+    kernel_passes,
+    map_kernels,
+    run_passes,
+    select,
+)
 from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report, size
 from bnnopt.runtime.format import Artifact
@@ -76,7 +87,7 @@ class Optimized:
     evaluation: TrainingStep
     reference: TrainingStep
     about: Artifact
-    weights: dict[str, NDArray[np.float32]]
+    weights: dict[str, NDArray[np.generic]]
 
     def save(self, folder: str | Path) -> None:
         """Write the folder that `TrainingSession` opens.
@@ -115,7 +126,7 @@ def optimize(
     batch_size : int
         Samples a step; needed where the file leaves it open.
     level : str
-        ``O0`` (the reference) or ``O1`` (lossless).
+        ``O0`` (the reference), ``O1`` (lossless) or ``O2`` (Algorithm 2 of Wang et al., lossy).
     loss : str
         ``cross-entropy``, ``mse``, ``squared-hinge``, or ``none`` for a graph that ends in one.
     optimizer : str
@@ -131,7 +142,8 @@ def optimize(
     passes, disable : sequence of str
         Only these passes; all but these.
     budget_bytes : int
-        Take the lowest level whose planned peak fits.
+        Take the least lossy passes whose planned peak fits: none, all lossless ones, then the
+        lossy ones too, one after the other, that with the tightest bound first.
     seed : int
         Of the random operators.
     progress : callable, optional
@@ -144,7 +156,7 @@ def optimize(
     ModelError
         If the file cannot be read, or cannot be trained as it is.
     BudgetError
-        If no level fits.
+        If no set of passes fits.
 
     Examples
     --------
@@ -163,9 +175,10 @@ def optimize(
     say("building the training step")
     reference = build_training_step(forward, training_options, path)
     evaluation = build_evaluation(forward)
-    kernels = _kernels(chosen)
+    kernels = [p.name for p in kernel_passes(chosen.disable)]
     baseline = Footprint.of(make_plan(map_kernels(reference, kernels)))
     level, training, records = _rewrite(reference, chosen, say)
+    adopt_storage(evaluation, training)
     optimized = Footprint.of(make_plan(training))
     report = Report(
         model=path.name,
@@ -183,7 +196,7 @@ def optimize(
         notes=forward.notes,
     )
     about = _about(forward, training, evaluation, report, chosen, optimizer)
-    weights = {n: a for n, a in forward.weights.items() if n in about.weights}
+    weights = {name: forward.weights[name].astype(about.dtypes[name]) for name in about.weights}
     return Optimized(report, training, evaluation, reference, about, weights)
 
 
@@ -246,12 +259,13 @@ def _check(settings: Settings) -> None:
 def _rewrite(
     reference: TrainingStep, settings: Settings, say: Progress
 ) -> tuple[str, TrainingStep, list[PassRecord]]:
-    """The level, the rewritten step and the ledger; with a budget the lowest level that fits."""
+    """The level, the rewritten step and the ledger; with a budget the least lossy that fits."""
     if settings.budget_bytes is None:
-        return settings.level, *_run(reference, settings, settings.level, say)
+        asked = select(settings.level, settings.passes, settings.disable)
+        return settings.level, *_run(reference, settings, asked, say)
     peaks = []
-    for level in (settings.level,) if settings.passes else LEVELS:
-        step, records = _run(reference, settings, level, say)
+    for level, asked in _candidates(settings):
+        step, records = _run(reference, settings, asked, say)
         peaks.append(make_plan(step).peak_bytes)
         if peaks[-1] <= settings.budget_bytes:
             return level, step, records
@@ -262,20 +276,28 @@ def _rewrite(
     )
 
 
-def _kernels(settings: Settings) -> list[str]:
-    """The passes that run at every level: they choose kernels, and all levels share them."""
-    return [p.name for p in PASSES if p.maps_kernels and p.name not in settings.disable]
+def _candidates(settings: Settings) -> Iterator[tuple[str, list[Pass]]]:
+    """Levels and sets of passes, the least lossy first; with `passes` those only."""
+    if settings.passes:
+        yield settings.level, select(settings.level, settings.passes, settings.disable)
+        return
+    tried: list[list[Pass]] = []
+    for level in LEVELS:
+        for chosen in by_loss(select(level, disabled=settings.disable)):
+            if chosen not in tried:
+                tried.append(chosen)
+                yield level, chosen
 
 
 def _run(
-    reference: TrainingStep, settings: Settings, level: str, say: Progress
+    reference: TrainingStep, settings: Settings, asked: Sequence[Pass], say: Progress
 ) -> tuple[TrainingStep, list[PassRecord]]:
-    """The rewritten step, and the ledger of the passes that the level or the user asked for."""
+    """The rewritten step, and the ledger of the passes that were asked for."""
     step = TrainingStep(reference.model.clone())
-    asked = {p.name for p in select(level, settings.passes, settings.disable)}
-    passes = [p for p in PASSES if p.name in asked.union(_kernels(settings))]
+    passes = in_order([*asked, *kernel_passes(settings.disable)])
     records = run_passes(step, passes, lambda name: say(f"pass {name}"))
-    return step, [record for record in records if record.name in asked]
+    names = {p.name for p in asked}
+    return step, [record for record in records if record.name in names]
 
 
 def _about(
@@ -287,8 +309,9 @@ def _about(
     optimizer: Optimizer,
 ) -> Artifact:
     rate = settings.learning_rate
+    kernels = [p.name for p in kernel_passes(settings.disable)]
     persistent = {
-        str(value.name): list(dims(value))
+        str(value.name): value
         for step in (training, evaluation)
         for value in step.graph.inputs
         if role(value) in PERSISTENT
@@ -300,10 +323,11 @@ def _about(
         optimizer=report.optimizer,
         loss=settings.loss,
         learning_rate=optimizer.learning_rate if rate is None else rate,
-        persistent=persistent,
+        persistent={name: list(dims(value)) for name, value in persistent.items()},
+        dtypes={name: str(dtype(value).numpy()) for name, value in persistent.items()},
         weights=[name for name in persistent if name in forward.weights],
         classes=_classes(training, evaluation),
-        passes=list(dict.fromkeys([*(r.name for r in report.passes), *_kernels(settings)])),
+        passes=list(dict.fromkeys([*(r.name for r in report.passes), *kernels])),
     )
 
 

@@ -151,7 +151,7 @@ def _ledger(report: Report) -> RenderableType:
 
 
 def _ledger_row(record: PassRecord) -> Row:
-    numbers = "bit-equal" if record.lossless else "lossy"
+    numbers = "bit-equal" if record.lossless else f"lossy, cos >= {record.min_cosine:g}"
     return Row(
         [
             record.name,

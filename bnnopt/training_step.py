@@ -93,11 +93,10 @@ class TrainingStep:
     def gradients(self) -> dict[str, ir.Value]:
         """Parameter name to the gradient that its optimiser step reads."""
         return {
-            node.inputs[0].name: node.inputs[1]
+            node.metadata_props["parameter"]: node.inputs[1]
             for node in self.graph
             if phase(node) == "update" and "parameter" in node.metadata_props
-            if node.inputs[0] is not None and node.inputs[1] is not None
-            if node.inputs[0].name is not None
+            if node.inputs[1] is not None
         }
 
 
@@ -106,6 +105,11 @@ def mark_update(output: ir.Value, target: ir.Value) -> ir.Value:
     assert target.name is not None
     output.metadata_props["updates"] = target.name
     return output
+
+
+def store_as(value: ir.Value, element: ir.DataType) -> None:
+    """Give a graph input another type. Setting ``value.dtype`` would change its clones as well."""
+    value.type = ir.TensorType(element)
 
 
 def readers(value: ir.Value) -> list[ir.Node]:

@@ -4,7 +4,18 @@ if __name__ != "bnnopt.passes":
     raise ImportError("import this package as bnnopt.passes, not as passes")
 
 from bnnopt.passes.base import Pass, Skip, Trace
-from bnnopt.passes.manager import LEVELS, PASSES, PassRecord, map_kernels, run_passes, select
+from bnnopt.passes.manager import (
+    LEVELS,
+    PASSES,
+    PassRecord,
+    by_loss,
+    in_order,
+    kernel_passes,
+    least_cosine,
+    map_kernels,
+    run_passes,
+    select,
+)
 from bnnopt.passes.verify import BrokenGraph, verify
 
 __all__ = [
@@ -15,6 +26,10 @@ __all__ = [
     "PassRecord",
     "Skip",
     "Trace",
+    "by_loss",
+    "in_order",
+    "kernel_passes",
+    "least_cosine",
     "map_kernels",
     "run_passes",
     "select",

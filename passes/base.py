@@ -43,6 +43,13 @@ class Pass(ABC):
         The lowest ``-O`` level that includes it.
     lossless : bool
         Whether loss, gradients and updates stay bit-equal on the same kernels.
+    min_cosine : float
+        The bound of a lossy pass: the least cosine between the gradient of a parameter with the
+        pass and without it, from the same weights on the same batch. 1 where gradients stay as they
+        are (up to rounding) and only the update differs.
+    changes_storage : bool
+        Whether weights and optimiser state may be stored in another type, and state dropped or
+        added.
     maps_kernels : bool
         Whether it chooses kernels that round in their own way: then the reference is mapped to the
         same kernels before it is compared.
@@ -51,6 +58,8 @@ class Pass(ABC):
     name: ClassVar[str]
     level: ClassVar[int] = 1
     lossless: ClassVar[bool] = True
+    min_cosine: ClassVar[float] = 1.0
+    changes_storage: ClassVar[bool] = False
     maps_kernels: ClassVar[bool] = False
 
     @abstractmethod
@@ -61,3 +70,8 @@ class Pass(ABC):
     def summary(self) -> str:
         """The first line of the docstring."""
         return (type(self).__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def numbers(self) -> str:
+        """What it does to the numbers, in a few words."""
+        return "bit-equal" if self.lossless else f"lossy, cos >= {self.min_cosine:g}"

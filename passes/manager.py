@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ PASSES: tuple[Pass, ...] = (
     InPlace(),
     Schedule(),
 )
-LEVELS = ("O0", "O1")
+LEVELS = ("O0", "O1", "O2")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class PassRecord:
 
     name: str
     lossless: bool
+    min_cosine: float
     rewrites: int
     peak_bytes: int
     saved_bytes: int
@@ -92,10 +94,11 @@ def run_passes(
     for position, candidate in enumerate(passes, 1):
         report(candidate.name)
         trace = Trace()
-        expected = interface(step)
+        storage = not candidate.changes_storage
+        expected = interface(step, storage)
         rewrites = candidate.run(step, trace)
         try:
-            verify(step, expected)
+            verify(step, expected, storage)
         except BrokenGraph as error:
             place = f"pass {candidate.name!r} ({position} of {len(passes)}) broke the graph"
             raise BrokenGraph(f"{place}: {error}") from None
@@ -104,6 +107,7 @@ def run_passes(
             PassRecord(
                 name=candidate.name,
                 lossless=candidate.lossless,
+                min_cosine=candidate.min_cosine,
                 rewrites=rewrites,
                 peak_bytes=plan.peak_bytes,
                 saved_bytes=plan.saved_bytes,
@@ -112,6 +116,44 @@ def run_passes(
         )
     _declare_functions(step)
     return records
+
+
+def in_order(passes: Collection[Pass]) -> list[Pass]:
+    """The passes in the order in which they run, each once."""
+    return [p for p in PASSES if p in passes]
+
+
+def by_loss(passes: Sequence[Pass]) -> list[list[Pass]]:
+    """Sets of passes, each lossier than the one before: the lossless ones, then all.
+
+    The lossy ones join in the order of their bounds, the mildest first.
+    """
+    mildest_first = sorted((p for p in passes if not p.lossless), key=lambda p: -p.min_cosine)
+    sets = [
+        {p for p in passes if p.lossless}.union(mildest_first[:n])
+        for n in range(len(mildest_first) + 1)
+    ]
+    return [in_order(chosen) for chosen in sets]
+
+
+def kernel_passes(disabled: Collection[str] = ()) -> list[Pass]:
+    """The passes that run at every level: they choose kernels, and all levels share them."""
+    return [p for p in PASSES if p.maps_kernels and p.name not in disabled]
+
+
+def least_cosine(names: Collection[str]) -> float | None:
+    """The bound of passes that ran: the least cosine of a gradient with them and without them.
+
+    Each pass may turn a gradient by the angle of its own bound, and angles add up. None where all
+    passes are lossless: bits are to be equal then. Of a pass that is not known nothing is promised.
+    """
+    known = {p.name: p for p in PASSES}
+    if all(name in known and known[name].lossless for name in names):
+        return None
+    if not known.keys() >= set(names):
+        return -1.0
+    angle = sum(math.acos(known[name].min_cosine) for name in names)
+    return math.cos(min(angle, math.pi))
 
 
 def map_kernels(reference: TrainingStep, names: Collection[str]) -> TrainingStep:

@@ -30,6 +30,7 @@ def replace_node(step: TrainingStep, node: ir.Node, emit: Emitter) -> None:
     step.graph.insert_before(node, emit.nodes)
     for old, replacement in zip(node.outputs, new.outputs, strict=True):
         old.replace_all_uses_with(replacement, replace_graph_outputs=True)
+        replacement.metadata_props.update(old.metadata_props)
     new.metadata_props.update(node.metadata_props)
     step.graph.remove(node, safe=True)
     new.name = node.name

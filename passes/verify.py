@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from bnnopt.ops import InferenceError, dims, infer_types
 from bnnopt.plan import dependencies
-from bnnopt.training_step import PHASES, TrainingStep, role
+from bnnopt.training_step import PERSISTENT, PHASES, Role, TrainingStep, role
 
 Interface = dict[str, tuple[object, ...]]
 
@@ -15,17 +15,24 @@ class BrokenGraph(Exception):
     """The graph is not a valid training step; the message says where."""
 
 
-def interface(step: TrainingStep) -> Interface:
-    """What the runtime relies on: the inputs by name, the outputs by what they update."""
+def interface(step: TrainingStep, storage: bool = True) -> Interface:
+    """What the runtime relies on: the inputs by name, the outputs by what they update.
+
+    Without `storage` it leaves out how weights are stored, and which state there is.
+    """
     found: Interface = {"the loss": (step.loss.dtype, dims(step.loss))}
     for value in step.graph.inputs:
-        found[f"input {value.name!r}"] = (role(value), value.dtype, dims(value))
-    for target, output in step.updates():
-        found[f"the output that updates {target.name!r}"] = (output.dtype, dims(output))
+        if storage or role(value) not in PERSISTENT:
+            found[f"input {value.name!r}"] = (role(value), value.dtype, dims(value))
+        elif role(value) is not Role.STATE:
+            found[f"input {value.name!r}"] = (role(value), dims(value))
+    for target, _ in step.updates():
+        if storage or role(target) is not Role.STATE:
+            found[f"the output that updates {target.name!r}"] = ()
     return found
 
 
-def verify(step: TrainingStep, expected: Interface | None = None) -> None:
+def verify(step: TrainingStep, expected: Interface | None = None, storage: bool = True) -> None:
     """Check order, types, names, phases and updates of a training step.
 
     Parameters
@@ -34,6 +41,8 @@ def verify(step: TrainingStep, expected: Interface | None = None) -> None:
         The graph as it is now.
     expected : Interface, optional
         Its `interface` before the pass, which must not have changed.
+    storage : bool
+        As that of `interface` when `expected` was made.
 
     Raises
     ------
@@ -51,7 +60,7 @@ def verify(step: TrainingStep, expected: Interface | None = None) -> None:
         if role(value) is None:
             raise BrokenGraph(f"input {value.name!r} has no role")
     if expected is not None:
-        _check_interface(interface(step), expected)
+        _check_interface(interface(step, storage), expected)
 
 
 def _check_interface(found: Interface, expected: Interface) -> None:
@@ -72,11 +81,16 @@ def _check_names(step: TrainingStep) -> None:
 
 
 def _check_targets(step: TrainingStep) -> None:
-    inputs = {value.name for value in step.graph.inputs}
+    inputs = {value.name: value for value in step.graph.inputs}
     for output in step.graph.outputs:
         target = output.metadata_props.get("updates")
-        if target is not None and target not in inputs:
+        if target is None:
+            continue
+        if target not in inputs:
             raise BrokenGraph(f"output {output.name!r} updates {target!r}, which is no input")
+        found, expected = ((v.dtype, dims(v)) for v in (output, inputs[target]))
+        if found != expected:
+            raise BrokenGraph(f"the output that updates {target!r} is {found}, expected {expected}")
 
 
 def _check_order(step: TrainingStep) -> None:

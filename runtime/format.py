@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 ARTIFACT_FILE = "artifact.json"
 WEIGHTS_FILE = "weights.safetensors"
 CONSTANTS_FILE = "constants.safetensors"
@@ -144,7 +144,9 @@ class Artifact:
     learning_rate : float
         The default of a step.
     persistent : mapping of str to list of int
-        Shapes of the float32 buffers that outlive a step: weights, statistics, optimiser state.
+        Shapes of the buffers that outlive a step: weights, statistics, optimiser state.
+    dtypes : mapping of str to str
+        Numpy's names of their types: float32, unless a lossy pass stores them in less.
     weights : sequence of str
         Those of them that the model file has, under its own names.
     classes : int
@@ -162,6 +164,7 @@ class Artifact:
     loss: str
     learning_rate: float
     persistent: Mapping[str, Sequence[int]]
+    dtypes: Mapping[str, str]
     weights: Sequence[str]
     classes: int
     passes: Sequence[str]

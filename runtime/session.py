@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.generic]
 BACKENDS = ("native", "onnxruntime")
-_OTHER = "the checkpoint is of another model or optimiser"
+_OTHER = "the checkpoint is of another model, optimiser or level"
 
 
 class TrainingSession:
@@ -165,8 +165,8 @@ class TrainingSession:
         return float(np.mean(np.argmax(predictions, axis=1) == labels))
 
     def parameters(self) -> dict[str, Array]:
-        """Copies of weights and running statistics, under the model file's own names."""
-        return {name: self._persistent[name].copy() for name in self._artifact.weights}
+        """Weights and running statistics in float32, under the model file's own names."""
+        return {name: self._persistent[name].astype(np.float32) for name in self._artifact.weights}
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint: weights, statistics, optimiser state and the number of steps.
@@ -250,7 +250,7 @@ def _initial_buffers(folder: Path, artifact: Artifact) -> dict[str, Array]:
     check_files(folder, artifact, [WEIGHTS_FILE])
     weights, _ = read_tensors(folder / WEIGHTS_FILE)
     return {
-        name: np.array(weights[name]) if name in weights else np.zeros(shape, np.float32)
+        name: np.array(weights[name]) if name in weights else np.zeros(shape, artifact.dtypes[name])
         for name, shape in artifact.persistent.items()
     }
 

@@ -44,7 +44,7 @@ class Contents:
     training, evaluation, reference : TrainingStep
         The rewritten step, the evaluation graph, and the step before any rewrite.
     weights : mapping of str to ndarray
-        Initial values under the model file's names.
+        Initial values under the model file's names, as the step stores them.
     report : str
         The report as JSON.
     """
@@ -53,7 +53,7 @@ class Contents:
     training: TrainingStep
     evaluation: TrainingStep
     reference: TrainingStep
-    weights: Mapping[str, NDArray[np.float32]]
+    weights: Mapping[str, NDArray[np.generic]]
     report: str
 
 

@@ -21,6 +21,7 @@ _MAY_OVERWRITE = frozenset(
     | {"Binarize", "Ternarize", "Dropout", "ClipGrad", "ReluGrad", "ApproxSignGrad"}
     | {"SwishSignGrad", "MaskedGrad", "SoftmaxCrossEntropyGrad"}
     | {"BatchNormalizationTraining", "BatchNormalizationGrad"}
+    | {"SgdStep", "MomentumStep", "AdamStep"}
 )
 
 

@@ -15,6 +15,7 @@ from bnnopt.artifact.write import check_folder, owned_files
 from bnnopt.compiler import Optimized
 from bnnopt.errors import ArtifactError
 from bnnopt.runtime.artifact import read_tensors
+from bnnopt.runtime.format import FORMAT
 from tests.graphs import write as write_model
 from tests.passes.networks import DENSE, DENSE_WEIGHTS
 
@@ -43,7 +44,7 @@ def test_what_is_in_it(optimized: Optimized, tmp_path: Path) -> None:
     assert set(content(folder)) == owned_files()
     assert [p.name for p in folder.parent.iterdir()] == ["out"]  # no temporary is left
     about = json.loads((folder / "artifact.json").read_text())
-    assert about["format"] == 1
+    assert about["format"] == FORMAT
     assert set(about["files"]) == owned_files() - {"artifact.json"}
     weights, _ = read_tensors(folder / "weights.safetensors")
     assert set(weights) == set(about["weights"])

@@ -35,6 +35,7 @@ REPORT = {
         {
             "name": str,
             "lossless": bool,
+            "min_cosine": float,
             "rewrites": int,
             "peak_bytes": int,
             "saved_bytes": int,

@@ -10,13 +10,13 @@ import onnx
 import pytest
 
 import bnnopt as package
-from bnnopt.passes import PASSES
+from bnnopt.passes import select
 from tests.cli.conftest import Mistake
 from tests.cli.helpers import FILES, MODELS, Cli, read_report, save_model
 
 MLP = MODELS / "mlp.onnx"
 RELU = MODELS / "relu-mini.onnx"
-NAMES = [entry.name for entry in PASSES]
+NAMES = [entry.name for entry in select("O1")]
 
 
 @pytest.fixture

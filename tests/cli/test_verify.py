@@ -21,7 +21,9 @@ BACKENDS = ("native", "onnxruntime")
 def read_verification(text: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(text)
     parameters = {key: {"max_abs": float, "cosine": float} for key in found["parameters"]}
-    assert_contract(found, {"parameters": parameters, "bit_equal": bool})
+    bound = type(found["min_cosine"])
+    assert bound in (float, type(None))
+    assert_contract(found, {"parameters": parameters, "bit_equal": bool, "min_cosine": bound})
     return found
 
 
@@ -104,20 +106,28 @@ def test_a_tampered_folder_on_the_terminal(bnnopt: Cli, folder: Path) -> None:
     assert_defect(found)
 
 
-def test_after_a_lossy_pass_a_difference_is_no_defect(
+def test_after_a_lossy_pass_a_difference_within_its_bound_is_no_defect(
     bnnopt: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tamper(folder, "attribute")
     monkeypatch.setattr("bnnopt.passes.sign_pack.SignPack.lossless", False)
+    monkeypatch.setattr("bnnopt.passes.sign_pack.SignPack.min_cosine", 0.1)
     found = bnnopt("verify", folder)
     assert (found.exit_code, found.stderr) == (0, "")
-    assert "bit-equal: no (lossy passes ran)" in found.stdout
+    assert "bit-equal: no (lossy passes ran, which allow a cosine of 0.1000)" in found.stdout
+    monkeypatch.setattr("bnnopt.passes.sign_pack.SignPack.min_cosine", 0.9999)
+    found = bnnopt("verify", folder)
+    assert found.exit_code == 1
+    assert "expected at least 0.9999; optimize again" in found.stderr
 
 
-def test_only_lossless_folders_are_defects() -> None:
-    assert Verification({}, bit_equal=False, lossless=True).is_defect
-    assert not Verification({}, bit_equal=True, lossless=True).is_defect
-    assert not Verification({}, bit_equal=False, lossless=False).is_defect
+def test_defects() -> None:
+    assert Verification({}, bit_equal=False).defect
+    assert not Verification({}, bit_equal=True).defect
+    assert not Verification({}, bit_equal=False, min_cosine=1).defect
+    turned = {"w": Difference(0.1, 0.8), "b": Difference(0.1, -1, negligible=True)}
+    assert not Verification(turned, bit_equal=False, min_cosine=0.8).defect
+    assert "'w' has cosine 0.8000" in Verification(turned, False, min_cosine=0.81).defect
 
 
 def test_other_batches_give_other_numbers(bnnopt: Cli, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,19 +18,27 @@ from bnnopt.training_step import TrainingStep
 from tests.graphs import fingerprint, node
 from tests.passes.networks import small
 
-NAMES = [p.name for p in PASSES]
+LOSSLESS = select("O1")
+NAMES = [p.name for p in LOSSLESS]
 
 
-def names(passes: list[Pass]) -> list[str]:
+def names(passes: Sequence[Pass]) -> list[str]:
     return [p.name for p in passes]
 
 
 def test_levels() -> None:
-    assert LEVELS == ("O0", "O1")
+    assert LEVELS == ("O0", "O1", "O2")
     assert select("O0") == []
-    assert names(select("O1")) == NAMES
-    assert len(set(NAMES)) == len(NAMES)
     assert all(p.lossless for p in select("O1"))
+    assert {p.name for p in select("O1")} <= {p.name for p in select("O2")}
+    assert names(select(LEVELS[-1])) == names(PASSES)
+    assert len(set(names(PASSES))) == len(PASSES)
+
+
+def test_a_lossy_pass_states_its_bound() -> None:
+    for p in PASSES:
+        assert (p.min_cosine == 1) if p.lossless else (0 < p.min_cosine <= 1), p.name
+        assert (p.level == 1) is p.lossless, p.name
 
 
 def test_named_passes_run_in_their_own_order() -> None:
@@ -62,7 +71,7 @@ def test_unknown_names_are_one_line(arguments: tuple[str, ...], parts: list[str]
 def test_the_ledger_has_a_line_a_pass() -> None:
     step = small("binary").step()
     told: list[str] = []
-    records = run_passes(step, PASSES, told.append)
+    records = run_passes(step, LOSSLESS, told.append)
     assert [record.name for record in records] == told == NAMES
     assert all(record.lossless for record in records)
     last = records[-1]

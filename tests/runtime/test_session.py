@@ -20,7 +20,7 @@ from bnnopt import TrainingSession
 from bnnopt.errors import ArtifactError, BnnoptError, UsageError
 from bnnopt.models import build, names
 from bnnopt.runtime import BACKENDS, artifact
-from bnnopt.runtime.format import Program
+from bnnopt.runtime.format import FORMAT, Program
 from tests.graphs import write
 from tests.passes.networks import BINARY, BINARY_WEIGHTS, DENSE, DENSE_WEIGHTS, small
 
@@ -485,8 +485,8 @@ def test_no_folder_of_ours(tmp_path: Path) -> None:
 def test_another_format(folders: Callable[..., Path], tmp_path: Path) -> None:
     shutil.copytree(folders(BINARY), tmp_path / "out")
     file = tmp_path / "out" / "artifact.json"
-    file.write_text(file.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(ArtifactError, match="format 99, expected 1; optimize again"):
+    file.write_text(file.read_text().replace(f'"format": {FORMAT}', '"format": 99'))
+    with pytest.raises(ArtifactError, match=f"format 99, expected {FORMAT}; optimize"):
         TrainingSession(tmp_path / "out")
 
 
