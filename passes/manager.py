@@ -10,6 +10,7 @@ from bnnopt.errors import UsageError
 from bnnopt.ops import functions_for
 from bnnopt.passes.base import Pass, Skip, Trace
 from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
+from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
 from bnnopt.passes.immediate_update import ImmediateUpdate
 from bnnopt.passes.in_place import InPlace
 from bnnopt.passes.mask_pack import MaskPack
@@ -23,9 +24,11 @@ from bnnopt.passes.verify import BrokenGraph, interface, verify
 from bnnopt.plan import make_plan
 from bnnopt.training_step import TrainingStep
 
-# The order in which passes run, whatever the order in which they are named. Codecs first, those
-# that free more before those that free less; then what depends on the order of the nodes.
+# The order in which passes run, whatever the order in which they are named. First what changes
+# the numbers; then the codecs, those that free more before those that free less; at last what
+# depends on the order of the nodes.
 PASSES: tuple[Pass, ...] = (
+    BinaryWeightGradients(),
     RedirectConsumers(),
     SignPack(),
     RecomputeBinaryProducts(),

@@ -1,8 +1,13 @@
-"""Optimiser steps. Every output takes over the buffer of the input that it replaces."""
+"""Optimiser steps. Every output takes over the buffer of the input that it replaces.
+
+Four rules are written down; the forms that read sign bits of the gradient follow from them.
+"""
 
 from __future__ import annotations
 
-from bnnopt.ops.operator import Operator, like
+import onnx_ir as ir
+
+from bnnopt.ops.operator import MIN_OPSET, Operator, TypedDims, dims, like
 
 SGD_STEP = Operator(
     summary="""next_w = w - lr dw: stochastic gradient descent.
@@ -87,4 +92,99 @@ ADAM_STEP = Operator(
     in_place={0: 0, 1: 2, 2: 3},
 )
 
-OPERATORS = (SGD_STEP, MOMENTUM_STEP, ADAM_STEP)
+FIRST_MOMENT_STEP = Operator(
+    summary="""Adam for gradients of one magnitude: next_m = b1 m + (1 - b1) dw;
+    next_w = w - lr (next_m / (1 - b1^step)) / (root + epsilon).
+
+    w, dw, m: the same shape, float. lr: scalar. step: int64 scalar, 1 at the first step. `root` is
+    that magnitude: where |dw| has always been `root`, Adam's second moment without its bias is
+    root^2, whatever b2. Source: arXiv:1412.6980, algorithm 1, with dw^2 = root^2.
+    """,
+    signature="FirstMomentStep <beta1, root, epsilon> (w, dw, m, lr, step) => (next_w, next_m)",
+    body="""
+        beta1_value = Constant <value_float: float = @beta1> ()
+        root_value = Constant <value_float: float = @root> ()
+        epsilon_value = Constant <value_float: float = @epsilon> ()
+        one = Constant <value_float = 1.0> ()
+        beta1_like = CastLike (beta1_value, w)
+        one_like = CastLike (one, w)
+        rest1 = Sub (one_like, beta1_like)
+        kept = Mul (m, beta1_like)
+        new = Mul (dw, rest1)
+        next_m = Add (kept, new)
+        step64 = Cast <to = 11> (step)
+        beta1_64 = Cast <to = 11> (beta1_value)
+        one_64 = Cast <to = 11> (one)
+        beta1_power = Pow (beta1_64, step64)
+        rest1_power = Sub (one_64, beta1_power)
+        correction1 = CastLike (rest1_power, w)
+        rate = Div (lr, correction1)
+        bottom = Add (root_value, epsilon_value)
+        bottom_like = CastLike (bottom, w)
+        factor = Div (rate, bottom_like)
+        change = Mul (next_m, factor)
+        next_w = Sub (w, change)
+    """,
+    type_rule=like(0, 2),
+    in_place={0: 0, 1: 2},
+)
+
+
+def _wide(node: ir.Node) -> list[TypedDims]:
+    return [(ir.DataType.FLOAT, dims(node.inputs[1]))]
+
+
+SIGN_GRAD = Operator(
+    summary="""dw = +scale where the bit is set, else -scale; 0 where |w| > limit.
+
+    packed: (M, ceil(K / 8)) uint8, the signs of a gradient of a binarised weight as BinarizePack
+    lays them out. w: (M, *shape) float32 or float16, the weight before its sign; K = product of
+    `shape`. dw: (M, *shape) float32. `scale` is 1 / sqrt(fan-in), `limit` where the weight's
+    straight-through estimator ends. Source: Wang et al., arXiv:2102.04270, algorithm 2, line 18.
+    """,
+    signature="SignGrad <shape, scale, limit> (packed, w) => (dw)",
+    body="""
+        positive = bnnopt.UnpackBits <shape: ints = @shape> (packed)
+        plus = Constant <value_float: float = @scale> ()
+        minus = Neg (plus)
+        signed = Where (positive, plus, minus)
+        limit_value = Constant <value_float: float = @limit> ()
+        wide = Cast <to = 1> (w)
+        magnitude = Abs (wide)
+        inside = LessOrEqual (magnitude, limit_value)
+        factor = Cast <to = 1> (inside)
+        dw = Mul (signed, factor)
+    """,
+    type_rule=_wide,
+)
+
+
+def _of_signs(base: Operator) -> Operator:
+    """The operator that reads `packed` signs where `base` reads dw."""
+    function = base.function(MIN_OPSET)
+    own = ", ".join(["shape", "scale", "limit", *function.attribute])
+    passed = ", ".join(f"{name}: float = @{name}" for name in function.attribute)
+    read = ", ".join("packed" if name == "dw" else name for name in function.input)
+    outputs = ", ".join(function.output)
+    return Operator(
+        summary=f"""{base.name} of dw = SignGrad(packed, w), which is nowhere written down.
+
+        w: (M, *shape); packed: (M, ceil(K / 8)) uint8; all else as in {base.name}, the attributes
+        `shape`, `scale` and `limit` as in SignGrad.
+        """,
+        signature=f"Sign{base.name} <{own}> ({read}) => ({outputs})",
+        body=f"""
+            dw = bnnopt.SignGrad <
+                shape: ints = @shape, scale: float = @scale, limit: float = @limit
+            > (packed, w)
+            {outputs} = bnnopt.{base.name} {f"<{passed}>" if passed else ""} (
+                {", ".join(function.input)}
+            )
+        """,
+        type_rule=base.type_rule,
+        in_place=base.in_place,
+    )
+
+
+RULES = (SGD_STEP, MOMENTUM_STEP, ADAM_STEP, FIRST_MOMENT_STEP)
+OPERATORS = (*RULES, SIGN_GRAD, *(_of_signs(rule) for rule in RULES))

@@ -26,9 +26,9 @@ OPERATORS: dict[str, Operator] = {
         dropout,
         loss,
         normalization,
-        optimizers,
         packing,
-        binary_products,  # a body's callees come before it: onnx's reference evaluator needs that
+        optimizers,  # a body's callees come before it: onnx's reference evaluator needs that
+        binary_products,
     )
     for operator in module.OPERATORS
 }

@@ -1,4 +1,4 @@
-"""The compiled memory-bound kernels: activations, sums, optimiser steps, and the table of them all.
+"""The compiled memory-bound kernels: activations, sums, and the table of them all.
 
 None needs scratch memory.
 """
@@ -6,8 +6,6 @@ None needs scratch memory.
 from __future__ import annotations
 
 import math
-
-import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import (
@@ -21,6 +19,7 @@ from bnnopt.runtime.kernels.compiled import (
     optional,
     scalar,
 )
+from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS
 from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
 from bnnopt.runtime.kernels.compiled_planes import COMPILED_PLANES
 
@@ -122,69 +121,17 @@ def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
     return True
 
 
-def sgd_step(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`optimizers.sgd_step`; next_w may be w."""
-    w, dw, lr = inputs
-    (next_w,) = outputs
-    if not _same_size(w, dw, next_w) or not _is_scalar(lr):
-        return False
-    assert next_w is not None
-    assert lr is not None
-    call("bnn_sgd_step_f32", w, dw, next_w, next_w.size, scalar(lr))
-    return True
-
-
-def momentum_step(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`optimizers.momentum_step`; next_w may be w, next_m may be m."""
-    w, dw, m, lr = inputs
-    next_w, next_m = outputs
-    if not _same_size(w, dw, m, next_w, next_m) or not _is_scalar(lr):
-        return False
-    assert next_w is not None
-    assert lr is not None
-    rates = scalar(lr), number(attributes, "momentum")
-    call("bnn_momentum_step_f32", w, dw, m, next_w, next_m, next_w.size, *rates)
-    return True
-
-
-@np.errstate(all="ignore")
-def adam_step(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`optimizers.adam_step`; each output may be the input that it replaces."""
-    *tensors, lr, step = inputs
-    if not _same_size(*tensors, *outputs) or not _is_scalar(lr) or step is None or step.size != 1:
-        return False
-    assert outputs[0] is not None
-    assert lr is not None
-    beta1, beta2 = number(attributes, "beta1"), number(attributes, "beta2")
-    count = int(step.reshape(-1)[0])
-    rate = lr.reshape(-1)[0] / np.float32(1 - beta1**count)
-    rates = float(rate), 1 - beta2**count, beta1, 1 - beta1, beta2, 1 - beta2
-    epsilon = number(attributes, "epsilon")
-    call("bnn_adam_step_f32", *tensors, *outputs, outputs[0].size, *rates, epsilon)
-    return True
-
-
-def _same_size(*arrays: Array | None) -> bool:
-    return covered(*arrays) and len({a.size for a in arrays if a is not None}) == 1
-
-
-def _is_scalar(lr: Array | None) -> bool:
-    return lr is not None and covered(lr) and lr.size == 1
-
-
 COMPILED_ELEMENTWISE: dict[str, CompiledKernel] = {
-    "AdamStep": adam_step,
     "Add": add,
     "Binarize": binarize,
     "Cast": cast,
     "Clip": clip,
     "ClipGrad": clip_grad,
-    "MomentumStep": momentum_step,
     "Mul": mul,
     "Relu": relu,
     "ReluGrad": relu_grad,
-    "SgdStep": sgd_step,
     "Sub": sub,
+    **COMPILED_OPTIMIZERS,
     **COMPILED_PACKING,
     **COMPILED_PLANES,
 }

@@ -308,17 +308,44 @@ def optimizer_cases() -> list[Case]:
         ("matrix", (4, 3), 10),
         ("filters", (4, 3, 3, 3), 100_000),
     ]:
-        w, dw, m = normal(*shape), normal(*shape), normal(*shape)
-        v, lr = np.asarray(normal(*shape) ** 2), scalar(0.01)
-        betas = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
-        table += [
-            case("SgdStep", note, w, dw, lr),
-            case("MomentumStep", note, w, dw, m, lr, momentum=0.9),
-            case("AdamStep", note, w, dw, m, v, lr, np.array(step), **betas),
-        ]
+        w, dw = normal(*shape), normal(*shape)
+        table += optimizer_rules("", note, shape, step, [w, dw], {})
+        if shape:
+            signs: dict[str, Attribute] = {"shape": list(shape[1:]), "scale": 0.3, "limit": 1.0}
+            packed = random_bits(shape[0], list(shape[1:]))
+            table.append(case("SignGrad", note, packed, w, **signs))
+            table += optimizer_rules("Sign", note, shape, step, [w, packed], signs)
+    bounds = np.array([[1.0, -1.0, 1.0000001, 0.0, np.inf]], np.float32)
+    limited = case("SignGrad", "limits", np.array([[3]], np.uint8), bounds, shape=[5], **SIGNS)
+    endless = {"shape": [5], "scale": 0.1, "limit": float(np.finfo(np.float32).max)}
     zeros = np.zeros(3, np.float32)
     first = (normal(3), zeros, zeros, zeros, scalar(0.1), np.array(1))
-    return [*table, case("AdamStep", "no-gradient", *first, beta1=0.5, beta2=0.9, epsilon=1e-3)]
+    return [
+        *table,
+        limited,
+        case("SignGrad", "no-limit", np.array([[3]], np.uint8), 1e9 * normal(1, 5), **endless),
+        case("AdamStep", "no-gradient", *first, beta1=0.5, beta2=0.9, epsilon=1e-3),
+    ]
+
+
+SIGNS: dict[str, Attribute] = {"scale": 0.5, "limit": 1.0}
+
+
+def optimizer_rules(
+    prefix: str, note: str, shape: tuple[int, ...], step: int, read: list[Array],
+    more: dict[str, Attribute],
+) -> list[Case]:  # fmt: skip
+    """A case of each rule, reading `read` first and with `more` attributes."""
+    m, lr, count = normal(*shape), scalar(0.01), np.array(step)
+    v = np.asarray(normal(*shape) ** 2)
+    first = {"beta1": 0.9, "root": 0.3, "epsilon": 1e-8}
+    adam = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+    return [
+        case(f"{prefix}SgdStep", note, *read, lr, **more),
+        case(f"{prefix}MomentumStep", note, *read, m, lr, momentum=0.9, **more),
+        case(f"{prefix}AdamStep", note, *read, m, v, lr, count, **adam, **more),
+        case(f"{prefix}FirstMomentStep", note, *read, m, lr, count, **first, **more),
+    ]
 
 
 CASES = [

@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 # Pass: the network, and the passes that ran before it.
 SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "binary-weight-gradients": ("dense", ()),
     "redirect-consumers": ("dense", ()),
     "sign-pack": ("dense", ("redirect-consumers",)),
     "recompute-binary-products": ("dense", ("redirect-consumers", "sign-pack")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import CompiledKernel
 from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
+from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.kernels.windows import Window, make_window
 from bnnopt.runtime.library import library
@@ -219,15 +221,26 @@ def masked_grad(s: Source) -> Call:
 
 
 def optimizer(operator: str, s: Source) -> Call:
-    w, dw, m, v = (s.floats(*s.shape) for _ in range(4))
-    lr = scalar(s.number(0.1, 0.003))
-    if operator == "SgdStep":
-        return Call(operator, [w, dw, lr], {}, {0: 0})
-    if operator == "MomentumStep":
-        return Call(operator, [w, dw, m, lr], {"momentum": s.number(0.9, 0.5)}, {0: 0, 1: 2})
-    attributes = {"beta1": s.number(0.9, 0.5), "beta2": s.number(0.999), "epsilon": s.number(1e-8)}
-    step = np.array(s.integer(1, 10_000))
-    return Call(operator, [w, dw, m, np.abs(v), lr, step], attributes, {0: 0, 1: 2, 2: 3})
+    shape = s.shape
+    w, dw, m, v = (s.floats(*shape) for _ in range(4))
+    lr, step = scalar(s.number(0.1, 0.003)), np.array(s.integer(1, 10_000))
+    attributes: dict[str, Attribute] = {}
+    gradient, rule = dw, operator.removeprefix("Sign")
+    if rule != operator:
+        gradient = s.bits(shape)
+        attributes = {"shape": list(shape[1:]), "scale": s.number(0.1, 1), "limit": s.number(1, 2)}
+    if rule == "SgdStep":
+        return Call(operator, [w, gradient, lr], attributes, {0: 0})
+    if rule == "MomentumStep":
+        attributes["momentum"] = s.number(0.9, 0.5)
+        return Call(operator, [w, gradient, m, lr], attributes, {0: 0, 1: 2})
+    attributes |= {"beta1": s.number(0.9, 0.5), "epsilon": s.number(1e-8)}
+    if rule == "FirstMomentStep":
+        attributes["root"] = s.number(0.1, 0.03)
+        return Call(operator, [w, gradient, m, lr, step], attributes, {0: 0, 1: 2})
+    attributes["beta2"] = s.number(0.999)
+    states: list[Array | None] = [m, np.abs(v), lr, step]
+    return Call(operator, [w, gradient, *states], attributes, {0: 0, 1: 2, 2: 3})
 
 
 def images(s: Source) -> tuple[int, int, int, int]:
@@ -346,7 +359,6 @@ def binarize_attributes(s: Source) -> dict[str, Attribute]:
 
 
 CALLS: dict[str, Callable[[Source], Call]] = {
-    "AdamStep": lambda s: optimizer("AdamStep", s),
     "Add": lambda s: arithmetic("Add", s),
     "AveragePool": lambda s: pooling("AveragePool", s),
     "BatchNormalizationGrad": lambda s: batch_normalization("BatchNormalizationGrad", s),
@@ -360,7 +372,6 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "MaskedGrad": masked_grad,
     "MaxPool": lambda s: pooling("MaxPool", s),
     "MaxPoolGrad": max_pool_grad,
-    "MomentumStep": lambda s: optimizer("MomentumStep", s),
     "Mul": lambda s: arithmetic("Mul", s),
     "PackBits": lambda s: Call("PackBits", [s.rng.random(s.shape) < 0.5]),
     "PoolIndexPack": lambda s: pool_index("PoolIndexPack", s),
@@ -370,12 +381,12 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     ),
     "Relu": lambda s: unary("Relu", s),
     "ReluGrad": lambda s: binary("ReluGrad", s),
-    "SgdStep": lambda s: optimizer("SgdStep", s),
     "SignPack": lambda s: Call("SignPack", [s.floats(*s.shape)]),
     "SignUnpack": lambda s: unpack("SignUnpack", s),
     "Sub": lambda s: arithmetic("Sub", s),
     "Transpose": transpose,
     "UnpackBits": lambda s: unpack("UnpackBits", s),
+    **{name: functools.partial(optimizer, name) for name in COMPILED_OPTIMIZERS},
 }
 
 small_shapes = st.one_of(
