@@ -132,6 +132,15 @@ _MODEL_OPTIONS = (
         help="Do not train the parameters that match, as in a shell; may be repeated.",
     ),
     click.option(
+        "--train",
+        multiple=True,
+        metavar="PATTERN",
+        help="Train only the parameters that match, such as '*.bias'; may be repeated.",
+    ),
+    click.option(
+        "--last", type=int, metavar="K", help="Train only the last K convolutions or dense layers."
+    ),
+    click.option(
         "--ste",
         multiple=True,
         metavar="[PATTERN=]NAME",

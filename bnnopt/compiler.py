@@ -20,6 +20,7 @@ from bnnopt.autodiff import (
     LOSSES,
     OPTIMIZERS,
     Optimizer,
+    Selection,
     TrainingOptions,
     build_evaluation,
     build_training_step,
@@ -62,6 +63,8 @@ class Settings:
     momentum: float = 0.9
     learning_rate: float | None = None
     freeze: Sequence[str] = ()
+    train: Sequence[str] = ()
+    last: int | None = None
     ste: Sequence[str] = ()
     sign_zero: str = "+1"
     passes: Sequence[str] = ()
@@ -135,6 +138,10 @@ def optimize(
         The default of a step; the optimiser's own if not given.
     freeze : sequence of str
         Patterns of parameters that are not trained.
+    train : sequence of str
+        Patterns of those that are; without any, all.
+    last : int
+        Train only the last so many layers.
     ste : sequence of str
         Straight-through estimator: a name, or ``PATTERN=NAME`` for the nodes that match.
     sign_zero : str
@@ -171,7 +178,8 @@ def optimize(
     keep_zero = chosen.sign_zero == "keep"
     forward = load_forward(path, chosen.batch_size, chosen.ste, keep_zero)
     optimizer = make_optimizer(chosen.optimizer, chosen.momentum)
-    training_options = TrainingOptions(chosen.loss, optimizer, chosen.freeze, chosen.seed)
+    selection = Selection(chosen.freeze, chosen.train, chosen.last)
+    training_options = TrainingOptions(chosen.loss, optimizer, selection, chosen.seed)
     say("building the training step")
     reference = build_training_step(forward, training_options, path)
     evaluation = build_evaluation(forward)

@@ -4,12 +4,14 @@ from bnnopt.autodiff.build import TrainingOptions, build_evaluation, build_train
 from bnnopt.autodiff.gradients import GRADIENTS
 from bnnopt.autodiff.losses import LOSSES
 from bnnopt.autodiff.optimizers import OPTIMIZERS, Optimizer, make_optimizer
+from bnnopt.autodiff.selection import Selection
 
 __all__ = [
     "GRADIENTS",
     "LOSSES",
     "OPTIMIZERS",
     "Optimizer",
+    "Selection",
     "TrainingOptions",
     "build_evaluation",
     "build_training_step",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,8 +11,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from bnnopt.autodiff.backward import differentiate
 from bnnopt.autodiff.losses import add_loss
 from bnnopt.autodiff.optimizers import Optimizer, Updater, step_input
-from bnnopt.errors import ModelError, UsageError
-from bnnopt.frontend import ForwardGraph, setting
+from bnnopt.autodiff.selection import Selection
+from bnnopt.errors import ModelError
+from bnnopt.frontend import EXPORT_COMMAND, ForwardGraph, setting
 from bnnopt.ops import DOMAIN, DOMAIN_VERSION, Emitter, functions_for
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, mark_update, role, set_role
 
@@ -31,15 +30,15 @@ class TrainingOptions:
         A key of `LOSSES`, or ``none`` where the graph already ends in a scalar.
     optimizer : Optimizer
         Its operator, state and numbers.
-    freeze : sequence of str
-        Patterns (as in a shell) of parameters that are not trained.
+    selection : Selection
+        Which parameters are trained.
     seed : int
         Of the random operators.
     """
 
     loss: str
     optimizer: Optimizer
-    freeze: Sequence[str] = ()
+    selection: Selection = field(default_factory=Selection)
     seed: int = 0
 
 
@@ -55,10 +54,12 @@ def build_training_step(
     ModelError
         If there is nothing to train, or an operator has no gradient rule.
     UsageError
-        If a freeze pattern matches nothing.
+        If the selection matches nothing.
     """
-    model = _copy(forward, options.freeze)
+    model = _copy(forward)
     graph = model.graph
+    options.selection.apply(graph)
+    _check_inference_mode(graph, path)
     updates = _to_training_mode(graph, options.seed)
     parameters = [value for value in graph.inputs if role(value) is Role.PARAMETER]
     try:
@@ -95,7 +96,7 @@ def _note_untrained(forward: ForwardGraph, names: list[str]) -> None:
 
 def build_evaluation(forward: ForwardGraph) -> TrainingStep:
     """The network with running statistics and without dropout; its outputs are the file's own."""
-    model = _copy(forward, ())
+    model = _copy(forward)
     graph = model.graph
     for node in list(graph):
         if node.op_type == "BatchNormalization":
@@ -116,16 +117,8 @@ def _use_running_statistics(node: ir.Node) -> None:
     node.resize_outputs(1)
 
 
-def _copy(forward: ForwardGraph, freeze: Sequence[str]) -> ir.Model:
+def _copy(forward: ForwardGraph) -> ir.Model:
     model = forward.model.clone()
-    parameters = [v for v in model.graph.inputs if role(v) is Role.PARAMETER]
-    for pattern in freeze:
-        frozen = [v for v in parameters if fnmatch.fnmatchcase(str(v.name), pattern)]
-        if not frozen:
-            names = ", ".join(str(v.name) for v in parameters[:3])
-            raise UsageError(f"--freeze {pattern}: no parameter matches; there are: {names} ..")
-        for value in frozen:
-            set_role(value, Role.FROZEN)
     for node in model.graph:
         node.metadata_props.clear()
         node.metadata_props["phase"] = "forward"
@@ -137,11 +130,31 @@ def _to_training_mode(graph: ir.Graph, seed: int) -> list[tuple[ir.Value, ir.Val
     emit = Emitter(graph, "forward")
     latest: dict[ir.Value, ir.Value] = {}
     for index, node in enumerate(list(graph)):
-        if node.op_type == "BatchNormalization":
+        if node.op_type == "BatchNormalization" and _trains(node):
             _train_batch_norm(emit.fork("forward"), graph, node, latest)
         elif node.op_type == "Dropout":
             _train_dropout(emit.fork("forward"), graph, node, seed + index)
     return [(output, target) for target, output in latest.items()]
+
+
+def _trains(node: ir.Node) -> bool:
+    """Whether a batch norm is in training mode."""
+    mode = node.attributes.get("training_mode")
+    return mode is not None and bool(mode.as_int())
+
+
+def _check_inference_mode(graph: ir.Graph, path: Path) -> None:
+    """A frozen backbone may keep its statistics; elsewhere inference mode is a mistaken export."""
+    for node in graph:
+        if node.op_type != "BatchNormalization" or _trains(node):
+            continue
+        scale = node.inputs[1]
+        if scale is not None and role(scale) is Role.PARAMETER:
+            raise ModelError(
+                f"{path}: node {node.name!r} (BatchNormalization) is in inference mode, expected "
+                f"training mode, or a frozen scale (--freeze {scale.name}); export with "
+                f"{EXPORT_COMMAND}"
+            )
 
 
 def _train_batch_norm(

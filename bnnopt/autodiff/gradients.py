@@ -284,8 +284,7 @@ def conv(g: Context) -> Grads:
             **shape.attributes(),
         )
     if 2 in g.wanted:
-        axes = [0, *range(2, len(dims(g.dy)))]
-        grads[2] = g.grad_of(2, "ReduceSum", g.dy, g.integers(axes), keepdims=0)
+        grads[2] = _channel_sum(g, 2)
     return grads
 
 
@@ -332,7 +331,10 @@ def batch_normalization(g: Context) -> Grads:
     """Forward: y = (x - mean) / std scale + bias. Backward: see BatchNormalizationGrad.
 
     The running statistics of a batch norm that is used twice depend on the parameters, y does not.
+    Where only the bias is trained, its gradient is the sum of dy and x is not read.
     """
+    if not g.wanted & {0, 1}:
+        return {2: _channel_sum(g, 2)} if 2 in g.wanted else {}
     dx = g.backward(
         "BatchNormalizationGrad",
         *(g.dy, g.x(0), g.x(1), g.y(3), g.y(4)),
@@ -342,6 +344,27 @@ def batch_normalization(g: Context) -> Grads:
     node = dx.producer()
     assert node is not None
     return {i: node.outputs[i] for i in g.wanted if i < 3}  # not of the running statistics
+
+
+def frozen_batch_normalization(g: Context) -> Grads:
+    """Forward: y = (x - mean) / sqrt(var + epsilon) scale + bias, with the running statistics.
+
+    Backward: dx = dy scale / sqrt(var + epsilon), dbias = sum(dy). The scale is not trained.
+    """
+    grads = {2: _channel_sum(g, 2)} if 2 in g.wanted else {}
+    if 0 in g.wanted:
+        variance = g.emit("Add", g.x(4), g.scalar(g.attribute("epsilon", 1e-5)))
+        slope = g.emit("Div", g.x(1), g.emit("Sqrt", variance))
+        per_channel = [-1, *(1 for _ in dims(g.x())[2:])]
+        shaped = g.emit("Reshape", slope, g.integers(per_channel))
+        grads[0] = g.emit("Mul", g.dy, shaped)
+    return grads
+
+
+def _channel_sum(g: Context, index: int) -> ir.Value:
+    """The sum of dy over all axes but the second, the gradient of input `index`."""
+    axes = [0, *range(2, len(dims(g.dy)))]
+    return g.grad_of(index, "ReduceSum", g.dy, g.integers(axes), keepdims=0)
 
 
 def softmax_cross_entropy(g: Context) -> Grads:
@@ -504,6 +527,7 @@ GRADIENTS: dict[str, Rule] = {
     "Abs": absolute,
     "Add": add,
     "AveragePool": average_pool,
+    "BatchNormalization": frozen_batch_normalization,
     "BatchNormalizationTraining": batch_normalization,
     "Binarize": binarize,
     "Cast": cast,

@@ -8,10 +8,11 @@ from pathlib import Path
 from bnnopt.frontend.binarization import ESTIMATORS, Estimators, recognize
 from bnnopt.frontend.lint import lint
 from bnnopt.frontend.normalize import Binarized, ForwardGraph, normalize, operator_name, setting
-from bnnopt.frontend.read import read_model
+from bnnopt.frontend.read import EXPORT_COMMAND, read_model
 
 __all__ = [
     "ESTIMATORS",
+    "EXPORT_COMMAND",
     "Binarized",
     "ForwardGraph",
     "load_forward",

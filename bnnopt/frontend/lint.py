@@ -21,24 +21,13 @@ def lint(forward: ForwardGraph, path: Path) -> None:
     Raises
     ------
     ModelError
-        If a batch norm is in inference mode, the latent weights of a binary layer are gone, or a
-        dropout has no sense.
+        If the latent weights of a binary layer are gone, or a dropout has no sense.
     """
     for node in forward.graph:
-        if node.op_type == "BatchNormalization" and not _trains(node):
-            raise ModelError(
-                f"{path}: node {node.name!r} (BatchNormalization) is in inference mode, expected "
-                f"training mode; export with {EXPORT_COMMAND}"
-            )
         if node.op_type == "Dropout":
             _check_dropout(node, path)
         if node.op_type in PRODUCTS and node.inputs[1] is not None:
             _check_latent(forward, node, node.inputs[1], path)
-
-
-def _trains(node: ir.Node) -> bool:
-    mode = node.attributes.get("training_mode")
-    return mode is not None and bool(mode.as_int())
 
 
 def _check_dropout(node: ir.Node, path: Path) -> None:

@@ -259,13 +259,22 @@ def _is_foldable(node: ir.Node) -> bool:
 
 
 def _is_idle(node: ir.Node) -> bool:
-    """An identity, a dropout that drops nothing, or a cast to the type that the value has."""
+    """An identity, a dropout that drops nothing, a cast to the type that the value has, or an
+    average pool over single elements, as an adaptive pool may come out.
+    """
     if node.domain != "" or node.inputs[0] is None:
         return False
     if node.op_type == "Cast":
         return node.attributes["to"].as_int() == node.inputs[0].dtype
     if node.op_type == "Dropout":
         return not drops(node) and not any(mask.uses() for mask in node.outputs[1:])
+    if node.op_type == "AveragePool":
+        lists = {"kernel_shape": 1, "strides": 1, "pads": 0}
+        return all(
+            set(node.attributes[name].as_ints()) <= {n}
+            for name, n in lists.items()
+            if name in node.attributes
+        )
     return node.op_type == "Identity"
 
 

@@ -30,10 +30,12 @@ def forward_batch_norm(
     momentum: float = 0.9,
     training_mode: int = 0,
 ) -> tuple[Array, ...]:
-    """BatchNormalization in training mode, from its formula in the ONNX specification."""
-    assert training_mode
+    """BatchNormalization, from its formula in the ONNX specification."""
     axes = (0, *range(2, x.ndim))
     column = (-1,) + (1,) * (x.ndim - 2)
+    if not training_mode:
+        unit = (x - mean.reshape(column)) / np.sqrt(var.reshape(column) + epsilon)
+        return (unit * scale.reshape(column) + bias.reshape(column),)
     batch_mean, batch_var = x.mean(axis=axes), x.var(axis=axes)
     unit = (x - batch_mean.reshape(column)) / np.sqrt(batch_var.reshape(column) + epsilon)
     y = unit * scale.reshape(column) + bias.reshape(column)

@@ -17,6 +17,7 @@ from bnnopt.autodiff import (
     GRADIENTS,
     LOSSES,
     OPTIMIZERS,
+    Selection,
     TrainingOptions,
     build_evaluation,
     build_training_step,
@@ -50,9 +51,12 @@ def training_step(
     momentum: float = 0.0,
     freeze: tuple[str, ...] = (),
     seed: int = 0,
+    train: tuple[str, ...] = (),
+    last: int | None = None,
 ) -> TrainingStep:
     made = make_optimizer(optimizer, momentum=momentum)
-    return build_training_step(forward, TrainingOptions(loss, made, freeze, seed), FILE)
+    selection = Selection(freeze, train, last)
+    return build_training_step(forward, TrainingOptions(loss, made, selection, seed), FILE)
 
 
 @functools.cache

@@ -265,6 +265,14 @@ def export(
         statistics; that is undone in both.
     """
     model = make_model(name, seed, **options)
+    write(model, path, input_shape(name), batch)
+    return model
+
+
+def write(
+    model: nn.Module, path: str | Path, shape: tuple[int, ...], batch: int | None = None
+) -> None:
+    """Write the training graph of any model with inputs (N, *shape); see `export`."""
     fresh = {key: value.clone() for key, value in model.state_dict().items()}
     axes = None if batch else {"x": {0: "batch"}, "logits": {0: "batch"}}
     with warnings.catch_warnings():
@@ -273,7 +281,7 @@ def export(
         warnings.filterwarnings("ignore", "ONNX Preprocess - Removing mutation", UserWarning)
         torch.onnx.export(
             model,
-            (torch.zeros(batch or 2, *input_shape(name)),),
+            (torch.zeros(batch or 2, *shape),),
             str(path),
             input_names=["x"],
             output_names=["logits"],
@@ -285,7 +293,7 @@ def export(
         )
     model.load_state_dict(fresh)
     _write_initializers(path, fresh)
-    return model.train()
+    model.train()
 
 
 def _write_initializers(path: str | Path, values: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from bnnopt.autodiff import TrainingOptions, build_training_step, make_optimizer
 from bnnopt.errors import BnnoptError, ModelError
 from bnnopt.frontend import ForwardGraph, load_forward
 
@@ -83,8 +84,9 @@ def rejected(
     kind: type[BnnoptError] = ModelError,
 ) -> str:
     """The one line that a file is rejected with; it has to contain all `parts`."""
+    options = TrainingOptions("cross-entropy", make_optimizer("adam"))
     with pytest.raises(kind) as caught:
-        load_forward(path, batch_size, ste)
+        build_training_step(load_forward(path, batch_size, ste), options, path)
     text = str(caught.value)
     assert "\n" not in text
     assert type(caught.value) is kind

@@ -126,6 +126,7 @@ FLATTENS = {
     "two-steps": "t = Constant <value_ints = [16, -1]> () q = Reshape (s, t)"
     " u = Constant <value_ints = [4, 64]> () f = Reshape (q, u)",
     "identity": "e = Identity (s) h = Identity (e) f = Flatten (h)",
+    "pool-of-one": "e = AveragePool <kernel_shape = [1, 1], strides = [1, 1]> (s) f = Flatten (e)",
     "idle-cast": "e = Cast <to = 1> (s) f = Flatten (e)",
     "dropout-off": "e = Dropout (s) f = Flatten (e)",
 }
