@@ -11,6 +11,7 @@ from bnnopt.ops import functions_for
 from bnnopt.passes.base import Pass, Skip, Trace
 from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
 from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
+from bnnopt.passes.fuse_batch_norm_signs import FuseBatchNormSigns
 from bnnopt.passes.immediate_update import ImmediateUpdate
 from bnnopt.passes.in_place import InPlace
 from bnnopt.passes.mask_pack import MaskPack
@@ -36,6 +37,7 @@ PASSES: tuple[Pass, ...] = (
     PoolIndex(),
     BinaryOutputInt16(),
     PackedProducts(),
+    FuseBatchNormSigns(),
     ImmediateUpdate(),
     InPlace(),
     Schedule(),

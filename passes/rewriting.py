@@ -38,6 +38,17 @@ def replace_node(step: TrainingStep, node: ir.Node, emit: Emitter) -> None:
         replacement.name = old.name
 
 
+def take_over(old: ir.Value | None, new: ir.Value) -> None:
+    """Let `new` have the readers and the name of `old`; no name where there is nothing to read."""
+    if old is None or not (old.uses() or old.is_graph_output()):
+        new.name = ""
+        return
+    new.metadata_props.update(old.metadata_props)
+    name, old.name = old.name, None
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.name = name
+
+
 def late(value: ir.Value) -> list[ir.Node]:
     """The backward and update nodes that read this very value, in graph order, each once."""
     found = {use.node for use in value.uses() if phase(use.node) != "forward"}

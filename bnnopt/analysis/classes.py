@@ -7,6 +7,7 @@ from enum import StrEnum
 import onnx_ir as ir
 
 from bnnopt.analysis.storage import Buffer, late_readers, roots, saved
+from bnnopt.ops import dims
 from bnnopt.training_step import Role, TrainingStep, is_constant, role
 
 
@@ -29,6 +30,7 @@ _BY_ROLE = {
     Role.STATE: VariableClass.OPTIMIZER_STATE,
     Role.STATISTIC: VariableClass.STATISTICS,
 }
+_NORMALIZATIONS = frozenset({"BatchNormalizationTraining", "BatchNormalizationSigns"})
 _MASK_MAKERS = frozenset({"RangePack", "PoolIndexPack", "PackBits"})
 
 
@@ -61,13 +63,14 @@ def _classify_kept(root: ir.Value, views: list[ir.Value]) -> VariableClass:
     producer = root.producer()
     if producer is None:
         return VariableClass.RETAINED
-    if producer.op_type == "BatchNormalizationTraining" and root is not producer.outputs[0]:
+    if len(dims(root)) == 1 and producer.op_type in _NORMALIZATIONS:
         return VariableClass.STATISTICS
     only_masks = all(node.op_type == "MaskedGrad" for node in late_readers(views))
     is_mask = producer.op_type in _MASK_MAKERS or root.dtype in (
         ir.DataType.BOOL,
         ir.DataType.INT64,
     )
-    if is_mask or (producer.op_type == "SignPack" and only_masks):
+    packs_signs = producer.op_type in ("SignPack", "BatchNormalizationSigns")
+    if is_mask or (packs_signs and only_masks):
         return VariableClass.MASKS
     return VariableClass.RETAINED

@@ -61,7 +61,8 @@ def roots(step: TrainingStep) -> dict[ir.Value, ir.Value]:
     for node in step.graph:
         source = node.inputs[0] if is_view(node) else None
         for output in node.outputs:
-            found[output] = found[source] if source is not None else output
+            if output.name:  # an output without a name is left out: the kernel does not write it
+                found[output] = found[source] if source is not None else output
     return found
 
 

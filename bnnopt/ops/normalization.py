@@ -1,17 +1,26 @@
-"""Batch normalisation over a batch's own statistics, and its gradient."""
+"""Batch normalisation over a batch's own statistics: to floats or to bits, and its gradient."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.operator import Operator, TypedDims, dims, dtype
+from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, packed_row_bytes
 
 
 def _training(node: ir.Node) -> list[TypedDims]:
-    x, channel = node.inputs[0], dims(node.inputs[1])
-    statistics = [(dtype(node.inputs[3]), channel), (dtype(node.inputs[4]), channel)]
-    batch = [(dtype(x), channel), (dtype(x), channel)]
-    return [(dtype(x), dims(x)), *statistics, *batch]
+    return [(dtype(node.inputs[1]), dims(node.inputs[0])), *_statistics(node)]
+
+
+def _signs(node: ir.Node) -> list[TypedDims]:
+    shape = dims(node.inputs[0])
+    bits = (ir.DataType.UINT8, (shape[0], packed_row_bytes(shape)))
+    return [bits, bits, *_statistics(node)]
+
+
+def _statistics(node: ir.Node) -> list[TypedDims]:
+    """Next running mean and variance, batch mean and inv_std."""
+    channel = dims(node.inputs[1])
+    return [(dtype(node.inputs[i]), channel) for i in (3, 4, 1, 1)]
 
 
 def _grad(node: ir.Node) -> list[TypedDims]:
@@ -22,9 +31,10 @@ def _grad(node: ir.Node) -> list[TypedDims]:
 BATCH_NORMALIZATION_TRAINING = Operator(
     summary="""y = (x - mean) inv_std scale + bias, with the batch's own mean and variance.
 
-    x, y: (N, C, ...) float; all others (C,). inv_std = 1 / sqrt(variance + epsilon), variance
-    biased (divided by the count). Running statistics, as ONNX BatchNormalization in training mode:
-    next = momentum * running + (1 - momentum) * batch.
+    x: (N, C, ...) float32, float16 or int16; y: the same shape, float32; all others (C,) float32.
+    inv_std = 1 / sqrt(variance + epsilon), variance biased (divided by the count). Running
+    statistics, as ONNX BatchNormalization in training mode: next = momentum * running +
+    (1 - momentum) * batch.
     The body sums squares in two steps, as onnxruntime's float32 sum over both axes is inexact.
     Source: ONNX BatchNormalization-15; Ioffe and Szegedy, arXiv:1502.03167, algorithm 1.
     """,
@@ -33,10 +43,11 @@ BATCH_NORMALIZATION_TRAINING = Operator(
         " => (y, next_mean, next_var, batch_mean, inv_std)"
     ),
     body="""
+        x_wide = CastLike (x, scale)
         epsilon_value = Constant <value_float: float = @epsilon> ()
         momentum_value = Constant <value_float: float = @momentum> ()
         one = Constant <value_float = 1.0> ()
-        epsilon_like = CastLike (epsilon_value, x)
+        epsilon_like = CastLike (epsilon_value, scale)
         momentum_like = CastLike (momentum_value, running_mean)
         one_like = CastLike (one, running_mean)
         rest = Sub (one_like, momentum_like)
@@ -44,7 +55,7 @@ BATCH_NORMALIZATION_TRAINING = Operator(
         axes = Constant <value_ints = [0, 2]> ()
         vector = Constant <value_ints = [-1]> ()
         channel = Constant <value_ints = [1, -1, 1]> ()
-        x_flat = Reshape (x, flat_shape)
+        x_flat = Reshape (x_wide, flat_shape)
         mean = ReduceMean <keepdims = 1> (x_flat, axes)
         centred = Sub (x_flat, mean)
         space_axis = Constant <value_ints = [2]> ()
@@ -54,7 +65,7 @@ BATCH_NORMALIZATION_TRAINING = Operator(
         all_count = Size (x_flat)
         channel_count = Size (mean)
         count_int = Div (all_count, channel_count)
-        count = CastLike (count_int, x)
+        count = CastLike (count_int, scale)
         variance = Div (squares, count)
         shifted = Add (variance, epsilon_like)
         std = Sqrt (shifted)
@@ -87,7 +98,8 @@ BATCH_NORMALIZATION_GRAD = Operator(
 
     xh = (x - mean) inv_std;  dbias = sum(dy);  dscale = sum(dy xh);
     dx = scale inv_std (dy - dbias / count - xh dscale / count).
-    dy, x, dx: (N, C, ...) float; scale, batch_mean, inv_std, dscale, dbias: (C,).
+    dy: (N, C, ...) float32 or float16; x: the same shape, float32, float16 or int16; dx as dy; all
+    others (C,) float32, in which everything is computed.
     Source: arXiv:1502.03167, section 3.
     """,
     signature=("BatchNormalizationGrad (dy, x, scale, batch_mean, inv_std) => (dx, dscale, dbias)"),
@@ -96,8 +108,10 @@ BATCH_NORMALIZATION_GRAD = Operator(
         axes = Constant <value_ints = [0, 2]> ()
         vector = Constant <value_ints = [-1]> ()
         channel = Constant <value_ints = [1, -1, 1]> ()
-        x_flat = Reshape (x, flat_shape)
-        dy_flat = Reshape (dy, flat_shape)
+        x_wide = CastLike (x, scale)
+        dy_wide = CastLike (dy, scale)
+        x_flat = Reshape (x_wide, flat_shape)
+        dy_flat = Reshape (dy_wide, flat_shape)
         mean = Reshape (batch_mean, channel)
         inverse = Reshape (inv_std, channel)
         scale_channel = Reshape (scale, channel)
@@ -109,7 +123,7 @@ BATCH_NORMALIZATION_GRAD = Operator(
         all_count = Size (x_flat)
         channel_count = Size (scale)
         count_int = Div (all_count, channel_count)
-        count = CastLike (count_int, x)
+        count = CastLike (count_int, scale)
         mean_dy = Div (dbias_channel, count)
         mean_product = Div (dscale_channel, count)
         along_unit = Mul (unit, mean_product)
@@ -118,7 +132,8 @@ BATCH_NORMALIZATION_GRAD = Operator(
         factor = Mul (scale_channel, inverse)
         dx_flat = Mul (projected, factor)
         x_shape = Shape (x)
-        dx = Reshape (dx_flat, x_shape)
+        dx_wide = Reshape (dx_flat, x_shape)
+        dx = CastLike (dx_wide, dy)
         dscale = Reshape (dscale_channel, vector)
         dbias = Reshape (dbias_channel, vector)
     """,
@@ -126,4 +141,27 @@ BATCH_NORMALIZATION_GRAD = Operator(
     in_place={0: 0},
 )
 
-OPERATORS = (BATCH_NORMALIZATION_TRAINING, BATCH_NORMALIZATION_GRAD)
+BATCH_NORMALIZATION_SIGNS = Operator(
+    summary="""The bits of y that its readers ask for, where y = BatchNormalizationTraining(x).
+
+    x: (N, C, ...) float32, float16 or int16. signs: the bits of Binarize(y) > 0 with `zero`, as
+    BinarizePack; mask: the bits of low <= y <= high, as RangePack: both (N, ceil(C .. / 8)) uint8.
+    All others (C,) float32, as in BatchNormalizationTraining. y is written nowhere.
+    Source: arXiv:2102.04270, algorithm 2, lines 4 and 5.
+    """,
+    signature=(
+        "BatchNormalizationSigns <epsilon, momentum, zero, low, high>"
+        " (x, scale, bias, running_mean, running_var)"
+        " => (signs, mask, next_mean, next_var, batch_mean, inv_std)"
+    ),
+    body="""
+        y, next_mean, next_var, batch_mean, inv_std = bnnopt.BatchNormalizationTraining <
+            epsilon: float = @epsilon, momentum: float = @momentum
+        > (x, scale, bias, running_mean, running_var)
+        signs = bnnopt.BinarizePack <zero: float = @zero> (y)
+        mask = bnnopt.RangePack <low: float = @low, high: float = @high> (y)
+    """,
+    type_rule=_signs,
+)
+
+OPERATORS = (BATCH_NORMALIZATION_TRAINING, BATCH_NORMALIZATION_GRAD, BATCH_NORMALIZATION_SIGNS)

@@ -94,13 +94,13 @@ UNPACK_BITS = Operator(
 SIGN_PACK = Operator(
     summary="""packed = the bits of x > 0: exact for a tensor of -1 and +1, and the mask of a ReLU.
 
-    x: (N, ...) floating point. packed: (N, ceil(K / 8)) uint8.
+    x: (N, ...) float or int16. packed: (N, ceil(K / 8)) uint8.
     """,
     signature="SignPack (x) => (packed)",
     body="""
         nil = Constant <value_float = 0.0> ()
-        nil_like = CastLike (nil, x)
-        positive = Greater (x, nil_like)
+        x_float = Cast <to = 1> (x)
+        positive = Greater (x_float, nil)
         packed = bnnopt.PackBits (positive)
     """,
     type_rule=_packed,
@@ -126,18 +126,18 @@ SIGN_UNPACK = Operator(
 BINARIZE_PACK = Operator(
     summary="""packed = the bits of Binarize(x) > 0: what it would say, without its floats.
 
-    x: (N, ...) floating point. packed: (N, ceil(K / 8)) uint8. `zero` is Binarize's: with +1 the
+    x: (N, ...) float or int16. packed: (N, ceil(K / 8)) uint8. `zero` is Binarize's: with +1 the
     bit is not (x < 0), so that NaN gives 1; with -1 it is x > 0.
     """,
     signature="BinarizePack <zero> (x) => (packed)",
     body="""
         zero_value = Constant <value_float: float = @zero> ()
         nil = Constant <value_float = 0.0> ()
-        nil_like = CastLike (nil, x)
+        x_float = Cast <to = 1> (x)
         is_plus = Greater (zero_value, nil)
-        below = Less (x, nil_like)
+        below = Less (x_float, nil)
         not_below = Not (below)
-        above = Greater (x, nil_like)
+        above = Greater (x_float, nil)
         plus_at_zero = And (not_below, is_plus)
         positive = Or (above, plus_at_zero)
         packed = bnnopt.PackBits (positive)
@@ -146,18 +146,17 @@ BINARIZE_PACK = Operator(
 )
 
 RANGE_PACK = Operator(
-    summary="""packed = the bits of low <= x <= high: what ClipGrad reads of x.
+    summary="""packed = the bits of low <= x <= high, compared as float32: what ClipGrad reads of x.
 
-    x: (N, ...) floating point. packed: (N, ceil(K / 8)) uint8.
+    x: (N, ...) float or int16. packed: (N, ceil(K / 8)) uint8.
     """,
     signature="RangePack <low, high> (x) => (packed)",
     body="""
         low_value = Constant <value_float: float = @low> ()
         high_value = Constant <value_float: float = @high> ()
-        low_like = CastLike (low_value, x)
-        high_like = CastLike (high_value, x)
-        over = GreaterOrEqual (x, low_like)
-        under = LessOrEqual (x, high_like)
+        x_float = Cast <to = 1> (x)
+        over = GreaterOrEqual (x_float, low_value)
+        under = LessOrEqual (x_float, high_value)
         inside = And (over, under)
         packed = bnnopt.PackBits (inside)
     """,

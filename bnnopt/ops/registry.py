@@ -25,8 +25,8 @@ OPERATORS: dict[str, Operator] = {
         convolution,
         dropout,
         loss,
-        normalization,
         packing,
+        normalization,
         optimizers,  # a body's callees come before it: onnx's reference evaluator needs that
         binary_products,
     )

@@ -158,7 +158,8 @@ class _Ledger:
             self._left.subtract(self._read(node))
 
     def _made(self, node: ir.Node) -> set[Buffer]:
-        return {self._home[v] for v in node.outputs if not self._home[v].persistent}
+        homes = [self._home[v] for v in node.outputs if v.name]
+        return {home for home in homes if not home.persistent}
 
     def _read(self, node: ir.Node) -> list[Buffer]:
         return [self._home[v] for v in {v for v in node.inputs if v is not None}]

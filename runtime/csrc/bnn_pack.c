@@ -1,37 +1,37 @@
 /* Floats and booleans to bits. Bit j of byte b is element 8 b + j of its row; every row starts at a
    byte, the spare bits of its last byte are 0. */
-#include "bnn_variants.h"
+#include "bnn_pack.h"
+
+#include "bnn_tiles.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-enum test { GREATER, NOT_LESS, RANGE };
-
 struct pack {
     const void *x;
+    enum bnn_type type;
     uint8_t *packed;
     i64 row, row_bytes, piece, pieces; /* elements and bytes a row, elements and number of pieces */
-    enum test test;
+    enum bnn_test test;
     float low, high;
 };
 
-/* One element's bit: x > 0; or !(x < 0), which NaN passes; or low <= x <= high. */
-BNN_INLINE unsigned bit_of_f32(float x, enum test test, float low, float high) {
-    if (test == GREATER) return x > 0;
-    if (test == NOT_LESS) return !(x < 0);
+BNN_INLINE unsigned bit_of_f32(float x, enum bnn_test test, float low, float high) {
+    if (test == BNN_GREATER) return x > 0;
+    if (test == BNN_NOT_LESS) return !(x < 0);
     return (x >= low) & (x <= high);
 }
 
-BNN_INLINE void bits4_of_f32(v4i *bits, const float *x, enum test test, float low, float high) {
+BNN_INLINE void bits4_of_f32(v4i *bits, const float *x, enum bnn_test test, float low, float high) {
     v4f v;
     bnn_load(&v, x);
-    if (test == GREATER) *bits = v > 0;
-    if (test == NOT_LESS) *bits = ~(v < 0);
-    if (test == RANGE) *bits = (v >= low) & (v <= high);
+    if (test == BNN_GREATER) *bits = v > 0;
+    if (test == BNN_NOT_LESS) *bits = ~(v < 0);
+    if (test == BNN_RANGE) *bits = (v >= low) & (v <= high);
 }
 
-BNN_INLINE void pack_f32_any(const float *x, uint8_t *out, i64 n, enum test test, float low,
+BNN_INLINE void pack_f32_any(const float *x, uint8_t *out, i64 n, enum bnn_test test, float low,
                              float high) {
     const v4i low_bits = {1, 2, 4, 8}, high_bits = {16, 32, 64, 128};
     i64 i = 0;
@@ -65,17 +65,17 @@ BNN_INLINE void pack_b8_any(const uint8_t *x, uint8_t *out, i64 n) {
 }
 
 #if defined(__x86_64__)
-BNN_INLINE BNN_AVX2 unsigned bits8_of_f32_avx2(const float *x, enum test test, float low,
+BNN_INLINE BNN_AVX2 unsigned bits8_of_f32_avx2(const float *x, enum bnn_test test, float low,
                                                float high) {
     const __m256 v = _mm256_loadu_ps(x), nil = _mm256_setzero_ps();
-    if (test == GREATER) return _mm256_movemask_ps(_mm256_cmp_ps(v, nil, _CMP_GT_OQ));
-    if (test == NOT_LESS) return _mm256_movemask_ps(_mm256_cmp_ps(v, nil, _CMP_NLT_UQ));
+    if (test == BNN_GREATER) return _mm256_movemask_ps(_mm256_cmp_ps(v, nil, _CMP_GT_OQ));
+    if (test == BNN_NOT_LESS) return _mm256_movemask_ps(_mm256_cmp_ps(v, nil, _CMP_NLT_UQ));
     __m256 over = _mm256_cmp_ps(v, _mm256_set1_ps(low), _CMP_GE_OQ);
     __m256 under = _mm256_cmp_ps(v, _mm256_set1_ps(high), _CMP_LE_OQ);
     return _mm256_movemask_ps(_mm256_and_ps(over, under));
 }
 
-BNN_INLINE BNN_AVX2 void pack_f32_avx2(const float *x, uint8_t *out, i64 n, enum test test,
+BNN_INLINE BNN_AVX2 void pack_f32_avx2(const float *x, uint8_t *out, i64 n, enum bnn_test test,
                                        float low, float high) {
     i64 i = 0;
     for (; i + 32 <= n; i += 32) {
@@ -100,19 +100,41 @@ BNN_INLINE BNN_AVX2 void pack_b8_avx2(const uint8_t *x, uint8_t *out, i64 n) {
 }
 #endif
 
-/* Calls PACK on every piece of begin .. end - 1, the test a constant so that loops don't ask. */
-#define PACK_F32(PACK)                                                       \
-    const struct pack *p = context;                                          \
-    (void)thread;                                                            \
-    for (i64 i = begin; i < end; i++) {                                      \
-        i64 row = i / p->pieces, start = i % p->pieces * p->piece;           \
-        const float *x = (const float *)p->x + row * p->row + start;         \
-        uint8_t *out = p->packed + row * p->row_bytes + start / 8;           \
-        i64 n = bnn_min(p->piece, p->row - start);                           \
-        if (p->test == GREATER) PACK(x, out, n, GREATER, 0, 0);              \
-        if (p->test == NOT_LESS) PACK(x, out, n, NOT_LESS, 0, 0);            \
-        if (p->test == RANGE) PACK(x, out, n, RANGE, p->low, p->high);       \
+/* The test a constant, so that loops don't ask. */
+#define PACK_F32(ISA)                                                                          \
+    static void pack_tested_##ISA(const float *x, uint8_t *packed, i64 n, enum bnn_test test,  \
+                                  float low, float high) {                                     \
+        if (test == BNN_GREATER) pack_f32_##ISA(x, packed, n, BNN_GREATER, 0, 0);              \
+        if (test == BNN_NOT_LESS) pack_f32_##ISA(x, packed, n, BNN_NOT_LESS, 0, 0);            \
+        if (test == BNN_RANGE) pack_f32_##ISA(x, packed, n, BNN_RANGE, low, high);             \
     }
+
+PACK_F32(any)
+#if defined(__x86_64__)
+BNN_AVX2 PACK_F32(avx2)
+#endif
+
+void bnn_pack_floats(const float *x, uint8_t *packed, i64 n, enum bnn_test test, float low,
+                     float high) {
+    BNN_PICK(pack_tested)(x, packed, n, test, low, high);
+}
+
+/* Pieces begin .. end - 1; what has to be converted goes tile by tile. */
+static void pack_pieces(void *context, i64 begin, i64 end, int thread) {
+    const struct pack *p = context;
+    (void)thread;
+    for (i64 i = begin; i < end; i++) {
+        const i64 row = i / p->pieces, start = i % p->pieces * p->piece;
+        const i64 n = bnn_min(p->piece, p->row - start), tile = p->type == BNN_F32 ? n : BNN_TILE;
+        uint8_t *out = p->packed + row * p->row_bytes + start / 8;
+        for (i64 at = 0; at < n; at += tile) {
+            const i64 m = bnn_min(tile, n - at);
+            float room[BNN_TILE];
+            const float *x = bnn_floats(p->x, row * p->row + start + at, m, p->type, room);
+            bnn_pack_floats(x, out + at / 8, m, p->test, p->low, p->high);
+        }
+    }
+}
 
 #define PACK_B8(PACK)                                                        \
     const struct pack *p = context;                                          \
@@ -124,19 +146,11 @@ BNN_INLINE BNN_AVX2 void pack_b8_avx2(const uint8_t *x, uint8_t *out, i64 n) {
         PACK(x, out, bnn_min(p->piece, p->row - start));                     \
     }
 
-static void pack_f32_body_any(void *context, i64 begin, i64 end, int thread) {
-    PACK_F32(pack_f32_any)
-}
-
 static void pack_b8_body_any(void *context, i64 begin, i64 end, int thread) {
     PACK_B8(pack_b8_any)
 }
 
 #if defined(__x86_64__)
-BNN_AVX2 static void pack_f32_body_avx2(void *context, i64 begin, i64 end, int thread) {
-    PACK_F32(pack_f32_avx2)
-}
-
 BNN_AVX2 static void pack_b8_body_avx2(void *context, i64 begin, i64 end, int thread) {
     PACK_B8(pack_b8_avx2)
 }
@@ -153,22 +167,23 @@ static void pack(struct pack *p, bnn_body body, i64 rows) {
     bnn_parallel(rows * p->pieces, bnn_grain_of(bnn_min(p->row, p->piece)), body, p);
 }
 
-/* x: rows x row floats. packed: rows x ceil(row / 8) bytes. */
-BNN_EXPORT void bnn_sign_pack_f32(const float *x, uint8_t *packed, i64 rows, i64 row) {
-    struct pack p = {.x = x, .packed = packed, .row = row, .test = GREATER};
-    pack(&p, BNN_PICK(pack_f32_body), rows);
+/* x: rows x row elements of a type. packed: rows x ceil(row / 8) bytes. */
+BNN_EXPORT void bnn_sign_pack(const void *x, uint8_t *packed, i64 rows, i64 row, i64 type) {
+    struct pack p = {.x = x, .packed = packed, .row = row, .type = type, .test = BNN_GREATER};
+    pack(&p, pack_pieces, rows);
 }
 
-BNN_EXPORT void bnn_not_negative_pack_f32(const float *x, uint8_t *packed, i64 rows, i64 row) {
-    struct pack p = {.x = x, .packed = packed, .row = row, .test = NOT_LESS};
-    pack(&p, BNN_PICK(pack_f32_body), rows);
+BNN_EXPORT void bnn_not_negative_pack(const void *x, uint8_t *packed, i64 rows, i64 row,
+                                      i64 type) {
+    struct pack p = {.x = x, .packed = packed, .row = row, .type = type, .test = BNN_NOT_LESS};
+    pack(&p, pack_pieces, rows);
 }
 
-BNN_EXPORT void bnn_range_pack_f32(const float *x, uint8_t *packed, i64 rows, i64 row, float low,
-                                   float high) {
-    struct pack p = {
-        .x = x, .packed = packed, .row = row, .test = RANGE, .low = low, .high = high};
-    pack(&p, BNN_PICK(pack_f32_body), rows);
+BNN_EXPORT void bnn_range_pack(const void *x, uint8_t *packed, i64 rows, i64 row, i64 type,
+                               float low, float high) {
+    struct pack p = {.x = x, .packed = packed, .row = row, .type = type, .test = BNN_RANGE,
+                     .low = low, .high = high};
+    pack(&p, pack_pieces, rows);
 }
 
 BNN_EXPORT void bnn_pack_bits_b8(const uint8_t *mask, uint8_t *packed, i64 rows, i64 row) {

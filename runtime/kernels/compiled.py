@@ -25,6 +25,7 @@ CompiledKernel: TypeAlias = Callable[[Arrays, Arrays, Attributes, Array], bool]
 """(inputs, outputs, attributes, scratch uint8) to whether the outputs are written."""
 
 FLOAT32 = np.dtype(np.float32)  # as a dtype, comparing takes a third of the time
+MAP_TYPES = [FLOAT32, np.dtype(np.float16), np.dtype(np.int16)]  # in the order of enum bnn_type
 FLOAT16 = np.dtype(np.float16)
 
 Argument: TypeAlias = Array | ctypes.Array[ctypes.c_int64] | int | float | None
@@ -41,6 +42,13 @@ def covered(*arrays: Array | None, dtype: DTypeLike = FLOAT32) -> bool:
         if not (flags.c_contiguous and flags.aligned):
             return False
     return True
+
+
+def type_of(array: Array | None) -> int | None:
+    """C's ``enum bnn_type`` of an array that is contiguous and aligned; None if it has no such."""
+    if array is None or array.dtype not in MAP_TYPES or not covered(array, dtype=array.dtype):
+        return None
+    return MAP_TYPES.index(array.dtype)
 
 
 def call(name: str, *arguments: Argument) -> int:

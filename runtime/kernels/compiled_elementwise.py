@@ -19,6 +19,7 @@ from bnnopt.runtime.kernels.compiled import (
     optional,
     scalar,
 )
+from bnnopt.runtime.kernels.compiled_normalization import COMPILED_NORMALIZATION
 from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS
 from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
 from bnnopt.runtime.kernels.compiled_planes import COMPILED_PLANES
@@ -131,6 +132,7 @@ COMPILED_ELEMENTWISE: dict[str, CompiledKernel] = {
     "Relu": relu,
     "ReluGrad": relu_grad,
     "Sub": sub,
+    **COMPILED_NORMALIZATION,
     **COMPILED_OPTIMIZERS,
     **COMPILED_PACKING,
     **COMPILED_PLANES,

@@ -17,6 +17,7 @@ from bnnopt.runtime.kernels.compiled import (
     integer,
     integers,
     number,
+    type_of,
 )
 
 MAX_PLANE = 2**31 - 1  # elements whose places in a plane fit int32
@@ -24,38 +25,35 @@ MAX_PLANE = 2**31 - 1  # elements whose places in a plane fit int32
 
 def pack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`packing.pack_bits` of a boolean tensor."""
-    return _pack("bnn_pack_bits_b8", inputs[0], outputs[0], np.bool_)
+    mask, packed = inputs[0], outputs[0]
+    if not covered(mask, dtype=np.bool_) or not covered(packed, dtype=np.uint8):
+        return False
+    return _run_rows("bnn_pack_bits_b8", mask, packed, mask, packed)
 
 
 def sign_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`packing.sign_pack`."""
-    return _pack("bnn_sign_pack_f32", inputs[0], outputs[0])
+    return _pack_floats("bnn_sign_pack", inputs[0], outputs[0])
 
 
 def binarize_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`packing.binarize_pack`."""
     plus = number(attributes, "zero") > 0
-    name = "bnn_not_negative_pack_f32" if plus else "bnn_sign_pack_f32"
-    return _pack(name, inputs[0], outputs[0])
+    name = "bnn_not_negative_pack" if plus else "bnn_sign_pack"
+    return _pack_floats(name, inputs[0], outputs[0])
 
 
 def range_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`packing.range_pack`."""
     bounds = number(attributes, "low"), number(attributes, "high")
-    return _pack("bnn_range_pack_f32", inputs[0], outputs[0], np.float32, *bounds)
+    return _pack_floats("bnn_range_pack", inputs[0], outputs[0], *bounds)
 
 
-def _pack(
-    name: str,
-    x: Array | None,
-    packed: Array | None,
-    dtype: type[np.generic] = np.float32,
-    *more: float,
-) -> bool:
-    if not covered(x, dtype=dtype) or not covered(packed, dtype=np.uint8):
+def _pack_floats(name: str, x: Array | None, packed: Array | None, *bounds: float) -> bool:
+    x_type = type_of(x)
+    if x_type is None or not covered(packed, dtype=np.uint8):
         return False
-    assert x is not None
-    return _run_rows(name, x, packed, x, packed, *more)
+    return _run_rows(name, x, packed, x, packed, x_type, *bounds)
 
 
 def unpack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -83,7 +81,7 @@ def masked_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch
 
 
 def _run_rows(name: str, full: Array | None, packed: Array | None, *arguments: Argument) -> bool:
-    """Call with the rows of `full` and their length, between the arrays and the floats."""
+    """Call with the rows of `full` and their length, between the arrays and the numbers."""
     assert full is not None
     assert packed is not None
     if full.ndim == 0:
@@ -91,7 +89,7 @@ def _run_rows(name: str, full: Array | None, packed: Array | None, *arguments: A
     rows, row = len(full), math.prod(full.shape[1:])
     if packed.size != rows * -(-row // 8):
         return False
-    arrays = [a for a in arguments if not isinstance(a, float)]
+    arrays = [a for a in arguments if not isinstance(a, int | float)]
     call(name, *arrays, rows, row, *arguments[len(arrays) :])
     return True
 

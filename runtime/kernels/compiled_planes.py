@@ -1,4 +1,4 @@
-"""The compiled kernels that go plane by plane: batch normalisation, pooling, permuted axes."""
+"""The compiled kernels that go plane by plane: pooling, and permuted axes."""
 
 from __future__ import annotations
 
@@ -16,50 +16,11 @@ from bnnopt.runtime.kernels.compiled import (
     covered,
     integer,
     integers,
-    number,
     optional,
 )
 from bnnopt.runtime.kernels.compiled_packing import MAX_PLANE
 from bnnopt.runtime.kernels.windows import make_window
 from bnnopt.runtime.library import int64s
-
-
-def batch_normalization_training(
-    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
-) -> bool:
-    """`normalization.batch_normalization_training`; y may be x, and any statistic left out."""
-    x, y = inputs[0], outputs[0]
-    statistics = [optional(outputs, i) for i in range(1, 5)]
-    if not covered(*inputs, y, *[s for s in statistics if s is not None]):
-        return False
-    assert x is not None
-    if x.ndim < 2 or x.size == 0:
-        return False
-    epsilon, momentum = number(attributes, "epsilon"), number(attributes, "momentum")
-    call(
-        "bnn_batch_normalization_training_f32", *inputs, y, *statistics, *_planes(x),
-        epsilon, momentum, 1 - momentum,
-    )  # fmt: skip
-    return True
-
-
-def batch_normalization_grad(
-    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
-) -> bool:
-    """`normalization.batch_normalization_grad`; dx may be dy."""
-    x, dx = inputs[1], outputs[0]
-    sums = [optional(outputs, i) for i in range(1, 3)]
-    if not covered(*inputs, dx, *[s for s in sums if s is not None]):
-        return False
-    assert x is not None
-    if x.ndim < 2 or x.size == 0:
-        return False
-    call("bnn_batch_normalization_grad_f32", *inputs, dx, *sums, *_planes(x))
-    return True
-
-
-def _planes(x: Array) -> tuple[int, int, int]:
-    return x.shape[0], x.shape[1], math.prod(x.shape[2:])
 
 
 def max_pool(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -175,8 +136,6 @@ def _joined_axes(x: Array, perm: list[int] | None) -> list[tuple[int, int]]:
 
 COMPILED_PLANES: dict[str, CompiledKernel] = {
     "AveragePool": average_pool,
-    "BatchNormalizationGrad": batch_normalization_grad,
-    "BatchNormalizationTraining": batch_normalization_training,
     "GlobalAveragePool": global_average_pool,
     "MaxPool": max_pool,
     "MaxPoolGrad": max_pool_grad,

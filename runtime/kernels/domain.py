@@ -49,6 +49,7 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "AdamStep": optimizers.adam_step,
     "ApproxSignGrad": binarize.approx_sign_grad,
     "BatchNormalizationGrad": normalization.batch_normalization_grad,
+    "BatchNormalizationSigns": normalization.batch_normalization_signs,
     "BatchNormalizationTraining": normalization.batch_normalization_training,
     "BinaryConv": binary_products.binary_conv,
     "BinaryConvInputGrad": binary_products.binary_conv_input_grad,

@@ -1,4 +1,4 @@
-"""Batch normalisation over a batch's own statistics, and its gradient."""
+"""Batch normalisation over a batch's own statistics: to floats or to bits, and its gradient."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.packing import binarize_pack, range_pack
 
 
 def batch_normalization_training(
@@ -23,18 +24,18 @@ def batch_normalization_training(
 
     Parameters
     ----------
-    x : (N, C, ...) float
+    x : (N, C, ...) float or int16
     scale, bias, running_mean, running_var : (C,) float
 
     Returns
     -------
-    y : (N, C, ...)
+    y : (N, C, ...), dtype of scale
     next_mean, next_var : (C,)
         momentum * running + (1 - momentum) * batch.
     batch_mean, inv_std : (C,)
         inv_std = 1 / sqrt(variance + epsilon).
     """
-    flat = _by_channel(x)
+    flat = _by_channel(x).astype(scale.dtype, copy=False)
     mean = flat.mean(axis=(0, 2))
     y = flat - _column(mean)
     variance = np.einsum("ncl,ncl->c", y, y) / (x.size // mean.size)
@@ -53,18 +54,19 @@ def batch_normalization_grad(
 
     Parameters
     ----------
-    dy, x : (N, C, ...) float
+    dy : (N, C, ...) float
+    x : (N, C, ...) float or int16
     scale, batch_mean, inv_std : (C,) float
 
     Returns
     -------
-    dx : (N, C, ...)
+    dx : (N, C, ...), dtype of dy
         scale inv_std (dy - dbias / count - xh dscale / count), xh = (x - mean) inv_std.
     dscale, dbias : (C,)
         sum(dy xh) and sum(dy).
     """
     count = x.size // scale.size
-    dy_flat = _by_channel(dy)
+    dy_flat = _by_channel(dy).astype(scale.dtype, copy=False)
     dx = _by_channel(x) - _column(batch_mean)
     dx *= _column(inv_std)
     dbias = dy_flat.sum(axis=(0, 2))
@@ -73,7 +75,31 @@ def batch_normalization_grad(
     dx += _column(dbias / count)
     np.subtract(dy_flat, dx, out=dx)
     dx *= _column(scale * inv_std)
-    return dx.reshape(x.shape), dscale, dbias
+    return dx.reshape(x.shape).astype(dy.dtype, copy=False), dscale, dbias
+
+
+def batch_normalization_signs(
+    x: Array,
+    scale: Array,
+    bias: Array,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    epsilon: float,
+    momentum: float,
+    zero: float,
+    low: float,
+    high: float,
+) -> tuple[Array, ...]:
+    """Return the bits of Binarize(y) and of low <= y <= high, and the statistics.
+
+    The parameters are those of `batch_normalization_training`, which gives y, and of
+    `packing.binarize_pack` and `packing.range_pack`.
+    """
+    y, *statistics = batch_normalization_training(
+        x, scale, bias, running_mean, running_var, epsilon=epsilon, momentum=momentum
+    )
+    return binarize_pack(y, zero=zero), range_pack(y, low=low, high=high), *statistics
 
 
 def _by_channel(x: Array) -> Array:

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels import Array, at_least_float32
 
 
 def pack_bits(mask: Array) -> Array:
@@ -42,7 +42,8 @@ def sign_unpack(packed: Array, *, shape: list[int]) -> Array:
 
 
 def range_pack(x: Array, *, low: float, high: float) -> Array:
-    """Pack the bits of low <= x <= high."""
+    """Pack the bits of low <= x <= high, compared as floats of at least 32 bits."""
+    x = at_least_float32(x)
     inside = x >= low
     inside &= x <= high
     return pack_bits(inside)

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnnopt.ops import n_index_bits
 from tests.ops.harness import Array, Attribute, Case
-from tests.ops.oracles import Geometry, max_pool, window_origin
+from tests.ops.oracles import Geometry, clear_bias, max_pool, window_origin
 
 RNG = np.random.default_rng(20240607)
 EDGES = np.array(
@@ -257,6 +257,49 @@ def normalization_cases() -> list[Case]:
     return [*table, Case(last.operator, "options", last.inputs, {"epsilon": 0.1, "momentum": 0.25})]
 
 
+def narrow_cases() -> list[Case]:
+    """Integers of 16 bits and halves where a float32 map may be."""
+    table = []
+    for x in (EDGES.astype(np.float16), RNG.integers(-3, 4, (3, 11)).astype(np.int16)):
+        table += [
+            case("SignPack", x.dtype.name, x),
+            case("BinarizePack", x.dtype.name, x, zero=1.0),
+            case("RangePack", x.dtype.name, x, low=-0.3, high=0.1),
+        ]
+    for note, dtype in [("int16", np.int16), ("float16", np.float16)]:
+        x = (20 * normal(4, 3, 5, 2)).astype(dtype)
+        scale, bias, mean, var = normal(3), normal(3), normal(3), normal(3) ** 2
+        training = case(
+            "BatchNormalizationTraining", note, x, scale, bias, mean, var,
+            epsilon=1e-5, momentum=0.9,
+        )  # fmt: skip
+        *_, batch_mean, inv_std = training.twin
+        dy = normal(*x.shape).astype(np.float16)
+        grad = case("BatchNormalizationGrad", note, dy, x, scale, batch_mean, inv_std)
+        table += [training, grad]
+    return table
+
+
+def normalization_sign_cases() -> list[Case]:
+    """Integers, of which no result comes near a bound that decides on its bit."""
+    table = []
+    for note, shape, zero, low, high in [
+        ("image", (4, 3, 5, 2), 1.0, -1.0, 1.0),
+        ("rows", (6, 19), -1.0, -1.0, 1.0),
+        ("line-batch-1", (1, 2, 3), 1.0, -0.75, 0.5),
+        ("whole-bytes", (3, 2, 4, 4), 1.0, 0.0, 6.0),
+    ]:
+        for dtype in (np.float32, np.int16, np.float16):
+            x = RNG.integers(-3, 4, shape).astype(dtype)
+            channel = [normal(shape[1]) for _ in range(3)]
+            bounds = {"zero": zero, "low": low, "high": high, "epsilon": 1e-5, "momentum": 0.9}
+            bias = clear_bias(RNG, x, channel[0], (0, low, high))
+            inputs = (x, channel[0], bias, channel[1], channel[2] ** 2)
+            name = f"{note}-{np.dtype(dtype).name}"
+            table.append(Case("BatchNormalizationSigns", name, inputs, bounds))
+    return table
+
+
 def loss_cases() -> list[Case]:
     masked = normal(3, 5)
     masked[:, 2] = -np.inf
@@ -359,4 +402,6 @@ CASES = [
     *dropout_cases(),
     *optimizer_cases(),
     *binary_product_cases(),
+    *narrow_cases(),
+    *normalization_sign_cases(),
 ]

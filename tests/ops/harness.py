@@ -26,6 +26,7 @@ Attribute = int | float | str | list[int]
 BOUNDS: dict[str, float] = {
     "BatchNormalizationGrad": 1e-5,  # sums in another order, then a difference of them
     "BatchNormalizationTraining": 1e-5,
+    "BatchNormalizationSigns": 1e-5,  # of the statistics; the bits are equal
     "BinaryConvInputGrad": 1e-6,  # sums of some ten terms in another order
     "BinaryConvWeightGrad": 1e-6,
     "BinaryGemmInputGrad": 1e-6,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,6 +120,24 @@ def swish_sign(x: Array, beta: float) -> Array:
     """SignSwish of BNN+, arXiv:1812.11800, equation 2."""
     sigmoid = 1 / (1 + np.exp(-beta * x))
     return 2 * sigmoid * (1 + beta * x * (1 - sigmoid)) - 1
+
+
+def clear_bias(rng: np.random.Generator, x: Array, scale: Array, bounds: Sequence[float]) -> Array:
+    """Biases (C,) with which no element of batch norm's output is within 1e-4 of any bound.
+
+    Then kernels that round in other ways give the same bits. x should have few values a channel.
+    """
+    wide = np.moveaxis(x.astype(np.float64), 1, -1)
+    axes = tuple(range(wide.ndim - 1))
+    unit = (wide - wide.mean(axes)) / np.sqrt(wide.var(axes) + 1e-5)
+    bias = rng.standard_normal(len(scale)).astype(np.float32)
+    for _ in range(1000):
+        y = unit * scale + bias
+        near = np.any([abs(y - b).min(axes, initial=np.inf) < 1e-4 for b in bounds], axis=0)
+        if not near.any():
+            return bias
+        bias[near] = rng.standard_normal(near.sum())
+    raise AssertionError("no bias keeps clear of the bounds")
 
 
 def lowbias32(value: int) -> int:

@@ -32,6 +32,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "dense",
         ("redirect-consumers", "sign-pack", "recompute-binary-products"),
     ),
+    "fuse-batch-norm-signs": ("binary", ("sign-pack", "mask-pack", "packed-products")),
     "immediate-update": ("dense", ()),
     "in-place": ("dense", ("immediate-update",)),
     "schedule": ("binary", ("redirect-consumers", "sign-pack", "immediate-update", "in-place")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.kernels.windows import Window, make_window
 from bnnopt.runtime.library import library
+from tests.ops.oracles import clear_bias
 
 GUARD = 64  # bytes before and after every buffer that must stay as they are
 FILL = 0xA5
@@ -37,6 +39,7 @@ ANY_ZERO = {"Relu", "Clip", "MaxPool"}  # numpy's maximum takes either zero of +
 # operators that are not named agree to the last bit.
 BOUNDS = {
     "BatchNormalizationGrad": 1e-5,  # the twin sums in float32
+    "BatchNormalizationSigns": 1e-5,
     "BatchNormalizationTraining": 1e-5,
     "GlobalAveragePool": 1e-6,
 }
@@ -111,10 +114,12 @@ def run(
 
 def assert_close(call: Call, got: list[Array], want: tuple[Array, ...]) -> None:
     """The same bits (NaN is NaN), or within the operator's bound."""
-    bound = BOUNDS.get(call.operator, 0.0)
     scales = call.scales or tuple(largest(w) for w in want)
     for g, w, scale in zip(got, want, scales, strict=True):
+        bound = BOUNDS.get(call.operator, 0.0)
         assert (g.dtype, g.shape) == (w.dtype, w.shape)
+        if bound and w.dtype == np.float16:
+            bound = max(bound, 2**-10)  # on either side of a tie
         if bound and w.dtype.kind == "f":
             np.testing.assert_allclose(g, w, rtol=0, atol=bound * scale)
             continue
@@ -125,7 +130,7 @@ def assert_close(call: Call, got: list[Array], want: tuple[Array, ...]) -> None:
 
 
 def largest(array: Array) -> float:
-    finite = np.abs(array[np.isfinite(array)]) if array.dtype.kind == "f" else array[:0]
+    finite = np.abs(array[np.isfinite(array)].astype(np.float64))
     return float(finite.max()) if finite.size else 0.0
 
 
@@ -161,6 +166,13 @@ class Source:
 
     def finite(self, *shape: int) -> Array:
         return np.asarray(self.rng.standard_normal(shape), np.float32)
+
+    def any_map(self, values: Array, *dtypes: type[np.generic]) -> Array:
+        """The values in one of the types that a map may have, or in one of `dtypes`."""
+        dtype = self.rng.choice(np.array(dtypes or (np.float32, np.float16, np.int16)))
+        with np.errstate(all="ignore"):
+            whole = np.nan_to_num(np.clip(100 * values, -30_000, 30_000))
+            return np.asarray(whole if dtype is np.int16 else values, dtype)
 
     def bits(self, shape: tuple[int, ...]) -> Array:
         n_bytes = math.ceil(math.prod(shape[1:]) / 8)
@@ -326,16 +338,32 @@ def batch_normalization(operator: str, s: Source) -> Call:
     x, dy = s.finite(*shape), s.finite(*shape)
     scale, bias, mean, var = s.finite(c), s.finite(c), s.finite(c), s.finite(c) ** 2
     attributes = {"epsilon": s.number(1e-5, 0.1), "momentum": s.number(0.9, 0.25)}
-    training = Call("BatchNormalizationTraining", [x, scale, bias, mean, var], attributes, {0: 0})
+    x, dy = s.any_map(x), s.any_map(dy, np.float32, np.float16)
+    in_place = {0: 0} if x.dtype == np.float32 else {}
+    training = Call("BatchNormalizationTraining", [x, scale, bias, mean, var], attributes, in_place)
     *_, batch_mean, inv_std = training.twin()
     gain = float(np.max(np.abs(scale) * inv_std))
     size = largest(x) + 1
     if operator == training.operator:  # (x - mean) cancels in small batches
         scales = (gain * size + largest(bias), size, size**2, size, float(inv_std.max()))
-        return Call(operator, training.inputs, attributes, {0: 0}, scales)
+        return Call(operator, training.inputs, attributes, in_place, scales)
     total = largest(dy) * math.prod(shape) / c
     scales = (gain * largest(dy) * 4, total * float(inv_std.max()) * size, total)
     return Call(operator, [dy, x, scale, batch_mean, inv_std], {}, {0: 0}, scales)
+
+
+def batch_normalization_signs(s: Source) -> Call:
+    shape = normalized_shape(s)
+    c = shape[1]
+    x = s.any_map(s.rng.integers(-3, 4, shape).astype(np.float32) / 2)
+    bounds = {"zero": s.number(1, -1), "low": s.number(-1, 0), "high": s.number(1, 0.5)}
+    scale, mean, var = s.finite(c), s.finite(c), s.finite(c) ** 2
+    bias = clear_bias(s.rng, x, scale, (0, bounds["low"], bounds["high"]))
+    rates = {"epsilon": s.number(1e-5), "momentum": s.number(0.9)}
+    inputs: list[Array | None] = [x, scale, bias, mean, var]
+    call = Call("BatchNormalizationSigns", inputs, {**bounds, **rates})
+    size = largest(x) + 1
+    return dataclasses.replace(call, scales=(0, 0, size, size**2, size, largest(call.twin()[-1])))
 
 
 def transpose(s: Source) -> Call:
@@ -362,9 +390,12 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Add": lambda s: arithmetic("Add", s),
     "AveragePool": lambda s: pooling("AveragePool", s),
     "BatchNormalizationGrad": lambda s: batch_normalization("BatchNormalizationGrad", s),
+    "BatchNormalizationSigns": batch_normalization_signs,
     "BatchNormalizationTraining": lambda s: batch_normalization("BatchNormalizationTraining", s),
     "Binarize": lambda s: unary("Binarize", s, **binarize_attributes(s)),
-    "BinarizePack": lambda s: Call("BinarizePack", [s.floats(*s.shape)], {"zero": s.number(1, -1)}),
+    "BinarizePack": lambda s: Call(
+        "BinarizePack", [s.any_map(s.floats(*s.shape))], {"zero": s.number(1, -1)}
+    ),
     "Cast": cast,
     "Clip": clip_call,
     "ClipGrad": lambda s: binary("ClipGrad", s, low=s.number(-1, 0), high=s.number(1, 0.1)),
@@ -377,11 +408,13 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "PoolIndexPack": lambda s: pool_index("PoolIndexPack", s),
     "PoolIndexUnpack": lambda s: pool_index("PoolIndexUnpack", s),
     "RangePack": lambda s: Call(
-        "RangePack", [s.floats(*s.shape)], {"low": s.number(-1, 0), "high": s.number(1, 0.1)}
+        "RangePack",
+        [s.any_map(s.floats(*s.shape))],
+        {"low": s.number(-1, 0), "high": s.number(1, 0.1)},
     ),
     "Relu": lambda s: unary("Relu", s),
     "ReluGrad": lambda s: binary("ReluGrad", s),
-    "SignPack": lambda s: Call("SignPack", [s.floats(*s.shape)]),
+    "SignPack": lambda s: Call("SignPack", [s.any_map(s.floats(*s.shape))]),
     "SignUnpack": lambda s: unpack("SignUnpack", s),
     "Sub": lambda s: arithmetic("Sub", s),
     "Transpose": transpose,

@@ -110,6 +110,23 @@ def test_batch_normalization_is_near_the_float64_result(
     np.testing.assert_allclose(got_grad[0], wide_grad[0], rtol=0, atol=2e-6 * gain)
 
 
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("shape", [(5, 11, 7, 5), (2, 3, 25, 43), (4, 300), (3, 40, 4, 4)], ids=str)
+def test_fused_bits_are_those_of_the_separate_kernels(shape: tuple[int, ...], portable: bool):
+    s = Source(3, shape, special=False)
+    channels = [s.finite(shape[1]) for _ in range(4)]
+    rates, bounds = {"epsilon": 1e-5, "momentum": 0.9}, {"low": -1.0, "high": 1.0}
+    x = s.any_map(s.finite(*shape))
+    with settings_of(portable=portable, threads=2):
+        y, *statistics = run(Call("BatchNormalizationTraining", [x, *channels], rates))
+        signs = run(Call("BinarizePack", [y], {"zero": 1.0}))
+        mask = run(Call("RangePack", [y], bounds))
+        attributes = {**rates, **bounds, "zero": 1.0}
+        fused = run(Call("BatchNormalizationSigns", [x, *channels], attributes))
+    for got, want in zip(fused, [*signs, *mask, *statistics], strict=True):
+        assert got.tobytes() == want.tobytes()
+
+
 def test_a_nan_stays_in_its_channel():
     x = Source(3, (), special=False).finite(4, 3, 5, 5)
     x[1, 1, 2, 3] = np.nan
@@ -121,7 +138,9 @@ def test_a_nan_stays_in_its_channel():
     assert all(list(np.isnan(s)) == [False, True, False] for s in statistics)
 
 
-@pytest.mark.parametrize("operator", ["MaxPool", "BatchNormalizationTraining"])
+@pytest.mark.parametrize(
+    "operator", ["MaxPool", "BatchNormalizationTraining", "BatchNormalizationSigns"]
+)
 def test_outputs_may_be_left_out(operator: str):
     call = CALLS[operator](Source(5, (3, 4), special=False))
     want = run(call)
