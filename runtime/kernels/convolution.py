@@ -19,54 +19,6 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.windows import Window, make_window
 
 
-def conv_workspace_bytes(
-    x_shape: Sequence[int],
-    w_shape: Sequence[int],
-    out_shape: Sequence[int],
-    itemsize: int,
-    group: int,
-) -> int:
-    """Scratch of `conv` and `conv_input_grad`, which is that of one sample whatever the batch.
-
-    It is the columns, C * taps * positions elements; nothing for a pointwise convolution without
-    stride; C * positions for a depthwise one. No padded copy of the sample is made. The iterator of
-    numpy buffers up to three times `numpy.getbufsize` elements besides, as in many other kernels.
-    `conv_transpose` needs what the convolution needs whose input gradient it is: `x_shape` is then
-    the shape of its result, and `out_shape` that of its input.
-
-    Parameters
-    ----------
-    x_shape : (N, C, ...)
-    w_shape : (M, C / group, ...)
-    out_shape : (N, M, ...)
-    itemsize : bytes of one element
-    group : the attribute
-    """
-    channels, taps, positions = x_shape[1], math.prod(w_shape[2:]), math.prod(out_shape[2:])
-    if _is_depthwise(channels, group):
-        return channels * positions * itemsize
-    if taps == 1 and tuple(x_shape[2:]) == tuple(out_shape[2:]):
-        return 0
-    return channels * taps * positions * itemsize
-
-
-def conv_weight_grad_workspace_bytes(
-    x_shape: Sequence[int],
-    w_shape: Sequence[int],
-    out_shape: Sequence[int],
-    itemsize: int,
-    group: int,
-) -> int:
-    """Scratch of `conv_weight_grad`: that of `conv` and the product of one sample, as large as w.
-
-    The parameters are those of `conv_workspace_bytes`. A depthwise convolution sums each tap by
-    itself and has no such product.
-    """
-    scratch = conv_workspace_bytes(x_shape, w_shape, out_shape, itemsize, group)
-    per_sample = 0 if _is_depthwise(x_shape[1], group) else math.prod(w_shape) * itemsize
-    return scratch + per_sample
-
-
 def conv(
     x: Array,
     w: Array,

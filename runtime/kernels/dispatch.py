@@ -7,26 +7,24 @@ from collections.abc import Mapping, Sequence
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import Arrays, Attributes, CompiledKernel
+from bnnopt.runtime.kernels.compiled_convolution import COMPILED_CONVOLUTION
+from bnnopt.runtime.kernels.compiled_convolution import scratch_bytes as convolution_scratch_bytes
 from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
 from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS
 from bnnopt.runtime.kernels.compiled_products import scratch_bytes as product_scratch_bytes
-from bnnopt.runtime.kernels.convolution import (
-    conv_weight_grad_workspace_bytes,
-    conv_workspace_bytes,
-)
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.library import MAX_THREADS
 
 Shape = Sequence[int]
-FLOAT_BYTES = 4
 
 
-def _writing(operator: str) -> CompiledKernel:
-    """The numpy kernel of an operator that can write its result where it belongs."""
+def _or_numpy(operator: str, compiled: CompiledKernel) -> CompiledKernel:
+    """A compiled kernel; where it does not cover a step, numpy's, which can write in place too."""
     kernel = KERNELS[operator]
 
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-        kernel(*inputs, **attributes, out=outputs[0])
+        if not compiled(inputs, outputs, attributes, scratch):
+            kernel(*inputs, **attributes, out=outputs[0])
         return True
 
     return run
@@ -34,11 +32,9 @@ def _writing(operator: str) -> CompiledKernel:
 
 # Kernels that write into the caller's memory; all others return new arrays, which are copied.
 WRITING: dict[str, CompiledKernel] = {
+    **{name: _or_numpy(name, kernel) for name, kernel in COMPILED_CONVOLUTION.items()},
     **COMPILED_ELEMENTWISE,
     **COMPILED_PRODUCTS,
-    "Conv": _writing("Conv"),
-    "ConvInputGrad": _writing("ConvInputGrad"),
-    "ConvWeightGrad": _writing("ConvWeightGrad"),
 }
 
 
@@ -61,14 +57,6 @@ def scratch_bytes(
     """
     if operator in COMPILED_PRODUCTS:
         return product_scratch_bytes(operator, inputs, outputs, attributes, MAX_THREADS)
-    group = attributes.get("group", 1)
-    assert isinstance(group, int)
-    if operator == "Conv":
-        return conv_workspace_bytes(inputs[0], inputs[1], outputs[0], FLOAT_BYTES, group)
-    if operator == "ConvInputGrad":
-        return conv_workspace_bytes(outputs[0], inputs[1], inputs[0], FLOAT_BYTES, group)
-    if operator == "ConvWeightGrad":
-        return conv_weight_grad_workspace_bytes(
-            inputs[0], outputs[0], inputs[1], FLOAT_BYTES, group
-        )
+    if operator in COMPILED_CONVOLUTION:
+        return convolution_scratch_bytes(operator, inputs, outputs, attributes, MAX_THREADS) or 0
     return 0

@@ -1,0 +1,289 @@
+/* Depthwise convolution of real numbers and its two gradients, a plane at a time.
+
+   A band of a plane is copied with its padding, split by the phases of the strides: then what a tap
+   meets at consecutive positions lies side by side, the next row of positions right behind, and
+   every tap is one shift of one string of floats. The few columns between two rows of positions are
+   computed for nothing.
+
+   Each channel may have several filters: filter m reads channel m / (M / C). */
+#include "bnn_real.h"
+
+/* A plane of x (height, width) and the grid of positions that read it. */
+typedef struct {
+    i64 height, width, rows, cols, step_y, step_x;
+    i64 low_y, low_x;         /* the least tap: position 0 reads from here on */
+    i64 phase_rows, pitch;    /* of a phase in the copy of a band */
+    i64 band_rows;            /* positions */
+} grid;
+
+typedef struct {
+    i64 y, x, number;
+} tap;
+
+typedef struct {
+    const bnn_conv *g;
+    const bnn_real_cores *cores;
+    bnn_floats x, dy;
+    const float *w, *b;
+    void *y;
+    float *dw;
+    int y_is_half;
+    bnn_scratch *per_thread;
+} depthwise;
+
+typedef struct {
+    float *x, *y, *sums, *weights;
+    i64 *offsets;
+    tap *taps;
+} workspace;
+
+/* The copy (step_y phases, step_x phases, phase_rows, pitch) of the rows that positions row ..
+   row + n_rows - 1 read. */
+static void copy_band(const bnn_real_cores *cores, bnn_floats x, i64 first, const grid *p, i64 row,
+                      i64 n_rows, float *out) {
+    i64 used = n_rows + p->phase_rows - p->band_rows;
+    for (i64 phase_y = 0; phase_y < p->step_y; phase_y++) {
+        for (i64 phase_x = 0; phase_x < p->step_x; phase_x++) {
+            float *to = out + (phase_y * p->step_x + phase_x) * p->phase_rows * p->pitch;
+            i64 left = p->low_x + phase_x;
+            i64 low = left < 0 ? bnn_min(p->pitch, bnn_ceil_div(-left, p->step_x)) : 0;
+            i64 high = left < p->width ? (p->width - 1 - left) / p->step_x + 1 : 0;
+            high = bnn_clamp(high, low, p->pitch);
+            for (i64 r = 0; r < used; r++, to += p->pitch) {
+                i64 y = p->low_y + phase_y + (row + r) * p->step_y;
+                int inside = y >= 0 && y < p->height && high > low;
+                i64 from = inside ? low : p->pitch;
+                for (i64 i = 0; i < from; i++) to[i] = 0;
+                if (!inside) continue;
+                bnn_stretch stretch = {low, high - low,
+                                       first + y * p->width + left + low * p->step_x};
+                cores->take(x, 0, 1, p->step_x, &stretch, 1, 0, to, 0);
+                for (i64 i = high; i < p->pitch; i++) to[i] = 0;
+            }
+        }
+    }
+}
+
+/* Where a tap finds what position 0 of a band meets. */
+static i64 shift(const grid *p, tap t) {
+    i64 y = t.y - p->low_y, x = t.x - p->low_x;
+    return ((y % p->step_y * p->step_x + x % p->step_x) * p->phase_rows + y / p->step_y) *
+               p->pitch + x / p->step_x;
+}
+
+static i64 copy_floats(const grid *p) {
+    return p->step_y * p->step_x * p->phase_rows * p->pitch + 4 * LANES16;
+}
+static i64 band_floats(const grid *p) { return p->band_rows * p->pitch + 4 * LANES16; }
+
+/* Positions `rows` x `cols` whose taps reach from `low` over `span` elements of the source. */
+static grid make_grid(i64 height, i64 width, i64 rows, i64 cols, i64 step_y, i64 step_x,
+                      tap low, tap span, i64 band_rows) {
+    grid p = {.height = height, .width = width, .rows = rows, .cols = cols, .step_y = step_y,
+              .step_x = step_x, .low_y = low.y, .low_x = low.x,
+              .band_rows = bnn_min(rows, band_rows)};
+    p.phase_rows = p.band_rows + (span.y - 1) / step_y;
+    p.pitch = cols + (span.x - 1) / step_x;
+    return p;
+}
+
+/* The grid of the convolution itself. */
+static grid forward_grid(const bnn_conv *g) {
+    tap span = {(g->kh - 1) * g->dh + 1, (g->kw - 1) * g->dw + 1, 0};
+    return make_grid(g->h, g->w, g->ho, g->wo, g->sh, g->sw, (tap){-g->pt, -g->pl, 0}, span,
+                     g->rows);
+}
+
+static void forward_offsets(const bnn_conv *g, const grid *p, i64 *offsets) {
+    for (i64 t = 0; t < g->kh * g->kw; t++) {
+        tap at = {t / g->kw * g->dh - g->pt, t % g->kw * g->dw - g->pl, t};
+        offsets[t] = shift(p, at);
+    }
+}
+
+/* What has room for every phase of the input gradient. */
+static grid largest_phase(const bnn_conv *g) {
+    tap span = {(g->kh - 1) * g->dh / g->sh + 1, (g->kw - 1) * g->dw / g->sw + 1, 0};
+    return make_grid(g->ho, g->wo, bnn_ceil_div(g->h, g->sh), bnn_ceil_div(g->w, g->sw), 1, 1,
+                     (tap){0, 0, 0}, span, g->rows);
+}
+
+/* The grid of the input positions of one phase, which read dy; and the taps that they meet. */
+static grid phase_grid(const bnn_conv *g, i64 phase_y, i64 phase_x, tap *taps, i64 *n_taps) {
+    i64 count = 0;
+    tap low = {0, 0, 0}, high = {0, 0, 0};
+    for (i64 ky = 0; ky < g->kh; ky++) {
+        i64 y = phase_y + g->pt - ky * g->dh;
+        for (i64 kx = 0; kx < g->kw; kx++) {
+            i64 x = phase_x + g->pl - kx * g->dw;
+            if (y % g->sh || x % g->sw) continue;
+            tap t = {y / g->sh, x / g->sw, ky * g->kw + kx};
+            low = count ? (tap){bnn_min(low.y, t.y), bnn_min(low.x, t.x), 0} : t;
+            high = count ? (tap){bnn_max(high.y, t.y), bnn_max(high.x, t.x), 0} : t;
+            taps[count++] = t;
+        }
+    }
+    *n_taps = count;
+    tap span = {high.y - low.y + 1, high.x - low.x + 1, 0};
+    return make_grid(g->ho, g->wo, bnn_ceil_div(g->h - phase_y, g->sh),
+                     bnn_ceil_div(g->w - phase_x, g->sw), 1, 1, low, span, g->rows);
+}
+
+static void emit_band(const depthwise *d, const grid *p, i64 n_rows, i64 first, i64 pitch, i64 step,
+                      const float *bias, const float *sums) {
+    for (i64 r = 0; r < n_rows; r++) {
+        bnn_stretch stretch = {0, p->cols, first + r * pitch};
+        d->cores->emit(sums + r * p->pitch, 1, bias, &stretch, 1, d->y, d->y_is_half, 0, step);
+    }
+}
+
+static i64 floats_bytes(i64 n) { return bnn_round_up(n * (i64)sizeof(float), 64); }
+
+static workspace take_workspace(const bnn_conv *g, const grid *p, bnn_scratch scratch) {
+    i64 taps = g->kh * g->kw;
+    return (workspace){.x = bnn_take(&scratch, floats_bytes(copy_floats(p))),
+                       .y = bnn_take(&scratch, floats_bytes(band_floats(p))),
+                       .sums = bnn_take(&scratch, floats_bytes(taps * LANES16)),
+                       .weights = bnn_take(&scratch, floats_bytes(taps)),
+                       .offsets = bnn_take(&scratch, taps * 8),
+                       .taps = bnn_take(&scratch, taps * (i64)sizeof(tap))};
+}
+
+static i64 share_bytes(const bnn_conv *g, const grid *p) {
+    i64 taps = g->kh * g->kw;
+    return floats_bytes(copy_floats(p)) + floats_bytes(band_floats(p)) +
+           floats_bytes(taps * LANES16) + floats_bytes(taps) + bnn_round_up(taps * 8, 64) +
+           bnn_round_up(taps * (i64)sizeof(tap), 64);
+}
+
+/* ---- forward: a unit is one plane of the result ---- */
+
+static void convolve_planes(void *context, i64 begin, i64 end, int thread) {
+    const depthwise *d = context;
+    const bnn_conv *g = d->g;
+    const grid p = forward_grid(g);
+    i64 taps = g->kh * g->kw;
+    workspace w = take_workspace(g, &p, d->per_thread[thread]);
+    forward_offsets(g, &p, w.offsets);
+    for (i64 unit = begin; unit < end; unit++) {
+        i64 m = unit % g->m, source = unit / g->m * g->c + m / (g->m / g->c);
+        for (i64 row = 0; row < p.rows; row += p.band_rows) {
+            i64 n_rows = bnn_min(p.band_rows, p.rows - row);
+            copy_band(d->cores, d->x, source * g->h * g->w, &p, row, n_rows, w.x);
+            d->cores->correlate(w.x, w.offsets, d->w + m * taps, taps,
+                                (n_rows - 1) * p.pitch + p.cols, w.y, 0);
+            emit_band(d, &p, n_rows, (unit * g->ho + row) * g->wo, g->wo, 1,
+                      d->b ? d->b + m : NULL, w.y);
+        }
+    }
+}
+
+/* As bnn_conv_f32f32f32, for group == C. */
+BNN_EXPORT int bnn_conv_depthwise_f32f32f32(const bnn_conv *g, const void *x, i64 x_is_half,
+                                            const float *w, const float *b, void *y,
+                                            i64 y_is_half, uint8_t *memory, i64 n_bytes) {
+    bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
+    depthwise d = {.g = g, .cores = bnn_best_real_cores(), .x = {x, (int)x_is_half}, .w = w,
+                   .b = b, .y = y, .y_is_half = (int)y_is_half, .per_thread = per_thread};
+    const grid p = forward_grid(g);
+    if (!bnn_share(&scratch, share_bytes(g, &p), per_thread))
+        return 0;
+    bnn_parallel(g->n * g->m, bnn_grain_of(g->ho * g->wo * g->kh * g->kw), convolve_planes, &d);
+    return 1;
+}
+
+/* ---- input gradient: a unit is one plane of dx ---- */
+
+static void grad_phase(const depthwise *d, i64 unit, i64 phase_y, i64 phase_x, workspace w) {
+    const bnn_conv *g = d->g;
+    i64 n_taps, per_channel = g->m / g->c, n = unit / g->c, c = unit % g->c;
+    const grid p = phase_grid(g, phase_y, phase_x, w.taps, &n_taps);
+    for (i64 t = 0; t < n_taps; t++) w.offsets[t] = shift(&p, w.taps[t]);
+    for (i64 row = 0; row < p.rows; row += p.band_rows) {
+        i64 n_rows = bnn_min(p.band_rows, p.rows - row);
+        for (i64 m = c * per_channel; m < (c + 1) * per_channel; m++) {
+            copy_band(d->cores, d->dy, (n * g->m + m) * g->ho * g->wo, &p, row, n_rows, w.x);
+            for (i64 t = 0; t < n_taps; t++)
+                w.weights[t] = d->w[m * g->kh * g->kw + w.taps[t].number];
+            d->cores->correlate(w.x, w.offsets, w.weights, n_taps,
+                                (n_rows - 1) * p.pitch + p.cols, w.y, m > c * per_channel);
+        }
+        i64 first = (unit * g->h + row * g->sh + phase_y) * g->w + phase_x;
+        emit_band(d, &p, n_rows, first, g->sh * g->w, g->sw, NULL, w.y);
+    }
+}
+
+static void grad_planes(void *context, i64 begin, i64 end, int thread) {
+    const depthwise *d = context;
+    const bnn_conv *g = d->g;
+    const grid largest = largest_phase(g);
+    workspace w = take_workspace(g, &largest, d->per_thread[thread]);
+    for (i64 unit = begin; unit < end; unit++)
+        for (i64 y = 0; y < bnn_min(g->sh, g->h); y++)
+            for (i64 x = 0; x < bnn_min(g->sw, g->w); x++) grad_phase(d, unit, y, x, w);
+}
+
+/* As bnn_conv_input_grad_f32f32f32, for group == C. */
+BNN_EXPORT int bnn_conv_depthwise_input_grad_f32f32f32(const bnn_conv *g, const void *dy,
+                                                       i64 dy_is_half, const float *w, void *dx,
+                                                       i64 dx_is_half, uint8_t *memory,
+                                                       i64 n_bytes) {
+    bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
+    depthwise d = {.g = g, .cores = bnn_best_real_cores(), .dy = {dy, (int)dy_is_half}, .w = w,
+                   .y = dx, .y_is_half = (int)dx_is_half, .per_thread = per_thread};
+    const grid largest = largest_phase(g);
+    if (!bnn_share(&scratch, share_bytes(g, &largest), per_thread)) return 0;
+    bnn_parallel(g->n * g->c, bnn_grain_of(g->h * g->w * g->kh * g->kw), grad_planes, &d);
+    return 1;
+}
+
+/* ---- weight gradient: a unit is one filter, over the whole batch ---- */
+
+static void add_plane(const depthwise *d, const grid *p, i64 n, i64 m, workspace w) {
+    const bnn_conv *g = d->g;
+    i64 x_plane = (n * g->c + m / (g->m / g->c)) * g->h * g->w, dy_plane = (n * g->m + m) * g->ho;
+    for (i64 row = 0; row < p->rows; row += p->band_rows) {
+        i64 n_rows = bnn_min(p->band_rows, p->rows - row);
+        copy_band(d->cores, d->x, x_plane, p, row, n_rows, w.x);
+        for (i64 r = 0; r < n_rows; r++) { /* no position between two rows counts */
+            bnn_stretch stretch = {0, p->cols, (dy_plane + row + r) * g->wo};
+            float *to = w.y + r * p->pitch;
+            d->cores->take(d->dy, 0, 1, 1, &stretch, 1, 0, to, 0);
+            for (i64 i = p->cols; i < p->pitch; i++) to[i] = 0;
+        }
+        d->cores->dot(w.x, w.offsets, g->kh * g->kw, w.y, (n_rows - 1) * p->pitch + p->cols,
+                      w.sums);
+    }
+}
+
+static void add_filters(void *context, i64 begin, i64 end, int thread) {
+    const depthwise *d = context;
+    const bnn_conv *g = d->g;
+    const grid p = forward_grid(g);
+    i64 taps = g->kh * g->kw;
+    workspace w = take_workspace(g, &p, d->per_thread[thread]);
+    forward_offsets(g, &p, w.offsets);
+    for (i64 m = begin; m < end; m++) {
+        memset(w.sums, 0, (size_t)(taps * LANES16) * sizeof(float));
+        for (i64 n = 0; n < g->n; n++) add_plane(d, &p, n, m, w);
+        for (i64 t = 0; t < taps; t++) {
+            float total = 0;
+            for (i64 i = 0; i < LANES16; i++) total += w.sums[t * LANES16 + i];
+            d->dw[m * taps + t] = total;
+        }
+    }
+}
+
+/* As bnn_conv_weight_grad_f32f32f32, for group == C. */
+BNN_EXPORT int bnn_conv_depthwise_weight_grad_f32f32f32(const bnn_conv *g, const void *x,
+                                                        i64 x_is_half, const void *dy,
+                                                        i64 dy_is_half, float *dw,
+                                                        uint8_t *memory, i64 n_bytes) {
+    bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
+    depthwise d = {.g = g, .cores = bnn_best_real_cores(), .x = {x, (int)x_is_half},
+                   .dy = {dy, (int)dy_is_half}, .dw = dw, .per_thread = per_thread};
+    const grid p = forward_grid(g);
+    if (!bnn_share(&scratch, share_bytes(g, &p), per_thread)) return 0;
+    bnn_parallel(g->m, bnn_grain_of(g->n * g->ho * g->wo * g->kh * g->kw), add_filters, &d);
+    return 1;
+}

@@ -1,0 +1,196 @@
+/* Weight gradient of a convolution of real numbers.
+
+   Lanes are filters, rows are pairs of channel and tap, terms are output positions. For a band of
+   positions dy is turned, so that the filters lie side by side, and x is copied with its padding:
+   then the positions of a row of the band are a fixed step apart for every pair of channel and tap,
+   and are read where they lie.
+
+   A unit of work is a block of channels and filters, over the whole batch. Where there are few
+   of them, the batch is cut into as many parts as the shapes ask for (not the number of threads),
+   whose sums are added in their order. */
+#include "bnn_real.h"
+
+typedef struct {
+    const bnn_conv *g;
+    const bnn_real_cores *cores;
+    bnn_floats x, dy;
+    float *dw;
+    i64 n_parts, n_bands;
+    i64 lanes, n_lane_blocks, n_channel_blocks; /* of a group */
+    i64 in_rows, pitch;                         /* of the copy of a band of x */
+    float *sums;                                /* (parts, units, rows, 48); NULL for one part */
+    bnn_scratch *per_thread;
+} gradient;
+
+typedef struct {
+    float *x, *dy, *tile;
+    i64 *offsets;
+} workspace;
+
+typedef struct {
+    i64 group, channel, n_channels, filter, n_filters;
+} block;
+
+static i64 n_units(const gradient *d) {
+    return d->g->group * d->n_channel_blocks * d->n_lane_blocks;
+}
+
+static block block_at(const gradient *d, i64 unit) {
+    const bnn_conv *g = d->g;
+    i64 channels = g->c / g->group, filters = g->m / g->group;
+    block k = {.group = unit / (d->n_channel_blocks * d->n_lane_blocks),
+               .channel = unit / d->n_lane_blocks % d->n_channel_blocks * g->channels,
+               .filter = unit % d->n_lane_blocks * d->lanes};
+    k.n_channels = bnn_min(g->channels, channels - k.channel);
+    k.n_filters = bnn_min(d->lanes, filters - k.filter);
+    return k;
+}
+
+/* The columns of a row of x that a band meets, and zeros for those in the padding. */
+static void copy_row(const gradient *d, i64 first, i64 col, float *out) {
+    const bnn_conv *g = d->g;
+    i64 low = bnn_clamp(-col, 0, d->pitch), high = bnn_clamp(g->w - col, low, d->pitch);
+    bnn_stretch stretch = {low, high - low, first + col + low};
+    for (i64 i = 0; i < low; i++) out[i] = 0;
+    d->cores->take(d->x, 0, 1, 1, &stretch, high > low, 0, out, 0);
+    for (i64 i = high; i < d->pitch; i++) out[i] = 0;
+}
+
+/* x (channels, samples, in_rows, pitch). */
+static void copy_band(const gradient *d, bnn_band b, block k, float *out) {
+    const bnn_conv *g = d->g;
+    i64 top = b.row * g->sh - g->pt, left = b.col * g->sw - g->pl;
+    i64 n_rows = (b.rows - 1) * g->sh + (g->kh - 1) * g->dh + 1;
+    for (i64 c = 0; c < k.n_channels; c++) {
+        i64 channel = k.group * (g->c / g->group) + k.channel + c;
+        for (i64 s = 0; s < b.samples; s++) {
+            float *plane = out + (c * g->samples + s) * d->in_rows * d->pitch;
+            i64 first = ((b.sample + s) * g->c + channel) * g->h * g->w;
+            for (i64 r = 0; r < n_rows; r++, plane += d->pitch) {
+                i64 y = top + r;
+                if (y < 0 || y >= g->h)
+                    memset(plane, 0, (size_t)d->pitch * sizeof(float));
+                else
+                    copy_row(d, first + y * g->w, left, plane);
+            }
+        }
+    }
+}
+
+static bnn_floats moved(bnn_floats x, i64 n) {
+    i64 size = x.is_half ? sizeof(bnn_half) : sizeof(float);
+    return (bnn_floats){(const uint8_t *)x.data + n * size, x.is_half};
+}
+
+/* dy (positions, 48). */
+static void turn_band(const gradient *d, bnn_band b, block k, float *panel) {
+    const bnn_conv *g = d->g;
+    i64 plane = g->ho * g->wo, filter = k.group * (g->m / g->group) + k.filter;
+    int whole = b.cols == g->wo; /* then rows follow each other */
+    i64 n_rows = whole ? 1 : b.rows, n = whole ? b.rows * b.cols : b.cols;
+    for (i64 s = 0; s < b.samples; s++) {
+        i64 first = ((b.sample + s) * g->m + filter) * plane + b.row * g->wo + b.col;
+        for (i64 r = 0; r < n_rows; r++, panel += n * PANEL)
+            d->cores->turn(moved(d->dy, first + r * g->wo), plane, n, k.n_filters, panel);
+    }
+}
+
+static void add_band(const gradient *d, bnn_band b, block k, workspace w, float *tile, int add) {
+    const bnn_conv *g = d->g;
+    copy_band(d, b, k, w.x);
+    turn_band(d, b, k, w.dy);
+    bnn_strips strips = {.start = w.x, .offsets = w.offsets, .step = g->sw, .n_terms = b.cols,
+                         .run = g->sh * d->pitch, .n_runs = b.rows,
+                         .group = d->in_rows * d->pitch, .n_groups = b.samples};
+    d->cores->multiply(&strips, k.n_channels * g->kh * g->kw, w.dy, k.n_filters, tile, add);
+}
+
+/* A tile's row is a pair of channel and tap, its lane a filter. */
+static void emit(const gradient *d, block k, const float *tile) {
+    const bnn_conv *g = d->g;
+    i64 taps = g->kh * g->kw, terms = g->c / g->group * taps, n = k.n_channels * taps;
+    float *dw = d->dw + (k.group * (g->m / g->group) + k.filter) * terms + k.channel * taps;
+    for (i64 m = 0; m < k.n_filters; m++, dw += terms)
+        for (i64 i = 0; i < n; i++) dw[i] = tile[i * PANEL + m];
+}
+
+static i64 floats_bytes(i64 n) { return bnn_round_up(n * (i64)sizeof(float), 64); }
+static i64 copy_bytes(const gradient *d) {
+    return floats_bytes(d->g->channels * d->g->samples * d->in_rows * d->pitch);
+}
+static i64 turned_bytes(const bnn_conv *g) {
+    return floats_bytes(g->samples * g->rows * g->cols * PANEL);
+}
+static i64 tile_rows(const bnn_conv *g) { return g->channels * g->kh * g->kw; }
+
+static workspace take_workspace(const gradient *d, bnn_scratch scratch) {
+    const bnn_conv *g = d->g;
+    workspace w = {.x = bnn_take(&scratch, copy_bytes(d)),
+                   .dy = bnn_take(&scratch, turned_bytes(g)),
+                   .tile = bnn_take(&scratch, floats_bytes(tile_rows(g) * PANEL)),
+                   .offsets = bnn_take(&scratch, tile_rows(g) * 8)};
+    i64 *offset = w.offsets;
+    for (i64 c = 0; c < g->channels; c++)
+        for (i64 y = 0; y < g->kh; y++)
+            for (i64 x = 0; x < g->kw; x++)
+                *offset++ = c * g->samples * d->in_rows * d->pitch + y * g->dh * d->pitch +
+                            x * g->dw;
+    return w;
+}
+
+/* A unit and a part of the batch. */
+static void add_units(void *context, i64 begin, i64 end, int thread) {
+    const gradient *d = context;
+    workspace w = take_workspace(d, d->per_thread[thread]);
+    for (i64 i = begin; i < end; i++) {
+        i64 unit = i / d->n_parts, part = i % d->n_parts;
+        i64 first = part * d->n_bands / d->n_parts, last = (part + 1) * d->n_bands / d->n_parts;
+        block k = block_at(d, unit);
+        float *tile = d->sums ? d->sums + i * tile_rows(d->g) * PANEL : w.tile;
+        for (i64 band = first; band < last; band++)
+            add_band(d, bnn_band_at(d->g, band), k, w, tile, band > first);
+        if (!d->sums) emit(d, k, tile);
+    }
+}
+
+static void add_parts(void *context, i64 begin, i64 end, int thread) {
+    const gradient *d = context;
+    i64 size = tile_rows(d->g) * PANEL;
+    (void)thread;
+    for (i64 unit = begin; unit < end; unit++) {
+        float *total = d->sums + unit * d->n_parts * size;
+        block k = block_at(d, unit);
+        i64 n = k.n_channels * d->g->kh * d->g->kw * PANEL;
+        for (i64 part = 1; part < d->n_parts; part++)
+            for (i64 i = 0; i < n; i++) total[i] += total[part * size + i];
+        emit(d, k, total);
+    }
+}
+
+/* dw (M, C / group, kh, kw) of x (N, C, H, W) and dy (N, M, Ho, Wo), the batch in n_parts, which are
+   at most the bands. Returns 0, with nothing done, if the scratch is too small. */
+BNN_EXPORT int bnn_conv_weight_grad_f32f32f32(const bnn_conv *g, const void *x, i64 x_is_half,
+                                              const void *dy, i64 dy_is_half, float *dw,
+                                              i64 n_parts, uint8_t *memory, i64 n_bytes) {
+    bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
+    i64 filters = g->m / g->group, n_lane_blocks = bnn_ceil_div(filters, PANEL);
+    gradient d = {.g = g, .cores = bnn_best_real_cores(), .x = {x, (int)x_is_half},
+                  .dy = {dy, (int)dy_is_half}, .dw = dw, .n_parts = n_parts,
+                  .n_bands = bnn_n_bands(g),
+                  .lanes = bnn_round_up(bnn_ceil_div(filters, n_lane_blocks), 16),
+                  .n_channel_blocks = bnn_ceil_div(g->c / g->group, g->channels),
+                  .in_rows = (g->rows - 1) * g->sh + (g->kh - 1) * g->dh + 1,
+                  .pitch = (g->cols - 1) * g->sw + (g->kw - 1) * g->dw + 1,
+                  .per_thread = per_thread};
+    d.n_lane_blocks = bnn_ceil_div(filters, d.lanes);
+    i64 tile = floats_bytes(tile_rows(g) * PANEL);
+    if (n_parts > 1) {
+        d.sums = bnn_take(&scratch, n_parts * n_units(&d) * tile);
+        if (!d.sums) return 0;
+    }
+    i64 share = copy_bytes(&d) + turned_bytes(g) + tile + bnn_round_up(tile_rows(g) * 8, 64);
+    if (!bnn_share(&scratch, share, per_thread)) return 0;
+    bnn_parallel(n_units(&d) * n_parts, 1, add_units, &d);
+    if (n_parts > 1) bnn_parallel(n_units(&d), 1, add_parts, &d);
+    return 1;
+}

@@ -1,0 +1,72 @@
+/* What the kernels of real-valued convolutions share: panels, strips, and the inner loops, which
+   exist once for each instruction set.
+
+   A panel is (n, 48) floats: 48 lanes, side by side, for each of n terms. A tile is (rows, 48) sums. */
+#ifndef BNN_REAL_H
+#define BNN_REAL_H
+
+#include "bnn_half.h"
+#include "bnn_products.h"
+
+enum {
+    PANEL = 48,
+    LANES16 = 16, /* floats of the widest vector: what a sum by itself is kept in */
+};
+
+/* Floats of either precision. */
+typedef struct {
+    const void *data;
+    int is_half;
+} bnn_floats;
+
+/* A stretch of lanes that is contiguous, or a fixed step apart, in memory. */
+typedef struct {
+    i64 lane, n, offset;
+} bnn_stretch;
+
+/* Rows of numbers where they lie: term k of row r is at start[offsets[r] + ...], terms `step` apart
+   in runs of n_terms; n_runs of these `run` apart, and n_groups of those `group` apart. */
+typedef struct {
+    const float *start;
+    const i64 *offsets;
+    i64 step, n_terms, run, n_runs, group, n_groups;
+} bnn_strips;
+
+/* The inner loops. */
+typedef struct {
+    /* tile[r][lane] (+)= the sum over all terms k of row r's k-th times panel[k][lane]; the sum is
+       taken in the order of k and then added once. */
+    void (*multiply)(const bnn_strips *a, i64 n_rows, const float *panel, i64 n_lanes, float *tile,
+                     int add);
+    /* out[i * pitch + lane] = x[i * plane + offset + step * ...] for the lanes of all stretches;
+       the other lanes of a panel become 0 if `clear`. */
+    void (*take)(bnn_floats x, i64 plane, i64 n, i64 step, const bnn_stretch *stretches,
+                 i64 n_stretches, int clear, float *out, i64 pitch);
+    /* y[i * plane + offset + step * ...] = tile[i][lane] + bias[i]; no bias is 0. */
+    void (*emit)(const float *tile, i64 n, const float *bias, const bnn_stretch *stretches,
+                 i64 n_stretches, void *y, int is_half, i64 plane, i64 step);
+    /* panel[k][lane] = x[lane * plane + k]; lanes up to the next 16 become 0. */
+    void (*turn)(bnn_floats x, i64 plane, i64 n_terms, i64 n_lanes, float *panel);
+    /* y[i] (+)= the sum over taps t, in their order, of w[t] * x[offsets[t] + i]; up to the next 16
+       of n are read and written. */
+    void (*correlate)(const float *x, const i64 *offsets, const float *w, i64 n_taps, i64 n,
+                      float *y, int add);
+    /* sums[t][i % 16] += dy[i] * x[offsets[t] + i] for all i < n. */
+    void (*dot)(const float *x, const i64 *offsets, i64 n_taps, const float *dy, i64 n,
+                float *sums);
+} bnn_real_cores;
+
+extern const bnn_real_cores bnn_real_cores_portable;
+#if defined(__x86_64__)
+extern const bnn_real_cores bnn_real_cores_avx2, bnn_real_cores_avx512;
+#endif
+
+static inline const bnn_real_cores *bnn_best_real_cores(void) {
+#if defined(__x86_64__)
+    if (bnn_has_avx512()) return &bnn_real_cores_avx512;
+    if (bnn_has_avx2()) return &bnn_real_cores_avx2;
+#endif
+    return &bnn_real_cores_portable;
+}
+
+#endif

@@ -1,0 +1,14 @@
+/* Inner loops of real-valued convolutions with AVX2. */
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma,f16c,popcnt")
+#include <immintrin.h>
+
+#include "bnn_real.h"
+
+#define CORES bnn_real_cores_avx2
+#define BYTES 32
+#define ROWS 4
+#define MULTIPLY_ADD_VECTORS(a, b, c) (vf) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#define MULTIPLY_ADD(x, b, c) MULTIPLY_ADD_VECTORS(_mm256_set1_ps(x), b, c)
+#include "bnn_real_cores.inc"
+#endif

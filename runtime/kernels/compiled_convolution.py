@@ -1,0 +1,280 @@
+"""The compiled convolutions of real numbers and their gradients, in one and two dimensions.
+
+A convolution is a matrix product whose columns are gathered a panel of 48 at a time; a depthwise
+one goes plane by plane. Maps are float32 or float16, sums float32. How the work is cut depends on
+the shapes alone, never on the number of threads, so that neither does any sum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import (
+    Argument,
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    integers,
+    optional,
+)
+from bnnopt.runtime.kernels.product_tiling import Convolution
+from bnnopt.runtime.kernels.windows import Window, make_window
+from bnnopt.runtime.library import int64s
+
+PANEL = 48  # lanes
+LANES16 = 16  # floats of the widest vector
+TAP_BYTES = 24
+FLOAT_BYTES = 4
+MAX_TAPS = 1024  # larger kernels are left to numpy
+TERMS = 128  # of a panel, which shares the first-level cache with a row of factors
+ROWS = 128  # of a tile of sums
+TURNED_FLOATS = 1 << 18  # weights that the input gradient turns at a time
+GRADIENT_ROWS = 288  # pairs of channel and tap: 32 channels of a 3 x 3 convolution
+GRADIENT_POSITIONS = 128
+COPIED_FLOATS = 1 << 15  # of x, with its padding
+N_UNITS = 6  # of work that a weight gradient should have, for four threads
+PLANE_FLOATS = 1 << 13  # of a plane of a depthwise convolution at a time
+
+Shape = Sequence[int]
+
+
+def conv(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`convolution.conv`, x and y float32 or float16."""
+    (x, w), b, y = inputs[:2], optional(inputs, 2), outputs[0]
+    if not (_is_map(x) and _is_map(y) and covered(w)) or not (b is None or covered(b)):
+        return False
+    return _run("Conv", (x, w), y, attributes, scratch, [x, _is_half(x), w, b, y, _is_half(y)])
+
+
+def conv_input_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`convolution.conv_input_grad`, dy and dx float32 or float16."""
+    (dy, w), dx = inputs, outputs[0]
+    if not (_is_map(dy) and _is_map(dx) and covered(w)):
+        return False
+    arrays: list[Argument] = [dy, _is_half(dy), w, dx, _is_half(dx)]
+    return _run("ConvInputGrad", (dy, w), dx, attributes, scratch, arrays)
+
+
+def conv_weight_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`convolution.conv_weight_grad`, x and dy float32 or float16."""
+    (x, dy), dw = inputs, outputs[0]
+    if not (_is_map(x) and _is_map(dy) and covered(dw)):
+        return False
+    arrays: list[Argument] = [x, _is_half(x), dy, _is_half(dy), dw]
+    return _run("ConvWeightGrad", (x, dy), dw, attributes, scratch, arrays)
+
+
+COMPILED_CONVOLUTION: dict[str, CompiledKernel] = {
+    "Conv": conv,
+    "ConvInputGrad": conv_input_grad,
+    "ConvWeightGrad": conv_weight_grad,
+}
+
+
+def _is_map(array: Array | None) -> bool:
+    return array is not None and covered(array, dtype=np.float16 if _is_half(array) else np.float32)
+
+
+def _is_half(array: Array | None) -> int:
+    return int(array is not None and array.dtype == np.float16)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """The function for a geometry, what it takes besides, and its scratch: shared, for a thread."""
+
+    function: str
+    geometry: Convolution
+    extra: Sequence[int]
+    shared: Sequence[int]
+    share: Sequence[int]
+
+
+def _run(
+    operator: str,
+    inputs: Arrays,
+    output: Array | None,
+    attributes: Attributes,
+    scratch: Array,
+    arrays: Sequence[Argument],
+) -> bool:
+    assert output is not None
+    shapes = [a.shape for a in inputs if a is not None]
+    cut = _cut(operator, shapes, output.shape, attributes)
+    if cut is None or scratch.ctypes.data % 64:
+        return False
+    sizes = int64s(dataclasses.astuple(cut.geometry))
+    return bool(call(cut.function, sizes, *arrays, *cut.extra, scratch, scratch.size))
+
+
+def scratch_bytes(
+    operator: str,
+    inputs: Sequence[Shape],
+    outputs: Sequence[Shape],
+    attributes: Attributes,
+    n_threads: int,
+) -> int | None:
+    """Bytes of scratch that the compiled kernel needs, aligned to 64; None if it is not covered.
+
+    Parameters
+    ----------
+    operator : str
+        ``Conv``, ``ConvInputGrad`` or ``ConvWeightGrad``.
+    inputs, outputs : sequences of shapes
+        The operator's. A smaller batch needs no more.
+    attributes : mapping
+        The operator's own.
+    n_threads : int
+        Threads that the kernels will use, at most.
+    """
+    cut = _cut(operator, inputs, outputs[0], attributes)
+    if cut is None:
+        return None
+    return sum(map(_aligned, cut.shared)) + n_threads * sum(map(_aligned, cut.share))
+
+
+def _cut(
+    operator: str, inputs: Sequence[Shape], output: Shape, attributes: Attributes
+) -> _Cut | None:
+    if any(0 in shape for shape in (*inputs[:2], output)) or len(output) not in (3, 4):
+        return None
+    if operator == "Conv":
+        g = _geometry(inputs[0], inputs[1], output, attributes)
+    elif operator == "ConvInputGrad":
+        g = _geometry(output, inputs[1], inputs[0], attributes)
+    else:
+        g = _geometry(inputs[0], output, inputs[1], attributes)
+    if g is None or g.taps > MAX_TAPS:
+        return None
+    if g.group == g.c > 1:
+        return _depthwise(operator, g)
+    return {"Conv": _forward, "ConvInputGrad": _input_grad, "ConvWeightGrad": _weight_grad}[
+        operator
+    ](g)
+
+
+def _geometry(x: Shape, w: Shape, y: Shape, attributes: Attributes) -> Convolution | None:
+    """The convolution without a tile; one dimension becomes the second of two."""
+    window = make_window(
+        x[2:],
+        w[2:],
+        strides=integers(attributes, "strides"),
+        pads=integers(attributes, "pads"),
+        dilations=integers(attributes, "dilations"),
+        auto_pad=cast(str, attributes.get("auto_pad", "NOTSET")),
+        result=y[2:],
+    )
+    axes = [(1, 1, 1, 1, 0, 1)] * (2 - len(window.kernel)) + _axes(window)
+    (h, kh, ho, sh, pt, dh), (width, kw, wo, sw, pl, dw) = axes
+    group = int(cast(int, attributes.get("group", 1)))
+    return Convolution(
+        x[0], x[1], h, width, y[1], kh, kw, ho, wo, sh, sw, pt, pl, dh, dw, group
+    )  # fmt: skip
+
+
+def _axes(window: Window) -> list[tuple[int, ...]]:
+    return [
+        *zip(
+            window.source, window.kernel, window.result, window.strides, window.begin,
+            window.dilations, strict=True,
+        )
+    ]  # fmt: skip
+
+
+def _forward(g: Convolution) -> _Cut:
+    cut = dataclasses.replace(
+        g,
+        channels=min(g.group_channels, max(1, TERMS // g.taps)),
+        filters=min(g.group_filters, ROWS),
+    )
+    share = _gather_share(g, cut.channels, cut.filters)
+    return _Cut("bnn_conv_f32f32f32", cut, (), [g.taps * TAP_BYTES], share)
+
+
+def _input_grad(g: Convolution) -> _Cut:
+    cut = dataclasses.replace(
+        g,
+        channels=min(g.group_channels, ROWS),
+        filters=min(g.group_filters, max(1, TERMS // g.taps)),
+    )
+    terms = g.group_filters * g.taps
+    room = min(g.c * terms, max(terms, TURNED_FLOATS))
+    shared = [g.taps * TAP_BYTES, room * FLOAT_BYTES]
+    share = _gather_share(g, cut.filters, cut.channels)
+    return _Cut("bnn_conv_input_grad_f32f32f32", cut, (room,), shared, share)
+
+
+def _gather_share(g: Convolution, n_channels: int, n_rows: int) -> list[int]:
+    """A panel, a tile of sums, and where its rows begin."""
+    return [n_channels * g.taps * PANEL * FLOAT_BYTES, n_rows * PANEL * FLOAT_BYTES, n_rows * 8]
+
+
+def _weight_grad(g: Convolution) -> _Cut:
+    banded = g.banded(GRADIENT_POSITIONS, GRADIENT_POSITIONS)
+    rows = (banded.rows - 1) * g.sh + (g.kh - 1) * g.dh + 1
+    cols = (banded.cols - 1) * g.sw + (g.kw - 1) * g.dw + 1
+    plane = banded.samples * rows * cols
+    at_most = max(1, min(GRADIENT_ROWS // g.taps, COPIED_FLOATS // plane))
+    n_blocks = math.ceil(g.group_channels / at_most)
+    cut = dataclasses.replace(banded, channels=math.ceil(g.group_channels / n_blocks))
+    n_bands = math.ceil(g.n / cut.samples) * math.ceil(g.ho / cut.rows) * math.ceil(g.wo / cut.cols)
+    lanes = _up(math.ceil(g.group_filters / math.ceil(g.group_filters / PANEL)), LANES16)
+    n_units = g.group * n_blocks * math.ceil(g.group_filters / lanes)
+    n_parts = min(n_bands, math.ceil(N_UNITS / n_units))
+    tile = _aligned(cut.channels * g.taps * PANEL * FLOAT_BYTES)
+    share = [
+        cut.channels * plane * FLOAT_BYTES,
+        cut.samples * cut.rows * cut.cols * PANEL * FLOAT_BYTES,
+        tile,
+        cut.channels * g.taps * 8,
+    ]
+    shared = [n_parts * n_units * tile] if n_parts > 1 else []
+    return _Cut("bnn_conv_weight_grad_f32f32f32", cut, (n_parts,), shared, share)
+
+
+DEPTHWISE = {
+    "Conv": "bnn_conv_depthwise_f32f32f32",
+    "ConvInputGrad": "bnn_conv_depthwise_input_grad_f32f32f32",
+    "ConvWeightGrad": "bnn_conv_depthwise_weight_grad_f32f32f32",
+}
+
+
+def _depthwise(operator: str, g: Convolution) -> _Cut:
+    """A band of a plane with its padding, the positions that read it, and what goes with taps."""
+    span_y, span_x = (g.kh - 1) * g.dh // g.sh, (g.kw - 1) * g.dw // g.sw
+    if operator == "ConvInputGrad":
+        all_rows, cols, phases = math.ceil(g.h / g.sh), math.ceil(g.w / g.sw), 1
+    else:
+        all_rows, cols, phases = g.ho, g.wo, g.sh * g.sw
+    pitch = cols + span_x
+    cut = dataclasses.replace(g, rows=max(1, PLANE_FLOATS // (phases * pitch)))
+    rows = min(all_rows, cut.rows)
+    share = [
+        (phases * (rows + span_y) * pitch + 4 * LANES16) * FLOAT_BYTES,
+        (rows * pitch + 4 * LANES16) * FLOAT_BYTES,
+        g.taps * LANES16 * FLOAT_BYTES,
+        g.taps * FLOAT_BYTES,
+        g.taps * 8,
+        g.taps * TAP_BYTES,
+    ]
+    return _Cut(DEPTHWISE[operator], cut, (), [], share)
+
+
+def _up(a: int, b: int) -> int:
+    return -(-a // b) * b
+
+
+def _aligned(n_bytes: int) -> int:
+    return _up(n_bytes, 64)

@@ -1,0 +1,252 @@
+"""The compiled real-valued convolutions against their numpy twins in float64, and themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnnopt.runtime.format import Attribute
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled_convolution import COMPILED_CONVOLUTION, scratch_bytes
+from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.library import library
+from tests.ops.oracles import Geometry
+from tests.runtime.compiled_calls import INSTRUCTIONS, Guarded, settings_of
+
+pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
+
+# Largest difference relative to the sum of the absolute products that an element adds up, and,
+# where the result is float16, to its own value besides: half a unit in the last place.
+BOUND = 1e-6
+HALF_BOUND = 2.0**-11
+
+CONVOLUTIONS = {
+    "tile": Geometry(3, 16, 128, (4, 4), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "tile-and-one": Geometry(1, 15, 129, (7, 7), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "stem": Geometry(2, 3, 20, (30, 31), (7, 7), (2, 2), (3, 3, 3, 3), (1, 1)),
+    "first-layer": Geometry(5, 3, 70, (16, 16), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "strides": Geometry(3, 33, 70, (14, 15), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
+    "stride-3-dilated": Geometry(2, 9, 11, (17, 30), (3, 2), (3, 3), (2, 0, 1, 3), (2, 3)),
+    "dilation-is-stride": Geometry(2, 4, 3, (9, 9), (3, 3), (2, 2), (2, 2, 2, 2), (2, 2)),
+    "stride-over-kernel": Geometry(2, 4, 3, (10, 11), (2, 2), (4, 3), (0, 1, 0, 1), (1, 1)),
+    "pointwise": Geometry(2, 130, 33, (14, 14), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
+    "pointwise-stride": Geometry(2, 24, 8, (9, 9), (1, 1), (2, 2), (0, 0, 0, 0), (1, 1)),
+    "many-channels": Geometry(1, 700, 4, (3, 3), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "many-weights": Geometry(1, 200, 1400, (2, 2), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
+    "kernel-over-image": Geometry(2, 4, 4, (3, 3), (7, 7), (1, 1), (3, 3, 3, 3), (1, 1)),
+    "grouped": Geometry(2, 12, 30, (9, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), group=3),
+    "many-groups": Geometry(1, 128, 256, (4, 4), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), group=64),
+    "long-line": Geometry(2, 3, 5, (2600,), (5,), (1,), (2, 2), (1,)),
+    "line-stride": Geometry(3, 6, 4, (41,), (4,), (3,), (1, 2), (2,), group=2),
+    "whole-padding": Geometry(1, 3, 2, (2, 2), (1, 1), (1, 1), (2, 3, 3, 2), (1, 1)),
+    "depthwise": Geometry(3, 12, 12, (9, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), group=12),
+    "depthwise-bands": Geometry(1, 2, 2, (150, 120), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), group=2),
+    "depthwise-several": Geometry(2, 5, 15, (9, 8), (3, 2), (2, 3), (1, 2, 0, 1), (2, 1), group=5),
+    "depthwise-line": Geometry(2, 4, 4, (70,), (5,), (2,), (2, 2), (3,), group=4),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call, and for every element of the result the sum of the absolute products in it."""
+
+    operator: str
+    inputs: Sequence[Array]
+    attributes: Mapping[str, Attribute]
+    dtype: np.dtype[np.generic]
+
+    def twin(self, *, magnitude: bool = False) -> Array:
+        wide = [a.astype(np.float64) for a in self.inputs]
+        if magnitude:
+            wide = [np.abs(a) for a in wide]
+        result = KERNELS[self.operator](*wide, **self.attributes)
+        assert isinstance(result, np.ndarray)
+        return result
+
+    def scratch_bytes(self, threads: int) -> int:
+        shapes = [a.shape for a in self.inputs], [self.twin().shape]
+        n_bytes = scratch_bytes(self.operator, *shapes, self.attributes, threads)
+        assert n_bytes is not None
+        return n_bytes
+
+
+def calls_of(g: Geometry, seed: int, *, half: bool = False) -> list[Call]:
+    """Forward with and without a bias, and both gradients; dy, dx and y are float16 if `half`."""
+    rng = np.random.default_rng(seed)
+    x, w, b, dy = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in (g.x_shape, g.w_shape, g.m, g.conv_shape)
+    )
+    map_dtype = np.dtype(np.float16 if half else np.float32)
+    dy = dy.astype(map_dtype)
+    shared: dict[str, Attribute] = {
+        "strides": list(g.strides),
+        "pads": list(g.pads),
+        "dilations": list(g.dilations),
+        "group": g.group,
+    }
+    to_input = {
+        "input_shape": list(g.space),
+        "output_padding": list(g.output_padding),
+        **shared,
+    }
+    to_weight = {"kernel_shape": list(g.kernel), **shared}
+    return [
+        Call("Conv", [x, w, b] if seed % 2 else [x, w], shared, map_dtype),
+        Call("ConvWeightGrad", [x, dy], to_weight, np.dtype(np.float32)),
+        Call("ConvInputGrad", [dy, w], to_input, map_dtype),
+    ]
+
+
+def run(call: Call, *, kernels: str = "avx512", threads: int) -> Array:
+    """The compiled result, between guards, in exactly the scratch that was asked for."""
+    result = Guarded(np.empty(call.twin().shape, call.dtype), 0)
+    scratch = Guarded(np.empty(call.scratch_bytes(threads), np.uint8), 0)
+    before = [a.tobytes() for a in call.inputs]
+    with settings_of(kernels=kernels, threads=threads):
+        kernel = COMPILED_CONVOLUTION[call.operator]
+        done = kernel(call.inputs, [result.array], call.attributes, scratch.array)
+    assert done, "not covered"
+    result.check()
+    scratch.check()
+    assert [a.tobytes() for a in call.inputs] == before, "an input was written to"
+    return result.array
+
+
+def assert_close(call: Call, got: Array) -> None:
+    """Within the bounds of the sum of the absolute products, and of the value if rounded."""
+    want, magnitude = call.twin(), call.twin(magnitude=True)
+    assert got.shape == want.shape
+    assert np.isfinite(got).all()
+    limit = BOUND * magnitude
+    if call.dtype == np.float16:
+        limit += HALF_BOUND * np.abs(want) + 2.0**-24
+    assert (np.abs(got - want) <= limit).all()
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Geometry:
+    rank = draw(st.sampled_from([1, 2, 2, 2]))
+
+    def axes(low: int, high: int, times: int = 1) -> tuple[int, ...]:
+        return tuple(draw(st.integers(low, high)) for _ in range(rank * times))
+
+    kernel, strides, dilations = axes(1, 4), axes(1, 3), axes(1, 2)
+    pads = axes(0, 3, 2)
+    least = [
+        max(1, d * (k - 1) + 1 - before - after)
+        for k, d, before, after in zip(kernel, dilations, pads, pads[rank:], strict=False)
+    ]
+    space = tuple(draw(st.integers(low, low + 30)) for low in least)
+    group = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    c, m = draw(st.sampled_from([1, 1, 2, 8, 21])), draw(st.sampled_from([1, 2, 9, 16, 50]))
+    n = draw(st.integers(1, 5))
+    return Geometry(n, c * group, m * group, space, kernel, strides, pads, dilations, group)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    geometries(),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(INSTRUCTIONS),
+    st.integers(1, 2),
+    st.booleans(),
+)
+def test_drawn_convolutions(g: Geometry, seed: int, kernels: str, threads: int, half: bool):
+    for call in calls_of(g, seed, half=half):
+        assert_close(call, run(call, kernels=kernels, threads=threads))
+
+
+@pytest.mark.parametrize("note", CONVOLUTIONS)
+@pytest.mark.parametrize("half", [False, True])
+def test_same_bits_on_any_number_of_threads(note: str, half: bool):
+    for call in calls_of(CONVOLUTIONS[note], seed=1, half=half):
+        for kernels in INSTRUCTIONS:
+            results = [run(call, kernels=kernels, threads=threads) for threads in (1, 2, 5)]
+            assert_close(call, results[0])
+            assert len({result.tobytes() for result in results}) == 1
+
+
+def test_the_vector_kernels_agree_where_they_sum_in_one_order():
+    for call in calls_of(CONVOLUTIONS["strides"], seed=2):
+        wide, narrow = (run(call, kernels=kernels, threads=1) for kernels in ("avx512", "avx2"))
+        assert wide.tobytes() == narrow.tobytes()
+
+
+@pytest.mark.parametrize("call", calls_of(CONVOLUTIONS["tile"], 3), ids=lambda call: call.operator)
+class TestControls:
+    def test_one_changed_number_is_noticed(self, call: Call):
+        inputs = [a.copy() for a in call.inputs]
+        inputs[0].reshape(-1)[5] += np.float32(1e-3)
+        wrong = run(dataclasses.replace(call, inputs=inputs), threads=1)
+        with pytest.raises(AssertionError):
+            assert_close(call, wrong)
+
+    def test_too_little_scratch_is_refused_and_nothing_written(self, call: Call):
+        result = Guarded(np.zeros(call.twin().shape, np.float32), 0)
+        scratch = Guarded(np.empty(call.scratch_bytes(2) - 64, np.uint8), 0)
+        with settings_of(threads=2):
+            kernel = COMPILED_CONVOLUTION[call.operator]
+            assert not kernel(call.inputs, [result.array], call.attributes, scratch.array)
+        scratch.check()
+        assert (scratch.array == 0xA5).all()
+        assert (result.array.view(np.uint8) == 0xA5).all()
+
+    def test_float64_is_left_to_numpy(self, call: Call):
+        result = np.empty(call.twin().shape, np.float64)
+        scratch = np.empty(1 << 22, np.uint8)
+        kernel = COMPILED_CONVOLUTION[call.operator]
+        assert not kernel(call.inputs, [result], call.attributes, scratch)
+
+
+def test_a_nan_in_the_scratch_is_never_read_into_a_result():
+    for note in ("depthwise-bands", "depthwise-several", "stem", "pointwise-stride", "long-line"):
+        for call in calls_of(CONVOLUTIONS[note], seed=4):
+            scratch = np.full(call.scratch_bytes(1) + 64, 0xFF, np.uint8)  # floats that are NaN
+            scratch = scratch[-scratch.ctypes.data % 64 :][: call.scratch_bytes(1)]
+            result = np.empty(call.twin().shape, np.float32)
+            with settings_of(threads=1):
+                kernel = COMPILED_CONVOLUTION[call.operator]
+                assert kernel(call.inputs, [result], call.attributes, scratch)
+            assert_close(call, result)
+
+
+def test_attributes_may_be_left_out():
+    (call, *_) = calls_of(CONVOLUTIONS["pointwise"], seed=6)
+    bare = dataclasses.replace(call, attributes={})
+    np.testing.assert_array_equal(run(bare, threads=1), run(call, threads=1))
+    same = dataclasses.replace(call, attributes={"auto_pad": "SAME_UPPER", "strides": [2, 2]})
+    assert_close(same, run(same, threads=1))
+
+
+def test_scratch_is_small_and_never_grows_with_the_batch():
+    for g in [
+        Geometry(20, 128, 128, (32, 32), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+        Geometry(100, 512, 512, (7, 7), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+        Geometry(20, 3, 64, (224, 224), (7, 7), (2, 2), (3, 3, 3, 3), (1, 1)),
+        Geometry(20, 64, 64, (112, 112), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), group=64),
+    ]:
+        needs = {}
+        for n in (1, g.n, 4 * g.n):
+            x, y, w = (n, *g.x_shape[1:]), (n, *g.conv_shape[1:]), g.w_shape
+            operators = {"Conv": (x, w, y), "ConvInputGrad": (y, w, x), "ConvWeightGrad": (x, y, w)}
+            attributes = calls_of(dataclasses.replace(g, n=1), 0)[0].attributes
+            needs[n] = [
+                scratch_bytes(operator, shapes[:2], shapes[2:], attributes, 1) or 0
+                for operator, shapes in operators.items()
+            ]
+        assert needs[g.n] == needs[4 * g.n]
+        assert all(few <= many < 3 << 19 for few, many in zip(needs[1], needs[g.n], strict=True))
+
+
+def test_volumes_and_huge_kernels_are_left_to_numpy():
+    for x in [(1, 1, 2, 2, 2), (1, 1, 40, 40)]:
+        one = (1,) * len(x)
+        assert scratch_bytes("Conv", [x, x], [one], {}, 1) is None
+    assert scratch_bytes("Conv", [(1, 1, 4, 4), (1, 1, 4, 4)], [(1,) * 4], {}, 1) is not None
