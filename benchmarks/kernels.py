@@ -87,7 +87,7 @@ def bench_convolution(
     padding = [(size + 2 * pad - kernel) % stride] * 2
     compare(
         f"{name} forward", lambda: columns @ weights.T, "BinaryConv", [x, w], y,
-        {"x_shape": x_shape, "w_shape": w_shape, **shared}, repeats, clock,
+        {"x_shape": x_shape, "w_shape": w_shape, "dtype": 1, **shared}, repeats, clock,
     )  # fmt: skip
     compare(
         f"{name} dw", lambda: dy.T @ columns, "BinaryConvWeightGrad", [x, y],
@@ -109,7 +109,7 @@ def bench_layer(n: int, k: int, m: int, repeats: int, clock: Clock) -> None:
     name = f"dense {n}x{k}->{m}"
     compare(
         f"{name} forward", lambda: inputs @ weights.T, "BinaryGemm", [x, w], y.copy(),
-        {"x_shape": [k], "w_shape": [k]}, repeats, clock,
+        {"x_shape": [k], "w_shape": [k], "dtype": 1}, repeats, clock,
     )  # fmt: skip
     compare(
         f"{name} dw", lambda: y.T @ inputs, "BinaryGemmWeightGrad", [x, y],

@@ -112,6 +112,7 @@ def _conv(m: _Mapping) -> bool:
         x_shape=list(dims(x)[1:]),
         w_shape=list(dims(w)[1:]),
         group=group.as_int() if group is not None else 1,
+        dtype=int(ir.DataType.FLOAT),
         **shape.attributes(),
     )
     if len(m.node.inputs) > 2:
@@ -165,7 +166,12 @@ def _gemm(m: _Mapping) -> bool:
 
 def _dense(m: _Mapping, x: ir.Value, w: ir.Value) -> bool:
     y = m.make(
-        "BinaryGemm", m.bits(x), m.bits(w), x_shape=list(dims(x)[1:]), w_shape=list(dims(w)[1:])
+        "BinaryGemm",
+        m.bits(x),
+        m.bits(w),
+        x_shape=list(dims(x)[1:]),
+        w_shape=list(dims(w)[1:]),
+        dtype=int(ir.DataType.FLOAT),
     )
     if len(m.node.inputs) > 2:
         m.make("Add", y, m.operand(2))

@@ -1,7 +1,8 @@
 """Products with +-1 tensors that are kept as bits, forward and backward.
 
 A packed operand is what SignPack made of it; its unpacked shape behind the first axis is an
-attribute. The bodies unpack and multiply as floats.
+attribute. The bodies unpack and multiply as floats. Gradients take dy as float32 or float16 and sum
+in float32; dx has the dtype of dy, rounded once, dw is float32.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, ints
+
+
+def _result_type(node: ir.Node) -> ir.DataType:
+    return ir.DataType(node.attributes["dtype"].as_int())
 
 
 def _conv(node: ir.Node) -> list[TypedDims]:
@@ -23,13 +28,13 @@ def _conv(node: ir.Node) -> list[TypedDims]:
         (size + begin + end - dilation * (kernel - 1) - 1) // stride + 1
         for size, kernel, begin, end, stride, dilation in sizes
     ]
-    return [(ir.DataType.FLOAT, (n, filters, *result))]
+    return [(_result_type(node), (n, filters, *result))]
 
 
 def _conv_weight_grad(node: ir.Node) -> list[TypedDims]:
     channels = ints(node, "x_shape")[0] // node.attributes["group"].as_int()
     filters = dims(node.inputs[1])[1]
-    return [(dtype(node.inputs[1]), (filters, channels, *ints(node, "kernel_shape")))]
+    return [(ir.DataType.FLOAT, (filters, channels, *ints(node, "kernel_shape")))]
 
 
 def _conv_input_grad(node: ir.Node) -> list[TypedDims]:
@@ -39,11 +44,11 @@ def _conv_input_grad(node: ir.Node) -> list[TypedDims]:
 
 
 def _gemm(node: ir.Node) -> list[TypedDims]:
-    return [(ir.DataType.FLOAT, (dims(node.inputs[0])[0], dims(node.inputs[1])[0]))]
+    return [(_result_type(node), (dims(node.inputs[0])[0], dims(node.inputs[1])[0]))]
 
 
 def _gemm_weight_grad(node: ir.Node) -> list[TypedDims]:
-    return [(dtype(node.inputs[1]), (dims(node.inputs[1])[1], *ints(node, "x_shape")))]
+    return [(ir.DataType.FLOAT, (dims(node.inputs[1])[1], *ints(node, "x_shape")))]
 
 
 def _gemm_input_grad(node: ir.Node) -> list[TypedDims]:
@@ -54,18 +59,22 @@ BINARY_CONV = Operator(
     summary="""y = Conv(x, w) of two tensors of -1 and +1; padding is 0, as in Conv.
 
     x_packed: (N, ceil(C H W / 8)) uint8, `x_shape` is [C, H, W]. w_packed: (M, ceil(K / 8)) uint8,
-    `w_shape` is [C / group, kh, kw], K their product. y: (N, M, Ho, Wo) float32: integers, exact.
+    `w_shape` is [C / group, kh, kw], K their product. y: (N, M, Ho, Wo), integers, in the ONNX
+    `dtype`: 1, float32, or 5, int16, exact where C / group kh kw is at most 32,767; or 10, float16,
+    which is exact up to 2048.
     """,
     signature=(
-        "BinaryConv <x_shape, w_shape, strides, pads, dilations, group> (x_packed, w_packed) => (y)"
+        "BinaryConv <x_shape, w_shape, strides, pads, dilations, group, dtype>"
+        " (x_packed, w_packed) => (y)"
     ),
     body="""
         x = bnnopt.SignUnpack <shape: ints = @x_shape> (x_packed)
         w = bnnopt.SignUnpack <shape: ints = @w_shape> (w_packed)
-        y = Conv <
+        wide = Conv <
             strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations,
             group: int = @group
         > (x, w)
+        y = Cast <to: int = @dtype> (wide)
     """,
     type_rule=_conv,
 )
@@ -73,8 +82,8 @@ BINARY_CONV = Operator(
 BINARY_CONV_WEIGHT_GRAD = Operator(
     summary="""dw of y = BinaryConv(x, w): ConvWeightGrad of the unpacked x and dy.
 
-    x_packed: (N, ceil(C H W / 8)) uint8, `x_shape` is [C, H, W]. dy: (N, M, Ho, Wo) float32.
-    dw: (M, C / group, *kernel_shape).
+    x_packed: (N, ceil(C H W / 8)) uint8, `x_shape` is [C, H, W]. dy: (N, M, Ho, Wo) float32 or
+    float16. dw: (M, C / group, *kernel_shape) float32.
     """,
     signature=(
         "BinaryConvWeightGrad <x_shape, kernel_shape, strides, pads, dilations, group>"
@@ -82,10 +91,11 @@ BINARY_CONV_WEIGHT_GRAD = Operator(
     ),
     body="""
         x = bnnopt.SignUnpack <shape: ints = @x_shape> (x_packed)
+        wide = Cast <to = 1> (dy)
         dw = bnnopt.ConvWeightGrad <
             kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads,
             dilations: ints = @dilations, group: int = @group
-        > (x, dy)
+        > (x, wide)
     """,
     type_rule=_conv_weight_grad,
 )
@@ -93,8 +103,8 @@ BINARY_CONV_WEIGHT_GRAD = Operator(
 BINARY_CONV_INPUT_GRAD = Operator(
     summary="""dx of y = BinaryConv(x, w): ConvInputGrad of dy and the unpacked w.
 
-    dy: (N, M, Ho, Wo) float32. w_packed: (M, ceil(K / 8)) uint8, `w_shape` is [C / group, kh, kw].
-    dx: (N, C, *input_shape).
+    dy: (N, M, Ho, Wo) float32 or float16. w_packed: (M, ceil(K / 8)) uint8, `w_shape` is
+    [C / group, kh, kw]. dx: (N, C, *input_shape), the dtype of dy.
     """,
     signature=(
         "BinaryConvInputGrad"
@@ -103,11 +113,13 @@ BINARY_CONV_INPUT_GRAD = Operator(
     ),
     body="""
         w = bnnopt.SignUnpack <shape: ints = @w_shape> (w_packed)
-        dx = bnnopt.ConvInputGrad <
+        wide = Cast <to = 1> (dy)
+        wide_dx = bnnopt.ConvInputGrad <
             input_shape: ints = @input_shape, strides: ints = @strides, pads: ints = @pads,
             dilations: ints = @dilations, group: int = @group,
             output_padding: ints = @output_padding
-        > (dy, w)
+        > (wide, w)
+        dx = CastLike (wide_dx, dy)
     """,
     type_rule=_conv_input_grad,
 )
@@ -116,13 +128,15 @@ BINARY_GEMM = Operator(
     summary="""y = x times w transposed, of two matrices of -1 and +1.
 
     x_packed: (N, ceil(K / 8)) uint8, w_packed: (M, ceil(K / 8)) uint8; `x_shape` and `w_shape` are
-    [K]. y: (N, M) float32: integers, exact.
+    [K]. y: (N, M), integers, in the ONNX `dtype`: 1, float32, or 5, int16, exact where K is at most
+    32,767; or 10, float16, which is exact up to 2048.
     """,
-    signature="BinaryGemm <x_shape, w_shape> (x_packed, w_packed) => (y)",
+    signature="BinaryGemm <x_shape, w_shape, dtype> (x_packed, w_packed) => (y)",
     body="""
         x = bnnopt.SignUnpack <shape: ints = @x_shape> (x_packed)
         w = bnnopt.SignUnpack <shape: ints = @w_shape> (w_packed)
-        y = Gemm <transB = 1> (x, w)
+        wide = Gemm <transB = 1> (x, w)
+        y = Cast <to: int = @dtype> (wide)
     """,
     type_rule=_gemm,
 )
@@ -130,12 +144,14 @@ BINARY_GEMM = Operator(
 BINARY_GEMM_WEIGHT_GRAD = Operator(
     summary="""dw of y = BinaryGemm(x, w): dy transposed times x.
 
-    x_packed: (N, ceil(K / 8)) uint8, `x_shape` is [K]. dy: (N, M) float32. dw: (M, K).
+    x_packed: (N, ceil(K / 8)) uint8, `x_shape` is [K]. dy: (N, M) float32 or float16.
+    dw: (M, K) float32.
     """,
     signature="BinaryGemmWeightGrad <x_shape> (x_packed, dy) => (dw)",
     body="""
         x = bnnopt.SignUnpack <shape: ints = @x_shape> (x_packed)
-        dw = Gemm <transA = 1> (dy, x)
+        wide = Cast <to = 1> (dy)
+        dw = Gemm <transA = 1> (wide, x)
     """,
     type_rule=_gemm_weight_grad,
 )
@@ -143,12 +159,15 @@ BINARY_GEMM_WEIGHT_GRAD = Operator(
 BINARY_GEMM_INPUT_GRAD = Operator(
     summary="""dx of y = BinaryGemm(x, w): dy times w.
 
-    dy: (N, M) float32. w_packed: (M, ceil(K / 8)) uint8, `w_shape` is [K]. dx: (N, K).
+    dy: (N, M) float32 or float16. w_packed: (M, ceil(K / 8)) uint8, `w_shape` is [K].
+    dx: (N, K), the dtype of dy.
     """,
     signature="BinaryGemmInputGrad <w_shape> (dy, w_packed) => (dx)",
     body="""
         w = bnnopt.SignUnpack <shape: ints = @w_shape> (w_packed)
-        dx = Gemm (dy, w)
+        wide = Cast <to = 1> (dy)
+        wide_dx = Gemm (wide, w)
+        dx = CastLike (wide_dx, dy)
     """,
     type_rule=_gemm_input_grad,
 )

@@ -65,6 +65,22 @@ void bnn_transpose_words(const uint8_t *rows, i64 row_bytes, i64 n_rows, i64 n_b
     }
 }
 
+void bnn_pack_signs(const float *x, i64 n, uint8_t *bits) {
+    const v4i low = {1, 2, 4, 8}, high = {16, 32, 64, 128};
+    i64 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        v4f a, b;
+        bnn_load(&a, x + i);
+        bnn_load(&b, x + i + 4);
+        v4i set = (~(a < 0) & low) | (~(b < 0) & high);
+        bits[i / 8] = (uint8_t)(set[0] | set[1] | set[2] | set[3]);
+    }
+    if (i == n) return;
+    unsigned last = 0;
+    for (i64 j = i; j < n; j++) last |= (unsigned)!(x[j] < 0) << (j - i);
+    bits[i / 8] = (uint8_t)last;
+}
+
 void *bnn_take(bnn_scratch *scratch, i64 n_bytes) {
     i64 size = bnn_round_up(n_bytes, 64);
     if (!scratch->next || scratch->end - scratch->next < size) {
@@ -110,4 +126,22 @@ i64 bnn_runs(i64 begin, i64 end, i64 rows, i64 cols, bnn_run runs[LANES]) {
         at += n;
     }
     return count;
+}
+
+void bnn_turn(const bnn_cores *cores, const void *d, i64 type, i64 first, i64 pitch, i64 n_rows,
+              i64 n_lanes, float *rows) {
+    const i64 size = bnn_size_of(type);
+    const uint8_t *from = (const uint8_t *)d + first * size;
+    if (type == BNN_FLOAT) {
+        cores->turn((const float *)from, pitch, n_rows, n_lanes, rows);
+    } else {
+        float wide[LANES * TERMS];
+        for (i64 l = 0; l < n_lanes; l++)
+            bnn_decode_halves((const bnn_half *)from + l * pitch, wide + l * TERMS, n_rows);
+        cores->turn(wide, TERMS, n_rows, n_lanes, rows);
+    }
+    /* What is wanted next, most likely; the stride is too long for the processor to guess. */
+    for (i64 l = 0; l < n_lanes; l++)
+        for (i64 i = 0; i < n_rows * size; i += 64)
+            __builtin_prefetch(from + (l * pitch + n_rows) * size + i);
 }

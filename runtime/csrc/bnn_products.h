@@ -3,9 +3,7 @@
 #ifndef BNN_PRODUCTS_H
 #define BNN_PRODUCTS_H
 
-#include <string.h>
-
-#include "bnn.h"
+#include "bnn_half.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the bit strings are read in little-endian words"
@@ -35,6 +33,30 @@ typedef struct {
 
 static inline i64 bnn_round_up(i64 a, i64 b) { return bnn_ceil_div(a, b) * b; }
 static inline i64 bnn_clamp(i64 a, i64 low, i64 high) { return bnn_max(low, bnn_min(a, high)); }
+
+/* Types of arrays, as ONNX numbers them; of a result that is uint8, the packed signs are wanted. */
+enum { BNN_FLOAT = 1, BNN_SIGNS = 2, BNN_INT16 = 5, BNN_FLOAT16 = 10 };
+
+static inline i64 bnn_size_of(i64 type) { return type == BNN_FLOAT ? 4 : 2; }
+
+/* y[i] = x[first + i], n elements of an array of float32 or float16. */
+static inline void bnn_to_floats(const void *x, i64 type, i64 first, float *y, i64 n) {
+    if (type == BNN_FLOAT)
+        memcpy(y, (const float *)x + first, (size_t)n * sizeof *y);
+    else
+        bnn_decode_halves((const bnn_half *)x + first, y, n);
+}
+
+/* y[first + i] = x[i]. */
+static inline void bnn_from_floats(const float *x, void *y, i64 type, i64 first, i64 n) {
+    if (type == BNN_FLOAT)
+        memcpy((float *)y + first, x, (size_t)n * sizeof *x);
+    else
+        bnn_encode_halves(x, (bnn_half *)y + first, n);
+}
+
+/* Bit i of `bits` = whether x[i] >= 0 (or is NaN), in whole bytes. */
+void bnn_pack_signs(const float *x, i64 n, uint8_t *bits);
 
 /* bnn_differing[16 * a + b] = number of bits where the nibbles a and b differ. */
 extern const uint8_t bnn_differing[256];
@@ -105,8 +127,9 @@ typedef struct {
     /* counts[i][lane] = number of differing bits; indices: (n_steps, 4) nibbles times 16. */
     void (*count)(const uint8_t *panel, const uint8_t *indices, i64 n_steps,
                   uint16_t counts[STRINGS][LANES]);
-    /* y[i] = base[i] - 2 counts[i], added to y if `add`. */
-    void (*emit)(const uint16_t *counts, const float *base, i64 n, float *y, int add);
+    /* y[first + i] = base[i] - 2 counts[i], added to y if `add`, which a float16 cannot. */
+    void (*emit)(const uint16_t *counts, const int32_t *base, i64 n, void *y, i64 type, i64 first,
+                 int add);
     /* tables (n_groups, 16, 64): for every 4 of `rows` their 16 signed sums. */
     void (*build)(const float *rows, i64 pitch, i64 n_groups, i64 n_lanes, float *tables);
     /* sums (n_outer * n_inner, 64) += the table entries that the nibbles of a word choose; the word
@@ -128,6 +151,10 @@ typedef struct {
 static inline int bnn_in_place(const bnn_cores *cores, i64 n_rows, i64 n_lanes) {
     return n_rows % 4 == 0 && n_lanes % cores->step == 0;
 }
+
+/* As `turn`, from an array of float32 or float16, from its element `first` on. */
+void bnn_turn(const bnn_cores *cores, const void *d, i64 type, i64 first, i64 pitch, i64 n_rows,
+              i64 n_lanes, float *rows);
 
 extern const bnn_cores bnn_cores_portable;
 #if defined(__x86_64__)

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.convolution import conv, conv_input_grad, conv_weight_grad
+from bnnopt.runtime.kernels.elementwise import cast
 
 TILE_BYTES = 1 << 20  # of unpacked floats, but one row at least
 
@@ -27,6 +28,7 @@ def binary_conv(
     pads: Sequence[int],
     dilations: Sequence[int],
     group: int,
+    dtype: int,
 ) -> Array:
     """Convolve, padding with zeros.
 
@@ -37,12 +39,12 @@ def binary_conv(
 
     Returns
     -------
-    (N, M, Ho, Wo) float32, integers
+    (N, M, Ho, Wo), integers, in the dtype with the ONNX number `dtype`
     """
     w = _signs(w_packed, w_shape, np.float32)
     return np.concatenate(
         [
-            conv(x, w, strides=strides, pads=pads, dilations=dilations, group=group)
+            cast(conv(x, w, strides=strides, pads=pads, dilations=dilations, group=group), to=dtype)
             for _, x in _tiles(x_packed, x_shape, np.float32)
         ]
     )
@@ -68,8 +70,9 @@ def binary_conv_weight_grad(
 
     Returns
     -------
-    (M, C / group, *kernel_shape), the dtype of dy
+    (M, C / group, *kernel_shape), the dtype of dy, but float32 for float16
     """
+    dy = _wide(dy)
     dw = np.zeros((dy.shape[1], x_shape[0] // group, *kernel_shape), dy.dtype)
     for rows, x in _tiles(x_packed, x_shape, dy.dtype):
         dw += conv_weight_grad(
@@ -103,35 +106,44 @@ def binary_conv_input_grad(
     -------
     (N, C, *input_shape), the dtype of dy
     """
-    w = _signs(w_packed, w_shape, dy.dtype)
-    return conv_input_grad(
-        dy, w, input_shape=input_shape, strides=strides, pads=pads, dilations=dilations,
+    wide = _wide(dy)
+    w = _signs(w_packed, w_shape, wide.dtype)
+    dx = conv_input_grad(
+        wide, w, input_shape=input_shape, strides=strides, pads=pads, dilations=dilations,
         group=group,
     )  # fmt: skip
+    return dx.astype(dy.dtype, copy=False)
 
 
 def binary_gemm(
-    x_packed: Array, w_packed: Array, *, x_shape: Sequence[int], w_shape: Sequence[int]
+    x_packed: Array, w_packed: Array, *, x_shape: Sequence[int], w_shape: Sequence[int], dtype: int
 ) -> Array:
-    """Return x (N, K) times w (M, K) transposed: (N, M) float32, integers; both packed."""
+    """Return x (N, K) times w (M, K) transposed, both packed: (N, M) integers in ONNX's `dtype`."""
     x = _signs(x_packed, x_shape, np.float32)
     y = np.empty((len(x_packed), len(w_packed)), np.float32)
     for rows, w in _tiles(w_packed, w_shape, np.float32):
         np.matmul(x, w.T, out=y[:, rows])
-    return y
+    return cast(y, to=dtype)
 
 
 def binary_gemm_weight_grad(x_packed: Array, dy: Array, *, x_shape: Sequence[int]) -> Array:
-    """Return dy (N, M) transposed times x (N, K), packed: (M, K) in the dtype of dy."""
+    """Return dy (N, M) transposed times x (N, K), packed: (M, K), float32 for float16."""
+    dy = _wide(dy)
     return np.asarray(np.matmul(dy.T, _signs(x_packed, x_shape, dy.dtype)))
 
 
 def binary_gemm_input_grad(dy: Array, w_packed: Array, *, w_shape: Sequence[int]) -> Array:
     """Return dy (N, M) times w (M, K), packed: (N, K) in the dtype of dy."""
-    dx = np.zeros((len(dy), math.prod(w_shape)), dy.dtype)
-    for rows, w in _tiles(w_packed, w_shape, dy.dtype):
-        dx += np.matmul(dy[:, rows], w)
-    return dx
+    wide = _wide(dy)
+    dx = np.zeros((len(dy), math.prod(w_shape)), wide.dtype)
+    for rows, w in _tiles(w_packed, w_shape, wide.dtype):
+        dx += np.matmul(wide[:, rows], w)
+    return dx.astype(dy.dtype, copy=False)
+
+
+def _wide(dy: Array) -> Array:
+    """What is summed: float16 as float32."""
+    return dy.astype(np.float32) if dy.dtype == np.float16 else dy
 
 
 def _signs(packed: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:

@@ -17,29 +17,40 @@ from bnnopt.runtime.library import int64s
 
 __all__ = ["COMPILED_PRODUCTS", "scratch_bytes"]
 
+BITS = (np.dtype(np.uint8),)
+FLOATS = (np.dtype(np.float32), np.dtype(np.float16))
+WHOLE = (*FLOATS, np.dtype(np.int16))
+SUMS = (np.dtype(np.float32),)
+NUMBERS = {np.dtype(name): number for name, number in {"f4": 1, "u1": 2, "i2": 5, "f2": 10}.items()}
+"""Dtypes as ONNX numbers them."""
+
+# C function, and the dtypes of its two operands and its result.
 FUNCTIONS = {
-    "BinaryConv": "bnn_conv_b1b1f32",
-    "BinaryConvInputGrad": "bnn_conv_input_grad_f32b1f32",
-    "BinaryConvWeightGrad": "bnn_conv_weight_grad_b1f32f32",
-    "BinaryGemm": "bnn_gemm_b1b1f32",
-    "BinaryGemmInputGrad": "bnn_gemm_input_grad_f32b1f32",
-    "BinaryGemmWeightGrad": "bnn_gemm_weight_grad_b1f32f32",
+    "BinaryConv": ("bnn_conv_b1b1", BITS, BITS, WHOLE),
+    "BinaryConvInputGrad": ("bnn_conv_input_grad_b1", FLOATS, BITS, FLOATS),
+    "BinaryConvWeightGrad": ("bnn_conv_weight_grad_b1", BITS, FLOATS, SUMS),
+    "BinaryGemm": ("bnn_gemm_b1b1", BITS, BITS, WHOLE),
+    "BinaryGemmInputGrad": ("bnn_gemm_input_grad_b1", FLOATS, BITS, FLOATS),
+    "BinaryGemmWeightGrad": ("bnn_gemm_weight_grad_b1", BITS, FLOATS, SUMS),
 }
 
 
 def _kernel(op: str) -> CompiledKernel:
+    function, *dtypes = FUNCTIONS[op]
+
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
         arrays = [array for array in (*inputs, outputs[0]) if array is not None]
-        packed = [array for array in arrays if array.dtype == np.uint8]
-        floats = [array for array in arrays if array.dtype != np.uint8]
-        if not covered(*packed, dtype=np.uint8) or not covered(*floats):
-            return False
-        first, second, result = arrays
-        cut = tiling(op, [first.shape, second.shape], [result.shape], attributes)
+        for array, allowed in zip(arrays, dtypes, strict=True):
+            if array.dtype not in allowed or not covered(array, dtype=array.dtype):
+                return False
+        *operands, result = arrays
+        cut = tiling(op, [array.shape for array in operands], [result.shape], attributes)
         if cut is None or scratch.ctypes.data % 64:
             return False
         sizes = int64s(dataclasses.astuple(cut))
-        return bool(call(FUNCTIONS[op], sizes, first, second, result, scratch, scratch.size))
+        types = [NUMBERS[a.dtype] for a in operands if a.dtype not in BITS]
+        types.append(NUMBERS[result.dtype])
+        return bool(call(function, sizes, *arrays, *types, scratch, scratch.size))
 
     run.__doc__ = f"{op}; False, with nothing written, where the numpy kernel has to do it."
     return run

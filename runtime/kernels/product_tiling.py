@@ -22,6 +22,9 @@ INDEX_BYTES = 1 << 18  # nibbles of the weights at a time
 MAX_ROWS = 576  # rows of partial sums: 64 channels of a 3 x 3 convolution
 MAX_TERMS = 4096  # terms of a partial sum in float32
 MAX_TAPS = 4096  # larger kernels are left to numpy
+MAX_COUNT = 65535  # of differing bits
+WINDOW_BYTES = 1 << 19  # of the input gradient, float32, that is not finished
+FLOAT16 = 10  # as ONNX numbers it
 
 Shape = Sequence[int]
 Attributes = Mapping[str, Attribute]
@@ -101,7 +104,8 @@ def conv(input_shapes: Sequence[Shape], y: Shape, attributes: Attributes) -> Con
     """BinaryConv: nibble planes of a band, a panel of a tile, indices of a block of filters."""
     channels, kernel = _shape(attributes, "x_shape"), _shape(attributes, "w_shape")[1:]
     g = _geometry(y[0], channels[0], channels[1:], y[1], kernel, y[2:], attributes)
-    block = min(g.group_channels, max(4, MAX_STEPS // g.taps * 4))
+    is_half = attributes["dtype"] == FLOAT16  # which cannot hold partial sums: one block
+    block = g.group_channels if is_half else min(g.group_channels, max(4, MAX_STEPS // g.taps * 4))
     steps = math.ceil(block / 4) * g.taps
     filters = min(g.group_filters, max(STRINGS, INDEX_BYTES // steps // STRINGS * STRINGS))
     return dataclasses.replace(g.banded(256, 512), channels=block, filters=filters)
@@ -137,27 +141,33 @@ def _conv_weight_grad_scratch(g: Convolution) -> tuple[int, list[int]]:
 
 
 def conv_input_grad(inputs: Sequence[Shape], dx: Shape, attributes: Attributes) -> Convolution:
-    """BinaryConvInputGrad: all weight bits turned, sums of a block of channels."""
+    """BinaryConvInputGrad: all weight bits turned, sums and a window of a block of channels."""
     dy, _ = inputs
     kernel = _shape(attributes, "w_shape")[1:]
     g = _geometry(dy[0], dx[1], dx[2:], dy[1], kernel, dy[2:], attributes)
-    samples = min(g.n, math.ceil(256 / (g.ho * g.wo)))
-    channels = _block(g, math.ceil(g.n / samples))
-    return dataclasses.replace(
-        g, samples=samples, rows=g.ho, cols=g.wo, channels=channels, filters=MAX_TERMS
-    )
+    g = g.banded(256, g.wo)
+    channels = _block(g, math.ceil(g.n / g.samples))
+    channels = min(channels, max(1, WINDOW_BYTES // _window_bytes(g)))
+    return dataclasses.replace(g, channels=channels, filters=MAX_TERMS)
+
+
+def _window_bytes(g: Convolution) -> int:
+    """Of one channel of dx: the rows that a band of positions touches, in float32."""
+    return g.samples * (g.rows * g.sh + (g.kh - 1) * g.dh) * g.w * 4
 
 
 def _conv_input_grad_scratch(g: Convolution) -> tuple[int, list[int]]:
     words = math.ceil(g.group_filters / 32) * _up(g.group_channels * g.taps, 8) * 4
     pieces = g.taps * min(LANES, LANES // g.wo + 2) * 24
-    return words, [TABLES_BYTES + g.channels * g.taps * LANES * 4, pieces]
+    window = g.channels * _window_bytes(g)
+    return words, [TABLES_BYTES + g.channels * g.taps * LANES * 4, window, pieces]
 
 
 def gemm(inputs: Sequence[Shape], y: Shape, attributes: Attributes) -> Dense:
     """BinaryGemm: indices of a block of samples, a panel of 64 filters."""
     (k,) = _shape(attributes, "x_shape")
-    return Dense(y[0], y[1], k, min(y[0], 128), min(_up(k, 8), 4 * MAX_STEPS))
+    chunk = _up(k, 8) if attributes["dtype"] == FLOAT16 else min(_up(k, 8), 4 * MAX_STEPS)
+    return Dense(y[0], y[1], k, min(y[0], 128), chunk)
 
 
 def _gemm_scratch(g: Dense) -> tuple[int, list[int]]:
@@ -181,9 +191,15 @@ def _signed_sums(n: int, m: int, k: int, n_terms: int) -> Dense:
     return Dense(n, m, k, block, min(n_terms, MAX_TERMS // 2))
 
 
-def _signed_sums_scratch(g: Dense) -> tuple[int, list[int]]:
+def _gemm_weight_grad_scratch(g: Dense) -> tuple[int, list[int]]:
     words = math.ceil(g.chunk / 32) * g.block * 4
     return 0, [words, TABLES_BYTES + g.block * LANES * 4]
+
+
+def _gemm_input_grad_scratch(g: Dense) -> tuple[int, list[int]]:
+    """The same, and the finished tile before it is rounded."""
+    shared, shares = _gemm_weight_grad_scratch(g)
+    return shared, [*shares, g.block * LANES * 4]
 
 
 _CONVOLUTIONS: dict[
@@ -205,8 +221,8 @@ _DENSE: dict[
     ],
 ] = {
     "BinaryGemm": (gemm, _gemm_scratch),
-    "BinaryGemmInputGrad": (gemm_input_grad, _signed_sums_scratch),
-    "BinaryGemmWeightGrad": (gemm_weight_grad, _signed_sums_scratch),
+    "BinaryGemmInputGrad": (gemm_input_grad, _gemm_input_grad_scratch),
+    "BinaryGemmWeightGrad": (gemm_weight_grad, _gemm_weight_grad_scratch),
 }
 
 
@@ -220,11 +236,13 @@ def tiling(
     if any(0 in shape for shape in (*input_shapes, *output_shapes)):
         return None
     if op in _DENSE:
-        return _DENSE[op][0](input_shapes, output_shapes[0], attributes)
+        dense = _DENSE[op][0](input_shapes, output_shapes[0], attributes)
+        return dense if op != "BinaryGemm" or dense.chunk <= MAX_COUNT else None
     if len(_ints(attributes, "strides")) > 2:
         return None
     g = _CONVOLUTIONS[op][0](input_shapes, output_shapes[0], attributes)
-    return g if g.taps <= MAX_TAPS else None
+    is_counted = op != "BinaryConv" or g.channels * g.taps <= MAX_COUNT
+    return g if g.taps <= MAX_TAPS and is_counted else None
 
 
 def scratch_bytes(

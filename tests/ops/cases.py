@@ -169,7 +169,7 @@ def binary_product_cases() -> list[Case]:
             "group": g.group,
         }
         table += [
-            case("BinaryConv", note, x, w, x_shape=x_shape, w_shape=w_shape, **shared),
+            case("BinaryConv", note, x, w, x_shape=x_shape, w_shape=w_shape, dtype=1, **shared),
             case(
                 "BinaryConvWeightGrad", note, x, dy,
                 x_shape=x_shape, kernel_shape=list(g.kernel), **shared,
@@ -179,14 +179,36 @@ def binary_product_cases() -> list[Case]:
                 output_padding=list(g.output_padding), **shared,
             ),
         ]  # fmt: skip
+        if note in ("same", "everything"):
+            table += typed_products(note, table[-3:])
     for note, n, k, m in [("one", 1, 1, 1), ("bytes", 3, 16, 5), ("odd", 4, 27, 9)]:
         x, w, dy = random_bits(n, [k]), random_bits(m, [k]), normal(n, m)
         table += [
-            case("BinaryGemm", note, x, w, x_shape=[k], w_shape=[k]),
+            case("BinaryGemm", note, x, w, x_shape=[k], w_shape=[k], dtype=1),
             case("BinaryGemmWeightGrad", note, x, dy, x_shape=[k]),
             case("BinaryGemmInputGrad", note, dy, w, w_shape=[k]),
         ]
+    return table + typed_products("odd", table[-3:])
+
+
+def typed_products(note: str, products: list[Case]) -> list[Case]:
+    """A forward product and its gradients in other dtypes; dy is whole, so that all sums agree."""
+    forward, *gradients = products
+    table = [
+        case(
+            forward.operator, f"{note}-{name}", *forward.inputs,
+            **{**forward.attributes, "dtype": dtype},
+        )
+        for name, dtype in (("int16", 5), ("float16", 10))
+    ]  # fmt: skip
+    for gradient in gradients:
+        inputs = [whole_halves(a) if a.dtype == np.float32 else a for a in gradient.inputs]
+        table.append(case(gradient.operator, f"{note}-float16", *inputs, **gradient.attributes))
     return table
+
+
+def whole_halves(like: Array) -> Array:
+    return RNG.integers(-90, 91, like.shape).astype(np.float16)
 
 
 def random_bits(n: int, shape: list[int]) -> Array:

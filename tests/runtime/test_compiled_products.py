@@ -25,6 +25,8 @@ pytestmark = pytest.mark.skipif(library() is None, reason="built without a C com
 
 # Largest difference of a gradient, relative to the sum of |dy| that the element adds up.
 BOUND = 1e-6
+HALF_ULP = 2.0**-11, 2.0**-25  # of float16: relative, and of its subnormals
+DTYPES = {1: np.float32, 5: np.int16, 10: np.float16}
 
 CONVOLUTIONS = {
     "tile": Geometry(2, 16, 64, (8, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
@@ -68,8 +70,15 @@ class Product:
     attributes: Mapping[str, Attribute]
     scale: Array | float = 0.0  # 0: the result is exact
 
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Of the result."""
+        if "dtype" in self.attributes:
+            return DTYPES[self.attributes["dtype"]]
+        return self.inputs[0].dtype.type if "InputGrad" in self.operator else np.float32
+
     def twin(self) -> Array:
-        wide = [a.astype(np.float64) if a.dtype == np.float32 else a for a in self.inputs]
+        wide = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in self.inputs]
         result = DOMAIN_KERNELS[self.operator](*wide, **self.attributes)
         assert isinstance(result, np.ndarray)
         return result
@@ -83,7 +92,12 @@ def packed(rng: np.random.Generator, n: int, shape: Sequence[int]) -> Array:
     return np.packbits(rng.random((n, math.prod(shape))) < 0.5, axis=1, bitorder="little")
 
 
-def conv_products(g: Geometry, seed: int) -> list[Product]:
+def gradient(rng: np.random.Generator, shape: Sequence[int], dtype: int) -> Array:
+    """A dy for the output dtype with this ONNX number; int16 goes with float16."""
+    return rng.standard_normal(shape).astype(np.float32 if dtype == 1 else np.float16)
+
+
+def conv_products(g: Geometry, seed: int, dtype: int = 1) -> list[Product]:
     rng = np.random.default_rng(seed)
     shared: dict[str, Attribute] = {
         "strides": list(g.strides),
@@ -93,7 +107,7 @@ def conv_products(g: Geometry, seed: int) -> list[Product]:
     }
     x_shape, w_shape = list(g.x_shape[1:]), list(g.w_shape[1:])
     x, w = packed(rng, g.n, x_shape), packed(rng, g.m, w_shape)
-    dy = rng.standard_normal(g.conv_shape).astype(np.float32)
+    dy = gradient(rng, g.conv_shape, dtype)
     per_filter = np.abs(dy).sum(axis=(0, *range(2, dy.ndim)), dtype=np.float64)
     to_input = {
         "input_shape": list(g.space),
@@ -102,11 +116,14 @@ def conv_products(g: Geometry, seed: int) -> list[Product]:
         **shared,
     }
     ones = np.full_like(w, 255)
-    magnitude = DOMAIN_KERNELS["BinaryConvInputGrad"](np.abs(dy), ones, **to_input)
+    size = np.abs(dy).astype(np.float32)
+    magnitude = DOMAIN_KERNELS["BinaryConvInputGrad"](size, ones, **to_input)
     assert isinstance(magnitude, np.ndarray)
     kernel = {"x_shape": x_shape, "kernel_shape": list(g.kernel), **shared}
     return [
-        Product("BinaryConv", [x, w], {"x_shape": x_shape, "w_shape": w_shape, **shared}),
+        Product(
+            "BinaryConv", [x, w], {"x_shape": x_shape, "w_shape": w_shape, "dtype": dtype, **shared}
+        ),
         Product(
             "BinaryConvWeightGrad", [x, dy], kernel,
             per_filter.reshape(-1, *(1,) * (dy.ndim - 1)),
@@ -115,13 +132,13 @@ def conv_products(g: Geometry, seed: int) -> list[Product]:
     ]  # fmt: skip
 
 
-def layer_products(n: int, k: int, m: int, seed: int) -> list[Product]:
+def layer_products(n: int, k: int, m: int, seed: int, dtype: int = 1) -> list[Product]:
     rng = np.random.default_rng(seed)
     x, w = packed(rng, n, [k]), packed(rng, m, [k])
-    dy = rng.standard_normal((n, m)).astype(np.float32)
-    x_shape, w_shape, size = [k], [k], np.abs(dy)
+    dy = gradient(rng, (n, m), dtype)
+    x_shape, w_shape, size = [k], [k], np.abs(dy).astype(np.float32)
     return [
-        Product("BinaryGemm", [x, w], {"x_shape": x_shape, "w_shape": w_shape}),
+        Product("BinaryGemm", [x, w], {"x_shape": x_shape, "w_shape": w_shape, "dtype": dtype}),
         Product("BinaryGemmWeightGrad", [x, dy], {"x_shape": x_shape}, size.sum(0)[:, None]),
         Product("BinaryGemmInputGrad", [dy, w], {"w_shape": w_shape}, size.sum(1)[:, None]),
     ]
@@ -129,7 +146,7 @@ def layer_products(n: int, k: int, m: int, seed: int) -> list[Product]:
 
 def run(product: Product, *, kernels: str = "avx512", threads: int) -> Array:
     """The compiled result, between guards, in exactly the scratch that was asked for."""
-    result = Guarded(np.empty(product.twin().shape, np.float32), 0)
+    result = Guarded(np.empty(product.twin().shape, product.dtype), 0)
     scratch = Guarded(np.empty(product.scratch_bytes(threads), np.uint8), 0)
     before = [a.tobytes() for a in product.inputs]
     with settings_of(kernels=kernels, threads=threads):
@@ -143,11 +160,15 @@ def run(product: Product, *, kernels: str = "avx512", threads: int) -> Array:
 
 
 def assert_close(product: Product, got: Array) -> None:
-    """Equal if exact, else within BOUND of the sum of absolute values."""
+    """Equal if exact, else within BOUND of the sum of absolute values, and of one rounding."""
     want = product.twin()
-    assert got.shape == want.shape
+    assert (got.dtype, got.shape) == (product.dtype, want.shape)
     assert np.isfinite(got).all()
-    assert (np.abs(got - want) <= BOUND * product.scale).all()
+    bound = BOUND * product.scale
+    if got.dtype == np.float16 and "dtype" not in product.attributes:
+        relative, absolute = HALF_ULP
+        bound = bound + relative * (np.abs(want) + bound) + absolute
+    assert (np.abs(got.astype(np.float64) - want) <= bound).all()
 
 
 @st.composite
@@ -171,9 +192,15 @@ def geometries(draw: st.DrawFn) -> Geometry:
 
 
 @settings(max_examples=100, deadline=None)
-@given(geometries(), st.integers(0, 2**32 - 1), st.sampled_from(INSTRUCTIONS), st.integers(1, 2))
-def test_drawn_convolutions(g: Geometry, seed: int, kernels: str, threads: int):
-    for product in conv_products(g, seed):
+@given(
+    geometries(),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(INSTRUCTIONS),
+    st.integers(1, 2),
+    st.sampled_from([*DTYPES]),
+)
+def test_drawn_convolutions(g: Geometry, seed: int, kernels: str, threads: int, dtype: int):
+    for product in conv_products(g, seed, dtype):
         assert_close(product, run(product, kernels=kernels, threads=threads))
 
 
@@ -183,9 +210,12 @@ def test_drawn_convolutions(g: Geometry, seed: int, kernels: str, threads: int):
     st.integers(0, 2**32 - 1),
     st.sampled_from(INSTRUCTIONS),
     st.integers(1, 2),
+    st.sampled_from([*DTYPES]),
 )
-def test_drawn_layers(shape: tuple[int, int, int], seed: int, kernels: str, threads: int):
-    for product in layer_products(*shape, seed):
+def test_drawn_layers(
+    shape: tuple[int, int, int], seed: int, kernels: str, threads: int, dtype: int
+):
+    for product in layer_products(*shape, seed, dtype):
         assert_close(product, run(product, kernels=kernels, threads=threads))
 
 
@@ -209,6 +239,38 @@ def test_convolutions_give_the_same_bits_on_any_threads_and_instructions(note: s
 def test_layers_give_the_same_bits_on_any_threads_and_instructions(shape: tuple[int, int, int]):
     for product in layer_products(*shape, seed=2):
         assert_same_bits_everywhere(product)
+
+
+def with_float32(product: Product) -> Product:
+    inputs = [a.astype(np.float32) if a.dtype == np.float16 else a for a in product.inputs]
+    return dataclasses.replace(product, inputs=inputs)
+
+
+def assert_half_is_the_float32_result_rounded_once(product: Product) -> None:
+    with np.errstate(over="ignore"):
+        want = run(with_float32(product), threads=2).astype(product.dtype)
+    for kernels in INSTRUCTIONS:
+        assert run(product, kernels=kernels, threads=2).tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("note", CONVOLUTIONS)
+def test_convolutions_in_half_precision(note: str):
+    forward, *gradients = conv_products(CONVOLUTIONS[note], seed=5, dtype=10)
+    for product in gradients:
+        assert_half_is_the_float32_result_rounded_once(product)
+    single = {**forward.attributes, "dtype": 1}
+    want = run(dataclasses.replace(forward, attributes=single), threads=2)
+    for dtype in (5, 10):
+        narrow = dataclasses.replace(forward, attributes={**forward.attributes, "dtype": dtype})
+        np.testing.assert_array_equal(run(narrow, threads=2), want.astype(DTYPES[dtype]))
+
+
+@pytest.mark.parametrize("shape", LAYERS, ids=str)
+def test_layers_in_half_precision(shape: tuple[int, int, int]):
+    forward, *gradients = layer_products(*shape, seed=6, dtype=10)
+    for product in gradients:
+        assert_half_is_the_float32_result_rounded_once(product)
+    assert_close(forward, run(forward, threads=2))
 
 
 def small_products() -> list[Product]:
@@ -251,6 +313,7 @@ def test_scratch_is_small_and_never_grows_with_the_batch():
         attributes: dict[str, Attribute] = {
             **shared, "group": 1, "x_shape": list(g.x_shape[1:]), "w_shape": list(g.w_shape[1:]),
             "kernel_shape": list(g.kernel), "input_shape": list(g.space), "output_padding": [0, 0],
+            "dtype": 1,
         }  # fmt: skip
         needs = {}
         for n in (1, g.n, 4 * g.n):
@@ -267,7 +330,9 @@ def test_scratch_is_small_and_never_grows_with_the_batch():
 
 def test_kernels_that_are_too_large_and_volumes_are_left_to_numpy():
     volume = {"strides": [1] * 3, "pads": [0] * 6, "dilations": [1] * 3, "group": 1}
-    attributes: dict[str, Attribute] = {**volume, "x_shape": [1, 2, 2, 2], "w_shape": [1] * 4}
+    attributes: dict[str, Attribute] = {
+        **volume, "x_shape": [1, 2, 2, 2], "w_shape": [1] * 4, "dtype": 1,
+    }  # fmt: skip
     assert scratch_bytes("BinaryConv", [(1, 1), (1, 1)], [(1, 1, 2, 2, 2)], attributes, 1) == 0
 
 

@@ -8,7 +8,8 @@ typedef struct {
     const bnn_gemm *g;
     const bnn_cores *cores;
     const uint8_t *x, *w;
-    float *y;
+    void *y;
+    i64 y_type;
     uint8_t *indices; /* (block / 4, n_steps, 4): nibbles of the samples times 16 */
     bnn_scratch *per_thread;
     i64 sample, byte; /* where the present block begins */
@@ -70,8 +71,8 @@ static void multiply_panels(void *context, i64 begin, i64 end, int thread) {
     const product *p = context;
     const bnn_gemm *g = p->g;
     uint16_t counts[STRINGS][LANES] __attribute__((aligned(64)));
-    float valid[LANES];
-    for (i64 i = 0; i < LANES; i++) valid[i] = (float)bnn_min(8 * p->n_bytes, g->k - 8 * p->byte);
+    int32_t valid[LANES];
+    for (i64 i = 0; i < LANES; i++) valid[i] = (int32_t)bnn_min(8 * p->n_bytes, g->k - 8 * p->byte);
     for (i64 panel_number = begin; panel_number < end; panel_number++) {
         i64 first = panel_number * LANES, n = bnn_min(LANES, g->m - first);
         uint8_t *panel = p->per_thread[thread].next;
@@ -79,19 +80,20 @@ static void multiply_panels(void *context, i64 begin, i64 end, int thread) {
         for (i64 s = 0; s < p->n_samples; s += STRINGS) {
             p->cores->count(panel, p->indices + s * 2 * p->n_bytes, 2 * p->n_bytes, counts);
             for (i64 i = 0; i < bnn_min(STRINGS, p->n_samples - s); i++)
-                p->cores->emit(counts[i], valid, n, p->y + (p->sample + s + i) * g->m + first,
-                               p->byte > 0);
+                p->cores->emit(counts[i], valid, n, p->y, p->y_type,
+                               (p->sample + s + i) * g->m + first, p->byte > 0);
         }
     }
 }
 
 /* y (N, M) = x (N, K) times w (M, K) transposed, both packed; `block` samples and `chunk` elements
-   (a multiple of 8) at a time. Returns 0, with nothing done, if the scratch is too small. */
-BNN_EXPORT int bnn_gemm_b1b1f32(const bnn_gemm *g, const uint8_t *x, const uint8_t *w, float *y,
-                                uint8_t *memory, i64 n_bytes) {
+   (a multiple of 8) at a time. y is float32, int16 or float16, the last with one chunk.
+   Returns 0, with nothing done, if the scratch is too small. */
+BNN_EXPORT int bnn_gemm_b1b1(const bnn_gemm *g, const uint8_t *x, const uint8_t *w, void *y,
+                             i64 y_type, uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     product p = {.g = g, .cores = bnn_best_cores(), .x = x, .w = w, .y = y,
-                 .per_thread = per_thread};
+                 .y_type = y_type, .per_thread = per_thread};
     i64 row_bytes = bnn_ceil_div(g->k, 8);
     i64 indices_bytes = bnn_round_up(g->block, STRINGS) * g->chunk / 4;
     p.indices = bnn_take(&scratch, indices_bytes);

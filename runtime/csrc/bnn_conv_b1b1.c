@@ -10,7 +10,8 @@ typedef struct {
     const bnn_conv *g;
     const bnn_cores *cores;
     const uint8_t *x, *x_end, *w;
-    float *y;
+    void *y;
+    i64 y_type;
     uint8_t *indices;            /* (filters / 4, n_steps, 4): weight nibbles times 16 */
     bnn_scratch *per_thread;
     i64 group, channel, filter;  /* the present block: first channel and filter within the group */
@@ -122,13 +123,13 @@ static void fill_panel(const forward *f, i64 samples, const bnn_run *runs, i64 n
 
 /* Bits of the block that are not padding, for every lane. */
 static void count_valid(const forward *f, bnn_band b, const bnn_run *runs, i64 n_runs,
-                        float *valid) {
+                        int32_t *valid) {
     const bnn_conv *g = f->g;
     for (i64 i = 0; i < n_runs; i++) {
         i64 rows = bnn_taps_inside(b.row + runs[i].row, g->sh, g->pt, g->dh, g->kh, g->h);
         for (i64 j = 0; j < runs[i].n; j++) {
             i64 cols = bnn_taps_inside(b.col + runs[i].col + j, g->sw, g->pl, g->dw, g->kw, g->w);
-            valid[runs[i].lane + j] = (float)(f->n_channels * rows * cols);
+            valid[runs[i].lane + j] = (int32_t)(f->n_channels * rows * cols);
         }
     }
 }
@@ -138,7 +139,7 @@ static void multiply_tile(const forward *f, bnn_band b, const bnn_run *runs, i64
                           const uint8_t *panel) {
     const bnn_conv *g = f->g;
     i64 plane = g->ho * g->wo, first = f->group * (g->m / g->group) + f->filter;
-    float valid[LANES];
+    int32_t valid[LANES];
     uint16_t counts[STRINGS][LANES] __attribute__((aligned(64)));
     count_valid(f, b, runs, n_runs, valid);
     for (i64 m = 0; m < f->n_filters; m += STRINGS) {
@@ -148,10 +149,10 @@ static void multiply_tile(const forward *f, bnn_band b, const bnn_run *runs, i64
                 i64 lanes = 0;
                 for (n = 0; r + n < n_runs && runs[r + n].sample == runs[r].sample; n++)
                     lanes += runs[r + n].n;
-                float *y = f->y + ((b.sample + runs[r].sample) * g->m + first + m + i) * plane +
-                           (b.row + runs[r].row) * g->wo + b.col + runs[r].col;
-                f->cores->emit(counts[i] + runs[r].lane, valid + runs[r].lane, lanes, y,
-                               f->channel > 0);
+                i64 at = ((b.sample + runs[r].sample) * g->m + first + m + i) * plane +
+                         (b.row + runs[r].row) * g->wo + b.col + runs[r].col;
+                f->cores->emit(counts[i] + runs[r].lane, valid + runs[r].lane, lanes, f->y,
+                               f->y_type, at, f->channel > 0);
             }
         }
     }
@@ -193,14 +194,15 @@ static void convolve_block(forward *f) {
     bnn_parallel(bnn_n_bands(g), 1, convolve_bands, f);
 }
 
-/* y (N, M, Ho, Wo) = the convolution of x (N, C, H, W) with w (M, C / group, kh, kw), both packed.
+/* y (N, M, Ho, Wo) = the convolution of x (N, C, H, W) with w (M, C / group, kh, kw), both packed;
+   y is float32, int16 or float16, the last with all channels in one block.
    Returns 0, with nothing done, if the scratch is too small. */
-BNN_EXPORT int bnn_conv_b1b1f32(const bnn_conv *g, const uint8_t *x, const uint8_t *w, float *y,
-                                uint8_t *memory, i64 n_bytes) {
+BNN_EXPORT int bnn_conv_b1b1(const bnn_conv *g, const uint8_t *x, const uint8_t *w, void *y,
+                             i64 y_type, uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     i64 x_bytes = g->n * bnn_ceil_div(g->c * g->h * g->w, 8), taps = g->kh * g->kw;
     forward f = {.g = g, .cores = bnn_best_cores(), .x = x, .x_end = x + x_bytes, .w = w, .y = y,
-                 .per_thread = per_thread};
+                 .y_type = y_type, .per_thread = per_thread};
     f.phase = g->cols + (g->kw - 1) * g->dw / g->sw;
     f.pitch = f.phase * g->sw;
     f.in_rows = (g->rows - 1) * g->sh + (g->kh - 1) * g->dh + 1;

@@ -14,7 +14,8 @@ typedef struct {
     const bnn_conv *g;
     const bnn_cores *cores;
     const uint8_t *x, *x_end;
-    const float *dy;
+    const void *dy;
+    i64 dy_type;
     float *dw;
     bnn_scratch *per_thread;
     i64 row_bytes;  /* of a row of positions */
@@ -169,9 +170,9 @@ static void take_rows(const gradient *d, block k, i64 sample, i64 row, i64 n_row
     const bnn_conv *g = d->g;
     i64 plane = g->ho * g->wo, filter = k.group * (g->m / g->group) + k.filter;
     for (i64 r = 0; r < n_rows; r++) {
-        const float *dy = d->dy + (sample * g->m + filter) * plane + (row + r) * g->wo + col;
+        i64 first = (sample * g->m + filter) * plane + (row + r) * g->wo + col;
         float *rows = t.rows + r * pitch * LANES;
-        d->cores->turn(dy, plane, n_cols, k.n_filters, rows);
+        bnn_turn(d->cores, d->dy, d->dy_type, first, plane, n_cols, k.n_filters, rows);
         memset(rows + n_cols * LANES, 0, (size_t)((pitch - n_cols) * LANES) * sizeof(float));
         if (!d->padded) continue;
         for (i64 i = 0; i < n_cols; i++)
@@ -259,12 +260,15 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
     }
 }
 
-/* dw (M, C / group, kh, kw) from x (N, C, H, W), packed, and dy (N, M, Ho, Wo).
+/* dw (M, C / group, kh, kw) from x (N, C, H, W), packed, and dy (N, M, Ho, Wo), float32 or float16.
    Returns 0, with nothing done, if the scratch is too small. */
-BNN_EXPORT int bnn_conv_weight_grad_b1f32f32(const bnn_conv *g, const uint8_t *x, const float *dy,
-                                             float *dw, uint8_t *memory, i64 n_bytes) {
+BNN_EXPORT int bnn_conv_weight_grad_b1(const bnn_conv *g, const uint8_t *x, const void *dy,
+                                       float *dw, i64 dy_type, i64 dw_type, uint8_t *memory,
+                                       i64 n_bytes) {
+    (void)dw_type;
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
-    gradient d = {.g = g, .cores = bnn_best_cores(), .x = x, .dy = dy, .dw = dw,
+    gradient d = {.g = g, .cores = bnn_best_cores(), .x = x, .dy = dy,
+                  .dy_type = dy_type, .dw = dw,
                   .x_end = x + g->n * bnn_ceil_div(g->c * g->h * g->w, 8),
                   .row_bytes = bnn_ceil_div(g->cols, 8), .per_thread = per_thread};
     i64 bottom = (g->ho - 1) * g->sh - g->pt + (g->kh - 1) * g->dh;

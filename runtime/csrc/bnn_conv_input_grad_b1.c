@@ -1,0 +1,213 @@
+/* Input gradient of a binary convolution, w kept as bits, by signed sums over the filters.
+
+   Lanes are output positions, rows are pairs of channel and tap: a tile of 64 positions sums
+   dy * w over the filters for every row, and each row is then added where its tap lies, in a window
+   of some rows of dx; what falls on the padding is dropped. The window moves down with the bands of
+   positions, and the rows that it leaves are rounded, once, to dx. See bnn_gemm_grad_b1.c for the
+   method. */
+#include "bnn_products.h"
+
+typedef struct {
+    const bnn_conv *g;
+    const bnn_cores *cores;
+    const void *dy;
+    const uint8_t *w;
+    void *dx;
+    i64 dy_type, dx_type;
+    uint32_t *words;  /* (filters / 32, n_words): bits of 32 filters for each row */
+    i64 n_words;      /* rows of a group, in whole bytes of weights */
+    i64 window_rows;  /* rows of dx that a band touches, and those that its last stride skips */
+    bnn_scratch *per_thread;
+    i64 group;
+} gradient;
+
+typedef struct {
+    float *rows, *tables, *sums, *window;
+    bnn_piece *pieces;
+} tile;
+
+/* Some samples and channels of dx, and of them a band of output rows. */
+typedef struct {
+    i64 sample, n_samples, channel, n_channels; /* the channel within the group */
+    i64 row, n_rows;
+} block;
+
+static void transpose_filters(void *context, i64 begin, i64 end, int thread) {
+    (void)thread;
+    const gradient *d = context;
+    i64 row_bytes = d->n_words / 8, filters = d->g->m / d->g->group;
+    for (i64 b = begin; b < end; b++)
+        bnn_transpose_words(d->w + (d->group * filters + b * TERMS) * row_bytes, row_bytes,
+                            bnn_min(TERMS, filters - b * TERMS), row_bytes,
+                            d->words + b * d->n_words);
+}
+
+/* Tables of dy at the band's positions from `begin` on, some filters. */
+static void build_tables(const gradient *d, const block *k, i64 begin, i64 n_lanes, i64 filter,
+                         i64 n, tile t) {
+    i64 plane = d->g->ho * d->g->wo, per_sample = k->n_rows * d->g->wo;
+    i64 n_groups = bnn_ceil_div(n, 4), run = 0;
+    for (i64 lane = 0; lane < n_lanes; lane += run) {
+        i64 s = (begin + lane) / per_sample, at = (begin + lane) % per_sample;
+        i64 first = ((k->sample + s) * d->g->m + filter) * plane + k->row * d->g->wo + at;
+        run = bnn_min(per_sample - at, n_lanes - lane);
+        if (run == n_lanes && d->dy_type == BNN_FLOAT && bnn_in_place(d->cores, n, n_lanes)) {
+            d->cores->build((const float *)d->dy + first, plane, n_groups, n_lanes, t.tables);
+            return;
+        }
+        for (i64 m = 0; m < n; m++)
+            bnn_to_floats(d->dy, d->dy_type, first + m * plane, t.rows + m * LANES + lane, run);
+    }
+    memset(t.rows + n * LANES, 0, (size_t)((4 * n_groups - n) * LANES) * sizeof(float));
+    d->cores->build(t.rows, LANES, n_groups, bnn_round_up(n_lanes, d->cores->step), t.tables);
+}
+
+/* Positions o of a run, first .. first + n - 1, whose tap lies inside: begin and end. */
+static inline void clip(i64 first, i64 n, i64 stride, i64 offset, i64 size, i64 *begin, i64 *end) {
+    *begin = bnn_max(first, offset < 0 ? bnn_ceil_div(-offset, stride) : 0);
+    *end = offset >= size ? *begin : bnn_min(first + n, (size - 1 - offset) / stride + 1);
+}
+
+/* What a channel's rows of sums (taps, 64) add to its window: the parts of `runs` that lie inside. */
+static i64 list_pieces(const gradient *d, const block *k, const bnn_run *runs, i64 n_runs,
+                       bnn_piece *pieces) {
+    const bnn_conv *g = d->g;
+    i64 count = 0, top = k->row * g->sh - g->pt;
+    for (i64 ky = 0, from = 0; ky < g->kh; ky++) {
+        for (i64 kx = 0; kx < g->kw; kx++, from += LANES) {
+            i64 offset = kx * g->dw - g->pl;
+            for (i64 i = 0; i < n_runs; i++) {
+                i64 y = runs[i].row * g->sh + ky * g->dh, begin, end;
+                if (top + y < 0 || top + y >= g->h) continue;
+                clip(runs[i].col, runs[i].n, g->sw, offset, g->w, &begin, &end);
+                if (begin >= end) continue;
+                i64 row = runs[i].sample * d->window_rows + y;
+                pieces[count++] = (bnn_piece){from + runs[i].lane + begin - runs[i].col,
+                                              row * g->w + begin * g->sw + offset, end - begin};
+            }
+        }
+    }
+    return count;
+}
+
+/* One tile of positions: sum over the filters, in portions that keep float32's accuracy. */
+static void add_tile(const gradient *d, const block *k, i64 begin, i64 n_lanes, tile t) {
+    const bnn_conv *g = d->g;
+    i64 taps = g->kh * g->kw, filters = g->m / g->group;
+    i64 window = g->samples * d->window_rows * g->w, wide = bnn_round_up(n_lanes, d->cores->step);
+    const i64 here = 0;
+    bnn_run runs[LANES];
+    i64 n_runs = bnn_runs(begin, begin + n_lanes, k->n_rows, g->wo, runs);
+    i64 n_pieces = list_pieces(d, k, runs, n_runs, t.pieces);
+    for (i64 first = 0; first < filters; first += g->filters) {
+        i64 last = bnn_min(first + g->filters, filters);
+        memset(t.sums, 0, (size_t)(k->n_channels * taps * LANES) * sizeof(float));
+        for (i64 m = first; m < last; m += TERMS) {
+            i64 n = bnn_min(TERMS, last - m);
+            build_tables(d, k, begin, n_lanes, d->group * filters + m, n, t);
+            d->cores->add((const uint8_t *)(d->words + m / TERMS * d->n_words + k->channel * taps),
+                          k->n_channels * taps, 4, &here, 1, bnn_ceil_div(n, 4), wide, t.tables,
+                          t.sums);
+        }
+        for (i64 c = 0; c < k->n_channels; c++)
+            d->cores->scatter(t.sums + c * taps * LANES, t.pieces, n_pieces, g->sw,
+                              t.window + c * window);
+    }
+}
+
+static void add_band(const gradient *d, const block *k, tile t) {
+    i64 n_positions = k->n_samples * k->n_rows * d->g->wo;
+    i64 n_tiles = bnn_ceil_div(n_positions, LANES);
+    i64 width = bnn_round_up(bnn_ceil_div(n_positions, n_tiles), 8);
+    for (i64 p = 0; p < n_positions; p += width)
+        add_tile(d, k, p, bnn_min(width, n_positions - p), t);
+}
+
+/* Write the rows that no later band touches to dx, and move the window down behind them. */
+static void finish_rows(const gradient *d, const block *k, tile t) {
+    const bnn_conv *g = d->g;
+    i64 top = k->row * g->sh - g->pt, is_last = k->row + k->n_rows == g->ho;
+    i64 done = is_last ? d->window_rows : k->n_rows * g->sh, kept = d->window_rows - done;
+    i64 begin = bnn_max(top, 0), end = bnn_min(top + done, g->h);
+    float *window = t.window;
+    for (i64 c = 0; c < k->n_channels; c++) {
+        i64 channel = d->group * (g->c / g->group) + k->channel + c;
+        for (i64 s = 0; s < g->samples; s++, window += d->window_rows * g->w) {
+            if (s < k->n_samples && begin < end)
+                bnn_from_floats(window + (begin - top) * g->w, d->dx, d->dx_type,
+                                (((k->sample + s) * g->c + channel) * g->h + begin) * g->w,
+                                (end - begin) * g->w);
+            memmove(window, window + done * g->w, (size_t)(kept * g->w) * sizeof(float));
+            memset(window + kept * g->w, 0, (size_t)(done * g->w) * sizeof(float));
+        }
+    }
+}
+
+/* Rows of a tile touch so many rows of the output at most. */
+static i64 pieces_bytes(const bnn_conv *g) {
+    i64 n_runs = bnn_min(LANES, LANES / g->wo + 2);
+    return g->kh * g->kw * n_runs * (i64)sizeof(bnn_piece);
+}
+
+static i64 window_bytes(const gradient *d) {
+    const bnn_conv *g = d->g;
+    return g->channels * g->samples * d->window_rows * g->w * (i64)sizeof(float);
+}
+
+static tile take_tile(const gradient *d, bnn_scratch scratch) {
+    const bnn_conv *g = d->g;
+    i64 row = LANES * sizeof(float);
+    tile t = {.rows = bnn_take(&scratch, TERMS * row),
+              .tables = bnn_take(&scratch, TERMS / 4 * TABLE * row),
+              .sums = bnn_take(&scratch, g->channels * g->kh * g->kw * row),
+              .window = bnn_take(&scratch, window_bytes(d)),
+              .pieces = bnn_take(&scratch, pieces_bytes(g))};
+    return t;
+}
+
+static i64 share_bytes(const gradient *d) {
+    const bnn_conv *g = d->g;
+    i64 row = LANES * sizeof(float);
+    return (TERMS + TERMS / 4 * TABLE + g->channels * g->kh * g->kw) * row +
+           bnn_round_up(window_bytes(d), 64) + bnn_round_up(pieces_bytes(g), 64);
+}
+
+/* A unit: some channels of some samples, all positions, in order. */
+static void add_units(void *context, i64 begin, i64 end, int thread) {
+    const gradient *d = context;
+    const bnn_conv *g = d->g;
+    i64 channels = g->c / g->group, n_blocks = bnn_ceil_div(channels, g->channels);
+    tile t = take_tile(d, d->per_thread[thread]);
+    memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
+    memset(t.window, 0, (size_t)window_bytes(d));
+    for (i64 unit = begin; unit < end; unit++) {
+        block k = {.sample = unit / n_blocks * g->samples, .channel = unit % n_blocks * g->channels};
+        k.n_samples = bnn_min(g->samples, g->n - k.sample);
+        k.n_channels = bnn_min(g->channels, channels - k.channel);
+        for (k.row = 0; k.row < g->ho; k.row += g->rows) {
+            k.n_rows = bnn_min(g->rows, g->ho - k.row);
+            add_band(d, &k, t);
+            finish_rows(d, &k, t);
+        }
+    }
+}
+
+/* dx (N, C, H, W) from dy (N, M, Ho, Wo) and w (M, C / group, kh, kw), w packed; dy and dx: float32
+   or float16. Returns 0, with nothing done, if the scratch is too small. */
+BNN_EXPORT int bnn_conv_input_grad_b1(const bnn_conv *g, const void *dy, const uint8_t *w, void *dx,
+                                      i64 dy_type, i64 dx_type, uint8_t *memory, i64 n_bytes) {
+    bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
+    i64 channels = g->c / g->group, n_sets = bnn_ceil_div(g->m / g->group, TERMS);
+    gradient d = {.g = g, .cores = bnn_best_cores(), .dy = dy, .w = w, .dx = dx,
+                  .dy_type = dy_type, .dx_type = dx_type,
+                  .n_words = bnn_round_up(channels * g->kh * g->kw, 8),
+                  .window_rows = g->rows * g->sh + (g->kh - 1) * g->dh, .per_thread = per_thread};
+    d.words = bnn_take(&scratch, n_sets * d.n_words * 4);
+    if (!bnn_share(&scratch, share_bytes(&d), per_thread)) return 0;
+    i64 n_units = bnn_ceil_div(g->n, g->samples) * bnn_ceil_div(channels, g->channels);
+    for (d.group = 0; d.group < g->group; d.group++) {
+        bnn_parallel(n_sets, 1, transpose_filters, &d);
+        bnn_parallel(n_units, 1, add_units, &d);
+    }
+    return 1;
+}

@@ -1,0 +1,157 @@
+/* Dense product of a matrix of numbers with a +-1 matrix kept as bits, by signed sums:
+
+       out[lane, i] = sum over t of d[t, lane] * bits[t, i]
+
+   It is both gradients of a binary dense layer: of the weights, with d = dy and the bits of x
+   (terms are samples), and of the input, with d = dy transposed and the bits of w (terms are
+   filters). For every 4 terms the 16 signed sums of 64 lanes are tabled; a nibble of bits then
+   chooses one. Sums are float32; what is not is rounded, once, when a tile is finished.
+   Source: Arlazarov, Dinic, Kronrod, Faradzev (1970), "the method of the four Russians". */
+#include "bnn_products.h"
+
+typedef struct {
+    i64 n_terms, n_lanes, n_bits;  /* per term: n_bits bits, in rows of whole bytes */
+    i64 block, chunk;              /* bits of a block (a multiple of 8), terms of a partial sum */
+    i64 term_pitch, lane_pitch;    /* of d, in elements; one of them is 1 */
+    i64 d_type, out_type;
+    int is_direct;                 /* whether tiles are summed where the result belongs */
+} shape;
+
+typedef struct {
+    shape s;
+    const bnn_cores *cores;
+    const uint8_t *bits;
+    const void *d;
+    void *out;
+    bnn_scratch *per_thread;
+} product;
+
+typedef struct {
+    float *rows, *tables, *sums, *finished;
+    uint32_t *words;
+} tile;
+
+/* Tables of the rows of d from a term and a lane on; zeros where there is no term. */
+static void build_tables(const product *p, i64 term, i64 n_terms, i64 lane, i64 n_lanes, tile t) {
+    const shape *s = &p->s;
+    i64 first = term * s->term_pitch + lane * s->lane_pitch;
+    i64 n_groups = bnn_ceil_div(n_terms, 4), wide = bnn_round_up(n_lanes, p->cores->step);
+    if (s->lane_pitch > 1) {
+        bnn_turn(p->cores, p->d, s->d_type, first, s->lane_pitch, n_terms, n_lanes, t.rows);
+    } else if (s->d_type == BNN_FLOAT && bnn_in_place(p->cores, n_terms, n_lanes)) {
+        p->cores->build((const float *)p->d + first, s->term_pitch, n_groups, wide, t.tables);
+        return;
+    } else {
+        for (i64 i = 0; i < n_terms; i++)
+            bnn_to_floats(p->d, s->d_type, first + i * s->term_pitch, t.rows + i * LANES, n_lanes);
+    }
+    memset(t.rows + n_terms * LANES, 0,
+           (size_t)((4 * n_groups - n_terms) * LANES) * sizeof(float));
+    p->cores->build(t.rows, LANES, n_groups, wide, t.tables);
+}
+
+/* The bits of some terms, a block of them, by columns. */
+static void turn_bits(const product *p, i64 term, i64 n_terms, i64 bit, i64 n_bits, tile t) {
+    i64 row_bytes = bnn_ceil_div(p->s.n_bits, 8);
+    for (i64 i = 0; i < n_terms; i += TERMS)
+        bnn_transpose_words(p->bits + (term + i) * row_bytes + bit / 8, row_bytes,
+                            bnn_min(TERMS, n_terms - i), bnn_ceil_div(n_bits, 8),
+                            t.words + i / TERMS * p->s.block);
+}
+
+/* Sum some terms in `sums`. */
+static void add_terms(const product *p, i64 term, i64 n_terms, i64 n_bits, i64 lane, i64 n_lanes,
+                      tile t) {
+    const i64 here = 0;
+    i64 wide = bnn_round_up(n_lanes, p->cores->step);
+    memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
+    memset(t.sums, 0, (size_t)(n_bits * LANES) * sizeof(float));
+    for (i64 i = 0; i < n_terms; i += TERMS) {
+        i64 n = bnn_min(TERMS, n_terms - i);
+        build_tables(p, term + i, n, lane, n_lanes, t);
+        p->cores->add((const uint8_t *)(t.words + i / TERMS * p->s.block), n_bits, 4, &here, 1,
+                      bnn_ceil_div(n, 4), wide, t.tables, t.sums);
+    }
+}
+
+/* Round a finished tile (n_lanes, block) to the type of the result. */
+static void finish_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_lanes, tile t) {
+    const shape *s = &p->s;
+    for (i64 l = 0; l < n_lanes; l++) {
+        const float *row = t.finished + l * s->block;
+        if (s->out_type == BNN_SIGNS)
+            bnn_pack_signs(row, n_bits,
+                           (uint8_t *)p->out + (lane + l) * bnn_ceil_div(s->n_bits, 8) + bit / 8);
+        else
+            bnn_from_floats(row, p->out, s->out_type, (lane + l) * s->n_bits + bit, n_bits);
+    }
+}
+
+static void multiply_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_lanes, tile t) {
+    const shape *s = &p->s;
+    float *out = s->is_direct ? (float *)p->out + lane * s->n_bits + bit : t.finished;
+    for (i64 term = 0; term < s->n_terms; term += s->chunk) {
+        i64 n_terms = bnn_min(s->chunk, s->n_terms - term);
+        if (lane == 0 || s->n_terms > s->chunk) turn_bits(p, term, n_terms, bit, n_bits, t);
+        add_terms(p, term, n_terms, n_bits, lane, n_lanes, t);
+        p->cores->spill(t.sums, n_bits, n_lanes, out, s->is_direct ? s->n_bits : s->block,
+                        term > 0);
+    }
+    if (!s->is_direct) finish_tile(p, bit, n_bits, lane, n_lanes, t);
+}
+
+static i64 words_bytes(const shape *s) { return bnn_ceil_div(s->chunk, TERMS) * s->block * 4; }
+
+static i64 finished_bytes(const shape *s) {
+    return s->is_direct ? 0 : LANES * s->block * (i64)sizeof(float);
+}
+
+static i64 share_bytes(const shape *s) {
+    i64 rows = TERMS + TERMS / 4 * TABLE + s->block;
+    return bnn_round_up(words_bytes(s), 64) + rows * LANES * (i64)sizeof(float) +
+           finished_bytes(s);
+}
+
+static void multiply_blocks(void *context, i64 begin, i64 end, int thread) {
+    const product *p = context;
+    const shape *s = &p->s;
+    i64 row = LANES * sizeof(float);
+    i64 n_tiles = bnn_ceil_div(s->n_lanes, LANES), width = bnn_ceil_div(s->n_lanes, n_tiles);
+    width = bnn_round_up(width, 8);
+    bnn_scratch scratch = p->per_thread[thread];
+    tile t = {.words = bnn_take(&scratch, words_bytes(s)),
+              .rows = bnn_take(&scratch, TERMS * row),
+              .tables = bnn_take(&scratch, TERMS / 4 * TABLE * row),
+              .sums = bnn_take(&scratch, s->block * row),
+              .finished = bnn_take(&scratch, finished_bytes(s))};
+    for (i64 bit = begin * s->block; bit < bnn_min(end * s->block, s->n_bits); bit += s->block)
+        for (i64 lane = 0; lane < s->n_lanes; lane += width)
+            multiply_tile(p, bit, bnn_min(s->block, s->n_bits - bit), lane,
+                          bnn_min(width, s->n_lanes - lane), t);
+}
+
+static int multiply(const shape *s, const uint8_t *bits, const void *d, void *out, uint8_t *memory,
+                    i64 n_bytes) {
+    bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
+    if (!bnn_share(&scratch, share_bytes(s), per_thread)) return 0;
+    product p = {*s, bnn_best_cores(), bits, d, out, per_thread};
+    bnn_parallel(bnn_ceil_div(s->n_bits, s->block), 1, multiply_blocks, &p);
+    return 1;
+}
+
+/* dw (M, K) = dy (N, M) transposed times x (N, K), x packed. dy: float32 or float16. dw: float32, or
+   its signs (M, ceil(K / 8)) alone. Returns 0, with nothing done, if the scratch is too small. */
+BNN_EXPORT int bnn_gemm_weight_grad_b1(const bnn_gemm *g, const uint8_t *x, const void *dy,
+                                       void *dw, i64 dy_type, i64 dw_type, uint8_t *memory,
+                                       i64 n_bytes) {
+    shape s = {g->n, g->m, g->k, g->block, g->chunk, g->m, 1, dy_type, dw_type, dw_type == BNN_FLOAT};
+    return multiply(&s, x, dy, dw, memory, n_bytes);
+}
+
+/* dx (N, K) = dy (N, M) times w (M, K), w packed; dy and dx: float32 or float16.
+   Returns 0, with nothing done, if the scratch is too small. */
+BNN_EXPORT int bnn_gemm_input_grad_b1(const bnn_gemm *g, const void *dy, const uint8_t *w, void *dx,
+                                      i64 dy_type, i64 dx_type, uint8_t *memory, i64 n_bytes) {
+    shape s = {g->m, g->n, g->k, g->block, g->chunk, 1, g->m, dy_type, dx_type, 0};
+    return multiply(&s, w, dy, dx, memory, n_bytes);
+}
