@@ -11,6 +11,7 @@ from bnnopt.ops import functions_for
 from bnnopt.passes.base import Pass, Skip, Trace
 from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
 from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
+from bnnopt.passes.drop_adam_second_moment import DropAdamSecondMoment
 from bnnopt.passes.fuse_batch_norm_signs import FuseBatchNormSigns
 from bnnopt.passes.immediate_update import ImmediateUpdate
 from bnnopt.passes.in_place import InPlace
@@ -30,6 +31,7 @@ from bnnopt.training_step import TrainingStep
 # depends on the order of the nodes.
 PASSES: tuple[Pass, ...] = (
     BinaryWeightGradients(),
+    DropAdamSecondMoment(),
     RedirectConsumers(),
     SignPack(),
     RecomputeBinaryProducts(),

@@ -115,9 +115,10 @@ def zoo(name: str, batch: int = BATCH, optimizer: str = "sgd") -> Network:
 def apply(pass_: Pass, step: TrainingStep) -> tuple[int, list[tuple[str, str]]]:
     """Run a pass; the number of rewrites and what it skipped. The graph is verified, and it has
     changed if and only if there were rewrites."""
-    before, expected, trace = fingerprint(step), interface(step), Trace()
+    storage = not pass_.changes_storage
+    before, expected, trace = fingerprint(step), interface(step, storage), Trace()
     count = pass_.run(step, trace)
-    verify(step, expected)
+    verify(step, expected, storage)
     assert (fingerprint(step) != before) == (count > 0)
     return count, [(skip.node, skip.reason) for skip in trace.skipped]
 

@@ -19,9 +19,10 @@ from tests.passes.networks import small
 
 FOLDER = Path(__file__).parent / "golden"
 
-# Pass: the network, and the passes that ran before it.
+# Pass: the network (with its optimiser, if not sgd), and the passes that ran before it.
 SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "binary-weight-gradients": ("dense", ()),
+    "drop-adam-second-moment": ("dense-adam", ("binary-weight-gradients",)),
     "redirect-consumers": ("dense", ()),
     "sign-pack": ("dense", ("redirect-consumers",)),
     "recompute-binary-products": ("dense", ("redirect-consumers", "sign-pack")),
@@ -42,7 +43,8 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
 @pytest.mark.parametrize("pass_", PASSES, ids=lambda p: p.name)
 def test_rewritten_graph_is_the_golden_one(pass_: Pass) -> None:
     name, earlier = SUBJECTS[pass_.name]
-    step = small(name).with_passes(*earlier)
+    network, _, optimizer = name.partition("-")
+    step = small(network, optimizer=optimizer or "sgd").with_passes(*earlier)
     count, _ = apply(pass_, step)
     assert count > 0, "the golden text has to show a rewrite"
     file = FOLDER / f"{pass_.name}.txt"
