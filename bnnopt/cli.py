@@ -340,12 +340,15 @@ def passes() -> None:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights."
 )
-def zoo(name: str | None, output: Path | None, seed: int) -> None:
+@click.option("--size", type=int, help="Width and height of the input, where NAME leaves it open.")
+@click.option("--classes", type=int, help="Number of classes, where NAME leaves it open.")
+def zoo(name: str | None, output: Path | None, seed: int, **sizes: int | None) -> None:
     """Write a model of the zoo; without NAME list them.
 
     \b
     Example:
       bnnopt zoo binarynet -o binarynet.onnx
+      bnnopt zoo resnet-e-18 --size 32 --classes 10 -o small.onnx
     """
     if name is None:
         if output is not None:
@@ -359,7 +362,8 @@ def zoo(name: str | None, output: Path | None, seed: int) -> None:
 
     from bnnopt.models import build
 
-    model: Any = ir.to_proto(build(name, seed))
+    chosen = {option: number for option, number in sizes.items() if number is not None}
+    model: Any = ir.to_proto(build(name, seed, **chosen))
     write_file(path, model.SerializeToString())
     return say_line(f"written: {path}")
 

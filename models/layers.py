@@ -68,9 +68,13 @@ class LayerBuilder:
         pad: int = 1,
         group: int = 1,
         binary: bool = False,
+        scaled: bool = False,
         bias: bool = False,
     ) -> ir.Value:
-        """Square convolution; x: (N, C, H, W), ``<name>.weight``: (channels, C/group, k, k)."""
+        """Square convolution; x: (N, C, H, W), ``<name>.weight``: (channels, C/group, k, k).
+
+        With ``scaled`` the output is multiplied by the mean magnitude of each filter's weights.
+        """
         n, c, h, w = _dims(x)
         weight = self._weight(f"{name}.weight", (channels, int(c) // group, kernel, kernel), binary)
         inputs = [x, weight, *self._bias(name, channels, bias)]
@@ -82,7 +86,8 @@ class LayerBuilder:
             "strides": [stride, stride],
         }
         size = [(int(side) + 2 * pad - kernel) // stride + 1 for side in (h, w)]
-        return self._op("Conv", inputs, (n, channels, *size), name, attributes)
+        y = self._op("Conv", inputs, (n, channels, *size), name, attributes)
+        return self._scaled(y, self._parameters[-1], name) if scaled else y
 
     def dense(
         self, x: ir.Value, features: int, name: str, *, binary: bool = False, bias: bool = False
@@ -139,13 +144,13 @@ class LayerBuilder:
         """Elementwise sum of two values of one shape."""
         return self._op("Add", [a, b], _dims(a), name)
 
-    def max_pool(self, x: ir.Value, name: str) -> ir.Value:
-        """2x2 max pool, stride 2; a last odd row or column is dropped."""
-        return self._pool("MaxPool", x, name)
+    def max_pool(self, x: ir.Value, name: str, *, kernel: int = 2, pad: int = 0) -> ir.Value:
+        """Max pool, stride 2; what is left of a last window is dropped."""
+        return self._pool("MaxPool", x, name, kernel, pad)
 
     def average_pool(self, x: ir.Value, name: str) -> ir.Value:
         """2x2 average pool, stride 2; a last odd row or column is dropped."""
-        return self._pool("AveragePool", x, name)
+        return self._pool("AveragePool", x, name, 2, 0)
 
     def global_average_pool(self, x: ir.Value, name: str) -> ir.Value:
         """Mean over H and W: (N, C, H, W) -> (N, C, 1, 1)."""
@@ -158,10 +163,22 @@ class LayerBuilder:
 
     # Pieces ------------------------------------------------------------------------------------
 
-    def _pool(self, op_type: str, x: ir.Value, name: str) -> ir.Value:
+    def _pool(self, op_type: str, x: ir.Value, name: str, kernel: int, pad: int) -> ir.Value:
         n, c, h, w = _dims(x)
-        attributes = {"kernel_shape": [2, 2], "strides": [2, 2]}
-        return self._op(op_type, [x], (n, c, int(h) // 2, int(w) // 2), name, attributes)
+        attributes = {"kernel_shape": [kernel, kernel], "strides": [2, 2]}
+        attributes |= {"pads": [pad] * 4} if pad else {}
+        size = [(int(side) + 2 * pad - kernel) // 2 + 1 for side in (h, w)]
+        return self._op(op_type, [x], (n, c, *size), name, attributes)
+
+    def _scaled(self, y: ir.Value, weight: ir.Value, name: str) -> ir.Value:
+        """y times mean|weight| of each filter; y: (N, C, H, W), weight: (C, ...)."""
+        magnitude = self._op("Abs", [weight], _dims(weight), f"{name}_magnitude")
+        mean = {"axes": [1, 2, 3], "keepdims": 1}
+        channels = int(_dims(y)[1])
+        scale = self._op("ReduceMean", [magnitude], (channels, 1, 1, 1), f"{name}_mean", mean)
+        by_channel = {"perm": [1, 0, 2, 3]}
+        scale = self._op("Transpose", [scale], (1, channels, 1, 1), f"{name}_scale", by_channel)
+        return self._op("Mul", [y, scale], _dims(y), f"{name}_scaled")
 
     def _weight(self, name: str, shape: tuple[int, ...], binary: bool) -> ir.Value:
         """Latent weight ~ N(0, 1/fan-in), output channels first, behind a ``Sign`` if binary."""

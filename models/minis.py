@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bnnopt.models.layers import LayerBuilder
+from bnnopt.models.residual import residual_block
 
 RESNET_E_WIDTHS = (16, 16, 32, 32)
 
@@ -21,27 +22,10 @@ def resnet_e_mini(seed: int) -> ir.Model:
     x = b.conv(b.x, RESNET_E_WIDTHS[0], "stem.conv")
     x = b.batch_norm(x, "stem.bn", gamma=True)
     for i, width in enumerate(RESNET_E_WIDTHS, start=1):
-        x = _residual_block(b, x, width, f"block{i}")
+        x = residual_block(b, x, width, f"block{i}")
     x = b.global_average_pool(b.relu(x, "relu"), "global_pool")
     logits = b.dense(b.flatten(x, "flatten"), 10, "fc", bias=True)
     return b.model(logits, "resnet-e-mini", "ResNetE block: arXiv:1906.08637")
-
-
-def _residual_block(b: LayerBuilder, x: ir.Value, width: int, name: str) -> ir.Value:
-    """``shortcut(x) + BN(bconv3x3(sign(x)))``; a new width halves H and W.
-
-    Then the shortcut is a 2x2 average pool, a real 1x1 convolution and a batch norm.
-    """
-    assert x.shape is not None
-    widens = x.shape[1] != width
-    binary = b.sign(x, f"{name}.sign")
-    branch = b.conv(binary, width, f"{name}.conv", stride=2 if widens else 1, binary=True)
-    branch = b.batch_norm(branch, f"{name}.bn")
-    if widens:
-        x = b.average_pool(x, f"{name}.shortcut.pool")
-        x = b.conv(x, width, f"{name}.shortcut.conv", kernel=1, pad=0)
-        x = b.batch_norm(x, f"{name}.shortcut.bn")
-    return b.add(branch, x, f"{name}.add")
 
 
 def relu_mini(seed: int) -> ir.Model:

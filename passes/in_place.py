@@ -39,13 +39,29 @@ class InPlace(Pass):
                 continue
             free = [pair for pair in _candidates(node) if _is_free(node, pair, home, index)]
             if free:
-                node.metadata_props["in_place"] = "{}:{}".format(*free[0])
-                count, home = count + 1, _homes(step)
+                o, i = free[0]
+                node.metadata_props["in_place"] = f"{o}:{i}"
+                _merge(home, node.outputs[o], node.inputs[i])
+                count += 1
         return count
 
 
 def _homes(step: TrainingStep) -> dict[ir.Value, Buffer]:
     return {value: buffer for buffer in buffers(step) for value in buffer.values}
+
+
+def _merge(home: dict[ir.Value, Buffer], output: ir.Value, taken: ir.Value | None) -> None:
+    """Let the buffers of two values be one."""
+    assert taken is not None
+    a, b = home[taken], home[output]
+    merged = Buffer(
+        values=a.values + b.values,
+        n_bytes=max(a.n_bytes, b.n_bytes),
+        first=min(a.first, b.first),
+        last=max(a.last, b.last),
+        persistent=a.persistent or b.persistent,
+    )
+    home.update(dict.fromkeys(merged.values, merged))
 
 
 def _candidates(node: ir.Node) -> list[tuple[int, int]]:

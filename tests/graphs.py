@@ -22,7 +22,6 @@ from bnnopt.autodiff import (
     make_optimizer,
 )
 from bnnopt.frontend import load_forward
-from bnnopt.models import build
 from bnnopt.ops import dims, dtype, functions_for
 from bnnopt.passes import PASSES, Pass, run_passes
 from bnnopt.passes.base import Trace
@@ -31,6 +30,7 @@ from bnnopt.plan import check_program, make_plan
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.onnxruntime_backend import open_session
 from bnnopt.training_step import Role, TrainingStep, is_constant, phase
+from tests.zoo import build_small
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -108,7 +108,7 @@ def write(text: str, weights: Mapping[str, Sequence[int]], folder: Path) -> Path
 def zoo(name: str, batch: int = BATCH, optimizer: str = "sgd") -> Network:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.onnx"
-        ir.save(build(name), path)
+        ir.save(build_small(name), path)
         return network_from_file(path, batch, optimizer=optimizer)
 
 

@@ -68,27 +68,35 @@ def roots(step: TrainingStep) -> dict[ir.Value, ir.Value]:
 
 def buffers(step: TrainingStep) -> list[Buffer]:
     """All buffers of the step, in the order in which they are first defined."""
-    home = dict(roots(step))
+    taken_over: dict[ir.Value, ir.Value] = {}
+    root_of = roots(step)
     for node in step.graph:
         for o, i in in_place_pairs(node).items():
             source = node.inputs[i]
             assert source is not None
-            _move(home, node.outputs[o], home[source])
+            _take_over(taken_over, root_of[node.outputs[o]], root_of[source])
     for target, output in step.updates():
-        _move(home, output, home[target])
+        _take_over(taken_over, root_of[output], root_of[target])
     groups: dict[ir.Value, list[ir.Value]] = {}
-    for value, owner in home.items():
-        groups.setdefault(owner, []).append(value)
+    for value, root in root_of.items():
+        groups.setdefault(_owner(taken_over, root), []).append(value)
     position = {node: i for i, node in enumerate(step.graph)}
     outputs = {value for value in step.graph.outputs if "updates" not in value.metadata_props}
     return [_buffer(values, position, outputs) for values in groups.values()]
 
 
-def _move(home: dict[ir.Value, ir.Value], value: ir.Value, owner: ir.Value) -> None:
-    """Give `value`, and what lives in its buffer, the buffer of `owner`."""
-    old = home[value]
-    for other in [v for v, o in home.items() if o is old]:
-        home[other] = owner
+def _owner(taken_over: dict[ir.Value, ir.Value], root: ir.Value) -> ir.Value:
+    """The value in whose buffer `root` lives in the end."""
+    while root in taken_over:
+        root = taken_over[root]
+    return root
+
+
+def _take_over(taken_over: dict[ir.Value, ir.Value], value: ir.Value, source: ir.Value) -> None:
+    """Let what lives with `value` live with `source`."""
+    old, new = _owner(taken_over, value), _owner(taken_over, source)
+    if old is not new:
+        taken_over[old] = new
 
 
 def _buffer(values: list[ir.Value], position: dict[ir.Node, int], outputs: set[ir.Value]) -> Buffer:

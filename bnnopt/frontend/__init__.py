@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
+
 from bnnopt.frontend.binarization import ESTIMATORS, Estimators, recognize
 from bnnopt.frontend.lint import lint
 from bnnopt.frontend.normalize import Binarized, ForwardGraph, normalize, operator_name, setting
 from bnnopt.frontend.read import EXPORT_COMMAND, read_model
+
+ESTIMATORS_KEY = "bnnopt.ste"
 
 __all__ = [
     "ESTIMATORS",
@@ -42,8 +46,19 @@ def load_forward(
     ModelError, UsageError
         One line each.
     """
-    estimators = Estimators.parse(ste)
-    forward = normalize(read_model(path), batch_size, path)
+    model = read_model(path)
+    estimators = Estimators.parse([*_own_estimators(model), *ste])
+    forward = normalize(model, batch_size, path)
     lint(forward, path)
     recognize(forward, estimators, keep_zero)
     return forward
+
+
+def _own_estimators(model: onnx.ModelProto) -> list[str]:
+    """``--ste`` options that the file carries in its metadata, one a line."""
+    return [
+        line
+        for entry in model.metadata_props
+        if entry.key == ESTIMATORS_KEY
+        for line in entry.value.splitlines()
+    ]

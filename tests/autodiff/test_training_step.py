@@ -25,10 +25,11 @@ from bnnopt.autodiff import (
 )
 from bnnopt.errors import ModelError, UsageError
 from bnnopt.frontend import ForwardGraph, load_forward
-from bnnopt.models import build, names
+from bnnopt.models import names
 from bnnopt.ops import dims
 from bnnopt.training_step import PERSISTENT, PHASES, Role, TrainingStep, phase, role
 from tests.autodiff.interpreter import run, session, stock
+from tests.zoo import build_small
 
 Array = NDArray[Any]
 BATCH = 4
@@ -62,7 +63,7 @@ def training_step(
 @functools.cache
 def zoo(name: str, tmp: str) -> ForwardGraph:
     path = Path(tmp) / f"{name}.onnx"
-    ir.save(build(name), path)
+    ir.save(build_small(name), path)
     return load_forward(path, BATCH)
 
 

@@ -11,11 +11,12 @@ import pytest
 
 from bnnopt.errors import UsageError
 from bnnopt.frontend import ForwardGraph, load_forward
-from bnnopt.models import build, names
+from bnnopt.models import names
 from bnnopt.ops import dims
 from bnnopt.training_step import Role, role
 from tests.autodiff.interpreter import Array, run, session
 from tests.frontend.models import BATCH, WEIGHTS, X, good, load, parse, rejected, save
+from tests.zoo import LARGE, build_small
 
 
 def output(forward: ForwardGraph, x: Array = X) -> Array:
@@ -81,10 +82,11 @@ def test_split_of_opset_17(tmp_path: Path) -> None:
 # The zoo ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n != "binarynet"])
+# The 18-layer networks have the block of resnet-e-mini, over and over: rounding decides some sign.
+@pytest.mark.parametrize("name", [n for n in names() if n not in LARGE])
 def test_zoo_keeps_its_function(name: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    ir.save(build(name, seed=3), path)
+    ir.save(build_small(name, seed=3), path)
     model = onnx.load(path)
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
     x = np.random.default_rng(1).standard_normal((2, *shape)).astype(np.float32)
@@ -101,7 +103,7 @@ def test_zoo_keeps_its_function(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", names())
 def test_zoo_values_are_typed_and_static(name: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    ir.save(build(name), path)
+    ir.save(build_small(name), path)
     forward = load(onnx.load(path), tmp_path, 7)
     for node in forward.graph:
         for value in node.outputs:

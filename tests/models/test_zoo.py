@@ -13,14 +13,22 @@ import onnxruntime as ort
 import pytest
 
 from bnnopt.errors import UsageError
+from bnnopt.frontend import load_forward
 from bnnopt.models import ZOO, build, names
 from bnnopt.models.wang2023 import BINARYNET, CNV, MLP
+from tests.zoo import EIGHTEEN, LARGE, build_small
 
 MODELS = Path(__file__).parents[2] / "models"
 COMMITTED = ("mlp", "relu-mini", "resnet-e-mini")
-N_WEIGHTS = {"mlp": 399_872, "binarynet": 14_022_016, "cnv": 1_542_848}
+N_WEIGHTS = {
+    "mlp": 399_872,
+    "binarynet": 14_022_016,
+    "cnv": 1_542_848,
+    "resnet-e-18": 11_678_912,
+    "bi-real-18": 11_678_912,
+}
 LISTINGS = {"mlp": MLP, "binarynet": BINARYNET, "cnv": CNV}
-SMALL = tuple(name for name in names() if name != "binarynet")
+SMALL = tuple(name for name in names() if name not in LARGE)
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -69,7 +77,7 @@ def test_declared_shapes_are_those_that_onnx_infers(name: str) -> None:
     proto.graph.output[0].type.tensor_type.ClearField("shape")
     found = shapes(onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True))
     assert found == declared
-    assert found["logits"] == ["batch", 10]
+    assert found["logits"] == ["batch", 1000 if name in EIGHTEEN else 10]
 
 
 @pytest.mark.parametrize("name", N_WEIGHTS)
@@ -163,7 +171,7 @@ def test_node_names_say_what_they_are() -> None:
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnxruntime_runs_any_batch(name: str, batch: int) -> None:
-    proto = ir.to_proto(build(name))
+    proto = ir.to_proto(build_small(name))
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (x,) = session.get_inputs()
     samples = np.random.default_rng(0).uniform(-1, 1, (batch, *x.shape[1:])).astype(np.float32)
@@ -186,12 +194,61 @@ def test_committed_file_is_what_the_builder_makes(name: str) -> None:
 
 def test_names_are_the_table() -> None:
     assert names() == tuple(ZOO)
-    assert set(names()) == {"mlp", "binarynet", "cnv", "resnet-e-mini", "relu-mini"}
+    assert set(names()) == {
+        *("mlp", "binarynet", "cnv", "resnet-e-18", "bi-real-18", "resnet-e-mini", "relu-mini")
+    }
 
 
 def test_unknown_name_lists_the_zoo() -> None:
     with pytest.raises(UsageError, match=r"'binarynett'.*mlp, binarynet, cnv"):
         build("binarynett")
+
+
+def test_sizes() -> None:
+    wide = build("resnet-e-18", size=64, classes=7, width=16)
+    assert [d if isinstance(d, int) else d.value for d in wide.graph.inputs[0].shape] == [
+        *("batch", 3, 64, 64)
+    ]
+    assert weights(wide)["fc.weight"].shape == (7, 128)
+    for options, text in {
+        ("mlp", "size"): "mlp has no size to choose",
+        ("resnet-e-18", "depth"): "has no depth to choose",
+        ("resnet-e-18", "classes"): "classes 0",
+    }.items():
+        with pytest.raises(UsageError, match=text):
+            build(options[0], **{options[1]: 0})
+    with pytest.raises(UsageError, match="input size 100: expected a multiple of 32"):
+        build("bi-real-18", size=100)
+
+
+@pytest.mark.parametrize("name", EIGHTEEN)
+def test_eighteen_layers(name: str) -> None:
+    """Sixteen binary convolutions; what is real; where there is a ReLU; the maps' widths."""
+    nodes = {n.name: n for n in build(name).graph}
+    binary = [n for n in nodes.values() if n.op_type == "Conv" and producer(n.inputs[1]) == "Sign"]
+    assert [n.name for n in binary] == [f"block{i}.conv" for i in range(1, 17)]
+    assert all(producer(n.inputs[0]) == "Sign" for n in binary)
+    real = {n.name for n in nodes.values() if n.op_type in ("Conv", "Gemm")} - {
+        n.name for n in binary
+    }
+    assert real == {"stem.conv", "fc", *(f"block{i}.shortcut.conv" for i in (5, 9, 13))}
+    relus = [n.name for n in nodes.values() if n.op_type == "Relu"]
+    assert relus == (["stem.relu", "relu"] if name == "resnet-e-18" else [])
+    assert ("stem.bn0" in nodes) is (name == "resnet-e-18")
+    widths = [nodes[f"block{i}.add"].outputs[0].shape[2] for i in (4, 8, 12, 16)]
+    assert (nodes["stem.conv"].outputs[0].shape[2], *widths) == (112, 56, 28, 14, 7)
+    scaled = [n for n in nodes.values() if n.op_type == "Mul"]
+    assert len(scaled) == (16 if name == "bi-real-18" else 0)
+
+
+def test_bi_real_asks_for_its_estimator(tmp_path: Path) -> None:
+    ir.save(build_small("bi-real-18"), tmp_path / "net.onnx")
+    found = load_forward(tmp_path / "net.onnx", 2)
+    kinds = {b.name: b.ste for b in found.binarized}
+    assert {kinds[f"block{i}.sign"] for i in range(1, 17)} == {"approx-sign"}
+    assert list(kinds.values()).count("clipped") == 16
+    chosen = load_forward(tmp_path / "net.onnx", 2, ["*=identity"])
+    assert {b.ste for b in chosen.binarized} == {"identity"}
 
 
 def test_negative_seed_is_a_usage_error() -> None:

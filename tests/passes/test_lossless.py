@@ -27,19 +27,21 @@ from tests.graphs import (
     zoo,
 )
 from tests.passes.networks import NETWORKS, small
+from tests.zoo import EIGHTEEN, LARGE
 
 LOSSLESS = SAME_KERNELS
 RUNNERS = {"native": run_native, "onnxruntime": run_stock}
 # Building a portable graph takes a second or two for the zoo: there -O1 stands for its passes on
 # onnxruntime, and the small networks, of the same layers, go through them one by one.
-# binarynet has the layers of cnv and nine times its weights: -O1 alone as well.
+# binarynet has the layers of cnv and nine times its weights, and the 18-layer networks repeat the
+# block of resnet-e-mini: -O1 alone as well.
 ONE_BY_ONE = {
-    "native": [*NETWORKS, *(name for name in names() if name != "binarynet")],
+    "native": [*NETWORKS, *(name for name in names() if name not in LARGE)],
     "onnxruntime": [*NETWORKS],
 }
 
 each_backend = pytest.mark.parametrize("backend", RUNNERS)
-each_name = pytest.mark.parametrize("name", [*NETWORKS, *names()])
+each_name = pytest.mark.parametrize("name", [*NETWORKS, *(n for n in names() if n not in EIGHTEEN)])
 
 
 @functools.cache
@@ -74,6 +76,12 @@ def test_each_pass_alone_gives_the_bits_of_o0(pass_: str, name: str, backend: st
     if fingerprint(step) == fingerprint(net.step()):
         return  # it does not fire here
     assert_bit_equal(RUNNERS[backend](net, step), reference(name, backend))
+
+
+@pytest.mark.parametrize("name", EIGHTEEN)
+def test_eighteen_layers_give_the_bits_of_o0(name: str) -> None:
+    net = subject(name)
+    assert_bit_equal(run_native(net, net.with_passes(*LOSSLESS)), reference(name, "native"))
 
 
 @each_backend
