@@ -21,8 +21,8 @@ _MAY_OVERWRITE = frozenset(
     | {"Binarize", "Ternarize", "Dropout", "ClipGrad", "ReluGrad", "ApproxSignGrad"}
     | {"SwishSignGrad", "MaskedGrad", "SoftmaxCrossEntropyGrad"}
     | {"BatchNormalizationTraining", "BatchNormalizationGrad"}
-    | {"SgdStep", "MomentumStep", "AdamStep"}
 )
+_OPTIMIZER = "Step"  # all optimisers are elementwise, and end in this
 
 
 class OverlapError(Exception):
@@ -74,7 +74,7 @@ class _Shadow:
             return
         self._scratch(step, [*inputs, *outputs])
         for index in outputs:
-            if step.operator not in _MAY_OVERWRITE:
+            if step.operator not in _MAY_OVERWRITE and not step.operator.endswith(_OPTIMIZER):
                 self._keep_apart(index, inputs, where)
             self.write(index, where)
         for index in outputs:
