@@ -25,8 +25,10 @@ class PackedProducts(Pass):
 
     Forward:   y = conv(xb, wb) of two binary tensors: XNOR and popcount.
     Backward:  dw = xb correlated with dy;  dx = dy *^T wb: signed sums of dy, selected by bits.
-    Saves:     every unpacked copy of xb and wb.  Numbers: y is exact; dw and dx are float32 sums in
-               the kernels' own order, so the reference is mapped as well before it is compared.
+               Where dw is only packed (binary-weight-gradients), its bits alone are written.
+    Saves:     every unpacked copy of xb and wb, and each such dw.
+    Numbers:   y is exact; dw and dx are float32 sums in the kernels' own order, so the reference is
+               mapped as well before it is compared.
     Skips:     products of two real tensors; a scaled Gemm; 3-D convolution.
     Levels:    all of them, since they share their kernels; -O0 keeps what it kept.
     Source:    Rastegari et al., arXiv:1603.05279 (XNOR products); Arlazarov et al., 1970 (tables).
@@ -48,7 +50,9 @@ class PackedProducts(Pass):
                 count += 1
         _drop_unread(step)
         packs = [node for node in step.graph if node.op_type == "SignPack"]
-        return count + sum(_pack_at_once(step, node) for node in packs)
+        count += sum(_pack_at_once(step, node) for node in packs)
+        packs = [node for node in step.graph if node.op_type == "BinarizePack"]
+        return count + sum(_signs_at_once(step, node) for node in packs)
 
 
 class _Mapping:
@@ -210,6 +214,23 @@ def _pack_at_once(step: TrainingStep, node: ir.Node) -> int:
     emit("BinarizePack", binarize.inputs[0], name=str(node.name), zero=zero)
     replace_node(step, node, emit)
     step.graph.remove(binarize, safe=True)
+    return 1
+
+
+def _signs_at_once(step: TrainingStep, node: ir.Node) -> int:
+    """BinarizePack(BinaryConvWeightGrad(...)) that nothing else reads becomes the bits alone."""
+    dw = node.inputs[0]
+    product = dw.producer() if dw is not None else None
+    if product is None or product.op_type not in ("BinaryConvWeightGrad", "BinaryGemmWeightGrad"):
+        return 0
+    is_read_once = len(product.outputs[0].uses()) == 1 and not product.outputs[0].is_graph_output()
+    if not is_read_once or node.attributes["zero"].as_float() != 1:
+        return 0
+    emit = Emitter(step.graph, phase(node))
+    own = _own(product)
+    emit(f"{product.op_type}Signs", *product.inputs, name=str(node.name), n_outputs=1, **own)
+    replace_node(step, node, emit)
+    step.graph.remove(product, safe=True)
     return 1
 
 

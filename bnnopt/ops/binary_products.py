@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, ints
+from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, ints, packed_row_bytes
 
 
 def _result_type(node: ir.Node) -> ir.DataType:
@@ -35,6 +35,12 @@ def _conv_weight_grad(node: ir.Node) -> list[TypedDims]:
     channels = ints(node, "x_shape")[0] // node.attributes["group"].as_int()
     filters = dims(node.inputs[1])[1]
     return [(ir.DataType.FLOAT, (filters, channels, *ints(node, "kernel_shape")))]
+
+
+def _weight_grad_signs(node: ir.Node) -> list[TypedDims]:
+    rule = _conv_weight_grad if "kernel_shape" in node.attributes else _gemm_weight_grad
+    ((_, shape),) = rule(node)
+    return [(ir.DataType.UINT8, (shape[0], packed_row_bytes(shape)))]
 
 
 def _conv_input_grad(node: ir.Node) -> list[TypedDims]:
@@ -100,6 +106,27 @@ BINARY_CONV_WEIGHT_GRAD = Operator(
     type_rule=_conv_weight_grad,
 )
 
+BINARY_CONV_WEIGHT_GRAD_SIGNS = Operator(
+    summary="""The signs of BinaryConvWeightGrad's dw, of which nothing else is kept.
+
+    Inputs and attributes are that operator's. signs: (M, ceil(K / 8)) uint8, K elements a filter;
+    a bit is 1 where dw >= 0, as BinarizePack has it with zero = +1.
+    """,
+    signature=(
+        "BinaryConvWeightGradSigns <x_shape, kernel_shape, strides, pads, dilations, group>"
+        " (x_packed, dy) => (signs)"
+    ),
+    body="""
+        dw = bnnopt.BinaryConvWeightGrad <
+            x_shape: ints = @x_shape, kernel_shape: ints = @kernel_shape,
+            strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations,
+            group: int = @group
+        > (x_packed, dy)
+        signs = bnnopt.BinarizePack <zero = 1.0> (dw)
+    """,
+    type_rule=_weight_grad_signs,
+)
+
 BINARY_CONV_INPUT_GRAD = Operator(
     summary="""dx of y = BinaryConv(x, w): ConvInputGrad of dy and the unpacked w.
 
@@ -156,6 +183,20 @@ BINARY_GEMM_WEIGHT_GRAD = Operator(
     type_rule=_gemm_weight_grad,
 )
 
+BINARY_GEMM_WEIGHT_GRAD_SIGNS = Operator(
+    summary="""The signs of BinaryGemmWeightGrad's dw, of which nothing else is kept.
+
+    Inputs and attributes are that operator's. signs: (M, ceil(K / 8)) uint8; a bit is 1 where
+    dw >= 0, as BinarizePack has it with zero = +1.
+    """,
+    signature="BinaryGemmWeightGradSigns <x_shape> (x_packed, dy) => (signs)",
+    body="""
+        dw = bnnopt.BinaryGemmWeightGrad <x_shape: ints = @x_shape> (x_packed, dy)
+        signs = bnnopt.BinarizePack <zero = 1.0> (dw)
+    """,
+    type_rule=_weight_grad_signs,
+)
+
 BINARY_GEMM_INPUT_GRAD = Operator(
     summary="""dx of y = BinaryGemm(x, w): dy times w.
 
@@ -175,8 +216,10 @@ BINARY_GEMM_INPUT_GRAD = Operator(
 OPERATORS = (
     BINARY_CONV,
     BINARY_CONV_WEIGHT_GRAD,
+    BINARY_CONV_WEIGHT_GRAD_SIGNS,
     BINARY_CONV_INPUT_GRAD,
     BINARY_GEMM,
     BINARY_GEMM_WEIGHT_GRAD,
+    BINARY_GEMM_WEIGHT_GRAD_SIGNS,
     BINARY_GEMM_INPUT_GRAD,
 )

@@ -16,7 +16,8 @@ typedef struct {
     const uint8_t *x, *x_end;
     const void *dy;
     i64 dy_type;
-    float *dw;
+    void *dw;
+    i64 dw_type;
     bnn_scratch *per_thread;
     i64 row_bytes;  /* of a row of positions */
     i64 phase_rows; /* rows of x that lie a whole number of strides apart */
@@ -29,10 +30,13 @@ typedef struct {
     uint8_t *bits;
     i64 *offsets;
     float *rows, *tables, *sums, *outside; /* outside: (taps, 64) */
+    float *finished; /* of the signs: dw of the unit, (filters, channels, taps) */
 } tile;
 
 typedef struct {
-    i64 group, channel, n_channels, filter, n_filters;
+    i64 group, channel, n_channels, filter, n_filters; /* within the group */
+    float *dw; /* where this block is summed, its rows `pitch` apart */
+    i64 pitch;
 } block;
 
 /* Every second bit, the lower half of the result. */
@@ -207,9 +211,38 @@ static void add_band(const gradient *d, bnn_band b, block k, tile t) {
     if (d->padded)
         for (i64 c = 0; c < k.n_channels; c++)
             d->cores->accumulate(t.sums + c * taps * LANES, t.outside, taps * LANES);
-    i64 row = g->c / g->group * taps, filter = k.group * (g->m / g->group) + k.filter;
-    d->cores->spill(t.sums, k.n_channels * taps, k.n_filters,
-                    d->dw + filter * row + k.channel * taps, row, b.sample + b.row + b.col > 0);
+    d->cores->spill(t.sums, k.n_channels * taps, k.n_filters, k.dw, k.pitch,
+                    b.sample + b.row + b.col > 0);
+}
+
+/* Where the filters from `first` on, all of the block's channels, are summed. */
+static void place(const gradient *d, block *k, i64 first, tile t) {
+    const bnn_conv *g = d->g;
+    i64 taps = g->kh * g->kw, row = g->c / g->group * taps;
+    if (d->dw_type == BNN_FLOAT) {
+        k->pitch = row;
+        k->dw = (float *)d->dw + (k->group * (g->m / g->group) + k->filter) * row +
+                k->channel * taps;
+    } else {
+        k->pitch = k->n_channels * taps;
+        k->dw = t.finished + (k->filter - first) * k->pitch;
+    }
+}
+
+/* The bits of filters first .. last - 1, which begin at a byte for every block of channels. */
+static void pack_block(const gradient *d, block k, i64 first, i64 last, tile t) {
+    const bnn_conv *g = d->g;
+    i64 taps = g->kh * g->kw, row_bytes = bnn_ceil_div(g->c / g->group * taps, 8);
+    uint8_t *signs = (uint8_t *)d->dw + k.channel * taps / 8 +
+                     (k.group * (g->m / g->group) + first) * row_bytes;
+    for (i64 i = 0; i < last - first; i++)
+        bnn_pack_signs(t.finished + i * k.pitch, k.pitch, signs + i * row_bytes);
+}
+
+static i64 finished_bytes(const gradient *d) {
+    const bnn_conv *g = d->g;
+    if (d->dw_type == BNN_FLOAT) return 0;
+    return g->filters * g->channels * g->kh * g->kw * (i64)sizeof(float);
 }
 
 static i64 bits_bytes(const gradient *d) {
@@ -225,7 +258,8 @@ static tile take_tile(const gradient *d, bnn_scratch scratch) {
               .rows = bnn_take(&scratch, TERMS * LANES * floats),
               .tables = bnn_take(&scratch, TERMS / 4 * TABLE * LANES * floats),
               .sums = bnn_take(&scratch, g->channels * taps * LANES * floats),
-              .outside = bnn_take(&scratch, taps * LANES * floats)};
+              .outside = bnn_take(&scratch, taps * LANES * floats),
+              .finished = bnn_take(&scratch, finished_bytes(d))};
     return t;
 }
 
@@ -254,21 +288,23 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
             fill_bits(d, b, k, t.bits);
             for (k.filter = first; k.filter < last; k.filter += width) {
                 k.n_filters = bnn_min(width, last - k.filter);
+                place(d, &k, first, t);
                 add_band(d, b, k, t);
             }
         }
+        if (d->dw_type == BNN_SIGNS) pack_block(d, k, first, last, t);
     }
 }
 
 /* dw (M, C / group, kh, kw) from x (N, C, H, W), packed, and dy (N, M, Ho, Wo), float32 or float16.
+   dw: float32, or its signs (M, ceil(C / group kh kw / 8)) alone, a block of channels whole bytes.
    Returns 0, with nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_conv_weight_grad_b1(const bnn_conv *g, const uint8_t *x, const void *dy,
-                                       float *dw, i64 dy_type, i64 dw_type, uint8_t *memory,
+                                       void *dw, i64 dy_type, i64 dw_type, uint8_t *memory,
                                        i64 n_bytes) {
-    (void)dw_type;
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     gradient d = {.g = g, .cores = bnn_best_cores(), .x = x, .dy = dy,
-                  .dy_type = dy_type, .dw = dw,
+                  .dy_type = dy_type, .dw = dw, .dw_type = dw_type,
                   .x_end = x + g->n * bnn_ceil_div(g->c * g->h * g->w, 8),
                   .row_bytes = bnn_ceil_div(g->cols, 8), .per_thread = per_thread};
     i64 bottom = (g->ho - 1) * g->sh - g->pt + (g->kh - 1) * g->dh;
@@ -279,7 +315,8 @@ BNN_EXPORT int bnn_conv_weight_grad_b1(const bnn_conv *g, const uint8_t *x, cons
     d.line_rows = bnn_max(1, TERMS / (8 * d.row_bytes));
     i64 taps = g->kh * g->kw, floats = sizeof(float);
     i64 share = bnn_round_up(bits_bytes(&d), 64) + bnn_round_up(taps * 8, 64) +
-                (TERMS + TERMS / 4 * TABLE + g->channels * taps + taps) * LANES * floats;
+                (TERMS + TERMS / 4 * TABLE + g->channels * taps + taps) * LANES * floats +
+                bnn_round_up(finished_bytes(&d), 64);
     if (!bnn_share(&scratch, share, per_thread)) return 0;
     i64 filters = g->m / g->group, channels = g->c / g->group;
     i64 n_blocks = bnn_ceil_div(channels, g->channels) * bnn_ceil_div(filters, g->filters);

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.convolution import conv, conv_input_grad, conv_weight_grad
 from bnnopt.runtime.kernels.elementwise import cast
+from bnnopt.runtime.kernels.packing import binarize_pack
 
 TILE_BYTES = 1 << 20  # of unpacked floats, but one row at least
 
@@ -82,6 +83,25 @@ def binary_conv_weight_grad(
     return dw
 
 
+def binary_conv_weight_grad_signs(
+    x_packed: Array,
+    dy: Array,
+    *,
+    x_shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    group: int,
+) -> Array:
+    """Pack `binary_conv_weight_grad` >= 0: (M, ceil(K / 8)) uint8, K elements a filter."""
+    dw = binary_conv_weight_grad(
+        x_packed, dy, x_shape=x_shape, kernel_shape=kernel_shape, strides=strides, pads=pads,
+        dilations=dilations, group=group,
+    )  # fmt: skip
+    return binarize_pack(dw, zero=1.0)
+
+
 def binary_conv_input_grad(
     dy: Array,
     w_packed: Array,
@@ -130,6 +150,11 @@ def binary_gemm_weight_grad(x_packed: Array, dy: Array, *, x_shape: Sequence[int
     """Return dy (N, M) transposed times x (N, K), packed: (M, K), float32 for float16."""
     dy = _wide(dy)
     return np.asarray(np.matmul(dy.T, _signs(x_packed, x_shape, dy.dtype)))
+
+
+def binary_gemm_weight_grad_signs(x_packed: Array, dy: Array, *, x_shape: Sequence[int]) -> Array:
+    """Pack `binary_gemm_weight_grad` >= 0: (M, ceil(K / 8)) uint8."""
+    return binarize_pack(binary_gemm_weight_grad(x_packed, dy, x_shape=x_shape), zero=1.0)
 
 
 def binary_gemm_input_grad(dy: Array, w_packed: Array, *, w_shape: Sequence[int]) -> Array:

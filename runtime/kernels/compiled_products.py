@@ -29,9 +29,11 @@ FUNCTIONS = {
     "BinaryConv": ("bnn_conv_b1b1", BITS, BITS, WHOLE),
     "BinaryConvInputGrad": ("bnn_conv_input_grad_b1", FLOATS, BITS, FLOATS),
     "BinaryConvWeightGrad": ("bnn_conv_weight_grad_b1", BITS, FLOATS, SUMS),
+    "BinaryConvWeightGradSigns": ("bnn_conv_weight_grad_b1", BITS, FLOATS, BITS),
     "BinaryGemm": ("bnn_gemm_b1b1", BITS, BITS, WHOLE),
     "BinaryGemmInputGrad": ("bnn_gemm_input_grad_b1", FLOATS, BITS, FLOATS),
     "BinaryGemmWeightGrad": ("bnn_gemm_weight_grad_b1", BITS, FLOATS, SUMS),
+    "BinaryGemmWeightGradSigns": ("bnn_gemm_weight_grad_b1", BITS, FLOATS, BITS),
 }
 
 

@@ -133,6 +133,20 @@ def conv_weight_grad(inputs: Sequence[Shape], dw: Shape, attributes: Attributes)
     return dataclasses.replace(g.banded(2048, 1024), channels=channels, filters=filters)
 
 
+def conv_weight_grad_signs(
+    inputs: Sequence[Shape], signs: Shape, attributes: Attributes
+) -> Convolution:
+    """BinaryConvWeightGradSigns: the same, in blocks of channels that end at whole bytes."""
+    g = conv_weight_grad(inputs, signs, attributes)
+    channels = _up(g.channels, 8 // math.gcd(8, g.taps))
+    return dataclasses.replace(g, channels=min(channels, g.group_channels))
+
+
+def _conv_weight_grad_signs_scratch(g: Convolution) -> tuple[int, list[int]]:
+    shared, shares = _conv_weight_grad_scratch(g)
+    return shared, [*shares, g.filters * g.channels * g.taps * 4]
+
+
 def _conv_weight_grad_scratch(g: Convolution) -> tuple[int, list[int]]:
     rows = (g.rows + (g.kh - 1) * g.dh // g.sh) * g.sh
     bits = g.samples * g.channels * g.kw * rows * math.ceil(g.cols / 8)
@@ -175,9 +189,10 @@ def _gemm_scratch(g: Dense) -> tuple[int, list[int]]:
 
 
 def gemm_weight_grad(inputs: Sequence[Shape], dw: Shape, attributes: Attributes) -> Dense:
-    """BinaryGemmWeightGrad: terms are samples."""
+    """BinaryGemmWeightGrad and its signs: terms are samples."""
+    (k,) = _shape(attributes, "x_shape")
     _, dy = inputs
-    return _signed_sums(dy[0], dy[1], dw[1], dy[0])
+    return _signed_sums(dy[0], dy[1], k, dy[0])
 
 
 def gemm_input_grad(inputs: Sequence[Shape], dx: Shape, attributes: Attributes) -> Dense:
@@ -196,7 +211,7 @@ def _gemm_weight_grad_scratch(g: Dense) -> tuple[int, list[int]]:
     return 0, [words, TABLES_BYTES + g.block * LANES * 4]
 
 
-def _gemm_input_grad_scratch(g: Dense) -> tuple[int, list[int]]:
+def _rounded_scratch(g: Dense) -> tuple[int, list[int]]:
     """The same, and the finished tile before it is rounded."""
     shared, shares = _gemm_weight_grad_scratch(g)
     return shared, [*shares, g.block * LANES * 4]
@@ -212,6 +227,7 @@ _CONVOLUTIONS: dict[
     "BinaryConv": (conv, _conv_scratch),
     "BinaryConvInputGrad": (conv_input_grad, _conv_input_grad_scratch),
     "BinaryConvWeightGrad": (conv_weight_grad, _conv_weight_grad_scratch),
+    "BinaryConvWeightGradSigns": (conv_weight_grad_signs, _conv_weight_grad_signs_scratch),
 }
 _DENSE: dict[
     str,
@@ -221,7 +237,8 @@ _DENSE: dict[
     ],
 ] = {
     "BinaryGemm": (gemm, _gemm_scratch),
-    "BinaryGemmInputGrad": (gemm_input_grad, _gemm_input_grad_scratch),
+    "BinaryGemmInputGrad": (gemm_input_grad, _rounded_scratch),
+    "BinaryGemmWeightGradSigns": (gemm_weight_grad, _rounded_scratch),
     "BinaryGemmWeightGrad": (gemm_weight_grad, _gemm_weight_grad_scratch),
 }
 

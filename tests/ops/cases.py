@@ -179,16 +179,23 @@ def binary_product_cases() -> list[Case]:
                 output_padding=list(g.output_padding), **shared,
             ),
         ]  # fmt: skip
+        gradient = table[-2]
+        whole = whole_halves(dy).astype(np.float32)  # sums that have one sign in any order
+        table.append(case(f"{gradient.operator}Signs", note, x, whole, **gradient.attributes))
         if note in ("same", "everything"):
-            table += typed_products(note, table[-3:])
+            table += typed_products(note, table[-4:])
     for note, n, k, m in [("one", 1, 1, 1), ("bytes", 3, 16, 5), ("odd", 4, 27, 9)]:
         x, w, dy = random_bits(n, [k]), random_bits(m, [k]), normal(n, m)
         table += [
             case("BinaryGemm", note, x, w, x_shape=[k], w_shape=[k], dtype=1),
             case("BinaryGemmWeightGrad", note, x, dy, x_shape=[k]),
             case("BinaryGemmInputGrad", note, dy, w, w_shape=[k]),
-        ]
-    return table + typed_products("odd", table[-3:])
+            case(
+                "BinaryGemmWeightGradSigns", note, x, whole_halves(dy).astype(np.float32),
+                x_shape=[k],
+            ),
+        ]  # fmt: skip
+    return table + typed_products("odd", table[-4:])
 
 
 def typed_products(note: str, products: list[Case]) -> list[Case]:

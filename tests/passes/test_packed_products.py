@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bnnopt.analysis import saved_bytes
+from bnnopt.ops import Emitter, ints
 from bnnopt.passes import PASSES, map_kernels
 from bnnopt.passes.packed_products import PackedProducts
 from tests.graphs import (
@@ -54,6 +55,24 @@ def test_no_unpacked_copy_is_left_behind() -> None:
     assert "SignUnpack" not in ops(step)
     assert "Binarize" in ops(step)  # of the first weight: its other operand is real
     assert ops(step).count("BinarizePack") >= 2
+
+
+def test_a_weight_gradient_that_is_only_packed_is_written_as_bits() -> None:
+    found = products(small("binary"), "binary-weight-gradients")
+    assert found.count("BinaryConvWeightGradSigns") == found.count("BinaryGemmWeightGradSigns") == 1
+    assert not any(op.endswith("WeightGrad") for op in found)
+
+
+def test_a_weight_gradient_that_is_read_as_numbers_too_is_kept() -> None:
+    step = small("binary").with_passes("binary-weight-gradients", PASS.name)
+    (signs,) = [node for node in step.graph if node.op_type == "BinaryGemmWeightGradSigns"]
+    emit = Emitter(step.graph, "backward")
+    dw = emit("BinaryGemmWeightGrad", *signs.inputs, name="dw", x_shape=ints(signs, "x_shape"))
+    packed = emit("BinarizePack", dw, name="packed", zero=1.0)
+    emit("Relu", dw, name="reader")
+    step.graph.insert_after(signs, emit.nodes)
+    step.graph.outputs.extend([packed, emit.nodes[-1].outputs[0]])
+    assert apply(PASS, step)[0] == 0
 
 
 def test_alone_it_keeps_for_the_backward_pass_what_a_framework_keeps() -> None:

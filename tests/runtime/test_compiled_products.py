@@ -75,6 +75,8 @@ class Product:
         """Of the result."""
         if "dtype" in self.attributes:
             return DTYPES[self.attributes["dtype"]]
+        if self.operator.endswith("Signs"):
+            return np.uint8
         return self.inputs[0].dtype.type if "InputGrad" in self.operator else np.float32
 
     def twin(self) -> Array:
@@ -219,6 +221,31 @@ def test_drawn_layers(
         assert_close(product, run(product, kernels=kernels, threads=threads))
 
 
+def assert_signs_are_those_of(gradient: Product) -> None:
+    """The operator that keeps the signs of this one's result alone, bit for bit."""
+    dw = run(gradient, threads=2)
+    want = np.packbits(dw.reshape(len(dw), -1) >= 0, axis=1, bitorder="little")
+    signs = dataclasses.replace(gradient, operator=f"{gradient.operator}Signs")
+    for kernels in INSTRUCTIONS:
+        for threads in (1, 5):
+            got = run(signs, kernels=kernels, threads=threads)
+            np.testing.assert_array_equal(got, want)
+    other = dataclasses.replace(signs, inputs=[gradient.inputs[0], -gradient.inputs[1]])
+    assert (run(other, threads=1) != want).any()
+
+
+@pytest.mark.parametrize("note", CONVOLUTIONS)
+@pytest.mark.parametrize("dtype", [1, 10])
+def test_signs_of_weight_gradients_of_convolutions(note: str, dtype: int):
+    assert_signs_are_those_of(conv_products(CONVOLUTIONS[note], seed=7, dtype=dtype)[1])
+
+
+@pytest.mark.parametrize("shape", LAYERS, ids=str)
+@pytest.mark.parametrize("dtype", [1, 10])
+def test_signs_of_weight_gradients_of_layers(shape: tuple[int, int, int], dtype: int):
+    assert_signs_are_those_of(layer_products(*shape, seed=8, dtype=dtype)[1])
+
+
 def assert_same_bits_everywhere(product: Product) -> None:
     results = [
         run(product, kernels=kernels, threads=threads)
@@ -274,7 +301,9 @@ def test_layers_in_half_precision(shape: tuple[int, int, int]):
 
 
 def small_products() -> list[Product]:
-    return [*conv_products(CONVOLUTIONS["tile"], seed=3), *layer_products(5, 70, 9, seed=3)]
+    products = [*conv_products(CONVOLUTIONS["tile"], seed=3), *layer_products(5, 70, 9, seed=3)]
+    gradients = [product for product in products if "WeightGrad" in product.operator]
+    return products + [dataclasses.replace(p, operator=f"{p.operator}Signs") for p in gradients]
 
 
 @pytest.mark.parametrize("product", small_products(), ids=lambda product: product.operator)
@@ -287,7 +316,7 @@ class TestControls:
             assert_close(product, wrong)
 
     def test_too_little_scratch_is_refused_and_nothing_written(self, product: Product):
-        result = Guarded(np.zeros(product.twin().shape, np.float32), 0)
+        result = Guarded(np.zeros(product.twin().shape, product.dtype), 0)
         scratch = Guarded(np.empty(product.scratch_bytes(2) - 64, np.uint8), 0)
         with settings_of(threads=2):
             kernel = COMPILED_PRODUCTS[product.operator]
