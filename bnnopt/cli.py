@@ -104,17 +104,15 @@ _MODEL_OPTIONS = (
     ),
     click.option(
         "--loss",
-        default=LOSSES[0],
         metavar="NAME",
-        show_default=True,
-        help=f"{', '.join(LOSSES[:-1])}, or none where the graph ends in a scalar.",
+        help=f"{LOSSES[0]} (the default), {', '.join(LOSSES[1:-1])}, or none where the graph ends "
+        "in a scalar; training artifacts have their own.",
     ),
     click.option(
         "--optimizer",
-        default=OPTIMIZERS[0],
         metavar="NAME",
-        show_default=True,
-        help=f"{' or '.join(OPTIMIZERS)}.",
+        help=f"{' or '.join(OPTIMIZERS)}; if not given, that of the training artifacts, or "
+        f"{OPTIMIZERS[0]}.",
     ),
     click.option(
         "--momentum", type=float, default=0.9, show_default=True, help="Of sgd; 0 for none."
@@ -203,6 +201,8 @@ def optimize(
 ) -> None:
     """Compile MODEL into a training step that fits, and say what each pass saves.
 
+    MODEL is an .onnx file, or a folder of onnxruntime-training artifacts.
+
     \b
     Example:
       bnnopt optimize models/mlp.onnx -o out --batch-size 100 -O1
@@ -251,10 +251,11 @@ def inspect(source: Path, html_file: Path | None, json_file: str | None, **optio
         check_writable(html_file)
     with progress() as say:
         from bnnopt.compiler import optimize as compile_model
+        from bnnopt.frontend import is_artifacts
         from bnnopt.inspection import inspect_step, render_profile, to_html
         from bnnopt.verification import load_step
 
-        if source.is_dir():
+        if source.is_dir() and not is_artifacts(source):
             report = _read_report(source)
             say(f"reading {source}")
             profile = inspect_step(load_step(source / "training.onnx"), str(source))

@@ -23,12 +23,14 @@ from bnnopt.autodiff import (
     Selection,
     TrainingOptions,
     build_evaluation,
+    build_imported_step,
     build_training_step,
     make_optimizer,
+    read_optimizer,
 )
 from bnnopt.errors import BudgetError, UsageError
 from bnnopt.evaluation import adopt_storage
-from bnnopt.frontend import ForwardGraph, load_forward
+from bnnopt.frontend import ForwardGraph, is_artifacts, load_artifacts, load_forward
 from bnnopt.ops import dims, dtype
 from bnnopt.passes import (
     LEVELS,
@@ -58,8 +60,8 @@ class Settings:
 
     batch_size: int | None = None
     level: str = "O1"
-    loss: str = "cross-entropy"
-    optimizer: str = "adam"
+    loss: str | None = None
+    optimizer: str | None = None
     momentum: float = 0.9
     learning_rate: float | None = None
     freeze: Sequence[str] = ()
@@ -123,7 +125,8 @@ def optimize(
     Parameters
     ----------
     model : path
-        A forward graph in ONNX: latent weights as initialisers, batch norm in training mode.
+        A forward graph in ONNX: latent weights as initialisers, batch norm in training mode. Or a
+        folder of onnxruntime-training artifacts.
     settings : Settings, optional
         All options at once; or give them by name:
     batch_size : int
@@ -131,9 +134,10 @@ def optimize(
     level : str
         ``O0`` (the reference), ``O1`` (lossless) or ``O2`` (Algorithm 2 of Wang et al., lossy).
     loss : str
-        ``cross-entropy``, ``mse``, ``squared-hinge``, or ``none`` for a graph that ends in one.
+        ``cross-entropy`` (the default), ``mse``, ``squared-hinge``, or ``none`` for a graph that
+        ends in one; artifacts have their own.
     optimizer : str
-        ``adam`` or ``sgd`` (with `momentum`).
+        ``adam`` or ``sgd`` (with `momentum`); if not given, the artifacts' own, or ``adam``.
     learning_rate : float
         The default of a step; the optimiser's own if not given.
     freeze : sequence of str
@@ -175,14 +179,9 @@ def optimize(
     say = progress or (lambda line: None)
     path = Path(model)
     say("reading the model")
-    keep_zero = chosen.sign_zero == "keep"
-    forward = load_forward(path, chosen.batch_size, chosen.ste, keep_zero)
-    optimizer = make_optimizer(chosen.optimizer, chosen.momentum)
-    selection = Selection(chosen.freeze, chosen.train, chosen.last)
-    training_options = TrainingOptions(chosen.loss, optimizer, selection, chosen.seed)
-    say("building the training step")
-    reference = build_training_step(forward, training_options, path)
-    evaluation = build_evaluation(forward)
+    build = _import if is_artifacts(path) else _build
+    built = build(path, chosen, say)
+    forward, reference, evaluation = built.forward, built.reference, built.evaluation
     kernels = [p.name for p in kernel_passes(chosen.disable)]
     baseline = Footprint.of(make_plan(map_kernels(reference, kernels)))
     level, training, records = _rewrite(reference, chosen, say)
@@ -192,7 +191,7 @@ def optimize(
         model=path.name,
         batch_size=forward.batch_size,
         level=level,
-        optimizer=optimizer.name,
+        optimizer=built.optimizer.name,
         baseline=baseline,
         passes=records,
         optimized=optimized,
@@ -203,9 +202,51 @@ def optimize(
         binarized=forward.binarized,
         notes=forward.notes,
     )
-    about = _about(forward, training, evaluation, report, chosen, optimizer)
+    about = _about(built, training, report, chosen)
     weights = {name: forward.weights[name].astype(about.dtypes[name]) for name in about.weights}
     return Optimized(report, training, evaluation, reference, about, weights)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What the passes start from."""
+
+    forward: ForwardGraph
+    reference: TrainingStep
+    evaluation: TrainingStep
+    optimizer: Optimizer
+    loss: str
+
+
+def _build(path: Path, chosen: Settings, say: Progress) -> _Built:
+    """From a forward model, by differentiation."""
+    keep_zero = chosen.sign_zero == "keep"
+    forward = load_forward(path, chosen.batch_size, chosen.ste, keep_zero)
+    optimizer = make_optimizer(chosen.optimizer or OPTIMIZERS[0], chosen.momentum)
+    loss = chosen.loss or LOSS_NAMES[0]
+    selection = Selection(chosen.freeze, chosen.train, chosen.last)
+    options = TrainingOptions(loss, optimizer, selection, chosen.seed)
+    say("building the training step")
+    reference = build_training_step(forward, options, path)
+    return _Built(forward, reference, build_evaluation(forward), optimizer, loss)
+
+
+def _import(path: Path, chosen: Settings, say: Progress) -> _Built:
+    """From training artifacts, which have a loss and gradients of their own."""
+    for option, given in (("--loss", chosen.loss), ("--ste", chosen.ste)):
+        if given:
+            raise UsageError(f"{option}: the training graph of {path} has its own; leave it out")
+    artifacts = load_artifacts(path, chosen.batch_size, chosen.sign_zero == "keep")
+    if chosen.optimizer is None and artifacts.optimizer is not None:
+        optimizer = read_optimizer(artifacts.optimizer)
+    else:
+        optimizer = make_optimizer(chosen.optimizer or OPTIMIZERS[0], chosen.momentum)
+    selection = Selection(chosen.freeze, chosen.train, chosen.last)
+    options = TrainingOptions(artifacts.loss, optimizer, selection, chosen.seed)
+    say("importing the training graph")
+    reference = build_imported_step(artifacts, options, path)
+    evaluation = build_evaluation(artifacts.prediction_only())
+    return _Built(artifacts.forward, reference, evaluation, optimizer, artifacts.loss)
 
 
 def _keeps_bits(forward: ForwardGraph, records: Sequence[PassRecord]) -> bool:
@@ -240,7 +281,7 @@ def _converted(name: str, value: object, expected: str) -> object:
         return int(value)
     elif expected.startswith("float") and isinstance(value, Real):
         return float(value)
-    elif expected == "str" and isinstance(value, str):
+    elif expected.startswith("str") and isinstance(value, str):
         return value
     raise UsageError(f"optimize: {name} is {value!r}, expected {expected}")
 
@@ -252,7 +293,7 @@ def _check(settings: Settings) -> None:
         "--sign-zero": (settings.sign_zero, SIGN_ZEROS),
     }
     for option, (found, expected) in choices.items():
-        if found not in expected:
+        if found is not None and found not in expected:
             raise UsageError(f"{option} {found}: expected {', '.join(expected)}")
     if not 0 <= settings.momentum < 1:
         raise UsageError(f"--momentum {settings.momentum}: expected a number from 0 to below 1")
@@ -308,19 +349,12 @@ def _run(
     return step, [record for record in records if record.name in names]
 
 
-def _about(
-    forward: ForwardGraph,
-    training: TrainingStep,
-    evaluation: TrainingStep,
-    report: Report,
-    settings: Settings,
-    optimizer: Optimizer,
-) -> Artifact:
+def _about(built: _Built, training: TrainingStep, report: Report, settings: Settings) -> Artifact:
     rate = settings.learning_rate
     kernels = [p.name for p in kernel_passes(settings.disable)]
     persistent = {
         str(value.name): value
-        for step in (training, evaluation)
+        for step in (training, built.evaluation)
         for value in step.graph.inputs
         if role(value) in PERSISTENT
     }
@@ -329,12 +363,12 @@ def _about(
         batch_size=report.batch_size,
         level=report.level,
         optimizer=report.optimizer,
-        loss=settings.loss,
-        learning_rate=optimizer.learning_rate if rate is None else rate,
+        loss=built.loss,
+        learning_rate=built.optimizer.learning_rate if rate is None else rate,
         persistent={name: list(dims(value)) for name, value in persistent.items()},
         dtypes={name: str(dtype(value).numpy()) for name, value in persistent.items()},
-        weights=[name for name in persistent if name in forward.weights],
-        classes=_classes(training, evaluation),
+        weights=[name for name in persistent if name in built.forward.weights],
+        classes=_classes(training, built.evaluation),
         passes=list(dict.fromkeys([*(r.name for r in report.passes), *kernels])),
     )
 

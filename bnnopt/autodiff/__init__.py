@@ -1,9 +1,14 @@
 """Gradient rules, losses and optimiser updates: builds the training-step graph."""
 
-from bnnopt.autodiff.build import TrainingOptions, build_evaluation, build_training_step
+from bnnopt.autodiff.build import (
+    TrainingOptions,
+    build_evaluation,
+    build_imported_step,
+    build_training_step,
+)
 from bnnopt.autodiff.gradients import GRADIENTS
 from bnnopt.autodiff.losses import LOSSES
-from bnnopt.autodiff.optimizers import OPTIMIZERS, Optimizer, make_optimizer
+from bnnopt.autodiff.optimizers import OPTIMIZERS, Optimizer, make_optimizer, read_optimizer
 from bnnopt.autodiff.selection import Selection
 
 __all__ = [
@@ -14,6 +19,8 @@ __all__ = [
     "Selection",
     "TrainingOptions",
     "build_evaluation",
+    "build_imported_step",
     "build_training_step",
     "make_optimizer",
+    "read_optimizer",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.autodiff.backward import differentiate
+from bnnopt.autodiff.imported import import_backward
 from bnnopt.autodiff.losses import add_loss
 from bnnopt.autodiff.optimizers import Optimizer, Updater, step_input
 from bnnopt.autodiff.selection import Selection
 from bnnopt.errors import ModelError
-from bnnopt.frontend import EXPORT_COMMAND, ForwardGraph, setting
+from bnnopt.frontend import EXPORT_COMMAND, ForwardGraph, TrainingArtifacts, setting
 from bnnopt.ops import DOMAIN, DOMAIN_VERSION, Emitter, functions_for
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, mark_update, role, set_role
 
@@ -74,10 +76,55 @@ def build_training_step(
             "that are not frozen; freeze less, or export with the weights as initializers"
         )
     _note_untrained(forward, [str(p.name) for p in parameters if p not in gradients])
+    return _complete(model, updates, gradients, options.optimizer)
+
+
+def build_imported_step(
+    artifacts: TrainingArtifacts, options: TrainingOptions, path: Path
+) -> TrainingStep:
+    """The training graph of a folder of artifacts, its own backward pass in our operators.
+
+    Raises
+    ------
+    ModelError
+        If a node has no rule.
+    UsageError
+        If the selection matches nothing.
+    """
+    model = _copy(artifacts.forward)
+    graph = model.graph
+    for value in graph.inputs:
+        if role(value) is Role.PARAMETER and value.name not in artifacts.gradients:
+            set_role(value, Role.FROZEN)
+    options.selection.apply(graph)
+    _check_inference_mode(graph, path)
+    updates = _to_training_mode(graph, options.seed)
+    values = dict(zip(artifacts.exported, graph.outputs, strict=True))
+    graph.outputs[:] = graph.outputs[:1]
+    try:
+        backward = import_backward(graph, artifacts, values)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    gradients = {
+        value: backward[str(value.name)] for value in graph.inputs if role(value) is Role.PARAMETER
+    }
+    if not gradients:
+        raise ModelError(f"{path}: nothing to train: all parameters are frozen; freeze less")
+    return _complete(model, updates, gradients, options.optimizer)
+
+
+def _complete(
+    model: ir.Model,
+    updates: Sequence[tuple[ir.Value, ir.Value]],
+    gradients: Mapping[ir.Value, ir.Value],
+    optimizer: Optimizer,
+) -> TrainingStep:
+    """Append what a step updates; parameters without a gradient become frozen."""
+    graph = model.graph
     for output, target in updates:
         graph.outputs.append(mark_update(output, target))
-    updater = Updater(graph, options.optimizer)
-    for parameter in parameters:
+    updater = Updater(graph, optimizer)
+    for parameter in [value for value in graph.inputs if role(value) is Role.PARAMETER]:
         if parameter in gradients:
             updater.update(parameter, gradients[parameter])
         else:

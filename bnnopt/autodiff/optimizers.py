@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from bnnopt.errors import ModelError
+from bnnopt.frontend import OptimizerModel
 from bnnopt.ops import Emitter, dims, dtype
 from bnnopt.training_step import Role, mark_update, set_role
 
@@ -68,6 +70,20 @@ class Adam(Optimizer):
         return {"beta1": self.beta1, "beta2": self.beta2, "epsilon": self.epsilon}
 
 
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay, as onnxruntime-training computes it."""
+
+    name: ClassVar[str] = "adamw"
+    operator: ClassVar[str] = "AdamWStep"
+    epsilon: float = 1e-6
+    decay: float = 0.0
+
+    def attributes(self) -> dict[str, float]:
+        """The operator's attributes."""
+        return {**super().attributes(), "decay": self.decay}
+
+
 OPTIMIZERS = ("adam", "sgd")
 
 
@@ -76,6 +92,33 @@ def make_optimizer(name: str, momentum: float = 0.9) -> Optimizer:
     if name == "adam":
         return Adam()
     return Momentum(momentum=momentum) if momentum else Sgd()
+
+
+def read_optimizer(model: OptimizerModel) -> Optimizer:
+    """The optimiser of training artifacts, with its own numbers.
+
+    Raises
+    ------
+    ModelError
+        If it is not known, or one of its numbers is.
+    """
+    numbers = model.attributes
+    if model.operator == "SGDOptimizerV2":
+        return Sgd(learning_rate=1e-3)
+    if model.operator != "AdamWOptimizer":
+        found = f"optimiser {model.operator}, expected AdamWOptimizer or SGDOptimizerV2"
+    elif numbers.get("adam_mode", 0) != 1:
+        found = "adam_mode 0, expected 1, which generate_artifacts writes"
+    elif numbers.get("correct_bias", 1) != 1:
+        found = "no bias correction, expected correct_bias 1"
+    else:
+        return AdamW(
+            beta1=numbers.get("alpha", 0.9),
+            beta2=numbers.get("beta", 0.999),
+            epsilon=numbers.get("epsilon", 1e-6),
+            decay=numbers.get("weight_decay", 0.0),
+        )
+    raise ModelError(f"{model.path}: {found}; pass --optimizer to train with another")
 
 
 @dataclass

@@ -9,8 +9,21 @@ import onnx
 
 from bnnopt.frontend.binarization import ESTIMATORS, Estimators, recognize
 from bnnopt.frontend.lint import lint
-from bnnopt.frontend.normalize import Binarized, ForwardGraph, normalize, operator_name, setting
-from bnnopt.frontend.read import EXPORT_COMMAND, read_model
+from bnnopt.frontend.normalize import (
+    Binarized,
+    ForwardGraph,
+    evaluate,
+    normalize,
+    operator_name,
+    setting,
+)
+from bnnopt.frontend.read import EXPORT_COMMAND, one_line, read_model
+from bnnopt.frontend.training_artifacts import (
+    OptimizerModel,
+    TrainingArtifacts,
+    is_artifacts,
+    load_artifacts,
+)
 
 ESTIMATORS_KEY = "bnnopt.ste"
 
@@ -19,7 +32,13 @@ __all__ = [
     "EXPORT_COMMAND",
     "Binarized",
     "ForwardGraph",
+    "OptimizerModel",
+    "TrainingArtifacts",
+    "evaluate",
+    "is_artifacts",
+    "load_artifacts",
     "load_forward",
+    "one_line",
     "operator_name",
     "setting",
 ]

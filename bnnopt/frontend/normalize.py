@@ -301,7 +301,7 @@ def setting(node: ir.Node, index: int, default: float) -> float:
 
 def _fold(graph: ir.Graph, node: ir.Node) -> None:
     try:
-        arrays = _evaluate(node)
+        arrays = evaluate(node)
     except Exception as error:  # the evaluator raises whatever numpy does with a wrong constant
         raise InferenceError(f"its constant cannot be computed: {one_line(error)}") from None
     for output, array in zip(node.outputs, arrays, strict=False):
@@ -314,7 +314,11 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
     graph.remove(node, safe=True)
 
 
-def _evaluate(node: ir.Node) -> Iterable[NDArray[np.generic]]:
+def evaluate(node: ir.Node) -> Iterable[NDArray[np.generic]]:
+    """The outputs of a node whose inputs are constants; of Shape and Size, typed values.
+
+    Raises whatever the reference evaluator does with a wrong constant.
+    """
     if node.op_type in ("Shape", "Size") and node.inputs[0] is not None:
         stand_in = {str(node.inputs[0].name): np.broadcast_to(np.float32(0), dims(node.inputs[0]))}
     else:

@@ -45,10 +45,21 @@ def read_model(path: Path) -> onnx.ModelProto:
         If the file is missing, is not ONNX, is cut short, breaks the ONNX rules, is of an opset
         that is not supported or of an exporter that loses what training needs.
     """
-    model = _parse(path)
-    opset = _checked_opset(model, path)
+    model = parse(path)
     _check_exporter(model, path)
     _load_external_data(model, path)
+    return checked(model, path)
+
+
+def checked(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model without model-local functions, in opset 18 or later.
+
+    Raises
+    ------
+    ModelError
+        If it breaks the ONNX rules, or is of an opset that is not supported.
+    """
+    opset = _checked_opset(model, path)
     try:
         onnx.checker.check_model(model)
         model = onnx.inliner.inline_local_functions(model) if model.functions else model
@@ -65,9 +76,19 @@ def one_line(error: Exception) -> str:
     return text if len(text) <= 300 else f"{text[:300]} .."
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def parse(path: Path) -> onnx.ModelProto:
+    """The file's own content, not checked any further.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, is not ONNX or is cut short.
+    """
     if path.is_dir():
-        raise ModelError(f"{path}: is a folder; expected an .onnx file")
+        raise ModelError(
+            f"{path}: is a folder; expected an .onnx file, or a folder of onnxruntime-training "
+            "artifacts, with training_model.onnx and checkpoint"
+        )
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except FileNotFoundError:

@@ -92,6 +92,65 @@ ADAM_STEP = Operator(
     in_place={0: 0, 1: 2, 2: 3},
 )
 
+ADAMW_STEP = Operator(
+    summary="""AdamW: next_m and next_v as in AdamStep;
+    next_w = (1 - lr decay) (w - rate next_m / (sqrt(next_v) + epsilon)),
+    rate = lr sqrt(1 - b2^step) / (1 - b1^step).
+
+    w, dw, m, v: the same shape, float. lr: scalar. step: int64 scalar, 1 at the first step. As
+    onnxruntime-training's AdamWOptimizer with adam_mode 1: epsilon is added before the second
+    moment's bias is taken out, and the weight decays after its step.
+    Source: Loshchilov and Hutter, arXiv:1711.05101, algorithm 2.
+    """,
+    signature=(
+        "AdamWStep <beta1, beta2, epsilon, decay> (w, dw, m, v, lr, step)"
+        " => (next_w, next_m, next_v)"
+    ),
+    body="""
+        beta1_value = Constant <value_float: float = @beta1> ()
+        beta2_value = Constant <value_float: float = @beta2> ()
+        epsilon_value = Constant <value_float: float = @epsilon> ()
+        decay_value = Constant <value_float: float = @decay> ()
+        one = Constant <value_float = 1.0> ()
+        beta1_like = CastLike (beta1_value, w)
+        beta2_like = CastLike (beta2_value, w)
+        epsilon_like = CastLike (epsilon_value, w)
+        decay_like = CastLike (decay_value, w)
+        one_like = CastLike (one, w)
+        rest1 = Sub (one_like, beta1_like)
+        rest2 = Sub (one_like, beta2_like)
+        m_kept = Mul (m, beta1_like)
+        m_new = Mul (dw, rest1)
+        next_m = Add (m_kept, m_new)
+        v_kept = Mul (v, beta2_like)
+        square = Mul (dw, dw)
+        v_new = Mul (square, rest2)
+        next_v = Add (v_kept, v_new)
+        step64 = Cast <to = 11> (step)
+        beta1_64 = Cast <to = 11> (beta1_value)
+        beta2_64 = Cast <to = 11> (beta2_value)
+        one_64 = Cast <to = 11> (one)
+        beta1_power = Pow (beta1_64, step64)
+        beta2_power = Pow (beta2_64, step64)
+        rest1_power = Sub (one_64, beta1_power)
+        rest2_power = Sub (one_64, beta2_power)
+        root_power = Sqrt (rest2_power)
+        correction = Div (root_power, rest1_power)
+        correction_like = CastLike (correction, w)
+        rate = Mul (lr, correction_like)
+        root = Sqrt (next_v)
+        bottom = Add (root, epsilon_like)
+        top = Mul (next_m, rate)
+        change = Div (top, bottom)
+        stepped = Sub (w, change)
+        lost = Mul (lr, decay_like)
+        kept = Sub (one_like, lost)
+        next_w = Mul (stepped, kept)
+    """,
+    type_rule=like(0, 2, 3),
+    in_place={0: 0, 1: 2, 2: 3},
+)
+
 FIRST_MOMENT_STEP = Operator(
     summary="""Adam for gradients of one magnitude: next_m = b1 m + (1 - b1) dw;
     next_w = w - lr (next_m / (1 - b1^step)) / (root + epsilon).
@@ -187,4 +246,4 @@ def _of_signs(base: Operator) -> Operator:
 
 
 RULES = (SGD_STEP, MOMENTUM_STEP, ADAM_STEP, FIRST_MOMENT_STEP)
-OPERATORS = (*RULES, SIGN_GRAD, *(_of_signs(rule) for rule in RULES))
+OPERATORS = (*RULES, ADAMW_STEP, SIGN_GRAD, *(_of_signs(rule) for rule in RULES))

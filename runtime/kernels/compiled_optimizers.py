@@ -18,6 +18,7 @@ from bnnopt.runtime.kernels.compiled import (
     number,
     scalar,
 )
+from bnnopt.runtime.kernels.optimizers import adamw_correction
 
 Rates = Callable[[float, int, Attributes], list[float]]
 """(learning rate, number of the step, attributes) to rate, beta1, 1 - beta1, beta2, .. epsilon."""
@@ -38,6 +39,13 @@ def _adam(lr: float, step: int, attributes: Attributes) -> list[float]:
     return [float(rate), beta1, 1 - beta1, beta2, 1 - beta2, 1 - beta2**step, epsilon]
 
 
+def _adamw(lr: float, step: int, attributes: Attributes) -> list[float]:
+    """Adam with another rate, and nothing to take out of the second moment."""
+    beta1, beta2 = number(attributes, "beta1"), number(attributes, "beta2")
+    rate = np.float32(lr) * np.float32(adamw_correction(step, beta1, beta2))
+    return [float(rate), beta1, 1 - beta1, beta2, 1 - beta2, 1, number(attributes, "epsilon")]
+
+
 def _first_moment(lr: float, step: int, attributes: Attributes) -> list[float]:
     beta1 = number(attributes, "beta1")
     bottom = number(attributes, "root") + number(attributes, "epsilon")
@@ -45,14 +53,16 @@ def _first_moment(lr: float, step: int, attributes: Attributes) -> list[float]:
     return [float(rate), beta1, 1 - beta1, 0, 0, 0, 0]
 
 
-# In the order of the rules in bnn_optimizers.c.
+# In the order of the rules in bnn_optimizers.c; then those that are one of them in other numbers.
 _RATES: dict[str, Rates] = {
     "SgdStep": _sgd,
     "MomentumStep": _momentum,
     "AdamStep": _adam,
     "FirstMomentStep": _first_moment,
+    "AdamWStep": _adamw,
 }
-_COUNTS_STEPS = ("AdamStep", "FirstMomentStep")
+_RULE_OF = {"AdamWStep": "AdamStep"}
+_COUNTS_STEPS = ("AdamStep", "FirstMomentStep", "AdamWStep")
 
 
 @np.errstate(all="ignore")
@@ -76,11 +86,14 @@ def _step(
     numbers += [number(attributes, name) if of_signs else 0 for name in ("scale", "limit")]
     missing = [None] * (3 - len(outputs))
     dw, bits = (None, gradient) if of_signs else (gradient, None)
+    number_of_rule = list(_RATES).index(_RULE_OF.get(rule, rule))
     call(
-        "bnn_optimizer_step_f32", list(_RATES).index(rule), w, dw, bits, *states, *missing,
+        "bnn_optimizer_step_f32", number_of_rule, w, dw, bits, *states, *missing,
         *outputs, *missing, len(w) if w.ndim else 1, math.prod(w.shape[1:]),
         np.array(numbers, np.float32),
     )  # fmt: skip
+    if rule == "AdamWStep" and outputs[0] is not None:
+        outputs[0] *= 1 - np.float32(scalar(lr)) * np.float32(number(attributes, "decay"))
     return True
 
 
@@ -103,4 +116,5 @@ COMPILED_OPTIMIZERS: dict[str, CompiledKernel] = {
     prefix + rule: functools.partial(_step, rule=rule, of_signs=bool(prefix))
     for prefix in ("", "Sign")
     for rule in _RATES
+    if not (prefix and rule in _RULE_OF)
 }

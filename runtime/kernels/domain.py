@@ -47,6 +47,7 @@ def conv_input_grad(
 
 DOMAIN_KERNELS: dict[str, Kernel] = {
     "AdamStep": optimizers.adam_step,
+    "AdamWStep": optimizers.adamw_step,
     "ApproxSignGrad": binarize.approx_sign_grad,
     "BatchNormalizationGrad": normalization.batch_normalization_grad,
     "BatchNormalizationSigns": normalization.batch_normalization_signs,

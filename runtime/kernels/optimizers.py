@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import numpy as np
 
@@ -59,6 +60,47 @@ def adam_step(
     next_w /= bottom
     np.subtract(w, next_w, out=next_w)
     return next_w, next_m, next_v
+
+
+def adamw_step(
+    w: Array,
+    dw: Array,
+    m: Array,
+    v: Array,
+    lr: Array,
+    step: Array,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    decay: float,
+) -> tuple[Array, Array, Array]:
+    """Return next_w, next_m, next_v of Adam with decoupled weight decay (arXiv:1711.05101).
+
+    Parameters
+    ----------
+    w, dw, m, v : the same shape, float
+    lr : scalar
+    step : int64 scalar
+        1 at the first step.
+    """
+    next_m = np.asarray(m * beta1)
+    next_m += dw * (1 - beta1)
+    next_v = np.asarray(dw * dw)
+    next_v *= 1 - beta2
+    next_v += v * beta2
+    bottom = np.asarray(np.sqrt(next_v))
+    bottom += epsilon
+    next_w = np.asarray(next_m * (lr * adamw_correction(int(step), beta1, beta2)))
+    next_w /= bottom
+    np.subtract(w, next_w, out=next_w)
+    next_w *= 1 - lr * decay
+    return next_w, next_m, next_v
+
+
+def adamw_correction(step: int, beta1: float, beta2: float) -> float:
+    """What takes the bias out of both moments: sqrt(1 - beta2^step) / (1 - beta1^step)."""
+    return math.sqrt(1 - beta2**step) / (1 - beta1**step)
 
 
 def first_moment_step(

@@ -382,6 +382,7 @@ def optimizer_cases() -> list[Case]:
     ]:
         w, dw = normal(*shape), normal(*shape)
         table += optimizer_rules("", note, shape, step, [w, dw], {})
+        table.append(adamw_case(note, w, dw, step))
         if shape:
             signs: dict[str, Attribute] = {"shape": list(shape[1:]), "scale": 0.3, "limit": 1.0}
             packed = random_bits(shape[0], list(shape[1:]))
@@ -398,6 +399,13 @@ def optimizer_cases() -> list[Case]:
         case("SignGrad", "no-limit", np.array([[3]], np.uint8), 1e9 * normal(1, 5), **endless),
         case("AdamStep", "no-gradient", *first, beta1=0.5, beta2=0.9, epsilon=1e-3),
     ]
+
+
+def adamw_case(note: str, w: Array, dw: Array, step: int) -> Case:
+    """One step of AdamW, with as much weight decay as that makes a difference."""
+    m, v = normal(*w.shape), np.asarray(normal(*w.shape) ** 2)
+    numbers = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "decay": 0.3}
+    return case("AdamWStep", note, w, dw, m, v, scalar(0.01), np.array(step), **numbers)
 
 
 SIGNS: dict[str, Attribute] = {"scale": 0.5, "limit": 1.0}

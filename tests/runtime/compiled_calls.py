@@ -251,6 +251,8 @@ def optimizer(operator: str, s: Source) -> Call:
         attributes["root"] = s.number(0.1, 0.03)
         return Call(operator, [w, gradient, m, lr, step], attributes, {0: 0, 1: 2})
     attributes["beta2"] = s.number(0.999)
+    if rule == "AdamWStep":
+        attributes["decay"] = s.number(0, 0.1)
     states: list[Array | None] = [m, np.abs(v), lr, step]
     return Call(operator, [w, gradient, *states], attributes, {0: 0, 1: 2, 2: 3})
 

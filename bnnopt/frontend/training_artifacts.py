@@ -1,0 +1,389 @@
+"""Reads a folder of onnxruntime-training artifacts, and splits its training graph.
+
+What the folder holds, from ``onnxruntime.training.artifacts.generate_artifacts``:
+
+- ``training_model.onnx``: forward nodes, loss, backward nodes (their ``doc_string`` is "Backward
+  pass"), and one ``InPlaceAccumulatorV2`` a gradient, which adds up batches;
+- ``checkpoint``: the parameters, which are inputs of the graph; see `checkpoint`;
+- ``optimizer_model.onnx``, if one was asked for: a single node with the optimiser's numbers;
+- ``eval_model.onnx``: the forward nodes again, which nothing here needs.
+
+The forward part becomes an ordinary `ForwardGraph`. The mark does not tell the parts apart: forward
+nodes that were replaced for the sake of their gradient carry it too. What the graph's own outputs
+depend on is forward; the rest is backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from bnnopt.errors import ModelError
+from bnnopt.frontend.binarization import Estimators, recognize
+from bnnopt.frontend.checkpoint import Checkpoint, read_checkpoint
+from bnnopt.frontend.lint import lint
+from bnnopt.frontend.normalize import ForwardGraph, normalize
+from bnnopt.frontend.read import checked, one_line, parse
+from bnnopt.ops import Emitter
+from bnnopt.training_step import Role, role, set_role
+
+TRAINING = "training_model.onnx"
+CHECKPOINT = "checkpoint"
+OPTIMIZER = "optimizer_model.onnx"
+GENERATE = "onnxruntime.training.artifacts.generate_artifacts"
+
+CROSS_ENTROPY = "SoftmaxCrossEntropyLoss"
+BUFFER = "_grad.accumulation.buffer"
+RESET = "lazy_reset_grad"
+ACCUMULATORS = frozenset({"InPlaceAccumulator", "InPlaceAccumulatorV2"})
+LABELS = ("labels", "target")  # what generate_artifacts calls them
+BY_ESTIMATOR_OF_THE_FILE = "as in the file"
+
+# Second outputs that only the backward pass reads: they are found through their node.
+WITH_AUXILIARY = frozenset(
+    {"BatchNormInternal", "ConcatTraining", "Dropout", "MaxPool", CROSS_ENTROPY}
+)
+
+
+@dataclass(frozen=True)
+class OptimizerModel:
+    """The one node of an optimiser model."""
+
+    path: Path
+    operator: str
+    attributes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingArtifacts:
+    """A training graph, split.
+
+    Attributes
+    ----------
+    forward : ForwardGraph
+        Its outputs are the values that `exported` names: the loss, the prediction, and what the
+        backward pass reads. An input for labels has their role.
+    auxiliary : dict of str to (str, int)
+        Second outputs that the backward pass reads: name of the node's first output, and index.
+    backward : list of NodeProto
+        In an order in which they can run.
+    constants : dict of str to ndarray
+        Initialisers of the file.
+    gradients : dict of str to str
+        Parameter to the name of its gradient.
+    loss : str
+        ``cross-entropy``, or ``none`` for any other loss, which is part of the graph.
+    optimizer : OptimizerModel or None
+        None where the folder has none.
+    """
+
+    forward: ForwardGraph
+    exported: list[str]
+    auxiliary: dict[str, tuple[str, int]]
+    backward: list[onnx.NodeProto]
+    constants: dict[str, NDArray[np.generic]]
+    gradients: dict[str, str]
+    loss: str
+    optimizer: OptimizerModel | None
+
+    def prediction_only(self) -> ForwardGraph:
+        """The forward graph up to the prediction, without loss and labels."""
+        model = self.forward.model.clone()
+        model.graph.outputs[:] = [model.graph.outputs[1]]
+        RemoveUnusedNodesPass()(model)
+        for value in list(model.graph.inputs):
+            if role(value) is Role.LABELS:
+                model.graph.inputs.remove(value)
+        return ForwardGraph(model, self.forward.batch_size, self.forward.weights)
+
+
+def is_artifacts(path: Path) -> bool:
+    """Whether the path is a folder of training artifacts, or the training graph of one."""
+    if path.is_dir():
+        return any(path.glob(f"*{TRAINING}")) or any(path.glob("*training_model.ort"))
+    return path.name.endswith(TRAINING)
+
+
+def load_artifacts(path: Path, batch_size: int | None, keep_zero: bool) -> TrainingArtifacts:
+    """Read a folder of training artifacts.
+
+    Parameters
+    ----------
+    path : Path
+        The folder, or its ``training_model.onnx``; the files may have a prefix.
+    batch_size : int or None
+        Samples a step; may be None where the file fixes it.
+    keep_zero : bool
+        Keep ONNX's sign(0) = 0 instead of +1.
+
+    Raises
+    ------
+    ModelError, UsageError
+        One line each.
+    """
+    training = _training_file(path)
+    folder, prefix = training.parent, training.name.removesuffix(TRAINING)
+    model = parse(training)
+    checkpoint = _checkpoint(folder / f"{prefix}{CHECKPOINT}")
+    graph = _Split(model, checkpoint, training)
+    forward = normalize(graph.forward_model(), batch_size, training)
+    for value in forward.graph.inputs:
+        if value.name in graph.labels:
+            set_role(value, Role.LABELS)
+    lint(forward, training)
+    recognize(forward, Estimators(BY_ESTIMATOR_OF_THE_FILE), keep_zero)
+    _read_loss(forward.graph, training)
+    return TrainingArtifacts(
+        forward=forward,
+        exported=graph.exported,
+        auxiliary=graph.auxiliary,
+        backward=graph.backward,
+        constants=graph.constants,
+        gradients=graph.gradients,
+        loss="cross-entropy" if graph.has_cross_entropy else "none",
+        optimizer=_read_optimizer(folder / f"{prefix}{OPTIMIZER}"),
+    )
+
+
+def _training_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob(f"*{TRAINING}"))
+    if not found:
+        raise ModelError(
+            f"{path}: its training model is in ORT format, expected {TRAINING}; run {GENERATE} "
+            "with ort_format=False"
+        )
+    if len(found) > 1:
+        names = " and ".join(entry.name for entry in found[:2])
+        raise ModelError(f"{path}: holds {names}; pass the one to compile, not the folder")
+    return found[0]
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    if not path.exists():
+        raise ModelError(
+            f"{path}: no such file: it holds the parameters of {TRAINING}; copy it along"
+        )
+    return read_checkpoint(path)
+
+
+@dataclass
+class _Split:
+    """The training graph in its parts."""
+
+    model: onnx.ModelProto
+    checkpoint: Checkpoint
+    path: Path
+    gradients: dict[str, str] = field(init=False)
+    backward: list[onnx.NodeProto] = field(init=False)
+    exported: list[str] = field(init=False)
+    auxiliary: dict[str, tuple[str, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        nodes = list(self.model.graph.node)
+        accumulators = [node for node in nodes if node.op_type in ACCUMULATORS]
+        self.gradients = {n.input[0].removesuffix(BUFFER): n.input[1] for n in accumulators}
+        if not self.gradients:
+            raise ModelError(
+                f"{self.path}: accumulates no gradient, expected a training graph from {GENERATE}"
+            )
+        summed = {name for node in accumulators for name in node.output}
+        self._outputs = [v.name for v in self.model.graph.output if v.name not in summed]
+        if not self._outputs:
+            raise ModelError(f"{self.path}: has no loss among its outputs; generate it again")
+        needed = _ancestors(nodes, self._outputs)
+        self._forward = [node for node in nodes if needed.intersection(node.output)]
+        others = (n for n in nodes if not needed.intersection(n.output))
+        self.backward = [node for node in others if node.op_type not in ACCUMULATORS]
+        self.constants = {
+            t.name: onnx.numpy_helper.to_array(t) for t in self.model.graph.initializer
+        }
+        self._check_inputs()
+        self.auxiliary = {
+            name: (node.output[0], index)
+            for node in self._forward
+            if node.op_type in WITH_AUXILIARY
+            for index, name in enumerate(node.output)
+            if index and name
+        }
+        self.exported = self._exported()
+
+    @property
+    def labels(self) -> set[str]:
+        """The inputs that hold labels."""
+        data = {value.name for value in self.data}
+        read = {n.input[1] for n in self._forward if n.op_type == CROSS_ENTROPY}
+        return data.intersection(read.union(LABELS))
+
+    @property
+    def has_cross_entropy(self) -> bool:
+        """Whether the loss is a softmax cross-entropy."""
+        return any(node.op_type == CROSS_ENTROPY for node in self._forward)
+
+    @property
+    def data(self) -> list[onnx.ValueInfoProto]:
+        """The inputs that are fed anew each step."""
+        own = {RESET, *self.checkpoint.arrays, *(f"{name}{BUFFER}" for name in self.gradients)}
+        return [value for value in self.model.graph.input if value.name not in own]
+
+    def _check_inputs(self) -> None:
+        known = self.checkpoint.arrays
+        missing = sorted(self.gradients.keys() - known.keys())
+        if missing:
+            raise ModelError(
+                f"{self.path}: parameter {missing[0]!r} is not in the checkpoint beside it; "
+                "take both from one run of generate_artifacts"
+            )
+        for value in self.model.graph.input:
+            array = known.get(value.name)
+            shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+            if array is not None and list(array.shape) != shape:
+                raise ModelError(
+                    f"{self.path}: parameter {value.name!r} has shape {shape}, but "
+                    f"{list(array.shape)} in the checkpoint; take both from one run"
+                )
+
+    def _exported(self) -> list[str]:
+        """The loss, the prediction, and every forward value that the backward pass reads."""
+        made = {name for node in self._forward for name in node.output}
+        read = [name for node in self.backward for name in node.input if name in made]
+        read = [self.auxiliary.get(name, (name, 0))[0] for name in read]
+        return list(dict.fromkeys([self._outputs[0], self._prediction(), *read]))
+
+    def _prediction(self) -> str:
+        """The second output, or the value that all that the labels meet is computed from."""
+        if len(self._outputs) > 1:
+            return str(self._outputs[1])
+        tainted, maker = set(self.labels), {o: n for n in self._forward for o in n.output}
+        frontier: set[str] = set()
+        for node in self._forward:
+            if tainted.intersection(node.input):
+                tainted.update(node.output)
+                frontier.update(node.input)
+        frontier &= maker.keys() - tainted
+        order = {name: i for i, node in enumerate(self._forward) for name in node.output}
+        while len(frontier) > 1:
+            last = max(frontier, key=order.__getitem__)
+            frontier.remove(last)
+            frontier.update(name for name in maker[last].input if name in maker)
+        return next(iter(frontier), self._outputs[0])
+
+    def forward_model(self) -> onnx.ModelProto:
+        """The forward nodes as an ordinary training export, weights as initialisers."""
+        known = self.checkpoint.arrays
+        read = {name for node in self._forward for name in node.input}
+        floats = [name for name in self.constants if name in read]
+        graph = onnx.helper.make_graph(
+            nodes=[
+                *(_constant(name, self.constants[name]) for name in floats),
+                *(_standard(node, self.path) for node in self._forward),
+            ],
+            name="forward",
+            inputs=self.data,
+            outputs=[v for v in self.model.graph.output if v.name == self.exported[0]],
+            initializer=[
+                onnx.numpy_helper.from_array(known[value.name], value.name)
+                for value in self.model.graph.input
+                if value.name in known
+            ],
+        )
+        opsets = [entry for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")]
+        version = self.model.ir_version
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=version)
+        model = checked(model, self.path)
+        del model.graph.output[:]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.exported)
+        return model
+
+
+def _ancestors(nodes: list[onnx.NodeProto], outputs: Iterable[str]) -> set[str]:
+    """The values that the outputs depend on, themselves included."""
+    needed = set(outputs)
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(name for name in node.input if name)
+    return needed
+
+
+def _constant(name: str, array: NDArray[np.generic]) -> onnx.NodeProto:
+    """Parameters are inputs of the graph, so its initialisers are no weights."""
+    value = onnx.numpy_helper.from_array(array)
+    return onnx.helper.make_node("Constant", [], [name], name=name, value=value)
+
+
+def _standard(node: onnx.NodeProto, path: Path) -> onnx.NodeProto:
+    """A forward node in standard operators; second outputs go, see `WITH_AUXILIARY`."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.ClearField("doc_string")
+    if node.op_type in WITH_AUXILIARY:
+        del copy.output[1:]
+    if node.domain in ("", "ai.onnx"):
+        return copy
+    if node.op_type == "BatchNormInternal":
+        copy.op_type = "BatchNormalization"
+        copy.output.extend(f"{node.output[0]}.{name}" for name in ("next_mean", "next_var"))
+    elif node.op_type == "ConcatTraining":
+        copy.op_type = "Concat"
+    else:
+        raise ModelError(
+            f"{path}: node {node.name!r}: there is no rule for the forward operator "
+            f"{node.domain}.{node.op_type}; generate the artifacts from a model without it"
+        )
+    copy.domain = ""
+    return copy
+
+
+def _read_loss(graph: ir.Graph, path: Path) -> None:
+    """Replace the standard cross-entropy by the domain's own."""
+    for node in list(graph):
+        if node.op_type == CROSS_ENTROPY:
+            _check_loss(node, path)
+            emit = Emitter(graph, "forward")
+            old = node.outputs[0]
+            new = emit("SoftmaxCrossEntropy", *node.inputs[:2], name=str(old.name), n_outputs=2)
+            graph.insert_before(node, emit.nodes)
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+            graph.remove(node, safe=True)
+
+
+def _check_loss(node: ir.Node, path: Path) -> None:
+    reduction, ignored = node.attributes.get("reduction"), node.attributes.get("ignore_index")
+    found = []
+    if reduction is not None and reduction.as_string() != "mean":
+        found.append(f"reduction {reduction.as_string()!r}, expected 'mean'")
+    if ignored is not None and ignored.as_int() >= 0:
+        found.append(f"ignore_index {ignored.as_int()}, expected none of the classes")
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        found.append("weights of classes, expected none")
+    if found:
+        raise ModelError(
+            f"{path}: node {node.name!r} (SoftmaxCrossEntropyLoss) has {found[0]}; generate the "
+            "artifacts with another loss"
+        )
+
+
+def _read_optimizer(path: Path) -> OptimizerModel | None:
+    if not path.exists():
+        return None
+    nodes = parse(path).graph.node
+    if len(nodes) != 1 or nodes[0].domain != "com.microsoft":
+        names = ", ".join(node.op_type for node in nodes[:4])
+        raise ModelError(
+            f"{path}: expected one optimiser node, found {names}; generate the artifacts with "
+            "OptimType.AdamW or OptimType.SGD, or remove the file and pass --optimizer"
+        )
+    try:
+        values = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[0].attribute}
+    except ValueError as error:
+        raise ModelError(f"{path}: {one_line(error)}; generate the artifacts again") from None
+    numbers = {name: v for name, v in values.items() if isinstance(v, int | float)}
+    return OptimizerModel(path, nodes[0].op_type, numbers)
