@@ -59,8 +59,8 @@ def cases() -> dict[str, Callable[[], Case]]:
         "AveragePool": lambda: ("AveragePool", [x()], window),
         "GlobalAveragePool": lambda: ("GlobalAveragePool", [x()], {}),
         "MaxPoolGrad": pool_grad,
-        "PoolIndexPack": lambda: pool_index("PoolIndexPack"),
-        "PoolIndexUnpack": lambda: pool_index("PoolIndexUnpack"),
+        "PackedMaxPool": lambda: packed_pooling("PackedMaxPool"),
+        "PackedMaxPoolGrad": lambda: packed_pooling("PackedMaxPoolGrad"),
         "SgdStep": lambda: ("SgdStep", [x(), x(), lr], {}),
         "MomentumStep": lambda: ("MomentumStep", [x(), x(), x(), lr], {"momentum": 0.9}),
         "AdamStep": lambda: ("AdamStep", [x(), x(), x(), np.abs(x()), lr, np.array(7)], adam),
@@ -102,19 +102,22 @@ def pool_grad() -> Case:
     return "MaxPoolGrad", [x(*indices.shape), indices], {"input_shape": [*SHAPE[2:]]}
 
 
-def pool_index(operator: str) -> Case:
-    """`operator` on the indices of that pooling."""
-    indices, (_, c, h, w) = pooled_indices(), SHAPE
+def packed_pooling(operator: str) -> Case:
+    """`operator` for a 2 x 2 pooling of `SHAPE`."""
+    _, c, h, w = SHAPE
     origin = np.add.outer(np.arange(0, h, 2) * w, np.arange(0, w, 2)).astype(np.int32)
-    attributes: dict[str, object] = {
+    window: dict[str, object] = {
+        "kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 0, 0, 0], "dilations": [1, 1],
+    }  # fmt: skip
+    places: dict[str, object] = {
         "plane": h * w, "width": w, "kernel_width": 2, "row_dilation": 1, "column_dilation": 1,
         "bit_values": [1, 2],
     }  # fmt: skip
-    if operator == "PoolIndexPack":
-        return operator, [indices, origin], attributes
-    codes = KERNELS["PoolIndexPack"](indices, origin, **attributes)
-    assert isinstance(codes, np.ndarray)
-    return operator, [codes, origin], {**attributes, "bit_shape": [c, h // 2, w // 2, 2]}
+    if operator == "PackedMaxPool":
+        return operator, [x(), origin], {**window, **places}
+    y, packed = KERNELS["PackedMaxPool"](x(), origin, **window, **places)
+    back: dict[str, object] = {"input_shape": [h, w], "bit_shape": [c, h // 2, w // 2, 2]}
+    return operator, [y, packed, origin], {**places, **back}
 
 
 def least_ns(case: Case, rounds: int) -> tuple[float, float]:

@@ -31,7 +31,7 @@ _BY_ROLE = {
     Role.STATISTIC: VariableClass.STATISTICS,
 }
 _NORMALIZATIONS = frozenset({"BatchNormalizationTraining", "BatchNormalizationSigns"})
-_MASK_MAKERS = frozenset({"RangePack", "PoolIndexPack", "PackBits"})
+_MASK_MAKERS = frozenset({"RangePack", "PackedMaxPool", "PackBits"})
 
 
 def classify(step: TrainingStep, all_buffers: list[Buffer]) -> dict[Buffer, VariableClass]:
@@ -66,10 +66,8 @@ def _classify_kept(root: ir.Value, views: list[ir.Value]) -> VariableClass:
     if len(dims(root)) == 1 and producer.op_type in _NORMALIZATIONS:
         return VariableClass.STATISTICS
     only_masks = all(node.op_type == "MaskedGrad" for node in late_readers(views))
-    is_mask = producer.op_type in _MASK_MAKERS or root.dtype in (
-        ir.DataType.BOOL,
-        ir.DataType.INT64,
-    )
+    is_mask = root.dtype in (ir.DataType.BOOL, ir.DataType.INT64)
+    is_mask |= root.dtype == ir.DataType.UINT8 and producer.op_type in _MASK_MAKERS
     packs_signs = producer.op_type in ("SignPack", "BatchNormalizationSigns")
     if is_mask or (packs_signs and only_masks):
         return VariableClass.MASKS

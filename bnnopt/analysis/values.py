@@ -9,7 +9,9 @@ import onnx_ir as ir
 from bnnopt.ops import dims, is_view
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
-_SELECTIONS = frozenset({"Transpose", "MaxPool", "Slice", "Concat", "Split", "Gather"})
+_SELECTIONS = frozenset(
+    {"Transpose", "MaxPool", "PackedMaxPool", "Slice", "Concat", "Split", "Gather"}
+)
 
 
 def is_binary(value: ir.Value | None) -> bool:
@@ -45,7 +47,7 @@ def integer_bound(value: ir.Value) -> int | None:
         return None
     if is_binary(value):
         return 1
-    if is_view(producer) or producer.op_type in ("Transpose", "MaxPool"):
+    if is_view(producer) or producer.op_type in ("Transpose", "MaxPool", "PackedMaxPool"):
         source = producer.inputs[0]
         return integer_bound(source) if source is not None else None
     if producer.op_type in PRODUCTS and len([v for v in producer.inputs if v is not None]) == 2:

@@ -1,4 +1,4 @@
-"""Gradients of convolutions and of max pooling."""
+"""Gradients of convolutions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ def _weight_grad(node: ir.Node) -> list[TypedDims]:
     channels = dims(node.inputs[0])[1] // group
     filters = dims(node.inputs[1])[1]
     return [(dtype(node.inputs[0]), (filters, channels, *ints(node, "kernel_shape")))]
-
-
-def _max_pool_grad(node: ir.Node) -> list[TypedDims]:
-    n, channels = dims(node.inputs[0])[:2]
-    return [(dtype(node.inputs[0]), (n, channels, *ints(node, "input_shape")))]
 
 
 CONV_INPUT_GRAD = Operator(
@@ -98,28 +93,4 @@ CONV_WEIGHT_GRAD = Operator(
     type_rule=_weight_grad,
 )
 
-MAX_POOL_GRAD = Operator(
-    summary="""dx of y, indices = MaxPool(x): dy added up at the indices, 0 elsewhere.
-
-    dy: (N, C, *output) float. indices: the same shape, int64, into the whole input.
-    dx: (N, C, *input_shape). Windows may overlap.
-    """,
-    signature="MaxPoolGrad <input_shape> (dy, indices) => (dx)",
-    body="""
-        planes = Shape <start = 0, end = 2> (dy)
-        space = Constant <value_ints: ints = @input_shape> ()
-        dx_shape = Concat <axis = 0> (planes, space)
-        length = ReduceProd <keepdims = 1> (dx_shape)
-        nil = Constant <value_float = 0.0> ()
-        nil_like = CastLike (nil, dy)
-        empty = Expand (nil_like, length)
-        flat = Constant <value_ints = [-1]> ()
-        flat_indices = Reshape (indices, flat)
-        flat_dy = Reshape (dy, flat)
-        scattered = ScatterElements <axis = 0, reduction = "add"> (empty, flat_indices, flat_dy)
-        dx = Reshape (scattered, dx_shape)
-    """,
-    type_rule=_max_pool_grad,
-)
-
-OPERATORS = (CONV_INPUT_GRAD, CONV_WEIGHT_GRAD, MAX_POOL_GRAD)
+OPERATORS = (CONV_INPUT_GRAD, CONV_WEIGHT_GRAD)

@@ -15,6 +15,7 @@ from bnnopt.ops import (
     normalization,
     optimizers,
     packing,
+    pooling,
 )
 from bnnopt.ops.operator import DOMAIN, Operator
 
@@ -26,6 +27,7 @@ OPERATORS: dict[str, Operator] = {
         dropout,
         loss,
         packing,
+        pooling,
         normalization,
         optimizers,  # a body's callees come before it: onnx's reference evaluator needs that
         binary_products,

@@ -1,4 +1,4 @@
-"""The compiled codecs: one bit per element, and the few bits of a pooling index."""
+"""The compiled codecs of one bit per element."""
 
 from __future__ import annotations
 
@@ -14,13 +14,9 @@ from bnnopt.runtime.kernels.compiled import (
     CompiledKernel,
     call,
     covered,
-    integer,
-    integers,
     number,
     type_of,
 )
-
-MAX_PLANE = 2**31 - 1  # elements whose places in a plane fit int32
 
 
 def pack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -94,55 +90,10 @@ def _run_rows(name: str, full: Array | None, packed: Array | None, *arguments: A
     return True
 
 
-def pool_index_pack(
-    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
-) -> bool:
-    """`packing.pool_index_pack`."""
-    return _pool_index("bnn_pool_index_pack_i64", inputs[0], inputs[1], outputs[0], attributes)
-
-
-def pool_index_unpack(
-    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
-) -> bool:
-    """`packing.pool_index_unpack`."""
-    name = "bnn_pool_index_unpack_i64"
-    return _pool_index(name, outputs[0], inputs[1], inputs[0], attributes)
-
-
-def _pool_index(
-    name: str,
-    indices: Array | None,
-    origin: Array | None,
-    packed: Array | None,
-    attributes: Attributes,
-) -> bool:
-    fits = covered(indices, dtype=np.int64) and covered(origin, dtype=np.int32)
-    bits = integers(attributes, "bit_values") or []
-    plain = 1 <= len(bits) <= 8 and bits == [1 << i for i in range(len(bits))]
-    if not fits or not plain or not covered(packed, dtype=np.uint8):
-        return False
-    assert indices is not None
-    assert origin is not None
-    assert packed is not None
-    plane = integer(attributes, "plane")
-    samples, channels = indices.shape[:2]
-    per_sample = -(-channels * origin.size * len(bits) // 8)
-    sized = indices.shape[2:] == origin.shape and packed.size == samples * per_sample
-    if not sized or not 0 < plane <= MAX_PLANE:
-        return False
-    first, last = (packed, indices) if "unpack" in name else (indices, packed)
-    names = ("width", "kernel_width", "row_dilation", "column_dilation")
-    geometry = [integer(attributes, n) for n in names]
-    call(name, first, origin, last, samples, channels, origin.size, plane, *geometry, len(bits))
-    return True
-
-
 COMPILED_PACKING: dict[str, CompiledKernel] = {
     "BinarizePack": binarize_pack,
     "MaskedGrad": masked_grad,
     "PackBits": pack_bits,
-    "PoolIndexPack": pool_index_pack,
-    "PoolIndexUnpack": pool_index_unpack,
     "RangePack": range_pack,
     "SignPack": sign_pack,
     "SignUnpack": sign_unpack,

@@ -17,10 +17,12 @@ from bnnopt.runtime.kernels.compiled import (
     integer,
     integers,
     optional,
+    type_of,
 )
-from bnnopt.runtime.kernels.compiled_packing import MAX_PLANE
 from bnnopt.runtime.kernels.windows import make_window
 from bnnopt.runtime.library import int64s
+
+MAX_PLANE = 2**31 - 1  # elements whose places in a plane fit int32
 
 
 def max_pool(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -28,18 +30,94 @@ def max_pool(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: A
     x, y, indices = inputs[0], outputs[0], optional(outputs, 1)
     if indices is not None and not covered(indices, dtype=np.int64):
         return False
-    window = _window(x, y, attributes)
-    if window is None or attributes.get("storage_order", 0):
+    if attributes.get("storage_order", 0):
+        return False
+    return _max_pool(x, y, indices, None, attributes, 0)
+
+
+def packed_max_pool(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`pooling.packed_max_pool`; the places may be left out."""
+    x, y, packed = inputs[0], outputs[0], optional(outputs, 1)
+    n_bits = _n_place_bits(attributes)
+    if n_bits is None or (packed is not None and not covered(packed, dtype=np.uint8)):
+        return False
+    return _max_pool(x, y, None, packed, attributes, n_bits)
+
+
+def _max_pool(
+    x: Array | None,
+    y: Array | None,
+    indices: Array | None,
+    packed: Array | None,
+    attributes: Attributes,
+    n_bits: int,
+) -> bool:
+    x_type = type_of(x)
+    if x_type is None or type_of(y) != x_type:
         return False
     assert x is not None
-    call("bnn_max_pool_f32", x, y, indices, int64s(window), math.prod(x.shape[:2]))
-    return True
+    window = _window(x, y, attributes)
+    if window is None:
+        return False
+    if packed is not None and _may_see_padding_only(attributes):
+        return False
+    sizes = x_type, *x.shape[:2], n_bits
+    return bool(call("bnn_max_pool", x, y, indices, packed, int64s(window), *sizes))
+
+
+def _may_see_padding_only(attributes: Attributes) -> bool:
+    """Whether a window may have no element of the input, and its maximum no place."""
+    pads = integers(attributes, "pads") or []
+    dilations = integers(attributes, "dilations") or []
+    kernel = 2 * (integers(attributes, "kernel_shape") or [])
+    is_dilated = any(d > 1 for d in dilations) and any(pads)
+    return is_dilated or any(pad >= k for pad, k in zip(pads, kernel, strict=True))
+
+
+def _n_place_bits(attributes: Attributes) -> int | None:
+    """Bits of a place in a pooling window, 1 to 8; None if `bit_values` are others."""
+    bits = integers(attributes, "bit_values") or []
+    plain = 1 <= len(bits) <= 8 and bits == [1 << i for i in range(len(bits))]
+    return len(bits) if plain else None
+
+
+def packed_max_pool_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`pooling.packed_max_pool_grad`."""
+    (dy, packed, origin), dx = inputs, outputs[0]
+    dy_type, n_bits = type_of(dy), _n_place_bits(attributes)
+    fits = covered(packed, dtype=np.uint8) and covered(origin, dtype=np.int32)
+    if not fits or dy_type is None or dy_type != type_of(dx) or n_bits is None:
+        return False
+    assert dy is not None
+    assert dx is not None
+    assert origin is not None
+    if dx.size == 0 or dx.shape[:2] != dy.shape[:2] or origin.shape != dy.shape[2:]:
+        return False
+    names = ("kernel_width", "row_dilation", "column_dilation")
+    geometry = [integer(attributes, name) for name in names]
+    sizes = *dy.shape[:2], *dx.shape[2:], *dy.shape[2:]
+    pairs = int((n_bits, *geometry) == (2, 2, 1, 1) and _side_by_side(origin, *dx.shape[2:]))
+    name = "bnn_packed_max_pool_grad"
+    return bool(call(name, dy, packed, origin, dx, dy_type, *sizes, *geometry, n_bits, pairs))
+
+
+def _side_by_side(origin: Array, height: int, width: int) -> bool:
+    """Whether the windows of 2 x 2 begin on every second row and column, and end inside."""
+    rows, columns = origin.shape
+    first, last = int(origin[0, 0]), int(origin[-1, -1])
+    steps = 2 * (rows - 1) * width + 2 * (columns - 1)
+    inside = 2 * rows <= height and 2 * columns <= width
+    return inside and (first, last) == (0, steps)
 
 
 def average_pool(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`pooling.average_pool` over two spatial axes."""
     x, y = inputs[0], outputs[0]
-    window = _window(x, y, attributes)
+    window = _window(x, y, attributes) if covered(x, y) else None
     if window is None:
         return False
     assert x is not None
@@ -49,9 +127,7 @@ def average_pool(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratc
 
 
 def _window(x: Array | None, y: Array | None, attributes: Attributes) -> list[int] | None:
-    """The numbers of C's ``struct window``; None if the case is not covered."""
-    if not covered(x, y):
-        return None
+    """The numbers of C's ``struct bnn_window``; None if the case is not covered."""
     assert x is not None
     assert y is not None
     kernel = integers(attributes, "kernel_shape") or []
@@ -139,5 +215,7 @@ COMPILED_PLANES: dict[str, CompiledKernel] = {
     "GlobalAveragePool": global_average_pool,
     "MaxPool": max_pool,
     "MaxPoolGrad": max_pool_grad,
+    "PackedMaxPool": packed_max_pool,
+    "PackedMaxPoolGrad": packed_max_pool_grad,
     "Transpose": transpose,
 }

@@ -71,6 +71,8 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "MaxPoolGrad": pooling.max_pool_grad,
     "MomentumStep": optimizers.momentum_step,
     "PackBits": packing.pack_bits,
+    "PackedMaxPool": pooling.packed_max_pool,
+    "PackedMaxPoolGrad": pooling.packed_max_pool_grad,
     "PoolIndexPack": packing.pool_index_pack,
     "PoolIndexUnpack": packing.pool_index_unpack,
     "RangePack": packing.range_pack,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels import Array, at_least_float32
+from bnnopt.runtime.kernels.packing import pool_index_pack, pool_index_unpack
 from bnnopt.runtime.kernels.reduction import lowest
 from bnnopt.runtime.kernels.windows import Window, make_window
 
@@ -84,11 +85,74 @@ def max_pool_grad(dy: Array, indices: Array, *, input_shape: Sequence[int]) -> A
 
     Returns
     -------
-    (N, C, *input_shape), dtype of dy
+    (N, C, *input_shape), dtype of dy; the sums are float32 or wider
     """
-    dx = np.zeros((*dy.shape[:2], *input_shape), dy.dtype)
-    np.add.at(dx.reshape(-1), indices.reshape(-1), dy.reshape(-1))
-    return dx
+    wide = at_least_float32(dy)
+    dx = np.zeros((*dy.shape[:2], *input_shape), wide.dtype)
+    np.add.at(dx.reshape(-1), indices.reshape(-1), wide.reshape(-1))
+    return dx.astype(dy.dtype, copy=False)
+
+
+def packed_max_pool(
+    x: Array,
+    origin: Array,
+    *,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    plane: int,
+    width: int,
+    kernel_width: int,
+    row_dilation: int,
+    column_dilation: int,
+    bit_values: list[int],
+) -> tuple[Array, Array]:
+    """Maximum in each window, and its place there.
+
+    Parameters
+    ----------
+    x : (N, C, H, W) float or int16
+    origin, plane, width, kernel_width, row_dilation, column_dilation, bit_values
+        As in `packing.pool_index_pack`.
+
+    Returns
+    -------
+    y : (N, C, Ho, Wo), dtype of x
+    packed : (N, ceil(C Ho Wo n_bits / 8)) uint8
+    """
+    y, indices = max_pool(
+        at_least_float32(x), kernel_shape=kernel_shape, strides=strides, pads=pads,
+        dilations=dilations,
+    )  # fmt: skip
+    packed = pool_index_pack(
+        indices, origin, plane=plane, width=width, kernel_width=kernel_width,
+        row_dilation=row_dilation, column_dilation=column_dilation, bit_values=bit_values,
+    )  # fmt: skip
+    return y.astype(x.dtype, copy=False), packed
+
+
+def packed_max_pool_grad(
+    dy: Array,
+    packed: Array,
+    origin: Array,
+    *,
+    input_shape: Sequence[int],
+    plane: int,
+    width: int,
+    kernel_width: int,
+    row_dilation: int,
+    column_dilation: int,
+    bit_values: list[int],
+    bit_shape: list[int],
+) -> Array:
+    """Gradient of `packed_max_pool`: `max_pool_grad` at the unpacked indices."""
+    indices = pool_index_unpack(
+        packed, origin, plane=plane, width=width, kernel_width=kernel_width,
+        row_dilation=row_dilation, column_dilation=column_dilation, bit_values=bit_values,
+        bit_shape=bit_shape,
+    )  # fmt: skip
+    return max_pool_grad(dy, indices, input_shape=input_shape)
 
 
 @np.errstate(all="ignore")

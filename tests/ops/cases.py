@@ -259,6 +259,32 @@ def pool_index_attributes(g: Geometry) -> dict[str, Attribute]:
     }
 
 
+def packed_pooling_cases() -> list[Case]:
+    table = []
+    for i, (note, g) in enumerate(POOLINGS.items()):
+        window: dict[str, Attribute] = {
+            "kernel_shape": list(g.kernel),
+            "strides": list(g.strides),
+            "pads": list(g.pads),
+            "dilations": list(g.dilations),
+        }
+        places = pool_index_attributes(g)
+        x = (30 * normal(*g.x_shape)).astype([np.float32, np.int16, np.float16][i % 3])
+        pool = case("PackedMaxPool", note, x, window_origin(g), **window, **places)
+        y, packed = pool.twin
+        bits = places["bit_values"]
+        assert isinstance(bits, list)
+        table += [
+            pool,
+            case(
+                "PackedMaxPoolGrad", note,
+                normal(*y.shape).astype([np.float32, np.float16][i % 2]), packed, window_origin(g),
+                input_shape=list(g.space), bit_shape=[*y.shape[1:], len(bits)], **places,
+            ),
+        ]  # fmt: skip
+    return table
+
+
 def normalization_cases() -> list[Case]:
     inputs = {
         "image": normal(4, 3, 5, 2),
@@ -439,6 +465,7 @@ CASES = [
     *dropout_cases(),
     *optimizer_cases(),
     *binary_product_cases(),
+    *packed_pooling_cases(),
     *narrow_cases(),
     *normalization_sign_cases(),
 ]

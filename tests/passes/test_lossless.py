@@ -176,7 +176,7 @@ def test_the_bits_of_another_mask_are_noticed(backend: str) -> None:
         assert_bit_equal(RUNNERS[backend](net, step), reference("binary", backend))
 
 
-@pytest.mark.parametrize("operator", ["SignUnpack", "MaskedGrad", "PoolIndexUnpack"])
+@pytest.mark.parametrize("operator", ["SignUnpack", "MaskedGrad", "PackedMaxPoolGrad"])
 def test_one_flipped_bit_is_noticed(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net, step = rewritten()
     expected = reference("binary", "native")
@@ -184,7 +184,7 @@ def test_one_flipped_bit_is_noticed(operator: str, monkeypatch: pytest.MonkeyPat
 
     def flip_and_run(self: Executor, spec: StepSpec, values: list[np.ndarray]) -> None:
         if spec.operator == operator:
-            values[spec.inputs[1 if operator == "MaskedGrad" else 0]].flat[0] ^= 1
+            values[spec.inputs[0 if operator == "SignUnpack" else 1]].flat[0] ^= 1
         run_step(self, spec, values)
 
     monkeypatch.setattr(Executor, "_run_step", flip_and_run)

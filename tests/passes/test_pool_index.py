@@ -50,7 +50,7 @@ def test_indices_take_the_bits_of_a_window_and_come_back(pool: str, n_bits: int)
     step = net.step()
     count, skipped = apply(PASS, step)
     assert (count, skipped) == (1, [])
-    bits = node(step, "PoolIndexPack").attributes["bit_values"].as_ints()
+    bits = node(step, "PackedMaxPool").attributes["bit_values"].as_ints()
     assert list(bits) == [1 << i for i in range(n_bits)]
     assert saved_bytes(step) < saved_bytes(before)
     assert not [root for root in saved(step) if root.name == "p.indices"]
@@ -66,6 +66,11 @@ SKIPS = {
         "kernel_shape = [2, 3], dilations = [1, 3], pads = [0, 1, 0, 1]",
         "2,7,6",
         "its dilated kernel is wider than the input",
+    ),
+    "padding": (
+        "kernel_shape = [2, 2], strides = [3, 3], ceil_mode = 1",
+        "2,7,6",
+        "a window may lie in the padding",
     ),
     "large": ("kernel_shape = [17, 17]", "1,18,18", "its window has more than 256 elements"),
 }
@@ -92,7 +97,7 @@ def test_networks_without_pooling_are_untouched() -> None:
     assert apply(PASS, step) == (0, [])
 
 
-def test_two_readers_of_the_indices_each_unpack_them() -> None:
+def test_two_readers_of_the_indices_share_the_places() -> None:
     net = pooled("kernel_shape = [2, 2]")
     step = net.step()
     grad = node(step, "MaxPoolGrad")
@@ -101,5 +106,15 @@ def test_two_readers_of_the_indices_each_unpack_them() -> None:
     emit("MaxPoolGrad", *grad.inputs, name="again", **attributes)
     step.graph.insert_after(grad, emit.nodes)
     assert apply(PASS, step) == (1, [])
-    assert ops(step).count("PoolIndexPack") == 1
-    assert ops(step).count("PoolIndexUnpack") == 2
+    assert ops(step).count("PackedMaxPool") == 1
+    assert ops(step).count("PackedMaxPoolGrad") == 2
+    assert not {"MaxPool", "MaxPoolGrad"} & set(ops(step))
+
+
+def test_another_reader_of_the_indices_is_a_reason() -> None:
+    step = pooled("kernel_shape = [2, 2]").step()
+    grad = node(step, "MaxPoolGrad")
+    emit = Emitter(step.graph, "backward")
+    emit("Cast", grad.inputs[1], name="float_indices", to=1)
+    step.graph.insert_after(grad, emit.nodes)
+    assert apply(PASS, step) == (0, [(node(step, "MaxPool").name, "Cast reads its indices")])

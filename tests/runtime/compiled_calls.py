@@ -22,6 +22,7 @@ from bnnopt.runtime.kernels.windows import Window, make_window
 from bnnopt.runtime.library import library
 from tests.ops.oracles import clear_bias
 
+WINDOW_NAMES = {"kernel_shape": "kernel"}  # of an attribute, as a parameter of make_window
 GUARD = 64  # bytes before and after every buffer that must stay as they are
 FILL = 0xA5
 INSTRUCTIONS = (
@@ -33,7 +34,12 @@ SIZES = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 1
 SPECIAL = np.array(
     [0.0, -0.0, np.nan, np.inf, -np.inf, 1e-42, -1e-42, 3e38, 1.0, -1.0, 0.5], np.float32
 )
-ANY_ZERO = {"Relu", "Clip", "MaxPool"}  # numpy's maximum takes either zero of +0 and -0
+ANY_ZERO = {
+    "Relu",
+    "Clip",
+    "MaxPool",
+    "PackedMaxPool",
+}  # numpy's maximum takes either zero of +0 and -0
 
 # Largest difference, relative to the largest absolute value (or what `Call.scales` gives). The
 # operators that are not named agree to the last bit.
@@ -283,7 +289,8 @@ def pooling(operator: str, s: Source) -> Call:
         del attributes["pads"]
     elif min(shape[2:]) > 7:
         attributes["dilations"] = [s.integer(1, 2), s.integer(1, 2)]
-    return Call(operator, [s.floats(*shape)], attributes)
+    x = s.any_map(s.floats(*shape)) if operator == "MaxPool" else s.floats(*shape)
+    return Call(operator, [x], attributes)
 
 
 def pooled(s: Source) -> tuple[Array, Window, tuple[int, ...]]:
@@ -302,15 +309,21 @@ def max_pool_grad(s: Source) -> Call:
     )
 
 
-def pool_index(operator: str, s: Source) -> Call:
-    indices, window, shape = pooled(s)
+def packed_pooling(operator: str, s: Source) -> Call:
+    """A pooling that keeps places, or its gradient, at times of windows of 2 x 2 side by side."""
+    shape = images(s)
+    attributes = window_attributes(s, shape[2:])
+    if min(shape[2:]) > 1 and s.integer(0, 1):
+        attributes = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 0, 0, 0]}
+    attributes["dilations"] = [1, 1]
+    window = make_window(shape[2:], **{WINDOW_NAMES.get(k, k): v for k, v in attributes.items()})  # type: ignore[arg-type]
     starts = [
         np.arange(n) * stride - begin
         for n, stride, begin in zip(window.result, window.strides, window.begin, strict=True)
     ]
     origin = np.add.outer(starts[0] * shape[3], starts[1]).astype(np.int32)
     n_bits = max(1, math.ceil(math.log2(math.prod(window.kernel))))
-    attributes: dict[str, Attribute] = {
+    places: dict[str, Attribute] = {
         "plane": shape[2] * shape[3],
         "width": shape[3],
         "kernel_width": window.kernel[1],
@@ -318,13 +331,13 @@ def pool_index(operator: str, s: Source) -> Call:
         "column_dilation": 1,
         "bit_values": [1 << i for i in range(n_bits)],
     }
-    call = Call("PoolIndexPack", [indices, origin], attributes)
-    if operator == "PoolIndexPack":
-        return call
-    attributes["bit_shape"] = [*indices.shape[1:], n_bits]
-    return Call("PoolIndexUnpack", [*KERNELS["PoolIndexPack"](*call.inputs, **{
-        k: v for k, v in attributes.items() if k != "bit_shape"
-    })[None], origin], attributes)  # fmt: skip
+    pool = Call("PackedMaxPool", [s.any_map(s.floats(*shape)), origin], {**attributes, **places})
+    if operator == pool.operator:
+        return pool
+    y, packed = pool.twin()
+    places |= {"input_shape": list(shape[2:]), "bit_shape": [*y.shape[1:], n_bits]}
+    dy = s.any_map(s.floats(*y.shape), np.float32, np.float16)
+    return Call("PackedMaxPoolGrad", [dy, packed, origin], places)
 
 
 def normalized_shape(s: Source) -> tuple[int, ...]:
@@ -407,8 +420,8 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "MaxPoolGrad": max_pool_grad,
     "Mul": lambda s: arithmetic("Mul", s),
     "PackBits": lambda s: Call("PackBits", [s.rng.random(s.shape) < 0.5]),
-    "PoolIndexPack": lambda s: pool_index("PoolIndexPack", s),
-    "PoolIndexUnpack": lambda s: pool_index("PoolIndexUnpack", s),
+    "PackedMaxPool": lambda s: packed_pooling("PackedMaxPool", s),
+    "PackedMaxPoolGrad": lambda s: packed_pooling("PackedMaxPoolGrad", s),
     "RangePack": lambda s: Call(
         "RangePack",
         [s.any_map(s.floats(*s.shape))],

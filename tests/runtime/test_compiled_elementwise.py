@@ -160,15 +160,6 @@ def test_max_pool_of_nothing_but_padding_and_of_infinities():
     assert_close(call, run(call), call.twin())
 
 
-def test_pool_indices_of_a_later_cut_are_taken_modulo_the_plane():
-    call = CALLS["PoolIndexPack"](Source(1, (2, 2), special=False))
-    indices, origin = call.inputs
-    assert indices is not None
-    moved = indices + 10 * int(call.attributes["plane"])  # type: ignore[arg-type]
-    later = dataclasses.replace(call, inputs=[moved, origin])
-    assert_close(later, run(later), call.twin())
-
-
 # What is not covered is left to numpy: False, and nothing worse.
 
 
@@ -211,6 +202,8 @@ def test_unusual_cases_are_refused():
     assert refuses(Call("MaxPool", [line], {"kernel_shape": [2]}))
     dy, stray = np.ones((1, 2, 1, 1), np.float32), np.zeros((1, 2, 1, 1), np.int64)
     assert refuses(Call("MaxPoolGrad", [dy, stray], {"input_shape": [2, 2]}))
+    image = np.zeros((1, 1, 200, 200), np.float16)
+    assert refuses(Call("MaxPool", [image], {"kernel_shape": [40, 40]}))
 
 
 # The harness itself.
