@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, ints, packed_row_bytes
+from bnnopt.ops.windows import output_shape
 
 
 def _result_type(node: ir.Node) -> ir.DataType:
@@ -18,16 +19,7 @@ def _result_type(node: ir.Node) -> ir.DataType:
 
 def _conv(node: ir.Node) -> list[TypedDims]:
     n, filters = dims(node.inputs[0])[0], dims(node.inputs[1])[0]
-    rank = len(ints(node, "strides"))
-    pads = ints(node, "pads")
-    sizes = zip(
-        ints(node, "x_shape")[1:], ints(node, "w_shape")[1:], pads[:rank], pads[rank:],
-        ints(node, "strides"), ints(node, "dilations"), strict=True,
-    )  # fmt: skip
-    result = [
-        (size + begin + end - dilation * (kernel - 1) - 1) // stride + 1
-        for size, kernel, begin, end, stride, dilation in sizes
-    ]
+    result = output_shape(node, ints(node, "x_shape")[1:], ints(node, "w_shape")[1:])
     return [(_result_type(node), (n, filters, *result))]
 
 

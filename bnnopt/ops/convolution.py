@@ -1,10 +1,11 @@
-"""Gradients of convolutions."""
+"""Convolutions of real numbers and their gradients."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
 from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, ints
+from bnnopt.ops.windows import output_shape
 
 
 def _input_grad(node: ir.Node) -> list[TypedDims]:
@@ -21,10 +22,35 @@ def _weight_grad(node: ir.Node) -> list[TypedDims]:
     return [(dtype(node.inputs[0]), (filters, channels, *ints(node, "kernel_shape")))]
 
 
+def _real_conv(node: ir.Node) -> list[TypedDims]:
+    (n, _, *space), (filters, _, *kernel) = dims(node.inputs[0]), dims(node.inputs[1])
+    y_type = ir.DataType(node.attributes["dtype"].as_int())
+    return [(y_type, (n, filters, *output_shape(node, space, kernel)))]
+
+
+REAL_CONV = Operator(
+    summary="""y = Conv(x, w), summed in the dtype of x and rounded to `dtype`.
+
+    x: (N, C, *input) float. w: (M, C / group, *kernel), the same dtype. y: (N, M, *output), `dtype`
+    is 1 for float32, 10 for float16, so that no wider map need exist. `strides`, `pads` (begins,
+    then ends), `dilations`, `group` are those of Conv.
+    """,
+    signature="RealConv <dtype, strides, pads, dilations, group> (x, w) => (y)",
+    body="""
+        wide = Conv <
+            strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations,
+            group: int = @group
+        > (x, w)
+        y = Cast <to: int = @dtype> (wide)
+    """,
+    type_rule=_real_conv,
+)
+
 CONV_INPUT_GRAD = Operator(
     summary="""dx of y = Conv(x, w): the transposed convolution of dy with w.
 
-    dy: (N, M, *output) float. w: (M, C / group, *kernel). dx: (N, C, *input_shape).
+    dy: (N, M, *output) float. w: (M, C / group, *kernel) float. dx: (N, C, *input_shape), the dtype
+    of dy; the sums are in that of w.
     `strides`, `pads` (begins, then ends), `dilations`, `group` are the convolution's own;
     `output_padding` is what its stride left unread of each axis.
     """,
@@ -33,10 +59,12 @@ CONV_INPUT_GRAD = Operator(
         " (dy, w) => (dx)"
     ),
     body="""
-        dx = ConvTranspose <
+        dy_wide = CastLike (dy, w)
+        dx_wide = ConvTranspose <
             strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations,
             group: int = @group, output_padding: ints = @output_padding
-        > (dy, w)
+        > (dy_wide, w)
+        dx = CastLike (dx_wide, dy)
     """,
     type_rule=_input_grad,
 )
@@ -44,7 +72,8 @@ CONV_INPUT_GRAD = Operator(
 CONV_WEIGHT_GRAD = Operator(
     summary="""dw of y = Conv(x, w): x correlated with dy over batch and space.
 
-    x: (N, C, *input) float. dy: (N, M, *output). dw: (M, C / group, *kernel_shape).
+    x: (N, C, *input) float. dy: (N, M, *output) float. dw: (M, C / group, *kernel_shape), the dtype
+    of x.
     The body takes channels for samples and samples for channels: then dw is the convolution of x
     with dy, strides and dilations exchanged, and cut to the kernel's shape.
     """,
@@ -68,7 +97,8 @@ CONV_WEIGHT_GRAD = Operator(
         x_shape = Concat <axis = 0> (group_channels, group_samples, x_space)
         x_image = Reshape (x_turned, x_shape)
         dy_split = Concat <axis = 0> (zero, groups, group_filters, minus)
-        dy_groups = Reshape (dy, dy_split)
+        dy_wide = CastLike (dy, x)
+        dy_groups = Reshape (dy_wide, dy_split)
         dy_turned = Transpose <perm = [1, 2, 0, 3]> (dy_groups)
         dy_shape = Concat <axis = 0> (filters, samples, dy_space)
         dy_filter = Reshape (dy_turned, dy_shape)
@@ -93,4 +123,4 @@ CONV_WEIGHT_GRAD = Operator(
     type_rule=_weight_grad,
 )
 
-OPERATORS = (CONV_INPUT_GRAD, CONV_WEIGHT_GRAD)
+OPERATORS = (REAL_CONV, CONV_INPUT_GRAD, CONV_WEIGHT_GRAD)

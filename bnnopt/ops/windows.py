@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from bnnopt.ops.operator import dims
+from bnnopt.ops.operator import dims, ints
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,19 @@ class Window:
             "pads": list(self.pads),
             "dilations": list(self.dilations),
         }
+
+
+def output_shape(node: ir.Node, space: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """Positions of a window of `kernel` over `space`; `node` has strides, pads and dilations."""
+    pads, rank = ints(node, "pads"), len(space)
+    axes = zip(
+        space, kernel, pads[:rank], pads[rank:], ints(node, "strides"), ints(node, "dilations"),
+        strict=True,
+    )  # fmt: skip
+    return tuple(
+        (size + begin + end - dilation * (k - 1) - 1) // stride + 1
+        for size, k, begin, end, stride, dilation in axes
+    )
 
 
 def window(node: ir.Node, kernel_shape: tuple[int, ...]) -> Window:

@@ -47,7 +47,7 @@ Shape = Sequence[int]
 
 
 def conv(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`convolution.conv`, x and y float32 or float16."""
+    """`convolution.conv` and `domain.real_conv`, x and y float32 or float16."""
     (x, w), b, y = inputs[:2], optional(inputs, 2), outputs[0]
     if not (_is_map(x) and _is_map(y) and covered(w)) or not (b is None or covered(b)):
         return False
@@ -80,6 +80,7 @@ COMPILED_CONVOLUTION: dict[str, CompiledKernel] = {
     "Conv": conv,
     "ConvInputGrad": conv_input_grad,
     "ConvWeightGrad": conv_weight_grad,
+    "RealConv": conv,
 }
 
 
@@ -131,7 +132,7 @@ def scratch_bytes(
     Parameters
     ----------
     operator : str
-        ``Conv``, ``ConvInputGrad`` or ``ConvWeightGrad``.
+        ``Conv``, ``RealConv``, ``ConvInputGrad`` or ``ConvWeightGrad``.
     inputs, outputs : sequences of shapes
         The operator's. A smaller batch needs no more.
     attributes : mapping
@@ -150,7 +151,8 @@ def _cut(
 ) -> _Cut | None:
     if any(0 in shape for shape in (*inputs[:2], output)) or len(output) not in (3, 4):
         return None
-    if operator == "Conv":
+    if operator in ("Conv", "RealConv"):
+        operator = "Conv"
         g = _geometry(inputs[0], inputs[1], output, attributes)
     elif operator == "ConvInputGrad":
         g = _geometry(output, inputs[1], inputs[0], attributes)

@@ -80,16 +80,22 @@ def conv_input_grad(
     Parameters
     ----------
     dy : (N, M, ...) float
-    w : (M, C / group, ...), same dtype
+    w : (M, C / group, ...) float, what is summed in
     input_shape : spatial dimensions of x
     pads : all begins, then all ends
     out : as the result, optional
-        Where to write it.
+        Where to write it, if dy and w have one dtype.
 
     Returns
     -------
-    (N, C, *input_shape), same dtype
+    (N, C, *input_shape), dtype of dy
     """
+    if dy.dtype != w.dtype:
+        wide = conv_input_grad(
+            dy.astype(w.dtype), w, input_shape=input_shape, strides=strides, pads=pads,
+            dilations=dilations, group=group,
+        )  # fmt: skip
+        return wide.astype(dy.dtype)
     window = make_window(
         input_shape, w.shape[2:], strides=strides, pads=pads, dilations=dilations,
         result=dy.shape[2:],
@@ -122,7 +128,7 @@ def conv_weight_grad(
     Parameters
     ----------
     x : (N, C, ...) float
-    dy : (N, M, ...), same dtype
+    dy : (N, M, ...) float
     kernel_shape : spatial dimensions of w
     pads : all begins, then all ends
     out : as the result, optional
@@ -130,8 +136,9 @@ def conv_weight_grad(
 
     Returns
     -------
-    (M, C / group, *kernel_shape), same dtype
+    (M, C / group, *kernel_shape), dtype of x
     """
+    dy = dy.astype(x.dtype, copy=False)
     window = make_window(
         x.shape[2:], kernel_shape, strides=strides, pads=pads, dilations=dilations,
         result=dy.shape[2:],

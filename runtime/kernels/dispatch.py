@@ -23,16 +23,22 @@ def _or_numpy(operator: str, compiled: CompiledKernel) -> CompiledKernel:
     kernel = KERNELS[operator]
 
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-        if not compiled(inputs, outputs, attributes, scratch):
-            kernel(*inputs, **attributes, out=outputs[0])
+        if compiled(inputs, outputs, attributes, scratch):
+            return True
+        if len({a.dtype for a in (*inputs, outputs[0]) if a is not None}) > 1:
+            return False
+        kernel(*inputs, **attributes, out=outputs[0])
         return True
 
     return run
 
 
+ALSO_NUMPY = ("Conv", "ConvInputGrad", "ConvWeightGrad")
+
 # Kernels that write into the caller's memory; all others return new arrays, which are copied.
 WRITING: dict[str, CompiledKernel] = {
-    **{name: _or_numpy(name, kernel) for name, kernel in COMPILED_CONVOLUTION.items()},
+    **COMPILED_CONVOLUTION,
+    **{name: _or_numpy(name, COMPILED_CONVOLUTION[name]) for name in ALSO_NUMPY},
     **COMPILED_ELEMENTWISE,
     **COMPILED_PRODUCTS,
 }

@@ -18,6 +18,7 @@ from bnnopt.runtime.kernels import (
     packing,
     pooling,
 )
+from bnnopt.runtime.kernels.elementwise import cast
 
 
 def conv_input_grad(
@@ -43,6 +44,21 @@ def conv_input_grad(
         group=group,
         out=out,
     )
+
+
+def real_conv(
+    x: Array,
+    w: Array,
+    *,
+    dtype: int,
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+    group: int,
+) -> Array:
+    """`convolution.conv` to the dtype with ONNX's number `dtype`."""
+    y = convolution.conv(x, w, strides=strides, pads=pads, dilations=dilations, group=group)
+    return cast(y, to=dtype)
 
 
 DOMAIN_KERNELS: dict[str, Kernel] = {
@@ -76,6 +92,7 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "PoolIndexPack": packing.pool_index_pack,
     "PoolIndexUnpack": packing.pool_index_unpack,
     "RangePack": packing.range_pack,
+    "RealConv": real_conv,
     "ReluGrad": binarize.relu_grad,
     "SgdStep": optimizers.sgd_step,
     "SignAdamStep": optimizers.of_signs(optimizers.adam_step),

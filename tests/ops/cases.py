@@ -153,8 +153,23 @@ def convolution_cases() -> list[Case]:
                 input_shape=space, output_padding=padding, **shared,
             ),
             case("ConvWeightGrad", note, x, dy, kernel_shape=kernel, **shared),
+            case("RealConv", note, x, w, dtype=1, **shared),
         ]  # fmt: skip
+        if note in ("same", "everything"):
+            table += half_convolutions(note, table[-3:])
     return table
+
+
+def half_convolutions(note: str, cases: list[Case]) -> list[Case]:
+    """Gradients of a float16 dy, and a float16 result; all whole, so that all sums agree."""
+    input_grad, weight_grad, forward = cases
+    (dy, w), (x, _) = input_grad.inputs, weight_grad.inputs
+    halves, w, x = whole_halves(dy), whole_halves(w).astype("f"), whole_halves(x).astype("f")
+    return [
+        case("ConvInputGrad", f"{note}-float16", halves, w, **input_grad.attributes),
+        case("ConvWeightGrad", f"{note}-float16", x, halves, **weight_grad.attributes),
+        case("RealConv", f"{note}-float16", x, w, **{**forward.attributes, "dtype": 10}),
+    ]
 
 
 def binary_product_cases() -> list[Case]:

@@ -35,6 +35,7 @@ BOUNDS: dict[str, float] = {
     "ConvWeightGrad": 1e-6,
     "MaxPoolGrad": 1e-6,  # sums of up to nine terms
     "PackedMaxPoolGrad": 1e-6,
+    "RealConv": 1e-6,
     "SoftmaxCrossEntropy": 1e-6,
     "SoftmaxCrossEntropyGrad": 1e-6,
     "SwishSignGrad": 1e-5,  # onnxruntime's tanh is good to 4e-7, and 1 - tanh^2 to twice that
