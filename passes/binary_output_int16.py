@@ -1,51 +1,105 @@
-"""binary-output-int16: keep the integer output of a binary layer in 16 bits."""
+"""binary-output-int16: give the integer output of a binary layer 16 bits."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import integer_bound, is_binary, is_kept, saved
-from bnnopt.ops import Emitter
+from bnnopt.ops import infer_types, ints, is_view
 from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rewriting import insert_after_definition, late, redirect
-from bnnopt.training_step import TrainingStep
+from bnnopt.passes.pooling import obstacle, pack_places
+from bnnopt.training_step import TrainingStep, readers
 
 INT16_MAX = 32767
+_PRODUCTS = frozenset({"BinaryConv", "BinaryGemm"})
+# Operators that read 16-bit integers, and the input that may be one.
+_READERS = {
+    "BatchNormalizationTraining": 0,
+    "BatchNormalizationSigns": 0,
+    "BatchNormalizationGrad": 1,
+}
 
 
 @dataclass(frozen=True)
 class BinaryOutputInt16(Pass):
-    """Keep the output of a binary convolution or dense layer as int16.
+    """Let binary convolutions and dense layers write int16, and pooling and batch norm read it.
 
     Forward:   y = xb * wb, both of -1 and +1: an integer of at most the fan-in.
-    Backward:  batch norm reads y, cast back.
-    Saves:     32 bits an element become 16, without computing y again (see
-               recompute-binary-products, which saves all 32).  Numbers: bit-exact.
-    Skips:     a fan-in above 32,767; a product with a real operand.
+    Backward:  batch norm reads y, kept or computed again.
+    Saves:     half of the bytes of y and of its pooled values, at any time.  Numbers: bit-exact.
+    Skips:     a fan-in above 32,767; another reader, which needs floats; products that do not run
+               on bits (see packed-products).
     """
 
     name: ClassVar[str] = "binary-output-int16"
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        kept = [value for values in saved(step).values() for value in values if is_kept(value)]
-        return sum(self._narrow(step, trace, value) for value in kept)
+        nodes = [node for node in step.graph if node.op_type in _PRODUCTS]
+        return sum(self._narrow(step, trace, node) for node in nodes)
 
-    def _narrow(self, step: TrainingStep, trace: Trace, y: ir.Value) -> int:
-        bound = integer_bound(y)
-        if bound is None or is_binary(y) or y.dtype != ir.DataType.FLOAT or not late(y):
+    def _narrow(self, step: TrainingStep, trace: Trace, product: ir.Node) -> int:
+        y = product.outputs[0]
+        if y.dtype != ir.DataType.FLOAT:
             return 0
+        bound = math.prod(ints(product, "w_shape"))
         if bound > INT16_MAX:
             return trace.skip(y, f"its magnitude can reach {bound}, above {INT16_MAX}")
-        emit = Emitter(step.graph, "forward")
-        narrow = emit("Cast", y, name=f"{y.name}.int16", to=int(ir.DataType.INT16))
-        insert_after_definition(step, y, emit.nodes)
-        for node in late(y):
-            emit = Emitter(step.graph, "rebuild")
-            wide = emit("Cast", narrow, name=f"{y.name}.wide", to=int(ir.DataType.FLOAT))
-            redirect(node, y, wide)
-            step.graph.insert_before(node, emit.nodes)
+        reader = _reader_of_floats(y)
+        if reader is not None:
+            return trace.skip(y, reader)
+        product.attributes["dtype"] = ir.AttrInt64("dtype", int(ir.DataType.INT16))
+        infer_types(product, step.opset)
+        _narrow_readers(step, y)
         return 1
+
+
+def _hands_on(node: ir.Node) -> bool:
+    """Whether the node's output has the elements, or some, and the type of its first input."""
+    return is_view(node) or node.op_type in ("MaxPool", "PackedMaxPool")
+
+
+def _reader_of_floats(value: ir.Value) -> str | None:
+    """Who needs the value, or what is handed on of it, as floats; None if nobody does."""
+    if value.is_graph_output():
+        return f"{value.name!r} is an output"
+    for use in value.uses():
+        node = use.node
+        if _hands_on(node):
+            reason = _pooled_otherwise(node) or _reader_of_floats(node.outputs[0])
+        else:
+            reads = _READERS.get(node.op_type) == use.idx
+            reason = None if reads else f"{node.op_type} {node.name!r} reads it"
+        if reason is not None:
+            return reason
+    return None
+
+
+def _pooled_otherwise(node: ir.Node) -> str | None:
+    if node.op_type != "MaxPool":
+        return None
+    if any(output.uses() for output in node.outputs[1:]):
+        return f"MaxPool {node.name!r} gives indices"
+    return obstacle(node)
+
+
+def _narrow_readers(step: TrainingStep, value: ir.Value) -> None:
+    for node in filter(_hands_on, readers(value)):
+        handed_on = node.outputs[0]
+        if node.op_type == "MaxPool":
+            handed_on = _pooled(step, node)
+        else:
+            infer_types(node, step.opset)
+        _narrow_readers(step, handed_on)
+
+
+def _pooled(step: TrainingStep, pool: ir.Node) -> ir.Value:
+    """A pooling that reads integers in the place of `pool`; its places are not written."""
+    node = pack_places(step, pool).producer()
+    assert node is not None
+    node.outputs[1].name = ""
+    step.graph.remove(pool, safe=True)
+    return node.outputs[0]

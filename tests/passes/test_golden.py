@@ -28,7 +28,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "recompute-binary-products": ("dense", ("redirect-consumers", "sign-pack")),
     "mask-pack": ("float", ()),
     "pool-index": ("float", ("mask-pack",)),
-    "binary-output-int16": ("binary", ("redirect-consumers", "sign-pack")),
+    "binary-output-int16": ("binary", ("sign-pack", "mask-pack", "pool-index", "packed-products")),
     "packed-products": (
         "dense",
         ("redirect-consumers", "sign-pack", "recompute-binary-products"),
