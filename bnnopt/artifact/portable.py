@@ -34,6 +34,7 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
     """
     model = step.model.clone()
     InlinePass()(model)
+    RemoveUnusedNodesPass()(model)  # what makes an output that is left out
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     model.graph.opset_imports.pop(DOMAIN, None)
     _worked_out(model, step.opset)
