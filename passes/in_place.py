@@ -33,21 +33,27 @@ class InPlace(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        count, home = 0, _homes(step)
+        count, home = 0, homes(step)
         for index, node in enumerate(step.graph):
             if in_place_pairs(node):
                 continue
-            free = [pair for pair in _candidates(node) if _is_free(node, pair, home, index)]
+            free = [pair for pair in _candidates(node) if is_free(node, pair, home, index)]
             if free:
                 o, i = free[0]
-                node.metadata_props["in_place"] = f"{o}:{i}"
+                take_over(node, free[0])
                 _merge(home, node.outputs[o], node.inputs[i])
                 count += 1
         return count
 
 
-def _homes(step: TrainingStep) -> dict[ir.Value, Buffer]:
+def homes(step: TrainingStep) -> dict[ir.Value, Buffer]:
+    """Every value's buffer."""
     return {value: buffer for buffer in buffers(step) for value in buffer.values}
+
+
+def take_over(node: ir.Node, pair: tuple[int, int]) -> None:
+    """Let an output of `node`, by its index, live in the buffer of an input."""
+    node.metadata_props["in_place"] = "{}:{}".format(*pair)
 
 
 def _merge(home: dict[ir.Value, Buffer], output: ir.Value, taken: ir.Value | None) -> None:
@@ -66,7 +72,7 @@ def _merge(home: dict[ir.Value, Buffer], output: ir.Value, taken: ir.Value | Non
 
 def _candidates(node: ir.Node) -> list[tuple[int, int]]:
     if node.domain == DOMAIN:
-        return list(OPERATORS[node.op_type].in_place.items())
+        return [pair for pair in OPERATORS[node.op_type].in_place.items() if _same_size(node, pair)]
     if node.op_type not in _ELEMENTWISE:
         return []
     return [
@@ -78,12 +84,15 @@ def _candidates(node: ir.Node) -> list[tuple[int, int]]:
     ]
 
 
-def _is_free(
-    node: ir.Node, pair: tuple[int, int], home: dict[ir.Value, Buffer], index: int
-) -> bool:
+def _same_size(node: ir.Node, pair: tuple[int, int]) -> bool:
+    value = node.inputs[pair[1]]
+    return value is not None and size_bytes(value) == size_bytes(node.outputs[pair[0]])
+
+
+def is_free(node: ir.Node, pair: tuple[int, int], home: dict[ir.Value, Buffer], index: int) -> bool:
     """Whether the input's buffer dies here, and no other input of the node lives in it."""
     output, value = node.outputs[pair[0]], node.inputs[pair[1]]
-    if value is None or size_bytes(value) != size_bytes(output):
+    if value is None:
         return False
     buffer, target = home[value], home[output]
     alone = [v for v in node.inputs if v is not None and home[v] is buffer] == [value]

@@ -22,6 +22,7 @@ from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
 from bnnopt.passes.redirect_consumers import RedirectConsumers
 from bnnopt.passes.schedule import Schedule
 from bnnopt.passes.sign_pack import SignPack
+from bnnopt.passes.stream_gradients import StreamGradients
 from bnnopt.passes.verify import BrokenGraph, interface, verify
 from bnnopt.plan import make_plan
 from bnnopt.training_step import TrainingStep
@@ -41,6 +42,7 @@ PASSES: tuple[Pass, ...] = (
     FuseBatchNormSigns(),
     BinaryOutputInt16(),
     ImmediateUpdate(),
+    StreamGradients(),
     InPlace(),
     Schedule(),
 )

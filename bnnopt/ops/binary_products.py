@@ -123,7 +123,7 @@ BINARY_CONV_INPUT_GRAD = Operator(
     summary="""dx of y = BinaryConv(x, w): ConvInputGrad of dy and the unpacked w.
 
     dy: (N, M, Ho, Wo) float32 or float16. w_packed: (M, ceil(K / 8)) uint8, `w_shape` is
-    [C / group, kh, kw]. dx: (N, C, *input_shape), the dtype of dy.
+    [C / group, kh, kw]. dx: (N, C, *input_shape), the dtype of dy, over which it may be written.
     """,
     signature=(
         "BinaryConvInputGrad"
@@ -141,6 +141,7 @@ BINARY_CONV_INPUT_GRAD = Operator(
         dx = CastLike (wide_dx, dy)
     """,
     type_rule=_conv_input_grad,
+    in_place={0: 0},
 )
 
 BINARY_GEMM = Operator(

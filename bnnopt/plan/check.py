@@ -13,14 +13,14 @@ from bnnopt.runtime.format import Program, StepSpec
 CELL = 64  # bytes
 _FREE, _SCRATCH = -1, -2
 
-# Their kernels read element i of an input before they write element i of an output, or read all of
-# it first: only they may write over what they read, and only from its first byte on.
+# Their kernels read element i of an input before they write element i of an output, or read or copy
+# all of it first: only they may write over what they read, and only from its first byte on.
 _MAY_OVERWRITE = frozenset(
     {"Abs", "Add", "Clip", "Div", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mul"}
     | {"Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where"}
     | {"Binarize", "Ternarize", "Dropout", "ClipGrad", "ReluGrad", "ApproxSignGrad"}
     | {"SwishSignGrad", "MaskedGrad", "SoftmaxCrossEntropyGrad"}
-    | {"BatchNormalizationTraining", "BatchNormalizationGrad"}
+    | {"BatchNormalizationTraining", "BatchNormalizationGrad", "BinaryConvInputGrad"}
 )
 _OPTIMIZER = "Step"  # all optimisers are elementwise, and end in this
 

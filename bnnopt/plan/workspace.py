@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from bnnopt.analysis import in_place_pairs, size_bytes
 from bnnopt.ops import dims
 from bnnopt.runtime.kernels.dispatch import scratch_bytes
 
@@ -13,4 +14,12 @@ def workspace_bytes(node: ir.Node) -> int:
     inputs = [dims(value) if value is not None else () for value in node.inputs]
     outputs = [dims(value) if value.name else () for value in node.outputs]
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    return scratch_bytes(node.op_type, inputs, outputs, attributes)
+    overwritten = in_place_pairs(node).get(0)
+    n_bytes = size_bytes(_input(node, overwritten)) if overwritten is not None else 0
+    return scratch_bytes(node.op_type, inputs, outputs, attributes, n_bytes)
+
+
+def _input(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    assert value is not None
+    return value

@@ -4,7 +4,11 @@
    dy * w over the filters for every row, and each row is then added where its tap lies, in a window
    of some rows of dx; what falls on the padding is dropped. The window moves down with the bands of
    positions, and the rows that it leaves are rounded, once, to dx. See bnn_gemm_grad_b1.c for the
-   method. */
+   method.
+
+   dx may be written over dy: some samples of dy are copied before theirs of dx are written. Where
+   dx is larger it goes from the last samples to the first, so that it never meets what is still to
+   be read. */
 #include "bnn_products.h"
 
 typedef struct {
@@ -19,6 +23,9 @@ typedef struct {
     i64 window_rows;  /* rows of dx that a band touches, and those that its last stride skips */
     bnn_scratch *per_thread;
     i64 group;
+    i64 sample, n_samples;  /* the present ones */
+    int is_first;           /* whether they are the first to be worked on */
+    uint8_t *copy;          /* of their dy, if dx is written over it */
 } gradient;
 
 typedef struct {
@@ -42,6 +49,13 @@ static void transpose_filters(void *context, i64 begin, i64 end, int thread) {
                             d->words + b * d->n_words);
 }
 
+/* dy of a sample: the number of its first element in what the last argument points to. */
+static i64 sample_at(const gradient *d, i64 sample, const void **dy) {
+    i64 size = d->g->m * d->g->ho * d->g->wo;
+    *dy = d->copy ? d->copy : d->dy;
+    return (d->copy ? sample - d->sample : sample) * size;
+}
+
 /* Tables of dy at the band's positions from `begin` on, some filters. */
 static void build_tables(const gradient *d, const block *k, i64 begin, i64 n_lanes, i64 filter,
                          i64 n, tile t) {
@@ -49,14 +63,15 @@ static void build_tables(const gradient *d, const block *k, i64 begin, i64 n_lan
     i64 n_groups = bnn_ceil_div(n, 4), run = 0;
     for (i64 lane = 0; lane < n_lanes; lane += run) {
         i64 s = (begin + lane) / per_sample, at = (begin + lane) % per_sample;
-        i64 first = ((k->sample + s) * d->g->m + filter) * plane + k->row * d->g->wo + at;
+        const void *dy;
+        i64 first = sample_at(d, k->sample + s, &dy) + filter * plane + k->row * d->g->wo + at;
         run = bnn_min(per_sample - at, n_lanes - lane);
         if (run == n_lanes && d->dy_type == BNN_FLOAT && bnn_in_place(d->cores, n, n_lanes)) {
-            d->cores->build((const float *)d->dy + first, plane, n_groups, n_lanes, t.tables);
+            d->cores->build((const float *)dy + first, plane, n_groups, n_lanes, t.tables);
             return;
         }
         for (i64 m = 0; m < n; m++)
-            bnn_to_floats(d->dy, d->dy_type, first + m * plane, t.rows + m * LANES + lane, run);
+            bnn_to_floats(dy, d->dy_type, first + m * plane, t.rows + m * LANES + lane, run);
     }
     memset(t.rows + n * LANES, 0, (size_t)((4 * n_groups - n) * LANES) * sizeof(float));
     d->cores->build(t.rows, LANES, n_groups, bnn_round_up(n_lanes, d->cores->step), t.tables);
@@ -181,8 +196,9 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
     memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
     memset(t.window, 0, (size_t)window_bytes(d));
     for (i64 unit = begin; unit < end; unit++) {
-        block k = {.sample = unit / n_blocks * g->samples, .channel = unit % n_blocks * g->channels};
-        k.n_samples = bnn_min(g->samples, g->n - k.sample);
+        block k = {.sample = d->sample + unit / n_blocks * g->samples,
+                   .channel = unit % n_blocks * g->channels};
+        k.n_samples = bnn_min(g->samples, d->sample + d->n_samples - k.sample);
         k.n_channels = bnn_min(g->channels, channels - k.channel);
         for (k.row = 0; k.row < g->ho; k.row += g->rows) {
             k.n_rows = bnn_min(g->rows, g->ho - k.row);
@@ -192,8 +208,33 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
     }
 }
 
+static i64 dy_bytes(const gradient *d, i64 samples) {
+    return samples * d->g->m * d->g->ho * d->g->wo * bnn_size_of(d->dy_type);
+}
+
+static void copy_samples(void *context, i64 begin, i64 end, int thread) {
+    const gradient *d = context;
+    (void)thread;
+    memcpy(d->copy + dy_bytes(d, begin),
+           (const uint8_t *)d->dy + dy_bytes(d, d->sample + begin),
+           (size_t)dy_bytes(d, end - begin));
+}
+
+/* The samples from d->sample on. */
+static void add_samples(gradient *d) {
+    const bnn_conv *g = d->g;
+    i64 n_blocks = bnn_ceil_div(g->c / g->group, g->channels);
+    if (d->copy) bnn_parallel(d->n_samples, 1, copy_samples, d);
+    for (d->group = 0; d->group < g->group; d->group++) {
+        if (d->is_first || g->group > 1)
+            bnn_parallel(bnn_ceil_div(g->m / g->group, TERMS), 1, transpose_filters, d);
+        bnn_parallel(bnn_ceil_div(d->n_samples, g->samples) * n_blocks, 1, add_units, d);
+    }
+    d->is_first = 0;
+}
+
 /* dx (N, C, H, W) from dy (N, M, Ho, Wo) and w (M, C / group, kh, kw), w packed; dy and dx: float32
-   or float16. Returns 0, with nothing done, if the scratch is too small. */
+   or float16; dx may begin where dy does. Returns 0, with nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_conv_input_grad_b1(const bnn_conv *g, const void *dy, const uint8_t *w, void *dx,
                                       i64 dy_type, i64 dx_type, uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
@@ -201,13 +242,16 @@ BNN_EXPORT int bnn_conv_input_grad_b1(const bnn_conv *g, const void *dy, const u
     gradient d = {.g = g, .cores = bnn_best_cores(), .dy = dy, .w = w, .dx = dx,
                   .dy_type = dy_type, .dx_type = dx_type,
                   .n_words = bnn_round_up(channels * g->kh * g->kw, 8),
-                  .window_rows = g->rows * g->sh + (g->kh - 1) * g->dh, .per_thread = per_thread};
+                  .is_first = 1, .window_rows = g->rows * g->sh + (g->kh - 1) * g->dh, .per_thread = per_thread};
     d.words = bnn_take(&scratch, n_sets * d.n_words * 4);
+    if (dx == dy) d.copy = bnn_take(&scratch, dy_bytes(&d, g->staged));
     if (!bnn_share(&scratch, share_bytes(&d), per_thread)) return 0;
-    i64 n_units = bnn_ceil_div(g->n, g->samples) * bnn_ceil_div(channels, g->channels);
-    for (d.group = 0; d.group < g->group; d.group++) {
-        bnn_parallel(n_sets, 1, transpose_filters, &d);
-        bnn_parallel(n_units, 1, add_units, &d);
+    i64 step = d.copy ? g->staged : g->n, n_steps = bnn_ceil_div(g->n, step);
+    i64 dx_bytes = g->c * g->h * g->w * bnn_size_of(dx_type), is_larger = dx_bytes > dy_bytes(&d, 1);
+    for (i64 i = 0; i < n_steps; i++) {
+        d.sample = (is_larger ? n_steps - 1 - i : i) * step;
+        d.n_samples = bnn_min(step, g->n - d.sample);
+        add_samples(&d);
     }
     return 1;
 }

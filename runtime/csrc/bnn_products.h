@@ -23,6 +23,7 @@ typedef struct {
     i64 n, c, h, w, m, kh, kw, ho, wo, sh, sw, pt, pl, dh, dw, group;
     i64 samples, rows, cols; /* of a band: the output positions that are worked on together */
     i64 channels, filters;   /* of a block, within a group */
+    i64 staged;              /* samples of dy that are copied at a time if dx is written over it */
 } bnn_conv;
 
 /* A dense product: N samples, M filters, K inputs, and how it is cut. */

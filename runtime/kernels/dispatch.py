@@ -49,6 +49,7 @@ def scratch_bytes(
     inputs: Sequence[Shape],
     outputs: Sequence[Shape],
     attributes: Mapping[str, Attribute],
+    overwritten_bytes: int = 0,
 ) -> int:
     """Bytes that the kernel of a step needs beside its inputs and outputs.
 
@@ -60,9 +61,13 @@ def scratch_bytes(
         An empty shape for what is left out.
     attributes : mapping
         The step's attributes.
+    overwritten_bytes : int
+        Of the input that the first output is written over; 0 if it has memory of its own.
     """
     if operator in COMPILED_PRODUCTS:
-        return product_scratch_bytes(operator, inputs, outputs, attributes, MAX_THREADS)
+        return product_scratch_bytes(
+            operator, inputs, outputs, attributes, MAX_THREADS, overwritten_bytes
+        )
     if operator in COMPILED_CONVOLUTION:
         return convolution_scratch_bytes(operator, inputs, outputs, attributes, MAX_THREADS) or 0
     return 0

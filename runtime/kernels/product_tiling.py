@@ -23,6 +23,7 @@ MAX_ROWS = 576  # rows of partial sums: 64 channels of a 3 x 3 convolution
 MAX_TERMS = 4096  # terms of a partial sum in float32
 MAX_TAPS = 4096  # larger kernels are left to numpy
 MAX_COUNT = 65535  # of differing bits
+STAGED_UNITS = 8  # of work, for all threads, on the samples that are copied at a time
 WINDOW_BYTES = 1 << 19  # of the input gradient, float32, that is not finished
 FLOAT16 = 10  # as ONNX numbers it
 
@@ -35,7 +36,8 @@ class Convolution:
     """A convolution in two dimensions, `bnn_conv` in C, its tile behind the geometry.
 
     ``samples``, ``rows`` and ``cols`` are the output positions worked on together; ``channels`` and
-    ``filters`` those of a group.
+    ``filters`` those of a group; ``staged`` the samples of dy that are copied at a time where dx is
+    written over it.
     """
 
     n: int
@@ -59,6 +61,7 @@ class Convolution:
     cols: int = 0
     channels: int = 0
     filters: int = 0
+    staged: int = 0
 
     @property
     def taps(self) -> int:
@@ -162,7 +165,9 @@ def conv_input_grad(inputs: Sequence[Shape], dx: Shape, attributes: Attributes) 
     g = g.banded(256, g.wo)
     channels = _block(g, math.ceil(g.n / g.samples))
     channels = min(channels, max(1, WINDOW_BYTES // _window_bytes(g)))
-    return dataclasses.replace(g, channels=channels, filters=MAX_TERMS)
+    n_blocks = g.group * math.ceil(g.group_channels / channels)
+    staged = min(g.n, g.samples * math.ceil(STAGED_UNITS / n_blocks))
+    return dataclasses.replace(g, channels=channels, filters=MAX_TERMS, staged=staged)
 
 
 def _window_bytes(g: Convolution) -> int:
@@ -268,6 +273,7 @@ def scratch_bytes(
     output_shapes: Sequence[Shape],
     attributes: Attributes,
     n_threads: int,
+    overwritten_bytes: int = 0,
 ) -> int:
     """Bytes of scratch that the compiled kernel of a binary product needs; 0 if it is not covered.
 
@@ -281,15 +287,19 @@ def scratch_bytes(
         The operator's own.
     n_threads : int
         Threads that the kernels will use, at most.
+    overwritten_bytes : int
+        Of the input that the output is written over; 0 if it has memory of its own.
     """
     g = tiling(op, input_shapes, output_shapes, attributes)
     if g is None:
         return 0
     if isinstance(g, Convolution):
         shared, shares = _CONVOLUTIONS[op][1](g)
+        copied = overwritten_bytes // g.n * g.staged
     else:
         shared, shares = _DENSE[op][1](g)
-    return _up(shared, 64) + n_threads * sum(_up(share, 64) for share in shares)
+        copied = 0
+    return _up(shared, 64) + _up(copied, 64) + n_threads * sum(_up(share, 64) for share in shares)
 
 
 def _geometry(

@@ -35,6 +35,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "fuse-batch-norm-signs": ("binary", ("sign-pack", "mask-pack", "packed-products")),
     "immediate-update": ("dense", ()),
+    "stream-gradients": ("binary", ("sign-pack", "packed-products", "immediate-update")),
     "in-place": ("dense", ("immediate-update",)),
     "schedule": ("binary", ("redirect-consumers", "sign-pack", "immediate-update", "in-place")),
 }

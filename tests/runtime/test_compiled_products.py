@@ -46,6 +46,8 @@ CONVOLUTIONS = {
     "grouped": Geometry(2, 12, 30, (9, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), group=3),
     "long-line": Geometry(2, 3, 5, (2600,), (5,), (1,), (2, 2), (1,)),
     "line-stride": Geometry(3, 6, 4, (41,), (4,), (3,), (1, 2), (2,), group=2),
+    "many-samples": Geometry(70, 5, 6, (7, 9), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "many-larger": Geometry(70, 9, 6, (7, 9), (3, 3), (1, 1), (0, 0, 0, 0), (1, 1)),
     "whole-padding": Geometry(1, 3, 2, (2, 2), (1, 1), (1, 1), (2, 3, 3, 2), (1, 1)),
 }
 LAYERS = [  # N, K, M
@@ -85,9 +87,9 @@ class Product:
         assert isinstance(result, np.ndarray)
         return result
 
-    def scratch_bytes(self, threads: int) -> int:
+    def scratch_bytes(self, threads: int, overwritten_bytes: int = 0) -> int:
         shapes = [a.shape for a in self.inputs], [self.twin().shape]
-        return scratch_bytes(self.operator, *shapes, self.attributes, threads)
+        return scratch_bytes(self.operator, *shapes, self.attributes, threads, overwritten_bytes)
 
 
 def packed(rng: np.random.Generator, n: int, shape: Sequence[int]) -> Array:
@@ -244,6 +246,37 @@ def test_signs_of_weight_gradients_of_convolutions(note: str, dtype: int):
 @pytest.mark.parametrize("dtype", [1, 10])
 def test_signs_of_weight_gradients_of_layers(shape: tuple[int, int, int], dtype: int):
     assert_signs_are_those_of(layer_products(*shape, seed=8, dtype=dtype)[1])
+
+
+def run_over_dy(product: Product, kernels: str, threads: int) -> Array:
+    """The compiled dx where it is written over dy."""
+    dy, w = product.inputs
+    shape = product.twin().shape
+    memory = Guarded(np.empty(max(dy.size, math.prod(shape)), dy.dtype), 0)
+    over, dx = (memory.array[: math.prod(s)].reshape(s) for s in (dy.shape, shape))
+    over[...] = dy
+    scratch = Guarded(np.empty(product.scratch_bytes(threads, dy.nbytes), np.uint8), 0)
+    with settings_of(kernels=kernels, threads=threads):
+        kernel = COMPILED_PRODUCTS[product.operator]
+        assert kernel([over, w], [dx], product.attributes, scratch.array)
+    memory.check()
+    scratch.check()
+    return dx
+
+
+@pytest.mark.parametrize("note", CONVOLUTIONS)
+@pytest.mark.parametrize("dtype", [1, 10])
+def test_an_input_gradient_written_over_dy_has_the_same_bits(note: str, dtype: int):
+    product = conv_products(CONVOLUTIONS[note], seed=9, dtype=dtype)[2]
+    want = run(product, threads=1)
+    for kernels, threads in (("avx512", 1), ("avx2", 5), ("portable", 2)):
+        assert run_over_dy(product, kernels, threads).tobytes() == want.tobytes()
+
+
+def test_dx_over_dy_needs_the_scratch_of_its_copies():
+    product = conv_products(CONVOLUTIONS["many-samples"], seed=9)[2]
+    n_bytes = [product.scratch_bytes(1, overwritten) for overwritten in (0, 1 << 20)]
+    assert 0 < n_bytes[1] - n_bytes[0] < 1 << 20
 
 
 def assert_same_bits_everywhere(product: Product) -> None:
