@@ -14,7 +14,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bnnopt.analysis import paper_rule_bytes
 from bnnopt.artifact import Contents, write_folder
 from bnnopt.autodiff import (
     LOSSES,
@@ -44,8 +43,10 @@ from bnnopt.passes import (
     select,
 )
 from bnnopt.plan import make_plan
-from bnnopt.report import Footprint, Report, size
+from bnnopt.report import Footprint, Report
 from bnnopt.runtime.format import Artifact
+from bnnopt.static_sum import StaticSum
+from bnnopt.tables import size
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, role
 
 Progress = Callable[[str], None]
@@ -195,10 +196,7 @@ def optimize(
         baseline=baseline,
         passes=records,
         optimized=optimized,
-        paper_rule=(
-            paper_rule_bytes(reference, binary=False),
-            paper_rule_bytes(reference, binary=_keeps_bits(forward, records)),
-        ),
+        static=StaticSum.of(reference, records),
         binarized=forward.binarized,
         notes=forward.notes,
     )
@@ -247,11 +245,6 @@ def _import(path: Path, chosen: Settings, say: Progress) -> _Built:
     reference = build_imported_step(artifacts, options, path)
     evaluation = build_evaluation(artifacts.prediction_only())
     return _Built(artifacts.forward, reference, evaluation, optimizer, artifacts.loss)
-
-
-def _keeps_bits(forward: ForwardGraph, records: Sequence[PassRecord]) -> bool:
-    """Whether the paper's rule for binary activations describes the result."""
-    return bool(forward.binarized) and any(record.rewrites for record in records)
 
 
 def _settings(settings: Settings, options: Mapping[str, object]) -> Settings:

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from bnnopt.analysis import Buffer, VariableClass, buffers, classify
 from bnnopt.plan import MemoryPlan, make_plan
-from bnnopt.report import CLASS_TITLES, size
-from bnnopt.tables import Column, Listing, Row
+from bnnopt.report import CLASS_TITLES
+from bnnopt.tables import Column, Listing, Row, size
 from bnnopt.training_step import TrainingStep, phase
 
 # From the bottom of the picture to its top: what is always there, then what is held, then the rest.

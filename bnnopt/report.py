@@ -14,9 +14,19 @@ from rich.text import Text
 from bnnopt.frontend import Binarized
 from bnnopt.passes import PassRecord
 from bnnopt.plan import MemoryPlan
-from bnnopt.tables import Column, Listing, Row, definitions
+from bnnopt.static_sum import StaticSum, render_static
+from bnnopt.tables import (
+    BeforeAfter,
+    Column,
+    Listing,
+    Row,
+    before_after,
+    definitions,
+    size,
+)
 
 SCHEMA = 1
+_BASELINE = ("peak_bytes", "saved_bytes", "classes", "types")
 
 CLASS_TITLES = {
     "retained_activations": "retained activations",
@@ -39,6 +49,7 @@ class Footprint:
     arena_bytes: int
     persistent_bytes: int
     classes: dict[str, int]
+    types: dict[str, str]
 
     @classmethod
     def of(cls, plan: MemoryPlan) -> Footprint:
@@ -49,6 +60,7 @@ class Footprint:
             plan.arena_bytes,
             plan.persistent_bytes,
             {kind.value: n_bytes for kind, n_bytes in plan.classes.items()},
+            {kind.value: name for kind, name in plan.types.items()},
         )
 
 
@@ -62,8 +74,8 @@ class Report:
         Before any pass, and after all.
     passes : sequence of PassRecord
         The ledger, in order.
-    paper_rule : tuple of int
-        The paper's static sum, with 32-bit and with 1-bit retained activations.
+    static : StaticSum
+        The paper's static sum, before and after.
     """
 
     model: str
@@ -73,7 +85,7 @@ class Report:
     baseline: Footprint
     passes: Sequence[PassRecord]
     optimized: Footprint
-    paper_rule: tuple[int, int]
+    static: StaticSum
     binarized: Sequence[Binarized]
     notes: Sequence[str]
 
@@ -91,13 +103,10 @@ class Report:
             "batch_size": self.batch_size,
             "level": self.level,
             "optimizer": self.optimizer,
-            "baseline": {key: baseline[key] for key in ("peak_bytes", "saved_bytes", "classes")},
+            "baseline": {key: baseline[key] for key in _BASELINE},
             "passes": [_record_to_dict(record) for record in self.passes],
             "optimized": asdict(self.optimized),
-            "paper_rule": {
-                "standard_bytes": self.paper_rule[0],
-                "optimized_bytes": self.paper_rule[1],
-            },
+            "paper_rule": self.static.to_dict(),
             "ratio": self.ratio,
             "binarized": [{"name": b.name, "ste": b.ste, "zero": b.zero} for b in self.binarized],
         }
@@ -111,19 +120,10 @@ def _record_to_dict(record: PassRecord) -> dict[str, Any]:
     return {**asdict(record), "skipped": [asdict(skip) for skip in record.skipped]}
 
 
-def size(n_bytes: float) -> str:
-    """Bytes for people, in binary units."""
-    for unit in ("B", "KiB", "MiB"):
-        if abs(n_bytes) < 1024:
-            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.2f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.2f} GiB"
-
-
 def render(report: Report, explain: bool = False) -> RenderableType:
     """The ledger, the classes and the totals; with `explain` also what was skipped and why."""
     head = f"{report.model}: batch size {report.batch_size}, {report.optimizer}, -{report.level}"
-    parts = [_ledger(report), _classes(report), _remarks(report)]
+    parts = [_ledger(report), _classes(report), render_static(report.static), _remarks(report)]
     if explain:
         parts.append(_skips(report))
     return Group(Text(head, "bold"), *(line for part in parts for line in (Text(), part)))
@@ -166,31 +166,17 @@ def _ledger_row(record: PassRecord) -> Row:
 
 def _classes(report: Report) -> Listing:
     before, after = report.baseline, report.optimized
-    paper_before, paper_after = report.paper_rule
-    columns = [
-        Column(""),
-        Column("before", is_figure=True),
-        Column("after", is_figure=True),
-        Column("ratio", is_figure=True, optional=True),
-    ]
     rows = [
-        Row([title, size(before.classes[name]), size(after.classes[name]), ""])
+        BeforeAfter(
+            title, before.types[name], before.classes[name], after.types[name], after.classes[name]
+        )
         for name, title in CLASS_TITLES.items()
     ]
     totals = [
-        ("planned peak", before.peak_bytes, after.peak_bytes),
-        ("kept for backward", before.saved_bytes, after.saved_bytes),
-        ("the paper's static sum", paper_before, paper_after),
+        BeforeAfter("planned peak", "", before.peak_bytes, "", after.peak_bytes),
+        BeforeAfter("kept for backward", "", before.saved_bytes, "", after.saved_bytes),
     ]
-    rows += [
-        Row([title, size(old), size(new), _times(old, new)], rule_above=i == 0)
-        for i, (title, old, new) in enumerate(totals)
-    ]
-    return Listing("What is in memory at the peak", columns, rows)
-
-
-def _times(before: int, after: int) -> str:
-    return f"{before / after:.2f}x" if after else ""
+    return before_after("What is in memory at the peak", rows, totals)
 
 
 def _remarks(report: Report) -> Text:

@@ -104,6 +104,53 @@ class Listing:
         )
 
 
+@dataclass(frozen=True)
+class BeforeAfter:
+    """A row of `before_after`: what it is, and its type and bytes before and after."""
+
+    title: str
+    type_before: str
+    bytes_before: int
+    type_after: str
+    bytes_after: int
+
+
+def before_after(title: str, rows: Sequence[BeforeAfter], totals: Sequence[BeforeAfter]) -> Listing:
+    """A table in the form of Wang et al.: data types and bytes, before and after; then totals."""
+    columns = [
+        Column(""),
+        Column("type", optional=True),
+        Column("before", is_figure=True),
+        Column("type", optional=True),
+        Column("after", is_figure=True),
+        Column("ratio", is_figure=True, optional=True),
+    ]
+    cells = [_before_after_cells(row, with_ratio=False) for row in rows]
+    cells += [_before_after_cells(row, with_ratio=True) for row in totals]
+    return Listing(title, columns, [Row(c, rule_above=i == len(rows)) for i, c in enumerate(cells)])
+
+
+def _before_after_cells(row: BeforeAfter, with_ratio: bool) -> list[str]:
+    ratio = f"{row.bytes_before / row.bytes_after:.2f}x" if with_ratio and row.bytes_after else ""
+    return [
+        row.title,
+        row.type_before,
+        size(row.bytes_before),
+        row.type_after,
+        size(row.bytes_after),
+        ratio,
+    ]
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for people, in binary units."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(n_bytes) < 1024:
+            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.2f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.2f} GiB"
+
+
 def definitions(title: str, entries: Sequence[tuple[str, str]]) -> RenderableType:
     """Names, each with a text beside it, or below it where the name is long."""
     table = Table.grid(padding=(0, GAP, 0, 0))

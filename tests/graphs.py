@@ -104,12 +104,17 @@ def write(text: str, weights: Mapping[str, Sequence[int]], folder: Path) -> Path
     return path
 
 
+def network_of(model: ir.Model, batch: int = BATCH, **options: Any) -> Network:
+    """From a model in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        ir.save(model, path)
+        return network_from_file(path, batch, **options)
+
+
 @functools.cache
 def zoo(name: str, batch: int = BATCH, optimizer: str = "sgd") -> Network:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{name}.onnx"
-        ir.save(build_small(name), path)
-        return network_from_file(path, batch, optimizer=optimizer)
+    return network_of(build_small(name), batch, optimizer=optimizer)
 
 
 def apply(pass_: Pass, step: TrainingStep) -> tuple[int, list[tuple[str, str]]]:

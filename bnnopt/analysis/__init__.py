@@ -1,7 +1,15 @@
 """Liveness, sizes, aliasing and classes of values: pure functions of a training step."""
 
 from bnnopt.analysis.classes import VariableClass, classify
-from bnnopt.analysis.paper_rule import paper_rule_bytes
+from bnnopt.analysis.paper_rule import (
+    HALF,
+    PROPOSED,
+    STANDARD,
+    PaperClass,
+    Scheme,
+    paper_rule,
+    paper_rule_bytes,
+)
 from bnnopt.analysis.storage import (
     Buffer,
     buffers,
@@ -17,8 +25,13 @@ from bnnopt.analysis.storage import (
 from bnnopt.analysis.values import PRODUCTS, fan_in, integer_bound, is_binary, is_binary_product
 
 __all__ = [
+    "HALF",
     "PRODUCTS",
+    "PROPOSED",
+    "STANDARD",
     "Buffer",
+    "PaperClass",
+    "Scheme",
     "VariableClass",
     "buffers",
     "classify",
@@ -30,6 +43,7 @@ __all__ = [
     "is_kept",
     "is_persistent",
     "late_readers",
+    "paper_rule",
     "paper_rule_bytes",
     "roots",
     "saved",

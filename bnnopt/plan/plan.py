@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, VariableClass, buffers, classify, saved_bytes
+from bnnopt.ops import dtype
 from bnnopt.plan.arena import Interval, place
 from bnnopt.plan.workspace import workspace_bytes
 from bnnopt.training_step import TrainingStep
@@ -27,6 +28,8 @@ class MemoryPlan:
     classes : dict of VariableClass to int
         The peak by variable class: everything alive at the fullest moment of the arena. What
         alignment and gaps cost stands under workspace.
+    types : dict of VariableClass to str
+        What they are stored as, the largest share first.
     """
 
     offsets: dict[ir.Value, int]
@@ -35,6 +38,7 @@ class MemoryPlan:
     persistent_bytes: int
     saved_bytes: int
     classes: dict[VariableClass, int]
+    types: dict[VariableClass, str]
 
     @property
     def peak_bytes(self) -> int:
@@ -51,6 +55,10 @@ def make_plan(step: TrainingStep) -> MemoryPlan:
     intervals = [Interval(b.n_bytes, b.first, b.last) for b in in_arena]
     intervals += [Interval(n_bytes, i, i) for i, n_bytes in scratch]
     places, arena_bytes = place(intervals)
+    persistent = [buffer.n_bytes for buffer in everything if buffer.persistent]
+    at_peak = _at_peak(step, everything)
+    classes = {kind: sum(shares.values()) for kind, shares in at_peak.items()}
+    classes[VariableClass.WORKSPACE] = arena_bytes + sum(persistent) - sum(classes.values())
     return MemoryPlan(
         offsets={
             value: offset
@@ -62,9 +70,10 @@ def make_plan(step: TrainingStep) -> MemoryPlan:
             for (i, n_bytes), offset in zip(scratch, places[len(in_arena) :], strict=True)
         },
         arena_bytes=arena_bytes,
-        persistent_bytes=sum(b.n_bytes for b in everything if b.persistent),
+        persistent_bytes=sum(persistent),
         saved_bytes=saved_bytes(step),
-        classes=_classes(step, everything, dict(scratch), arena_bytes),
+        classes=classes,
+        types={kind: _types(shares) for kind, shares in at_peak.items()},
     )
 
 
@@ -87,14 +96,20 @@ def _alive(step: TrainingStep, everything: list[Buffer]) -> list[int]:
     return alive
 
 
-def _classes(
-    step: TrainingStep, everything: list[Buffer], scratch: dict[int, int], arena_bytes: int
-) -> dict[VariableClass, int]:
+def _at_peak(step: TrainingStep, everything: list[Buffer]) -> dict[VariableClass, dict[str, int]]:
+    """Bytes alive at the fullest moment of the arena, by class and type."""
     alive = _alive(step, everything)
     fullest = max(range(len(alive)), key=alive.__getitem__)
-    totals = dict.fromkeys(VariableClass, 0)
-    totals[VariableClass.WORKSPACE] = arena_bytes - alive[fullest] + scratch.get(fullest, 0)
+    totals: dict[VariableClass, dict[str, int]] = {kind: {} for kind in VariableClass}
     for buffer, kind in classify(step, everything).items():
         if buffer.persistent or buffer.first <= fullest <= buffer.last:
-            totals[kind] += buffer.n_bytes
+            name = str(dtype(buffer.values[0]).numpy())
+            totals[kind][name] = totals[kind].get(name, 0) + buffer.n_bytes
     return totals
+
+
+def _types(shares: dict[str, int]) -> str:
+    """The names of at most two types; a packed byte is eight bits."""
+    names = sorted(shares, key=lambda name: -shares[name])
+    large = [name for name in names[:2] if shares[name] * 100 >= sum(shares.values()) > 0]
+    return ", ".join("bits" if name == "uint8" else name for name in large)

@@ -11,7 +11,6 @@ from bnnopt.analysis import (
     buffers,
     classify,
     late_readers,
-    paper_rule_bytes,
     roots,
     saved,
     saved_bytes,
@@ -55,15 +54,6 @@ def test_adam_state_is_twice_the_parameters() -> None:
     plan = make_plan(step_of("mlp", "O1"))
     parameters = sum(size_bytes(v) for v in step_of("mlp", "O1").inputs(*PERSISTENT))
     assert plan.classes[VariableClass.OPTIMIZER_STATE] > 0.6 * parameters
-
-
-def test_the_papers_sums() -> None:
-    """Wang et al., table 2: megabytes are 2^20 bytes there."""
-    mlp, binarynet = step_of("mlp", "O0"), step_of("binarynet", "O0")
-    assert round(paper_rule_bytes(mlp, binary=False) / MIB, 2) == 7.41
-    assert round(paper_rule_bytes(binarynet, binary=False) / MIB, 2) == 512.85
-    ratio = paper_rule_bytes(binarynet, binary=False) / paper_rule_bytes(binarynet, binary=True)
-    assert round(ratio, 2) == 1.60
 
 
 def test_saved_groups_a_value_with_its_views() -> None:

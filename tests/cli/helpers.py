@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from bnnopt.analysis import PaperClass
+
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "models"
 FILES = ("mlp.onnx", "relu-mini.onnx", "resnet-e-mini.onnx")
@@ -24,13 +26,14 @@ CLASSES = {
     "batch_norm_statistics": int,
     "workspace": int,
 }
+TYPES = dict.fromkeys(CLASSES, str)
 REPORT = {
     "schema": int,
     "model": str,
     "batch_size": int,
     "level": str,
     "optimizer": str,
-    "baseline": {"peak_bytes": int, "saved_bytes": int, "classes": CLASSES},
+    "baseline": {"peak_bytes": int, "saved_bytes": int, "classes": CLASSES, "types": TYPES},
     "passes": [
         {
             "name": str,
@@ -48,8 +51,15 @@ REPORT = {
         "arena_bytes": int,
         "persistent_bytes": int,
         "classes": CLASSES,
+        "types": TYPES,
     },
-    "paper_rule": {"standard_bytes": int, "optimized_bytes": int},
+    "paper_rule": {
+        "standard_bytes": int,
+        "optimized_bytes": int,
+        "classes": {
+            kind.value: {"standard_bytes": int, "optimized_bytes": int} for kind in PaperClass
+        },
+    },
     "ratio": float,
     "binarized": [{"name": str, "ste": str, "zero": str}],
 }
@@ -101,6 +111,9 @@ def read_report(text: str) -> dict[str, Any]:
         assert sum(footprint["classes"].values()) == footprint["peak_bytes"]
     assert after["arena_bytes"] + after["persistent_bytes"] == after["peak_bytes"]
     assert report["ratio"] == before["peak_bytes"] / after["peak_bytes"]
+    paper = report["paper_rule"]
+    for total in ("standard_bytes", "optimized_bytes"):
+        assert sum(entry[total] for entry in paper["classes"].values()) == paper[total]
     if report["passes"]:
         assert report["passes"][-1]["peak_bytes"] == after["peak_bytes"]
         assert report["passes"][-1]["saved_bytes"] == after["saved_bytes"]

@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 
 from bnnopt.compiler import optimize as compile_model
-from bnnopt.passes import PASSES
+from bnnopt.passes import select
 from bnnopt.tables import Column, Listing, Row
 from tests.cli.helpers import FILES, MODELS, Cli
 
 MLP = MODELS / "mlp.onnx"
-NAMES = [entry.name for entry in PASSES]
+NAMES = [entry.name for entry in select("O1")]
 
 
 @pytest.fixture(scope="module")
