@@ -189,6 +189,11 @@ _json_option = click.option(
     type=_Size(),
     help="Take the least lossy passes whose planned peak fits, such as 64MiB.",
 )
+@click.option(
+    "--calibrate",
+    metavar="FILE.npz",
+    help="Measure on x of this file how sparse activations are, for pass bitmap.",
+)
 @click.option("--explain", is_flag=True, help="Say what each pass left alone, and why.")
 @_json_option
 def optimize(

@@ -27,6 +27,7 @@ from bnnopt.autodiff import (
     make_optimizer,
     read_optimizer,
 )
+from bnnopt.calibration import calibrate
 from bnnopt.errors import BudgetError, UsageError
 from bnnopt.evaluation import adopt_storage
 from bnnopt.frontend import ForwardGraph, is_artifacts, load_artifacts, load_forward
@@ -74,6 +75,7 @@ class Settings:
     disable: Sequence[str] = ()
     budget_bytes: int | None = None
     seed: int = 0
+    calibrate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ def optimize(
         lossy ones too, one after the other, that with the tightest bound first.
     seed : int
         Of the random operators.
+    calibrate : str
+        An ``.npz`` file with ``x``: its first batches show how sparse activations are.
     progress : callable, optional
         Called with a line about what comes next.
 
@@ -183,6 +187,9 @@ def optimize(
     build = _import if is_artifacts(path) else _build
     built = build(path, chosen, say)
     forward, reference, evaluation = built.forward, built.reference, built.evaluation
+    if chosen.calibrate is not None:
+        say("measuring sparsity")
+        calibrate(reference, forward.weights, forward.batch_size, Path(chosen.calibrate))
     kernels = [p.name for p in kernel_passes(chosen.disable)]
     baseline = Footprint.of(make_plan(map_kernels(reference, kernels)))
     level, training, records = _rewrite(reference, chosen, say)

@@ -48,6 +48,7 @@ class Footprint:
     saved_bytes: int
     arena_bytes: int
     persistent_bytes: int
+    worst_case_bytes: int
     classes: dict[str, int]
     types: dict[str, str]
 
@@ -59,6 +60,7 @@ class Footprint:
             plan.saved_bytes,
             plan.arena_bytes,
             plan.persistent_bytes,
+            plan.peak_bytes + plan.spill_bytes,
             {kind.value: n_bytes for kind, n_bytes in plan.classes.items()},
             {kind.value: name for kind, name in plan.types.items()},
         )
@@ -117,7 +119,8 @@ class Report:
 
 
 def _record_to_dict(record: PassRecord) -> dict[str, Any]:
-    return {**asdict(record), "skipped": [asdict(skip) for skip in record.skipped]}
+    lists = {"skipped": record.skipped, "chosen": record.chosen}
+    return {**asdict(record), **{key: [asdict(entry) for entry in v] for key, v in lists.items()}}
 
 
 def render(report: Report, explain: bool = False) -> RenderableType:
@@ -125,7 +128,7 @@ def render(report: Report, explain: bool = False) -> RenderableType:
     head = f"{report.model}: batch size {report.batch_size}, {report.optimizer}, -{report.level}"
     parts = [_ledger(report), _classes(report), render_static(report.static), _remarks(report)]
     if explain:
-        parts.append(_skips(report))
+        parts += [_choices(report), _skips(report)]
     return Group(Text(head, "bold"), *(line for part in parts for line in (Text(), part)))
 
 
@@ -192,6 +195,16 @@ def _remarks(report: Report) -> Text:
         *(f"note: {note}" for note in report.notes),
     ]
     return Text("\n".join(lines))
+
+
+def _choices(report: Report) -> Group:
+    """By pass: each value that can be kept in more ways than one, and the bytes of each."""
+    parts: list[RenderableType] = [Text("What was chosen by bytes", "bold"), Text()]
+    for record in report.passes:
+        if record.chosen:
+            choices = [(choice.node, choice.reason) for choice in record.chosen]
+            parts.append(definitions(record.name, choices))
+    return Group(*parts if len(parts) > 2 else ())
 
 
 def _skips(report: Report) -> Group:

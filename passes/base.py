@@ -13,7 +13,7 @@ from bnnopt.training_step import TrainingStep
 
 @dataclass(frozen=True)
 class Skip:
-    """Why a pass left something as it was: the node or value, and the reason."""
+    """Why a pass left something as it was, or what it chose: the node or value, and the reason."""
 
     node: str
     reason: str
@@ -21,14 +21,19 @@ class Skip:
 
 @dataclass
 class Trace:
-    """What a pass did not do, and why."""
+    """What a pass did not do, and why; and what it chose where there was a choice."""
 
     skipped: list[Skip] = field(default_factory=list)
+    chosen: list[Skip] = field(default_factory=list)
 
     def skip(self, what: ir.Node | ir.Value, reason: str) -> int:
         """Record that `what` was left alone; the result is the number of rewrites, 0."""
         self.skipped.append(Skip(str(what.name), reason))
         return 0
+
+    def choose(self, what: ir.Value, reason: str) -> None:
+        """Record what the choice for a value was made by: the bytes of each way to keep it."""
+        self.chosen.append(Skip(str(what.name), reason))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from bnnopt.ops import functions_for
 from bnnopt.passes.base import Pass, Skip, Trace
 from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
 from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
+from bnnopt.passes.bitmap import Bitmap
 from bnnopt.passes.drop_adam_second_moment import DropAdamSecondMoment
 from bnnopt.passes.fuse_batch_norm_signs import FuseBatchNormSigns
 from bnnopt.passes.immediate_update import ImmediateUpdate
@@ -38,6 +39,7 @@ PASSES: tuple[Pass, ...] = (
     RecomputeBinaryProducts(),
     MaskPack(),
     PoolIndex(),
+    Bitmap(),
     PackedProducts(),
     FuseBatchNormSigns(),
     BinaryOutputInt16(),
@@ -60,6 +62,7 @@ class PassRecord:
     peak_bytes: int
     saved_bytes: int
     skipped: tuple[Skip, ...]
+    chosen: tuple[Skip, ...] = ()
 
 
 def select(level: str, only: Sequence[str] = (), disabled: Sequence[str] = ()) -> list[Pass]:
@@ -121,6 +124,7 @@ def run_passes(
                 peak_bytes=plan.peak_bytes,
                 saved_bytes=plan.saved_bytes,
                 skipped=tuple(trace.skipped),
+                chosen=tuple(trace.chosen),
             )
         )
     _declare_functions(step)

@@ -11,6 +11,8 @@ from bnnopt.runtime.format import Program, StepSpec
 from bnnopt.runtime.kernels.dispatch import WRITING
 from bnnopt.runtime.kernels.table import KERNELS
 
+GROWING = frozenset({"BitmapPack"})  # its values may need more than the plan has for them
+
 Array = NDArray[np.generic]
 Observer = Callable[[StepSpec, tuple[Array, ...]], None]
 
@@ -39,6 +41,12 @@ class Executor:
         self._buffers = {"persistent": persistent, "constant": constants}
         self._arena = arena if arena is not None else aligned_empty(program.arena_bytes)
         self._views: dict[int, list[Array]] = {}
+        self._spill = Spill(program)
+
+    @property
+    def spilled_bytes(self) -> int:
+        """The most that lay outside of the arena at once, of all runs so far."""
+        return self._spill.peak_bytes
 
     def run(
         self,
@@ -62,13 +70,15 @@ class Executor:
         tuple of ndarray
             Views of the outputs, valid until the next run.
         """
-        values = self._values(batch)
+        values = list(self._values(batch))
+        self._spill.clear()
         for role, indices in self.program.roles.items():
             for index, array in zip(indices, feeds[role] if indices else (), strict=True):
                 np.copyto(values[index], array)
-        for step in self.program.steps:
+        for position, step in enumerate(self.program.steps):
             if not step.is_view:
                 self._run_step(step, values)
+                self._spill.release(position, step, values)
             if observe is not None:
                 observe(step, tuple(values[i] for i in step.outputs if i >= 0))
         return tuple(values[i] for i in self.program.outputs)
@@ -92,14 +102,68 @@ class Executor:
         writing = WRITING.get(step.operator)
         end = step.workspace_offset + step.workspace_bytes
         scratch = self._arena[step.workspace_offset : end]
-        if writing is not None and writing(inputs, outputs, step.attributes, scratch):
-            return
-        results = KERNELS[step.operator](*inputs, **step.attributes)
-        if not isinstance(results, tuple):
-            results = (results,)
-        for output, result in zip(outputs, results, strict=False):
-            if output is not None:
-                np.copyto(output, result)
+        if writing is None or not writing(inputs, outputs, step.attributes, scratch):
+            results = KERNELS[step.operator](*inputs, **step.attributes)
+            _deliver(results if isinstance(results, tuple) else (results,), outputs)
+        if step.operator in GROWING:
+            self._spill.adopt(step, outputs, values)
+
+
+def _deliver(results: tuple[Array, ...], outputs: list[Array | None]) -> None:
+    """Copy results to where they belong; one that has outgrown its place takes that over."""
+    for i, (output, result) in enumerate(zip(outputs, results, strict=False)):
+        if output is None:
+            continue
+        if result.size > output.size:
+            outputs[i] = result
+        else:
+            np.copyto(output, result)
+
+
+class Spill:
+    """Arrays of one run that outgrew their planned place, until their last reader is done.
+
+    Only the values of a `GROWING` step can: their size depends on the data.
+
+    Attributes
+    ----------
+    peak_bytes : int
+        The most that they took at once.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.peak_bytes = 0
+        self._arrays: dict[int, Array] = {}
+        self._last = {i: n for n, step in enumerate(program.steps) for i in step.inputs}
+
+    def clear(self) -> None:
+        """Forget what an interrupted run left."""
+        self._arrays.clear()
+
+    def adopt(self, step: StepSpec, outputs: list[Array | None], values: list[Array]) -> None:
+        """Let `values` hold the outputs that a kernel made instead of the planned ones."""
+        for index, output in zip(step.outputs, outputs, strict=True):
+            if index >= 0 and output is not None and output is not values[index]:
+                values[index] = self._arrays[index] = output
+        n_bytes = sum(array.nbytes for array in self._arrays.values())
+        self.peak_bytes = max(self.peak_bytes, n_bytes)
+
+    def release(self, position: int, step: StepSpec, values: list[Array]) -> None:
+        """Free what nobody reads after this step."""
+        for index in step.inputs if self._arrays else ():
+            if index in self._arrays and self._last[index] == position:
+                values[index] = values[index][:0]
+                del self._arrays[index]
+
+
+def worst_spill_bytes(program: Program) -> int:
+    """What would lie outside of the arena if no tensor of the bitmap codec had a zero."""
+    total = 0
+    for step in program.steps:
+        if step.operator in GROWING:
+            dense = program.values[step.inputs[0]]
+            total += dense.n_bytes(program.batch_size) + np.dtype(dense.dtype).itemsize
+    return total
 
 
 def aligned_empty(n_bytes: int, alignment: int = 64) -> NDArray[np.uint8]:

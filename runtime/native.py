@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from bnnopt.runtime.artifact import read_program, read_tensors
-from bnnopt.runtime.executor import Array, Executor, Observer, aligned_empty
+from bnnopt.runtime.executor import Array, Executor, Observer, aligned_empty, worst_spill_bytes
 from bnnopt.runtime.format import CONSTANTS_FILE, EVALUATION, TRAINING, program_file
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of weights, optimiser state, constants and everything alive in a training step.
+
+    Attributes
+    ----------
+    planned_bytes : int
+        One arena, as the folder was planned: sparse tensors get what their budget is.
+    worst_case_bytes : int
+        If no sparse tensor had a zero: each would need a dense buffer beside the arena.
+    seen_bytes : int
+        The most so far: planned, and what did not fit its budget.
+    """
+
+    planned_bytes: int
+    worst_case_bytes: int
+    seen_bytes: int
 
 
 class NativeBackend:
@@ -41,11 +61,23 @@ class NativeBackend:
 
     def __init__(self, folder: Path, persistent: Mapping[str, Array]) -> None:
         constants, _ = read_tensors(folder / CONSTANTS_FILE)
+        self._persistent, self._constants = persistent.values(), constants.values()
         self.training = read_program(folder, TRAINING)
         self.evaluation = read_program(folder, EVALUATION)
         self.arena = aligned_empty(max(self.training.arena_bytes, self.evaluation.arena_bytes))
         self._train = Executor(self.training, persistent, constants, self.arena)
         self._predict = Executor(self.evaluation, persistent, constants, self.arena)
+
+    @property
+    def memory(self) -> Memory:
+        """Planned, worst and seen peak; see `Memory`."""
+        persistent = sum(array.nbytes for array in (*self._persistent, *self._constants))
+        planned = self.arena.size + persistent
+        return Memory(
+            planned,
+            planned + worst_spill_bytes(self.training),
+            planned + self._train.spilled_bytes,
+        )
 
     def train(
         self, feeds: Mapping[str, tuple[Array, ...]], batch: int, observe: Observer | None = None

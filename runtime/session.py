@@ -13,7 +13,7 @@ from bnnopt.runtime.artifact import check_files, read_artifact, read_tensors, wr
 from bnnopt.runtime.feeding import Data, as_array, checked_rate, fitted_inputs, fitted_labels
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, ValueSpec
 from bnnopt.runtime.library import MAX_THREADS, set_threads
-from bnnopt.runtime.native import NativeBackend
+from bnnopt.runtime.native import Memory, NativeBackend
 
 if TYPE_CHECKING:
     from bnnopt.runtime.onnxruntime_backend import OnnxruntimeBackend
@@ -70,6 +70,19 @@ class TrainingSession:
     def steps_done(self) -> int:
         """Steps that the weights have seen."""
         return self._step
+
+    @property
+    def memory(self) -> Memory:
+        """Peak bytes as planned, in the worst case, and as seen so far; of the native backend.
+
+        Raises
+        ------
+        UsageError
+            If the backend is another one: that allocates by itself.
+        """
+        if not isinstance(self._backend, NativeBackend):
+            raise UsageError("memory: only the native backend runs a plan; open with that")
+        return self._backend.memory
 
     def step(self, x: Data, y: ArrayLike | None = None, lr: float | None = None) -> float:
         """One training step; weights, statistics and optimiser state change in place.

@@ -1,6 +1,7 @@
 """Liveness, sizes, aliasing and classes of values: pure functions of a training step."""
 
 from bnnopt.analysis.classes import VariableClass, classify
+from bnnopt.analysis.density import DENSITY_KEY, expected_density, measured_density
 from bnnopt.analysis.paper_rule import (
     HALF,
     PROPOSED,
@@ -25,6 +26,7 @@ from bnnopt.analysis.storage import (
 from bnnopt.analysis.values import PRODUCTS, fan_in, integer_bound, is_binary, is_binary_product
 
 __all__ = [
+    "DENSITY_KEY",
     "HALF",
     "PRODUCTS",
     "PROPOSED",
@@ -35,6 +37,7 @@ __all__ = [
     "VariableClass",
     "buffers",
     "classify",
+    "expected_density",
     "fan_in",
     "in_place_pairs",
     "integer_bound",
@@ -43,6 +46,7 @@ __all__ = [
     "is_kept",
     "is_persistent",
     "late_readers",
+    "measured_density",
     "paper_rule",
     "paper_rule_bytes",
     "roots",

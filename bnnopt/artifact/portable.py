@@ -16,7 +16,7 @@ from onnx_ir.passes.common import (
 )
 
 from bnnopt.artifact.batch import grown, scaled, symbolic
-from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types
+from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types, is_static
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.training_step import Role, TrainingStep, role
 
@@ -70,8 +70,10 @@ def _worked_out(model: ir.Model, opset: int) -> ir.Model:
 
 def _work_out(node: ir.Node, opset: int) -> None:
     """Type the node's outputs, and compute them where they follow from constants and shapes."""
-    infer_types(node, opset)
+    infer_types(node, opset, may_vary=True)
     named = [output for output in node.outputs if output.name]
+    if not all(is_static(output) for output in named):
+        return
     if any(math.prod(dims(output)) > SMALL for output in named):
         return
     shape_only = node.op_type in ("Shape", "Size")
@@ -98,7 +100,8 @@ def _elements(value: ir.Value | None, shape_only: bool) -> NDArray[np.generic] |
         return None
     if value.const_value is not None:
         return value.const_value.numpy()
-    return np.broadcast_to(np.int8(0), dims(value)) if shape_only else None
+    usable = shape_only and is_static(value)
+    return np.broadcast_to(np.int8(0), dims(value)) if usable else None
 
 
 def _same_data(node: ir.Node, twin: ir.Node) -> bool:
@@ -112,6 +115,8 @@ def _same_data(node: ir.Node, twin: ir.Node) -> bool:
 
 def _write_shapes(node: ir.Node, twin: ir.Node, batch_size: int) -> None:
     for output, other in zip(node.outputs, twin.outputs, strict=True):
+        if output.name and not is_static(output):
+            continue  # it depends on the data, and stays open
         shape = scaled(output, other, batch_size) if output.name else None
         output.shape = None if shape is None else symbolic(shape)
 

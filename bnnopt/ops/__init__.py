@@ -5,7 +5,7 @@ valid ONNX model that stock tools can check, draw and run.
 """
 
 from bnnopt.ops.emit import Emitter
-from bnnopt.ops.inference import InferenceError, infer_types
+from bnnopt.ops.inference import InferenceError, infer_types, is_static
 from bnnopt.ops.operator import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -34,6 +34,7 @@ __all__ = [
     "functions_for",
     "infer_types",
     "ints",
+    "is_static",
     "is_view",
     "n_index_bits",
     "packed_row_bytes",

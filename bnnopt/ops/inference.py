@@ -26,15 +26,18 @@ def _schema(op_type: str, domain: str, opset: int) -> onnx.defs.OpSchema:
         raise InferenceError(f"there is no operator {name} in opset {opset}") from None
 
 
-def infer_types(node: ir.Node, opset: int) -> None:
+def infer_types(node: ir.Node, opset: int, may_vary: bool = False) -> None:
     """Set dtype and shape of the node's outputs.
+
+    With `may_vary` an axis whose length depends on the data stays open; else that is an error.
 
     Raises
     ------
     InferenceError
         If they do not follow from the inputs: an unknown operator, or shapes that do not fit.
     """
-    typed = _own_types(node) if node.domain == DOMAIN else _standard_types(node, opset)
+    own = node.domain == DOMAIN
+    typed = _own_types(node) if own else _standard_types(node, opset, may_vary)
     for output, (element, shape) in zip(node.outputs, typed, strict=False):
         output.type = ir.TensorType(element)
         output.shape = ir.Shape(shape)
@@ -46,7 +49,10 @@ def _own_types(node: ir.Node) -> Sequence[TypedDims]:
     return OPERATORS[node.op_type].type_rule(node)
 
 
-def _standard_types(node: ir.Node, opset: int) -> Sequence[TypedDims]:
+OpenDims = tuple[ir.DataType, tuple[int | None, ...]]
+
+
+def _standard_types(node: ir.Node, opset: int, may_vary: bool) -> Sequence[OpenDims]:
     schema = _schema(node.op_type, node.domain, opset)
     present = [value for value in node.inputs if value is not None]
     types = {str(value.name): _type_proto(value) for value in present}
@@ -55,7 +61,7 @@ def _standard_types(node: ir.Node, opset: int) -> Sequence[TypedDims]:
         inferred = onnx.shape_inference.infer_node_outputs(schema, ir.to_proto(node), types, known)
     except (onnx.shape_inference.InferenceError, RuntimeError) as error:
         raise InferenceError(str(error).strip().splitlines()[-1]) from None
-    return [_typed(inferred.get(str(output.name)), node) for output in node.outputs]
+    return [_typed(inferred.get(str(output.name)), node, may_vary) for output in node.outputs]
 
 
 def _data(value: ir.Value) -> onnx.TensorProto | None:
@@ -65,18 +71,27 @@ def _data(value: ir.Value) -> onnx.TensorProto | None:
     producer = value.producer()
     if producer is None or producer.op_type != "Shape" or producer.attributes:
         return None
+    if not is_static(producer.inputs[0]):
+        return None
     return onnx.numpy_helper.from_array(np.array(dims(producer.inputs[0]), np.int64))
 
 
 def _type_proto(value: ir.Value) -> onnx.TypeProto:
     if value.dtype is None or value.shape is None:
         raise InferenceError(f"input {value.name!r} has no type")
-    return onnx.helper.make_tensor_type_proto(value.dtype.value, value.shape.numpy())
+    sizes = [d if isinstance(d, int) else None for d in value.shape]
+    return onnx.helper.make_tensor_type_proto(value.dtype.value, sizes)
 
 
-def _typed(proto: onnx.TypeProto | None, node: ir.Node) -> TypedDims:
+def is_static(value: ir.Value | None) -> bool:
+    """Whether every axis of a value has a known length."""
+    return value is not None and value.shape is not None and value.shape.is_static()
+
+
+def _typed(proto: onnx.TypeProto | None, node: ir.Node, may_vary: bool) -> OpenDims:
     tensor = proto.tensor_type if proto is not None else None
-    known = tensor is not None and tensor.HasField("shape")
-    if tensor is None or not known or not all(d.HasField("dim_value") for d in tensor.shape.dim):
-        raise InferenceError(f"the shape that {node.op_type} gives depends on the data")
-    return ir.DataType(tensor.elem_type), tuple(d.dim_value for d in tensor.shape.dim)
+    if tensor is not None and tensor.HasField("shape"):
+        sizes = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        if may_vary or None not in sizes:
+            return ir.DataType(tensor.elem_type), tuple(sizes)
+    raise InferenceError(f"the shape that {node.op_type} gives depends on the data")

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from bnnopt.ops import (
     binarize,
     binary_products,
+    bitmap,
     convolution,
     dropout,
     loss,
@@ -28,6 +29,7 @@ OPERATORS: dict[str, Operator] = {
         loss,
         packing,
         pooling,
+        bitmap,
         normalization,
         optimizers,  # a body's callees come before it: onnx's reference evaluator needs that
         binary_products,

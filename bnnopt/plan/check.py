@@ -19,7 +19,7 @@ _MAY_OVERWRITE = frozenset(
     {"Abs", "Add", "Clip", "Div", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mul"}
     | {"Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where"}
     | {"Binarize", "Ternarize", "Dropout", "ClipGrad", "ReluGrad", "ApproxSignGrad"}
-    | {"SwishSignGrad", "MaskedGrad", "SoftmaxCrossEntropyGrad"}
+    | {"SwishSignGrad", "MaskedGrad", "BitmapReluGrad", "SoftmaxCrossEntropyGrad"}
     | {"BatchNormalizationTraining", "BatchNormalizationGrad", "BinaryConvInputGrad"}
 )
 _OPTIMIZER = "Step"  # all optimisers are elementwise, and end in this

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from bnnopt.analysis import Buffer, VariableClass, buffers, classify, saved_bytes
+from bnnopt.analysis import Buffer, VariableClass, buffers, classify, saved_bytes, size_bytes
 from bnnopt.ops import dtype
 from bnnopt.plan.arena import Interval, place
 from bnnopt.plan.workspace import workspace_bytes
@@ -25,6 +26,8 @@ class MemoryPlan:
         Scratch memory of the nodes that need any.
     arena_bytes, persistent_bytes, peak_bytes, saved_bytes : int
         The peak is the sum of the first two; saved is what is kept for the backward pass.
+    spill_bytes : int
+        What may be needed outside of the arena, if no tensor of the bitmap codec had a zero.
     classes : dict of VariableClass to int
         The peak by variable class: everything alive at the fullest moment of the arena. What
         alignment and gaps cost stands under workspace.
@@ -37,6 +40,7 @@ class MemoryPlan:
     arena_bytes: int
     persistent_bytes: int
     saved_bytes: int
+    spill_bytes: int
     classes: dict[VariableClass, int]
     types: dict[VariableClass, str]
 
@@ -74,7 +78,14 @@ def make_plan(step: TrainingStep) -> MemoryPlan:
         saved_bytes=saved_bytes(step),
         classes=classes,
         types={kind: _types(shares) for kind, shares in at_peak.items()},
+        spill_bytes=_spill_bytes(nodes),
     )
+
+
+def _spill_bytes(nodes: list[ir.Node]) -> int:
+    """Bytes of the values of all bitmap-coded tensors without a zero, the 0 in front included."""
+    dense = [node.inputs[0] for node in nodes if node.op_type == "BitmapPack"]
+    return sum(size_bytes(x) + math.ceil(dtype(x).itemsize) for x in dense if x is not None)
 
 
 def live_bytes(step: TrainingStep) -> list[int]:

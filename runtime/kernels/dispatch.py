@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import Arrays, Attributes, CompiledKernel
+from bnnopt.runtime.kernels.compiled_bitmap import COMPILED_BITMAP
+from bnnopt.runtime.kernels.compiled_bitmap import scratch_bytes as bitmap_scratch_bytes
 from bnnopt.runtime.kernels.compiled_convolution import COMPILED_CONVOLUTION
 from bnnopt.runtime.kernels.compiled_convolution import scratch_bytes as convolution_scratch_bytes
 from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
@@ -37,6 +39,7 @@ ALSO_NUMPY = ("Conv", "ConvInputGrad", "ConvWeightGrad")
 
 # Kernels that write into the caller's memory; all others return new arrays, which are copied.
 WRITING: dict[str, CompiledKernel] = {
+    **COMPILED_BITMAP,
     **COMPILED_CONVOLUTION,
     **{name: _or_numpy(name, COMPILED_CONVOLUTION[name]) for name in ALSO_NUMPY},
     **COMPILED_ELEMENTWISE,
@@ -64,6 +67,8 @@ def scratch_bytes(
     overwritten_bytes : int
         Of the input that the first output is written over; 0 if it has memory of its own.
     """
+    if operator in COMPILED_BITMAP:
+        return bitmap_scratch_bytes(operator, inputs, outputs, attributes)
     if operator in COMPILED_PRODUCTS:
         return product_scratch_bytes(
             operator, inputs, outputs, attributes, MAX_THREADS, overwritten_bytes

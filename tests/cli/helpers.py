@@ -43,6 +43,7 @@ REPORT = {
             "peak_bytes": int,
             "saved_bytes": int,
             "skipped": [{"node": str, "reason": str}],
+            "chosen": [{"node": str, "reason": str}],
         }
     ],
     "optimized": {
@@ -50,6 +51,7 @@ REPORT = {
         "saved_bytes": int,
         "arena_bytes": int,
         "persistent_bytes": int,
+        "worst_case_bytes": int,
         "classes": CLASSES,
         "types": TYPES,
     },

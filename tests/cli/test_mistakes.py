@@ -88,6 +88,8 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     "sign zero": (["-b", "4", "--sign-zero", "0"], "--sign-zero 0: expected +1, keep"),
     "freeze all": (["-b", "4", "--freeze", "*"], "nothing to train"),
     "freeze nothing": (["-b", "4", "--freeze", "zzz"], "--freeze zzz: no parameter matches"),
+    "last": (["-b", "4", "--last", "0"], "--last 0: expected a number of layers"),
+    "calibrate": (["-b", "4", "--calibrate", "no.npz"], "--calibrate no.npz: no such file"),
     "ste": (["-b", "4", "--ste", "magic"], "unknown estimator 'magic'"),
     "ste pattern": (["-b", "4", "--ste", "zzz=clipped"], "no binarisation matches"),
     "unknown": (["-b", "4", "--bogus"], "No such option '--bogus'"),

@@ -135,6 +135,23 @@ def packing_cases() -> list[Case]:
     ]
 
 
+def bitmap_cases() -> list[Case]:
+    table = []
+    edges = np.array([[0.0, -0.0, np.nan, np.inf, 0.0], [2e-38, 0.0, -0.0, -1.0, 0.1]], np.float32)
+    sparse = {note: np.maximum(normal(*shape), 0) for note, shape in SHAPES.items()}
+    extremes = {"zeros": np.zeros((2, 9), np.float32), "dense": normal(2, 9), "edges": edges}
+    for spare, (note, x) in enumerate({**sparse, **extremes}.items()):
+        used = int(np.count_nonzero(x.view(np.uint32))) + 1
+        pack = case("BitmapPack", note, x, capacity=used + spare)
+        shape = list(x.shape[1:])
+        table += [
+            pack,
+            case("BitmapUnpack", note, *pack.twin, shape=shape),
+            case("BitmapReluGrad", note, normal(*x.shape), *pack.twin, shape=shape),
+        ]
+    return table
+
+
 def convolution_cases() -> list[Case]:
     table = []
     for note, g in CONVOLUTIONS.items():
@@ -473,6 +490,7 @@ CASES = [
     *binarize_cases(),
     *elementwise_grad_cases(),
     *packing_cases(),
+    *bitmap_cases(),
     *convolution_cases(),
     *pooling_cases(),
     *normalization_cases(),

@@ -74,3 +74,20 @@ def test_pool_indices_round_trip(g: Geometry, seed: int):
     bit_shape = [*indices.shape[1:], n_bits]
     unpacked = DOMAIN_KERNELS["PoolIndexUnpack"](packed, origin, bit_shape=bit_shape, **attributes)
     assert_agree([unpacked], [indices], 0)
+
+
+@settings(deadline=None)
+@given(shapes, seeds, st.integers(1, 40))
+def test_a_bitmap_keeps_every_bit_but_those_of_zero(
+    shape: tuple[int, ...], seed: int, capacity: int
+):
+    """-0.0, subnormal numbers and NaN with their payload; also where the plan was too small."""
+    patterns = np.array([0, 0, 0, 1 << 31, 0x7FC00001, 0xFF800001, 1, 0x3F800000], np.uint32)
+    x = np.random.default_rng(seed).choice(patterns, shape).view(np.float32)
+    bits, values = DOMAIN_KERNELS["BitmapPack"](x, capacity=capacity)
+    n_kept = np.count_nonzero(x.view(np.uint32))
+    assert values.size == max(capacity, n_kept + 1)
+    assert not values[0]
+    assert not values[n_kept + 1 :].any()
+    unpacked = DOMAIN_KERNELS["BitmapUnpack"](bits, values, shape=list(shape[1:]))
+    np.testing.assert_array_equal(unpacked.view(np.uint32), x.view(np.uint32))

@@ -28,6 +28,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "recompute-binary-products": ("dense", ("redirect-consumers", "sign-pack")),
     "mask-pack": ("float", ()),
     "pool-index": ("float", ("mask-pack",)),
+    "bitmap": ("float", ("mask-pack", "pool-index")),
     "binary-output-int16": ("binary", ("sign-pack", "mask-pack", "pool-index", "packed-products")),
     "packed-products": (
         "dense",

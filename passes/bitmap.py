@@ -1,0 +1,97 @@
+"""bitmap: keep sparse activations as one bit per element and the elements that are not zero."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.analysis import (
+    expected_density,
+    is_kept,
+    measured_density,
+    saved,
+    size_bytes,
+)
+from bnnopt.ops import Emitter, dims, packed_row_bytes
+from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.rewriting import insert_after_definition, late, redirect, replace_node
+from bnnopt.training_step import TrainingStep
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Bitmap(Pass):
+    """Keep of a sparse activation a bitmap and its non-zero values.
+
+    Forward:   y = relu(x), pooled or dropped out, then convolved; kept: bits(y), values(y)
+    Backward:  the ReLU gradient reads bits and values; a weight gradient reads y, decoded right
+               before it, so that the dense y is there only while its layer is worked on.
+    Saves:     of 32 bits an element all but 1 + 32 x density.  Numbers: bit-exact, -0.0 and NaN
+               too. The density is what a calibration batch showed, times `margin`, else a default
+               by operator; a batch that has more spills out of the arena, and is lossless as well.
+    Skips:     too dense to gain; a view with other rows reads it.
+    Source:    Hosny et al., arXiv:2110.15362.
+    """
+
+    name: ClassVar[str] = "bitmap"
+    margin: float = 1.05
+
+    def run(self, step: TrainingStep, trace: Trace) -> int:
+        """See `Pass.run`."""
+        return sum(
+            self._encode(step, trace, root, [v for v in views if is_kept(v) and late(v)])
+            for root, views in saved(step).items()
+        )
+
+    def _encode(
+        self, step: TrainingStep, trace: Trace, root: ir.Value, read: list[ir.Value]
+    ) -> int:
+        density, how = self._density(root)
+        if density is None or not read or root.dtype != ir.DataType.FLOAT or not dims(root):
+            return 0
+        capacity = 1 + math.ceil(density * math.prod(dims(root)))
+        n_bytes = dims(root)[0] * packed_row_bytes(dims(root)) + FLOAT_BYTES * capacity
+        cost = f"bitmap {n_bytes} B at density {density:.2f} ({how}), dense {size_bytes(root)} B"
+        if n_bytes >= size_bytes(root):
+            return trace.skip(root, f"too dense to gain: {cost}")
+        if any(dims(value)[:1] != dims(root)[:1] for value in read):
+            return trace.skip(root, "a reader sees it with other rows")
+        trace.choose(root, cost)
+        emit = Emitter(step.graph, "forward")
+        name = str(root.name)
+        bits = emit("BitmapPack", root, name=f"{name}.bitmap", n_outputs=2, capacity=capacity)
+        values = emit.nodes[0].outputs[1]
+        insert_after_definition(step, root, emit.nodes)
+        for value in read:
+            for node in late(value):
+                _decode(step, node, value, (bits, values))
+        return 1
+
+    def _density(self, root: ir.Value) -> tuple[float | None, str]:
+        """What to plan for, and where that comes from; None for what has no zeros to speak of."""
+        measured, expected = measured_density(root), expected_density(root)
+        if measured is None:
+            return expected, "expected"
+        padded = min(measured * self.margin, 1.0)
+        return padded if padded < 1 or expected is not None else None, "measured, with a margin"
+
+
+def _decode(
+    step: TrainingStep, node: ir.Node, value: ir.Value, encoded: tuple[ir.Value, ir.Value]
+) -> None:
+    """Let `node` read the encoded form: as it is, or through a decoded copy of its own."""
+    shape = list(dims(value)[1:])
+    dy = node.inputs[0]
+    if node.op_type == "ReluGrad" and node.inputs[1] is value and dy is not value:
+        emit = Emitter(step.graph, "backward")
+        emit("BitmapReluGrad", dy, *encoded, name=str(node.name), shape=shape)
+        replace_node(step, node, emit)
+        return
+    emit = Emitter(step.graph, "rebuild")
+    decoded = emit("BitmapUnpack", *encoded, name=f"{value.name}.decoded", shape=shape)
+    redirect(node, value, decoded)
+    step.graph.insert_before(node, emit.nodes)

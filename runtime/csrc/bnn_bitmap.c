@@ -1,0 +1,291 @@
+/* Sparse floats as a bitmap and the values that are not zero: bit j of byte b of a row says whether
+   element 8 b + j of the row has other bits than +0.0 (so that -0.0 and NaN come back as they were);
+   values[0] is 0, values[1 ..] are the others in scan order.
+
+   A row is cut into blocks. Encoding counts the values of every block, adds the counts up, and then
+   moves the values of all blocks at once; decoding counts the bits again. Every thread writes the
+   values of its own blocks and nothing beyond them. */
+#include "bnn_variants.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { BLOCK = 4096 };
+
+struct bitmap {
+    const float *x;  /* dense input: what is encoded, or dy */
+    float *y;        /* dense output */
+    uint8_t *bits;
+    float *values;   /* including the 0 in front */
+    i64 *offsets;    /* values before each block, and the number of all */
+    i64 row, row_bytes, blocks; /* elements and bytes of a row, blocks a row */
+};
+
+struct block {
+    i64 start, bytes, n; /* first element, first byte of bits, elements */
+};
+
+BNN_INLINE struct block block_of(const struct bitmap *b, i64 i) {
+    i64 row = i / b->blocks, first = i % b->blocks * BLOCK;
+    return (struct block){row * b->row + first, row * b->row_bytes + first / 8,
+                          bnn_min(BLOCK, b->row - first)};
+}
+
+BNN_INLINE uint32_t raw(const float *x) {
+    uint32_t u;
+    memcpy(&u, x, sizeof u);
+    return u;
+}
+
+/* Each of the loops below handles one block; they come portable and for AVX2 (AVX-512 was no
+   faster: its unaligned loads of the values cross a cache line every time). */
+
+BNN_INLINE i64 mark_any(const float *x, uint8_t *bits, i64 n) {
+    i64 count = 0;
+    for (i64 i = 0; i < n; i += 8) {
+        unsigned byte = 0;
+        i64 m = bnn_min(8, n - i);
+        for (i64 j = 0; j < m; j++) byte |= (unsigned)(raw(x + i + j) != 0) << j;
+        bits[i / 8] = (uint8_t)byte;
+        count += __builtin_popcount(byte);
+    }
+    return count;
+}
+
+BNN_INLINE i64 count_any(const uint8_t *bits, i64 n) {
+    i64 count = 0, i = 0, bytes = n / 8;
+    for (; i + 8 <= bytes; i += 8) {
+        uint64_t word;
+        memcpy(&word, bits + i, sizeof word);
+        count += __builtin_popcountll(word);
+    }
+    for (; i < bytes; i++) count += __builtin_popcount(bits[i]);
+    if (n % 8) count += __builtin_popcount(bits[i] & ((1u << n % 8) - 1));
+    return count;
+}
+
+/* Stops at the last value: what comes after `out + count` is another block's. */
+BNN_INLINE void gather_any(const float *x, const uint8_t *bits, float *out, i64 n, i64 count) {
+    (void)n;
+    for (i64 i = 0, k = 0; k < count; i++) {
+        memcpy(out + k, x + i, sizeof *x);
+        k += bits[i / 8] >> i % 8 & 1;
+    }
+}
+
+/* `v` points at the value before the block's first: v[0] is there, v[1 .. count] are read. */
+BNN_INLINE void scatter_any(const uint8_t *bits, const float *v, float *y, i64 n) {
+    for (i64 i = 0, k = 0; i < n; i++) {
+        uint32_t bit = bits[i / 8] >> i % 8 & 1, u;
+        k += bit;
+        u = raw(v + k) & -bit;
+        memcpy(y + i, &u, sizeof u);
+    }
+}
+
+BNN_INLINE void mask_any(const float *dy, const uint8_t *bits, const float *v, float *dx, i64 n) {
+    for (i64 i = 0, k = 0; i < n; i++) {
+        unsigned bit = bits[i / 8] >> i % 8 & 1;
+        k += bit;
+        dx[i] = dy[i] * (float)(bit & (unsigned)(v[k] > 0));
+    }
+}
+
+#if defined(__x86_64__)
+/* For every byte of bits: which lanes hold its values, in order; and for each lane, which of the
+   values (1 is the first) it takes. */
+static uint8_t lanes[256][8], places[256][8];
+
+__attribute__((constructor)) static void fill_tables(void) {
+    for (int byte = 0; byte < 256; byte++) {
+        int k = 0;
+        for (int lane = 0; lane < 8; lane++) {
+            if (byte >> lane & 1) lanes[byte][k++] = (uint8_t)lane;
+            places[byte][lane] = (uint8_t)bnn_max(k - 1, 0);
+        }
+    }
+}
+
+BNN_INLINE BNN_AVX2 __m256i table_avx2(const uint8_t *entry) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)entry));
+}
+
+/* All ones in the lanes whose bit is set. */
+BNN_INLINE BNN_AVX2 __m256i spread_avx2(unsigned byte) {
+    const __m256i place = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)byte), place), place);
+}
+
+BNN_INLINE BNN_AVX2 i64 mark_avx2(const float *x, uint8_t *bits, i64 n) {
+    const __m256i nil = _mm256_setzero_si256();
+    i64 i = 0, count = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256i zero = _mm256_cmpeq_epi32(_mm256_loadu_si256((const void *)(x + i)), nil);
+        unsigned byte = ~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(zero)) & 255;
+        bits[i / 8] = (uint8_t)byte;
+        count += __builtin_popcount(byte);
+    }
+    return count + mark_any(x + i, bits + i / 8, n - i);
+}
+
+/* All ones in the first `n` lanes. */
+BNN_INLINE BNN_AVX2 __m256i first_avx2(i64 n) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
+}
+
+BNN_INLINE BNN_AVX2 void gather_avx2(const float *x, const uint8_t *bits, float *out, i64 n,
+                                     i64 count) {
+    i64 i = 0, k = 0;
+    for (; i + 8 <= n; i += 8) {
+        unsigned byte = bits[i / 8];
+        __m256 v = _mm256_permutevar8x32_ps(_mm256_loadu_ps(x + i), table_avx2(lanes[byte]));
+        if (k + 8 <= count) _mm256_storeu_ps(out + k, v);
+        else _mm256_maskstore_ps(out + k, first_avx2(count - k), v);
+        k += __builtin_popcount(byte);
+    }
+    gather_any(x + i, bits + i / 8, out + k, n - i, count - k);
+}
+
+/* Eight elements from the values behind v[0], of which `left` may be read. */
+BNN_INLINE BNN_AVX2 __m256 take_avx2(unsigned byte, const float *v, i64 left) {
+    __m256 next = left >= 8 ? _mm256_loadu_ps(v + 1) : _mm256_maskload_ps(v + 1, first_avx2(left));
+    __m256 found = _mm256_permutevar8x32_ps(next, table_avx2(places[byte]));
+    return _mm256_and_ps(found, _mm256_castsi256_ps(spread_avx2(byte)));
+}
+
+BNN_INLINE BNN_AVX2 void scatter_avx2(const uint8_t *bits, const float *v, float *y, i64 n,
+                                      i64 count) {
+    i64 i = 0, k = 0;
+    for (; i + 8 <= n; i += 8) {
+        unsigned byte = bits[i / 8];
+        _mm256_storeu_ps(y + i, take_avx2(byte, v + k, count - k));
+        k += __builtin_popcount(byte);
+    }
+    scatter_any(bits + i / 8, v + k, y + i, n - i);
+}
+
+BNN_INLINE BNN_AVX2 void mask_avx2(const float *dy, const uint8_t *bits, const float *v, float *dx,
+                                   i64 n, i64 count) {
+    const __m256 nil = _mm256_setzero_ps(), one = _mm256_set1_ps(1);
+    i64 i = 0, k = 0;
+    for (; i + 8 <= n; i += 8) {
+        unsigned byte = bits[i / 8];
+        __m256 positive = _mm256_cmp_ps(take_avx2(byte, v + k, count - k), nil, _CMP_GT_OQ);
+        __m256 factor = _mm256_and_ps(positive, one);
+        _mm256_storeu_ps(dx + i, _mm256_mul_ps(_mm256_loadu_ps(dy + i), factor));
+        k += __builtin_popcount(byte);
+    }
+    mask_any(dy + i, bits + i / 8, v + k, dx + i, n - i);
+}
+
+#endif
+
+/* The loops over blocks. */
+#define MARK(F)                                                                        \
+    struct bitmap *b = context;                                                        \
+    (void)thread;                                                                      \
+    for (i64 i = begin; i < end; i++) {                                                \
+        struct block k = block_of(b, i);                                               \
+        b->offsets[i] = F(b->x + k.start, b->bits + k.bytes, k.n);                     \
+    }
+#define BLOCKS(CALL)                                                                   \
+    struct bitmap *b = context;                                                        \
+    (void)thread;                                                                      \
+    for (i64 i = begin; i < end; i++) {                                                \
+        struct block k = block_of(b, i);                                               \
+        i64 before = b->offsets[i], count = b->offsets[i + 1] - before;                \
+        (void)count;                                                                   \
+        CALL;                                                                          \
+    }
+#define GATHER(F) BLOCKS(F(b->x + k.start, b->bits + k.bytes, b->values + 1 + before, k.n, count))
+#define SCATTER(F, ...) \
+    BLOCKS(F(b->bits + k.bytes, b->values + before, b->y + k.start, k.n __VA_ARGS__))
+#define MASK(F, ...)                                                                   \
+    BLOCKS(F(b->x + k.start, b->bits + k.bytes, b->values + before, b->y + k.start,    \
+             k.n __VA_ARGS__))
+#define BODY(NAME, ISA) static void NAME##_body_##ISA(void *context, i64 begin, i64 end, int thread)
+
+BODY(mark, any) { MARK(mark_any) }
+BODY(gather, any) { GATHER(gather_any) }
+BODY(scatter, any) { SCATTER(scatter_any) }
+BODY(mask, any) { MASK(mask_any) }
+
+static void count_body(void *context, i64 begin, i64 end, int thread) {
+    struct bitmap *b = context;
+    (void)thread;
+    for (i64 i = begin; i < end; i++) {
+        struct block k = block_of(b, i);
+        b->offsets[i] = count_any(b->bits + k.bytes, k.n);
+    }
+}
+
+#if defined(__x86_64__)
+BNN_AVX2 BODY(mark, avx2) { MARK(mark_avx2) }
+BNN_AVX2 BODY(gather, avx2) { GATHER(gather_avx2) }
+BNN_AVX2 BODY(scatter, avx2) { SCATTER(scatter_avx2, , count) }
+BNN_AVX2 BODY(mask, avx2) { MASK(mask_avx2, , count) }
+#endif
+
+static i64 n_blocks(struct bitmap *b, i64 rows, i64 row) {
+    if (row % 8 == 0) { /* no spare bits: one long row */
+        row *= rows;
+        rows = rows > 0;
+    }
+    b->row = row;
+    b->row_bytes = bnn_ceil_div(row, 8);
+    b->blocks = bnn_ceil_div(row, BLOCK);
+    return rows * b->blocks;
+}
+
+/* From counts to offsets: each block's becomes the sum of those before it. */
+static void add_up(i64 *offsets, i64 n) {
+    i64 total = 0;
+    for (i64 i = 0; i <= n; i++) {
+        i64 count = i < n ? offsets[i] : 0;
+        offsets[i] = total;
+        total += count;
+    }
+}
+
+enum { GRAIN = BNN_GRAIN / BLOCK };
+
+/* bits: rows x ceil(row / 8) bytes of x's elements that are not +0.0; the last of `offsets`,
+   blocks + 1 of them, is how many there are. */
+BNN_EXPORT void bnn_bitmap_mark_f32(const float *x, uint8_t *bits, i64 *offsets, i64 rows,
+                                    i64 row) {
+    struct bitmap b = {.x = x, .bits = bits, .offsets = offsets};
+    i64 n = n_blocks(&b, rows, row);
+    bnn_parallel(n, GRAIN, BNN_PICK(mark_body), &b);
+    add_up(offsets, n);
+}
+
+/* values: the 0 in front, then the marked elements; `offsets` as bnn_bitmap_mark_f32 left them. */
+BNN_EXPORT void bnn_bitmap_gather_f32(const float *x, uint8_t *bits, float *values, i64 *offsets,
+                                      i64 rows, i64 row) {
+    struct bitmap b = {.x = x, .bits = bits, .values = values, .offsets = offsets};
+    i64 n = n_blocks(&b, rows, row);
+    values[0] = 0;
+    bnn_parallel(n, GRAIN, BNN_PICK(gather_body), &b);
+}
+
+/* y: rows x row floats again. */
+BNN_EXPORT void bnn_bitmap_scatter_f32(uint8_t *bits, float *values, float *y, i64 *offsets,
+                                       i64 rows, i64 row) {
+    struct bitmap b = {.bits = bits, .values = values, .y = y, .offsets = offsets};
+    i64 n = n_blocks(&b, rows, row);
+    bnn_parallel(n, GRAIN, count_body, &b);
+    add_up(offsets, n);
+    bnn_parallel(n, GRAIN, BNN_PICK(scatter_body), &b);
+}
+
+/* dx = dy where the element is above 0, else 0 dy; dx may be dy. */
+BNN_EXPORT void bnn_bitmap_relu_grad_f32(const float *dy, uint8_t *bits, float *values, float *dx,
+                                         i64 *offsets, i64 rows, i64 row) {
+    struct bitmap b = {.x = dy, .bits = bits, .values = values, .y = dx, .offsets = offsets};
+    i64 n = n_blocks(&b, rows, row);
+    bnn_parallel(n, GRAIN, count_body, &b);
+    add_up(offsets, n);
+    bnn_parallel(n, GRAIN, BNN_PICK(mask_body), &b);
+}

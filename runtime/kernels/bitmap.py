@@ -1,0 +1,42 @@
+"""The bitmap codec in numpy; see `bnnopt.ops.bitmap` for the format."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.packing import pack_bits, unpack_bits
+
+
+def bitmap_pack(x: Array, *, capacity: int) -> tuple[Array, Array]:
+    """Return the bits of what is not +0.0, and those elements behind a 0, zeros up to `capacity`.
+
+    Parameters
+    ----------
+    x : (N, ...) floating point
+    capacity : int
+        Planned elements of the values, the 0 in front included.
+
+    Returns
+    -------
+    (N, ceil(K / 8)) uint8, (capacity,) of x's dtype; longer where x has more to keep
+    """
+    kept = np.ascontiguousarray(x).view(f"u{x.itemsize}") != 0
+    found = x[kept]
+    values = np.zeros(max(capacity, found.size + 1), x.dtype)
+    values[1 : found.size + 1] = found
+    return pack_bits(kept), values
+
+
+def bitmap_unpack(bits: Array, values: Array, *, shape: list[int]) -> Array:
+    """Return the (N, *shape) tensor that `bitmap_pack` encoded."""
+    kept = unpack_bits(bits, shape=shape)
+    x = np.zeros(kept.shape, values.dtype)
+    x[kept] = values[1 : np.count_nonzero(kept) + 1]
+    return x
+
+
+@np.errstate(invalid="ignore")
+def bitmap_relu_grad(dy: Array, bits: Array, values: Array, *, shape: list[int]) -> Array:
+    """Return dy times (1 where the encoded tensor is above 0, else 0)."""
+    return np.asarray(dy * (bitmap_unpack(bits, values, shape=shape) > 0))

@@ -1,0 +1,100 @@
+"""The compiled bitmap codec against its numpy twin, bit by bit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled_bitmap import BLOCK, COMPILED_BITMAP, scratch_bytes
+from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.library import library
+from tests.runtime.compiled_calls import SPECIAL, Guarded, settings_of
+
+pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
+
+KERNELS = st.sampled_from(["portable", "avx2"])
+LARGE = [(3, BLOCK), (2, BLOCK + 8), (3, 2 * BLOCK + 5), (40, 5 * BLOCK - 8)]
+shapes = st.lists(st.integers(1, 40), min_size=1, max_size=3).map(tuple)
+
+
+def sparse(shape: tuple[int, ...], density: float, seed: int) -> Array:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape).astype(np.float32)
+    x[rng.random(shape) < 0.1] = rng.choice(SPECIAL)
+    return np.where(rng.random(shape) < density, x, np.float32(0))
+
+
+def compiled(operator: str, inputs: list[Array], like: list[Array]) -> list[Array]:
+    """The kernel's outputs; the inputs stay, and nothing around the outputs is touched."""
+    read = [Guarded(array, 1) for array in inputs]
+    for guarded, array in zip(read, inputs, strict=True):
+        guarded.array[...] = array
+    written = [Guarded(array, 1) for array in like]
+    sizes = [a.shape for a in inputs], [a.shape for a in like]
+    scratch = Guarded(np.empty(scratch_bytes(operator, *sizes, {}), np.uint8), 0)
+    outputs = [guarded.array for guarded in written]
+    assert COMPILED_BITMAP[operator]([g.array for g in read], outputs, {}, scratch.array)
+    for guarded in (*read, *written, scratch):
+        guarded.check()
+    for guarded, array in zip(read, inputs, strict=True):
+        assert guarded.array.tobytes() == array.tobytes()
+    return outputs
+
+
+def check(x: Array, dy: Array, spare: int) -> None:
+    """All three kernels on one tensor, the values `spare` longer than they have to be."""
+    capacity = np.count_nonzero(x.view(np.uint32)) + 1 + spare
+    bits, values = DOMAIN_KERNELS["BitmapPack"](x, capacity=capacity)
+    packed = compiled("BitmapPack", [x], [bits, values])
+    assert [a.tobytes() for a in packed] == [bits.tobytes(), values.tobytes()]
+    (unpacked,) = compiled("BitmapUnpack", [bits, values], [x])
+    assert unpacked.tobytes() == x.tobytes()
+    twin = DOMAIN_KERNELS["BitmapReluGrad"](dy, bits, values, shape=list(x.shape[1:]))
+    (dx,) = compiled("BitmapReluGrad", [dy, bits, values], [dy])
+    assert dx.tobytes() == twin.tobytes()
+
+
+@settings(max_examples=80, deadline=None)
+@given(shapes, st.sampled_from([0, 0.02, 0.5, 0.98, 1]), st.integers(0, 99), KERNELS)
+def test_agrees_with_numpy(shape: tuple[int, ...], density: float, seed: int, kernels: str) -> None:
+    dy = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    with settings_of(kernels=kernels, threads=2):
+        check(sparse(shape, density, seed), dy, spare=seed % 3)
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("kernels", ["portable", "avx2"])
+def test_blocks_on_any_number_of_threads(
+    shape: tuple[int, ...], threads: int, kernels: str
+) -> None:
+    dy = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    with settings_of(kernels=kernels, threads=threads):
+        for density in (0.01, 0.6):
+            check(sparse(shape, density, 1), dy, spare=0)
+
+
+def test_a_tensor_that_is_too_dense_gets_an_array_of_its_own() -> None:
+    x = sparse((4, 100), 0.5, 3)
+    bits, values = DOMAIN_KERNELS["BitmapPack"](x, capacity=1)
+    planned = np.full(7, 5, np.float32)
+    outputs = [np.empty_like(bits), planned]
+    scratch = np.empty(scratch_bytes("BitmapPack", [x.shape], [], {}), np.uint8)
+    assert COMPILED_BITMAP["BitmapPack"]([x], outputs, {}, scratch)
+    assert outputs[1] is not planned
+    assert (planned == 5).all()
+    assert [a.tobytes() for a in outputs] == [bits.tobytes(), values.tobytes()]
+
+
+def test_the_gradient_may_overwrite_dy() -> None:
+    x, dy = sparse((3, 50), 0.5, 1), sparse((3, 50), 1, 2)
+    packed = DOMAIN_KERNELS["BitmapPack"](x, capacity=math.prod(x.shape) + 1)
+    expected = DOMAIN_KERNELS["BitmapReluGrad"](dy, *packed, shape=[50])
+    scratch = np.empty(scratch_bytes("BitmapReluGrad", [x.shape], [], {}), np.uint8)
+    assert COMPILED_BITMAP["BitmapReluGrad"]([dy, *packed], [dy], {}, scratch)
+    assert dy.tobytes() == expected.tobytes()
