@@ -49,17 +49,15 @@ static void copy_band(const bnn_real_cores *cores, bnn_floats x, i64 first, cons
             i64 low = left < 0 ? bnn_min(p->pitch, bnn_ceil_div(-left, p->step_x)) : 0;
             i64 high = left < p->width ? (p->width - 1 - left) / p->step_x + 1 : 0;
             high = bnn_clamp(high, low, p->pitch);
-            for (i64 r = 0; r < used; r++, to += p->pitch) {
-                i64 y = p->low_y + phase_y + (row + r) * p->step_y;
-                int inside = y >= 0 && y < p->height && high > low;
-                i64 from = inside ? low : p->pitch;
-                for (i64 i = 0; i < from; i++) to[i] = 0;
-                if (!inside) continue;
-                bnn_stretch stretch = {low, high - low,
-                                       first + y * p->width + left + low * p->step_x};
-                cores->take(x, 0, 1, p->step_x, &stretch, 1, 0, to, 0);
-                for (i64 i = high; i < p->pitch; i++) to[i] = 0;
-            }
+            i64 top = p->low_y + phase_y + row * p->step_y;
+            i64 begin = bnn_min(used, bnn_ceil_div(bnn_max(-top, 0), p->step_y));
+            i64 end = bnn_clamp(bnn_ceil_div(p->height - top, p->step_y), begin, used);
+            size_t row_bytes = (size_t)p->pitch * sizeof(float);
+            memset(to, 0, (size_t)begin * row_bytes);
+            cores->pad(x, first + (top + begin * p->step_y) * p->width + left,
+                       p->step_y * p->width, end - begin, p->step_x, low, high, p->pitch,
+                       to + begin * p->pitch);
+            memset(to + end * p->pitch, 0, (size_t)(used - end) * row_bytes);
         }
     }
 }
@@ -245,12 +243,8 @@ static void add_plane(const depthwise *d, const grid *p, i64 n, i64 m, workspace
     for (i64 row = 0; row < p->rows; row += p->band_rows) {
         i64 n_rows = bnn_min(p->band_rows, p->rows - row);
         copy_band(d->cores, d->x, x_plane, p, row, n_rows, w.x);
-        for (i64 r = 0; r < n_rows; r++) { /* no position between two rows counts */
-            bnn_stretch stretch = {0, p->cols, (dy_plane + row + r) * g->wo};
-            float *to = w.y + r * p->pitch;
-            d->cores->take(d->dy, 0, 1, 1, &stretch, 1, 0, to, 0);
-            for (i64 i = p->cols; i < p->pitch; i++) to[i] = 0;
-        }
+        /* No position between two rows counts. */
+        d->cores->pad(d->dy, (dy_plane + row) * g->wo, g->wo, n_rows, 1, 0, p->cols, p->pitch, w.y);
         d->cores->dot(w.x, w.offsets, g->kh * g->kw, w.y, (n_rows - 1) * p->pitch + p->cols,
                       w.sums);
     }

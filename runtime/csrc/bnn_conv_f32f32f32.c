@@ -42,14 +42,6 @@ typedef struct {
 
 enum { CHUNK = 1 << 21 }; /* multiplications that are worth handing out */
 
-/* A pointwise product without a stride sees planes, not rows. */
-static void flatten(gather *d) {
-    if (d->n_taps != 1 || d->taps->y || d->taps->x || d->step_y != 1 || d->step_x != 1) return;
-    if (d->rows != d->height || d->cols != d->width || d->y_col != 1 || d->y_row != d->cols) return;
-    d->cols = d->width = d->y_row = d->rows * d->cols;
-    d->rows = d->height = 1;
-}
-
 /* Add lanes that follow the last stretch both in the panel and in memory to it. */
 static i64 append(bnn_stretch *out, i64 n, bnn_stretch next, i64 step) {
     if (n > 0) {
@@ -151,7 +143,6 @@ static void add_tiles(void *context, i64 begin, i64 end, int thread) {
 }
 
 static void run(gather *d) {
-    flatten(d);
     i64 n_panels = bnn_ceil_div(d->n * d->rows * d->cols, PANEL);
     i64 n_blocks = bnn_ceil_div(d->n_rows, d->block_rows);
     i64 products = PANEL * bnn_min(d->block_rows, d->n_rows) * (d->channels * d->n_taps + 1);

@@ -3,7 +3,8 @@
    Lanes are filters, rows are pairs of channel and tap, terms are output positions. For a band of
    positions dy is turned, so that the filters lie side by side, and x is copied with its padding:
    then the positions of a row of the band are a fixed step apart for every pair of channel and tap,
-   and are read where they lie.
+   and are read where they lie. A kernel of one row or column reads no more of x than the strides
+   step on, and no more is copied.
 
    A unit of work is a block of channels and filters, over the whole batch. Where there are few
    of them, the batch is cut into as many parts as the shapes ask for (not the number of threads),
@@ -17,7 +18,9 @@ typedef struct {
     float *dw;
     i64 n_parts, n_bands;
     i64 lanes, n_lane_blocks, n_channel_blocks; /* of a group */
-    i64 in_rows, pitch;                         /* of the copy of a band of x */
+    i64 step_y, step_x;     /* between the rows and columns of x that are copied */
+    i64 stride_y, stride_x; /* between those of the copy that neighbouring positions read */
+    i64 in_rows, pitch;     /* of the copy of a band */
     float *sums;                                /* (parts, units, rows, 48); NULL for one part */
     bnn_scratch *per_thread;
 } gradient;
@@ -46,33 +49,26 @@ static block block_at(const gradient *d, i64 unit) {
     return k;
 }
 
-/* The columns of a row of x that a band meets, and zeros for those in the padding. */
-static void copy_row(const gradient *d, i64 first, i64 col, float *out) {
-    const bnn_conv *g = d->g;
-    i64 low = bnn_clamp(-col, 0, d->pitch), high = bnn_clamp(g->w - col, low, d->pitch);
-    bnn_stretch stretch = {low, high - low, first + col + low};
-    for (i64 i = 0; i < low; i++) out[i] = 0;
-    d->cores->take(d->x, 0, 1, 1, &stretch, high > low, 0, out, 0);
-    for (i64 i = high; i < d->pitch; i++) out[i] = 0;
-}
-
 /* x (channels, samples, in_rows, pitch). */
 static void copy_band(const gradient *d, bnn_band b, block k, float *out) {
     const bnn_conv *g = d->g;
     i64 top = b.row * g->sh - g->pt, left = b.col * g->sw - g->pl;
-    i64 n_rows = (b.rows - 1) * g->sh + (g->kh - 1) * g->dh + 1;
+    i64 n_rows = (b.rows - 1) * d->stride_y + (g->kh - 1) * g->dh + 1;
+    /* The rows and columns of the copy that lie inside x. */
+    i64 first = bnn_min(n_rows, bnn_ceil_div(bnn_max(-top, 0), d->step_y));
+    i64 last = bnn_clamp(bnn_ceil_div(g->h - top, d->step_y), first, n_rows);
+    i64 low = bnn_min(d->pitch, bnn_ceil_div(bnn_max(-left, 0), d->step_x));
+    i64 high = bnn_clamp(bnn_ceil_div(g->w - left, d->step_x), low, d->pitch);
+    size_t row_bytes = (size_t)d->pitch * sizeof(float);
     for (i64 c = 0; c < k.n_channels; c++) {
         i64 channel = k.group * (g->c / g->group) + k.channel + c;
         for (i64 s = 0; s < b.samples; s++) {
             float *plane = out + (c * g->samples + s) * d->in_rows * d->pitch;
-            i64 first = ((b.sample + s) * g->c + channel) * g->h * g->w;
-            for (i64 r = 0; r < n_rows; r++, plane += d->pitch) {
-                i64 y = top + r;
-                if (y < 0 || y >= g->h)
-                    memset(plane, 0, (size_t)d->pitch * sizeof(float));
-                else
-                    copy_row(d, first + y * g->w, left, plane);
-            }
+            i64 y = ((b.sample + s) * g->c + channel) * g->h + top + first * d->step_y;
+            memset(plane, 0, (size_t)first * row_bytes);
+            d->cores->pad(d->x, y * g->w + left, d->step_y * g->w, last - first, d->step_x, low,
+                          high, d->pitch, plane + first * d->pitch);
+            memset(plane + last * d->pitch, 0, (size_t)(n_rows - last) * row_bytes);
         }
     }
 }
@@ -99,8 +95,8 @@ static void add_band(const gradient *d, bnn_band b, block k, workspace w, float 
     const bnn_conv *g = d->g;
     copy_band(d, b, k, w.x);
     turn_band(d, b, k, w.dy);
-    bnn_strips strips = {.start = w.x, .offsets = w.offsets, .step = g->sw, .n_terms = b.cols,
-                         .run = g->sh * d->pitch, .n_runs = b.rows,
+    bnn_strips strips = {.start = w.x, .offsets = w.offsets, .step = d->stride_x, .n_terms = b.cols,
+                         .run = d->stride_y * d->pitch, .n_runs = b.rows,
                          .group = d->in_rows * d->pitch, .n_groups = b.samples};
     d->cores->multiply(&strips, k.n_channels * g->kh * g->kw, w.dy, k.n_filters, tile, add);
 }
@@ -179,9 +175,11 @@ BNN_EXPORT int bnn_conv_weight_grad_f32f32f32(const bnn_conv *g, const void *x, 
                   .n_bands = bnn_n_bands(g),
                   .lanes = bnn_round_up(bnn_ceil_div(filters, n_lane_blocks), 16),
                   .n_channel_blocks = bnn_ceil_div(g->c / g->group, g->channels),
-                  .in_rows = (g->rows - 1) * g->sh + (g->kh - 1) * g->dh + 1,
-                  .pitch = (g->cols - 1) * g->sw + (g->kw - 1) * g->dw + 1,
+                  .step_y = g->kh == 1 ? g->sh : 1, .stride_y = g->kh == 1 ? 1 : g->sh,
+                  .step_x = g->kw == 1 ? g->sw : 1, .stride_x = g->kw == 1 ? 1 : g->sw,
                   .per_thread = per_thread};
+    d.in_rows = (g->rows - 1) * d.stride_y + (g->kh - 1) * g->dh + 1;
+    d.pitch = (g->cols - 1) * d.stride_x + (g->kw - 1) * g->dw + 1;
     d.n_lane_blocks = bnn_ceil_div(filters, d.lanes);
     i64 tile = floats_bytes(tile_rows(g) * PANEL);
     if (n_parts > 1) {

@@ -42,6 +42,9 @@ typedef struct {
        the other lanes of a panel become 0 if `clear`. */
     void (*take)(bnn_floats x, i64 plane, i64 n, i64 step, const bnn_stretch *stretches,
                  i64 n_stretches, int clear, float *out, i64 pitch);
+    /* out[r * pitch + i] = x[first + r * row + i * step] for low <= i < high, else 0, i < pitch. */
+    void (*pad)(bnn_floats x, i64 first, i64 row, i64 n_rows, i64 step, i64 low, i64 high,
+                i64 pitch, float *out);
     /* y[i * plane + offset + step * ...] = tile[i][lane] + bias[i]; no bias is 0. */
     void (*emit)(const float *tile, i64 n, const float *bias, const bnn_stretch *stretches,
                  i64 n_stretches, void *y, int is_half, i64 plane, i64 step);

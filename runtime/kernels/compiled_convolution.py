@@ -179,6 +179,8 @@ def _geometry(x: Shape, w: Shape, y: Shape, attributes: Attributes) -> Convoluti
         result=y[2:],
     )
     axes = [(1, 1, 1, 1, 0, 1)] * (2 - len(window.kernel)) + _axes(window)
+    if window.is_pointwise:  # then a plane is one row
+        axes = [(1, 1, 1, 1, 0, 1), (math.prod(x[2:]), 1, math.prod(x[2:]), 1, 0, 1)]
     (h, kh, ho, sh, pt, dh), (width, kw, wo, sw, pl, dw) = axes
     group = int(cast(int, attributes.get("group", 1)))
     return Convolution(
@@ -225,8 +227,8 @@ def _gather_share(g: Convolution, n_channels: int, n_rows: int) -> list[int]:
 
 def _weight_grad(g: Convolution) -> _Cut:
     banded = g.banded(GRADIENT_POSITIONS, GRADIENT_POSITIONS)
-    rows = (banded.rows - 1) * g.sh + (g.kh - 1) * g.dh + 1
-    cols = (banded.cols - 1) * g.sw + (g.kw - 1) * g.dw + 1
+    rows = (banded.rows - 1) * (g.sh if g.kh > 1 else 1) + (g.kh - 1) * g.dh + 1
+    cols = (banded.cols - 1) * (g.sw if g.kw > 1 else 1) + (g.kw - 1) * g.dw + 1
     plane = banded.samples * rows * cols
     at_most = max(1, min(GRADIENT_ROWS // g.taps, COPIED_FLOATS // plane))
     n_blocks = math.ceil(g.group_channels / at_most)
