@@ -53,6 +53,7 @@ from bnnopt.training_step import PERSISTENT, Role, TrainingStep, role
 Progress = Callable[[str], None]
 LOSS_NAMES = (*LOSSES, "none")
 SIGN_ZEROS = ("+1", "keep")
+FLOAT16_MAX = 65504.0
 N_SEEDS = 1 << 32  # of the hash behind dropout
 
 
@@ -208,8 +209,19 @@ def optimize(
         notes=forward.notes,
     )
     about = _about(built, training, report, chosen)
-    weights = {name: forward.weights[name].astype(about.dtypes[name]) for name in about.weights}
+    weights = {n: _stored(n, forward.weights[n], about.dtypes[n]) for n in about.weights}
     return Optimized(report, training, evaluation, reference, about, weights)
+
+
+def _stored(name: str, weight: NDArray[np.float32], kind: str) -> NDArray[np.generic]:
+    """A weight as the step stores it."""
+    largest = float(np.max(np.abs(weight), initial=0))
+    if kind == "float16" and math.isfinite(largest) and largest > FLOAT16_MAX:
+        raise UsageError(
+            f"weight {name!r} reaches {largest:g}, expected at most {FLOAT16_MAX:g}, the largest "
+            "of float16; --disable float16-state"
+        )
+    return weight.astype(kind)
 
 
 @dataclass(frozen=True)

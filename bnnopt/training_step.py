@@ -13,7 +13,7 @@ The order of the nodes in the graph is the order of execution.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 
 import onnx_ir as ir
@@ -105,6 +105,16 @@ def mark_update(output: ir.Value, target: ir.Value) -> ir.Value:
     assert target.name is not None
     output.metadata_props["updates"] = target.name
     return output
+
+
+def step_input(graph: ir.Graph, unique: Callable[[str], str]) -> ir.Value:
+    """The graph's step counter, added where there is none yet; `unique` makes a name unique."""
+    for value in graph.inputs:
+        if role(value) is Role.STEP:
+            return value
+    value = ir.val(unique("step"), dtype=ir.DataType.INT64, shape=())
+    graph.inputs.append(set_role(value, Role.STEP))
+    return value
 
 
 def store_as(value: ir.Value, element: ir.DataType) -> None:

@@ -13,6 +13,7 @@ from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
 from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
 from bnnopt.passes.bitmap import Bitmap
 from bnnopt.passes.drop_adam_second_moment import DropAdamSecondMoment
+from bnnopt.passes.float16_state import Float16State
 from bnnopt.passes.fuse_batch_norm_signs import FuseBatchNormSigns
 from bnnopt.passes.immediate_update import ImmediateUpdate
 from bnnopt.passes.in_place import InPlace
@@ -43,6 +44,7 @@ PASSES: tuple[Pass, ...] = (
     PackedProducts(),
     FuseBatchNormSigns(),
     BinaryOutputInt16(),
+    Float16State(),  # when it is known which products read bits
     ImmediateUpdate(),
     StreamGradients(),
     InPlace(),

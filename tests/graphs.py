@@ -212,9 +212,9 @@ def feeds_of(
 def initial(step: TrainingStep, weights: Mapping[str, Array]) -> Arrays:
     roles = (Role.PARAMETER, Role.FROZEN, Role.STATISTIC, Role.STATE)
     return {
-        str(v.name): np.array(weights[str(v.name)])
+        str(v.name): np.array(weights[str(v.name)], dtype(v).numpy())
         if v.name in weights
-        else np.zeros(dims(v), np.float32)
+        else np.zeros(dims(v), dtype(v).numpy())
         for v in step.inputs(*roles)
     }
 

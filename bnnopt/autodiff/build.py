@@ -12,12 +12,20 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from bnnopt.autodiff.backward import differentiate
 from bnnopt.autodiff.imported import import_backward
 from bnnopt.autodiff.losses import add_loss
-from bnnopt.autodiff.optimizers import Optimizer, Updater, step_input
+from bnnopt.autodiff.optimizers import Optimizer, Updater
 from bnnopt.autodiff.selection import Selection
 from bnnopt.errors import ModelError
 from bnnopt.frontend import EXPORT_COMMAND, ForwardGraph, TrainingArtifacts, setting
 from bnnopt.ops import DOMAIN, DOMAIN_VERSION, Emitter, functions_for
-from bnnopt.training_step import PERSISTENT, Role, TrainingStep, mark_update, role, set_role
+from bnnopt.training_step import (
+    PERSISTENT,
+    Role,
+    TrainingStep,
+    mark_update,
+    role,
+    set_role,
+    step_input,
+)
 
 IR_VERSION = 10  # the first with metadata on nodes and values
 
@@ -231,7 +239,7 @@ def _train_batch_norm(
 
 def _train_dropout(emit: Emitter, graph: ir.Graph, node: ir.Node, seed: int) -> None:
     ratio = setting(node, 1, 0.5)
-    step = step_input(graph, emit)
+    step = step_input(graph, emit.unique)
     emit(
         "Dropout",
         *(node.inputs[0], step),

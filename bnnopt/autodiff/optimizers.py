@@ -10,7 +10,7 @@ import onnx_ir as ir
 from bnnopt.errors import ModelError
 from bnnopt.frontend import OptimizerModel
 from bnnopt.ops import Emitter, dims, dtype
-from bnnopt.training_step import Role, mark_update, set_role
+from bnnopt.training_step import Role, mark_update, set_role, step_input
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,9 @@ class Updater:
     def __post_init__(self) -> None:
         self.emit = Emitter(self.graph, "update")
         self._rate = self._input("learning_rate", Role.RATE, ir.DataType.FLOAT, ())
-        self._step = step_input(self.graph, self.emit) if self.optimizer.counts_steps else None
+        self._step = (
+            step_input(self.graph, self.emit.unique) if self.optimizer.counts_steps else None
+        )
 
     def update(self, parameter: ir.Value, gradient: ir.Value) -> None:
         """Append the step of one parameter, its state and its outputs."""
@@ -165,13 +167,3 @@ class Updater:
         value = ir.val(self.emit.unique(name), dtype=element, shape=shape)
         self.graph.inputs.append(set_role(value, kind))
         return value
-
-
-def step_input(graph: ir.Graph, emit: Emitter) -> ir.Value:
-    """The graph's step counter, added where there is none yet."""
-    for value in graph.inputs:
-        if value.metadata_props.get("role") == Role.STEP:
-            return value
-    value = ir.val(emit.unique("step"), dtype=ir.DataType.INT64, shape=())
-    graph.inputs.append(set_role(value, Role.STEP))
-    return value

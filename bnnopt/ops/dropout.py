@@ -1,4 +1,4 @@
-"""Dropout with a counter-based random stream, so that every backend draws the same mask."""
+"""A counter-based random stream, so that every backend draws the same; dropout by it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ def _forward(node: ir.Node) -> list[TypedDims]:
     return [(dtype(x), dims(x)), (ir.DataType.BOOL, dims(x))]
 
 
-DROPOUT = Operator(
-    summary="""y = x times (scale where mask, else 0); mask is true with probability 1 - ratio.
+def _bits(node: ir.Node) -> list[TypedDims]:
+    return [(ir.DataType.INT64, dims(node.inputs[0]))]
 
-    x, y: any shape, float; mask: bool; step: int64 scalar. Element i of step t draws
-    hash(i + t * 0x9E3779B1 + seed) in [0, 2^32) and is kept where that is at least `threshold` =
-    ratio * 2^32; `scale` = 1 / (1 - ratio). No state, no order: a resumed run draws the same.
+
+RANDOM_BITS = Operator(
+    summary="""bits = hash(i + step * 0x9E3779B1 + seed) for element i of x: uniform in [0, 2^32).
+
+    x: any shape and dtype, of which only the shape is read. step: int64 scalar. bits: int64, the
+    shape of x. No state, no order: a resumed run draws the same.
     Source of the hash: C. Wellons, "Prospecting for Hash Functions", lowbias32; its multipliers are
     written as signed numbers of 32 bits, so that no product leaves int64.
     """,
-    signature="Dropout <threshold, scale, seed> (x, step) => (y, mask)",
+    signature="RandomBits <seed> (x, step) => (bits)",
     body="""
         low32 = Constant <value_int = 4294967295> ()
         one = Constant <value_int = 1> ()
@@ -49,10 +52,23 @@ DROPOUT = Operator(
         h4 = BitwiseAnd (h3_wide, low32)
         h4_high = Div (h4, shift16)
         h5 = BitwiseXor (h4, h4_high)
-        threshold_value = Constant <value_int: int = @threshold> ()
-        kept = GreaterOrEqual (h5, threshold_value)
         x_shape = Shape (x)
-        mask = Reshape (kept, x_shape)
+        bits = Reshape (h5, x_shape)
+    """,
+    type_rule=_bits,
+)
+
+DROPOUT = Operator(
+    summary="""y = x times (scale where mask, else 0); mask is true with probability 1 - ratio.
+
+    x, y: any shape, float; mask: bool; step: int64 scalar. An element is kept where its RandomBits
+    are at least `threshold` = ratio * 2^32; `scale` = 1 / (1 - ratio).
+    """,
+    signature="Dropout <threshold, scale, seed> (x, step) => (y, mask)",
+    body="""
+        bits = bnnopt.RandomBits <seed: int = @seed> (x, step)
+        threshold_value = Constant <value_int: int = @threshold> ()
+        mask = GreaterOrEqual (bits, threshold_value)
         scale_value = Constant <value_float: float = @scale> ()
         scale_like = CastLike (scale_value, x)
         kept_like = CastLike (mask, x)
@@ -63,4 +79,4 @@ DROPOUT = Operator(
     in_place={0: 0},
 )
 
-OPERATORS = (DROPOUT,)
+OPERATORS = (RANDOM_BITS, DROPOUT)

@@ -1,8 +1,9 @@
 /* Optimiser steps, with the numpy kernels' operations in their order: equal to the last bit.
 
    A step works on blocks of float32. The gradient of a block is there, or is made of its sign bits
-   and the weights: dw = +-scale, 0 where |w| > limit. The outputs may be the buffers of w, m and v. */
-#include "bnn_variants.h"
+   and the weights: dw = +-scale, 0 where |w| > limit. Weights and state are float32, or float16 and
+   widened and rounded block by block. The outputs may be the buffers of w, m and v. */
+#include "bnn_half.h"
 
 #include <math.h>
 
@@ -16,10 +17,13 @@ struct rates {
 struct step {
     enum rule rule;
     struct rates rates;
-    const float *w, *dw, *m, *v;
+    const void *w, *m, *v; /* float, or bnn_half if `half` */
+    const float *dw;
     const uint8_t *bits; /* instead of dw: rows of row_bytes, as bnn_pack.c lays them out */
-    float *next_w, *next_m, *next_v;
+    void *next_w, *next_m, *next_v;
     i64 row, row_bytes, piece, pieces; /* elements and bytes a row, elements and number of pieces */
+    int half, stochastic;
+    uint32_t stream; /* where the counter of the random bits begins */
 };
 
 BNN_INLINE void sgd_step(const struct rates *rates, const float *w, const float *dw, float *next_w,
@@ -70,29 +74,112 @@ BNN_INLINE void adam_step(const struct rates *rates, const float *w, const float
 /* dw of the weights w, from bit 0 of `bits` on. Times 0 or 1, as in the operator's body. */
 BNN_INLINE void sign_grad(const struct rates *r, const uint8_t *bits, const float *w, float *dw,
                           i64 n) {
-    const float scale = r->scale, limit = r->limit;
+    const v8i places = {1, 2, 4, 8, 16, 32, 64, 128};
+    const v8f zero = {0}, one = zero + 1.0f, scale = zero + r->scale, limit = zero + r->limit;
     i64 i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (i64 j = 0; j < 8; j++) {
-            float sign = (bits[i / 8] & (1 << j)) ? scale : -scale;
-            dw[i + j] = sign * (float)(fabsf(w[i + j]) <= limit);
-        }
-    for (; i < n; i++) {
-        float sign = (bits[i / 8] & (1 << i % 8)) ? scale : -scale;
-        dw[i] = sign * (float)(fabsf(w[i]) <= limit);
+    for (; i + 8 <= n; i += 8) {
+        v8f weight;
+        memcpy(&weight, w + i, sizeof weight);
+        v8i is_minus = ((places & bits[i / 8]) == 0) & INT32_MIN;
+        v8i is_inside = ((v8f)((v8i)weight & INT32_MAX) <= limit) & (v8i)one;
+        v8f slope = (v8f)((v8i)scale ^ is_minus) * (v8f)is_inside;
+        memcpy(dw + i, &slope, sizeof slope);
     }
+    for (; i < n; i++) {
+        float sign = (bits[i / 8] & (1 << i % 8)) ? r->scale : -r->scale;
+        dw[i] = sign * (float)(fabsf(w[i]) <= r->limit);
+    }
+}
+
+/* A block in float32: where its inputs are and its outputs go. */
+struct block {
+    const float *w, *dw, *m, *v;
+    float *next_w, *next_m, *next_v;
+};
+
+BNN_INLINE void run_rule(const struct step *s, const struct block *b, i64 n) {
+    const struct rates *r = &s->rates;
+    if (s->rule == SGD) sgd_step(r, b->w, b->dw, b->next_w, n);
+    if (s->rule == MOMENTUM) momentum_step(r, b->w, b->dw, b->m, b->next_w, b->next_m, n);
+    if (s->rule == FIRST_MOMENT) first_moment_step(r, b->w, b->dw, b->m, b->next_w, b->next_m, n);
+    if (s->rule == ADAM)
+        adam_step(r, b->w, b->dw, b->m, b->v, b->next_w, b->next_m, b->next_v, n);
 }
 
 BNN_INLINE void block_step(const struct step *s, i64 at, const uint8_t *bits, i64 n) {
     float made[BLOCK];
-    const float *w = s->w + at, *m = s->m + at, *dw = bits ? made : s->dw + at;
-    float *next_w = s->next_w + at, *next_m = s->next_m + at;
+    struct block b = {.w = (const float *)s->w + at, .dw = s->dw + at,
+                      .m = (const float *)s->m + at, .v = (const float *)s->v + at,
+                      .next_w = (float *)s->next_w + at, .next_m = (float *)s->next_m + at,
+                      .next_v = (float *)s->next_v + at};
+    if (bits) {
+        sign_grad(&s->rates, bits, b.w, made, n);
+        b.dw = made;
+    }
+    run_rule(s, &b, n);
+}
+
+/* lowbias32 of i + stream; the upper 13 bits. */
+BNN_INLINE uint32_t random13(uint32_t i) {
+    i ^= i >> 16;
+    i *= 0x7feb352du;
+    i ^= i >> 15;
+    i *= 0x846ca68bu;
+    i ^= i >> 16;
+    return i >> 19;
+}
+
+enum { HALF_GAP = 10 << 23, LEAST_GAP = (127 - 24) << 23, HIGHEST_BITS = 0x477fe000 };
+static const float HIGHEST = 65504.0f, STATE_SCALE = 1024.0f;
+
+/* x as a float that is a half: up or down by chance, as RoundToHalf says. In integers where a choice
+   between floats would keep the loop from being vectorised. */
+BNN_INLINE float chance_half(float x, uint32_t drawn) {
+    const int32_t all = (int32_t)(bnn_bits_of_float(x) & 0x7fffffff);
+    const int32_t fitting = all < HIGHEST_BITS ? all : HIGHEST_BITS;
+    const int32_t exponent = (fitting & 0x7f800000) - HALF_GAP;
+    const int32_t gap_bits = exponent > LEAST_GAP ? exponent : LEAST_GAP;
+    const float magnitude = bnn_float_of_bits((uint32_t)fitting);
+    const float gap = bnn_float_of_bits((uint32_t)gap_bits);
+    const float place = magnitude * bnn_float_of_bits((254u << 23) - (uint32_t)gap_bits);
+    const int32_t below = (int32_t)place;
+    const int32_t rest = (int32_t)((place - (float)below) * 8192.0f);
+    const float rounded = (float)(below + ((rest + (int32_t)drawn) >> 13)) * gap;
+    const uint32_t sign = bnn_bits_of_float(x) & 0x80000000;
+    const uint32_t quiet_nan = all > 0x7f800000 ? 0x7fc00000 : 0;
+    return bnn_float_of_bits(bnn_bits_of_float(rounded) | sign | quiet_nan);
+}
+
+BNN_INLINE void store_nearest(float *x, void *y, i64 n) {
+    for (i64 i = 0; i < n; i++) {
+        float low = x[i] < -HIGHEST ? -HIGHEST : x[i];
+        x[i] = low > HIGHEST ? HIGHEST : low;
+    }
+    bnn_encode_halves(x, y, n);
+}
+
+BNN_INLINE void store_by_chance(float *x, void *y, uint32_t counter, i64 n) {
+    for (i64 i = 0; i < n; i++) x[i] = chance_half(x[i], random13(counter + (uint32_t)i));
+    bnn_encode_halves(x, y, n);
+}
+
+BNN_INLINE void half_block_step(const struct step *s, i64 at, const uint8_t *bits, i64 n) {
+    float w[BLOCK], m[BLOCK], v[BLOCK], made[BLOCK];
+    struct block b = {w, bits ? made : s->dw + at, m, v, w, m, v};
+    const uint32_t counter = s->stream + (uint32_t)at;
+    bnn_decode_halves((const bnn_half *)s->w + at, w, n);
+    if (s->m) bnn_decode_halves((const bnn_half *)s->m + at, m, n);
+    if (s->v) bnn_decode_halves((const bnn_half *)s->v + at, v, n);
+    for (i64 i = 0; s->m && i < n; i++) m[i] *= 1 / STATE_SCALE;
+    for (i64 i = 0; s->v && i < n; i++) v[i] = v[i] * (1 / STATE_SCALE) * (v[i] * (1 / STATE_SCALE));
     if (bits) sign_grad(&s->rates, bits, w, made, n);
-    if (s->rule == SGD) sgd_step(&s->rates, w, dw, next_w, n);
-    if (s->rule == MOMENTUM) momentum_step(&s->rates, w, dw, m, next_w, next_m, n);
-    if (s->rule == FIRST_MOMENT) first_moment_step(&s->rates, w, dw, m, next_w, next_m, n);
-    if (s->rule == ADAM)
-        adam_step(&s->rates, w, dw, m, s->v + at, next_w, next_m, s->next_v + at, n);
+    run_rule(s, &b, n);
+    for (i64 i = 0; s->m && i < n; i++) m[i] *= STATE_SCALE;
+    for (i64 i = 0; s->v && i < n; i++) v[i] = sqrtf(v[i]) * STATE_SCALE;
+    if (s->stochastic) store_by_chance(w, (bnn_half *)s->next_w + at, counter, n);
+    else store_nearest(w, (bnn_half *)s->next_w + at, n);
+    if (s->m) store_nearest(m, (bnn_half *)s->next_m + at, n);
+    if (s->v) store_by_chance(v, (bnn_half *)s->next_v + at, counter, n);
 }
 
 BNN_INLINE void step_pieces(void *context, i64 begin, i64 end) {
@@ -102,23 +189,28 @@ BNN_INLINE void step_pieces(void *context, i64 begin, i64 end) {
         i64 n = bnn_min(s->piece, s->row - start);
         for (i64 j = 0; j < n; j += BLOCK) {
             const uint8_t *bits = s->bits + row * s->row_bytes + (start + j) / 8;
-            block_step(s, row * s->row + start + j, s->bits ? bits : NULL, bnn_min(BLOCK, n - j));
+            i64 at = row * s->row + start + j, length = bnn_min(BLOCK, n - j);
+            if (s->half) half_block_step(s, at, s->bits ? bits : NULL, length);
+            else block_step(s, at, s->bits ? bits : NULL, length);
         }
     }
 }
 
 BNN_BOTH(step_pieces)
 
-/* w, m, v and the outputs: rows x row floats; m and v may be NULL where the rule has none. Either
-   dw, of the same shape, or bits: rows x ceil(row / 8) bytes. `numbers` are those of struct rates:
-   rate, beta1, 1 - beta1, beta2, 1 - beta2, 1 - beta2^step, epsilon, scale, limit. The rate of Adam
-   is lr / (1 - beta1^step); that of the first moment is that over (root + epsilon). */
-BNN_EXPORT void bnn_optimizer_step_f32(i64 rule, const float *w, const float *dw,
-                                       const uint8_t *bits, const float *m, const float *v,
-                                       float *next_w, float *next_m, float *next_v, i64 rows,
-                                       i64 row, const float *numbers) {
+/* w, m, v and the outputs: rows x row floats, or halves if `half`; m and v may be NULL where the rule
+   has none. In half precision m is STATE_SCALE times the momentum, v STATE_SCALE times the root of
+   the second moment. Either dw, rows x row floats, or bits: rows x ceil(row / 8) bytes. `numbers` are
+   those of struct rates: rate, beta1, 1 - beta1, beta2, 1 - beta2, 1 - beta2^step, epsilon, scale,
+   limit. The rate of Adam is lr / (1 - beta1^step); that of the first moment is that over
+   (root + epsilon). */
+BNN_EXPORT void bnn_optimizer_step(i64 rule, const void *w, const float *dw, const uint8_t *bits,
+                                   const void *m, const void *v, void *next_w, void *next_m,
+                                   void *next_v, i64 rows, i64 row, const float *numbers, i64 half,
+                                   i64 stochastic, i64 stream) {
     struct step s = {.rule = (enum rule)rule, .w = w, .dw = dw, .m = m, .v = v, .bits = bits,
-                     .next_w = next_w, .next_m = next_m, .next_v = next_v, .row = row};
+                     .next_w = next_w, .next_m = next_m, .next_v = next_v, .row = row,
+                     .half = (int)half, .stochastic = (int)stochastic, .stream = (uint32_t)stream};
     memcpy(&s.rates, numbers, sizeof s.rates);
     if (!bits || row % 8 == 0) { /* no spare bits: one long row */
         s.row *= rows;

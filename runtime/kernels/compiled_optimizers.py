@@ -5,19 +5,24 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import (
+    FLOAT16,
+    FLOAT32,
     Arrays,
     Attributes,
     CompiledKernel,
     call,
     covered,
+    integer,
     number,
     scalar,
 )
+from bnnopt.runtime.kernels.dropout import stream_start
 from bnnopt.runtime.kernels.optimizers import adamw_correction
 
 Rates = Callable[[float, int, Attributes], list[float]]
@@ -68,53 +73,63 @@ _COUNTS_STEPS = ("AdamStep", "FirstMomentStep", "AdamWStep")
 @np.errstate(all="ignore")
 def _step(
     inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, rule: str,
-    of_signs: bool,
+    half: bool, of_signs: bool,
 ) -> bool:  # fmt: skip
     """The step of `rule`; each output may be the input that it replaces."""
     w, gradient, *states = inputs
-    count = states.pop() if rule in _COUNTS_STEPS else None
+    count = states.pop() if half or rule in _COUNTS_STEPS else np.array(0)
     lr = states.pop()
-    floats = [w, *states, *outputs] if of_signs else [w, gradient, *states, *outputs]
-    if not _same_size(*floats) or not _is_scalar(lr) or (of_signs and not _has_rows(w, gradient)):
-        return False
-    if rule in _COUNTS_STEPS and (count is None or count.size != 1):
+    stored = FLOAT16 if half else FLOAT32
+    fits = _same_size(w, *states, *outputs, dtype=stored) and _is_scalar(lr)
+    if not fits or count is None or count.size != 1:
         return False
     assert w is not None
     assert lr is not None
-    number_of_step = 0 if count is None else int(count.reshape(-1)[0])
-    numbers = _RATES[rule](scalar(lr), number_of_step, attributes)
+    if not (_has_rows(w, gradient) if of_signs else _is_like(w, gradient)):
+        return False
+    numbers = _RATES[rule](scalar(lr), int(count.reshape(-1)[0]), attributes)
     numbers += [number(attributes, name) if of_signs else 0 for name in ("scale", "limit")]
+    rounding = [integer(attributes, "stochastic"), _stream(count, attributes)] if half else [0, 0]
     missing = [None] * (3 - len(outputs))
     dw, bits = (None, gradient) if of_signs else (gradient, None)
     number_of_rule = list(_RATES).index(_RULE_OF.get(rule, rule))
     call(
-        "bnn_optimizer_step_f32", number_of_rule, w, dw, bits, *states, *missing,
+        "bnn_optimizer_step", number_of_rule, w, dw, bits, *states, *missing,
         *outputs, *missing, len(w) if w.ndim else 1, math.prod(w.shape[1:]),
-        np.array(numbers, np.float32),
+        np.array(numbers, np.float32), int(half), *rounding,
     )  # fmt: skip
     if rule == "AdamWStep" and outputs[0] is not None:
         outputs[0] *= 1 - np.float32(scalar(lr)) * np.float32(number(attributes, "decay"))
     return True
 
 
-def _same_size(*arrays: Array | None) -> bool:
-    return covered(*arrays) and len({a.size for a in arrays if a is not None}) == 1
+def _stream(count: Array, attributes: Attributes) -> int:
+    return stream_start(count, integer(attributes, "seed"))
+
+
+def _same_size(*arrays: Array | None, dtype: np.dtype[Any]) -> bool:
+    return covered(*arrays, dtype=dtype) and len({a.size for a in arrays if a is not None}) == 1
+
+
+def _is_like(w: Array, dw: Array | None) -> bool:
+    return dw is not None and covered(dw) and dw.size == w.size
 
 
 def _is_scalar(lr: Array | None) -> bool:
     return lr is not None and covered(lr) and lr.size == 1
 
 
-def _has_rows(w: Array | None, packed: Array | None) -> bool:
+def _has_rows(w: Array, packed: Array | None) -> bool:
     """Whether `packed` has a bit for every element of w, in rows."""
-    if w is None or w.ndim == 0 or packed is None or not covered(packed, dtype=np.uint8):
+    if w.ndim == 0 or packed is None or not covered(packed, dtype=np.uint8):
         return False
     return packed.shape == (len(w), -(-math.prod(w.shape[1:]) // 8))
 
 
 COMPILED_OPTIMIZERS: dict[str, CompiledKernel] = {
-    prefix + rule: functools.partial(_step, rule=rule, of_signs=bool(prefix))
-    for prefix in ("", "Sign")
+    signs + half + rule: functools.partial(_step, rule=rule, half=bool(half), of_signs=bool(signs))
+    for signs in ("", "Sign")
+    for half in ("", "Half")
     for rule in _RATES
-    if not (prefix and rule in _RULE_OF)
+    if not ((signs or half) and rule in _RULE_OF)
 }

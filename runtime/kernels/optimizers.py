@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel
+from bnnopt.runtime.kernels.dropout import random_bits
 from bnnopt.runtime.kernels.packing import unpack_bits
 
 
@@ -169,3 +170,79 @@ def of_signs(rule: Kernel) -> Kernel:
         ]
     )
     return step
+
+
+STATE_SCALE = 1024.0  # of a momentum, and of the root of a second moment, in float16
+_HIGHEST = 65504.0
+
+
+def round_to_half(x: Array, step: Array, *, stochastic: int, seed: int) -> Array:
+    """Return x in float16: to nearest, or stochastically; too large is +-65504.
+
+    Parameters
+    ----------
+    x : any shape, float
+    step : int64 scalar
+    stochastic : int
+        1: up where 2^13 times the place between its neighbours and 13 random bits add up to 2^13.
+    seed : int
+        With `step`, of the bits; see `dropout.random_bits`.
+    """
+    if not stochastic:
+        return np.clip(x, -_HIGHEST, _HIGHEST).astype(np.float16)
+    magnitude = np.minimum(np.abs(x), _HIGHEST)
+    gap = np.ldexp(x.dtype.type(1), np.maximum(np.frexp(magnitude)[1] - 11, -24))
+    place = magnitude / gap
+    below = np.floor(place)
+    rest = np.floor((place - below) * 8192)
+    rises = rest + (random_bits(x, step, seed=seed) >> 19) >= 8192
+    return np.asarray(np.copysign((below + rises) * gap, x), np.float16)
+
+
+def of_halves(rule: Kernel) -> Kernel:
+    """The kernel of `rule` on a weight and a state in float16; see `ops.optimizers`."""
+    own = dict(inspect.signature(rule).parameters)
+    names = [name for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    counts = names[-1] == "step"
+    n_states = len(names) - (4 if counts else 3)
+
+    def step(
+        *inputs: Array, stochastic: int, seed: int, **attributes: float
+    ) -> Array | tuple[Array, ...]:
+        w, dw, *states = inputs[: 2 + n_states]
+        lr, count = inputs[2 + n_states :]
+        wide = [s.astype(np.float32) / STATE_SCALE for s in states]
+        wide[1:] = [np.square(root) for root in wide[1:]]
+        tail = [lr, count] if counts else [lr]
+        results = rule(w.astype(np.float32), dw, *wide, *tail, **attributes)
+        next_w, *next_states = results if isinstance(results, tuple) else (results,)
+        rounded = round_to_half(next_w, count, stochastic=stochastic, seed=seed)
+        moments = [
+            round_to_half(np.asarray(m * STATE_SCALE), count, stochastic=0, seed=seed)
+            for m in next_states[:1]
+        ]
+        roots = [
+            round_to_half(np.asarray(np.sqrt(v) * STATE_SCALE), count, stochastic=1, seed=seed)
+            for v in next_states[1:]
+        ]
+        return (rounded, *moments, *roots) if next_states else rounded
+
+    parameters = [own[name] for name in names]
+    if not counts:
+        parameters.append(parameters[0].replace(name="step"))
+    options = [p for name, p in own.items() if name not in names]
+    rounding = inspect.signature(round_to_half).parameters
+    options += [rounding["stochastic"], rounding["seed"]]
+    step.__signature__ = inspect.Signature([*parameters, *options])  # type: ignore[attr-defined]
+    return step
+
+
+RULES: dict[str, Kernel] = {
+    "SgdStep": sgd_step,
+    "MomentumStep": momentum_step,
+    "AdamStep": adam_step,
+    "FirstMomentStep": first_moment_step,
+}
+_HALVES = {f"Half{name}": of_halves(rule) for name, rule in RULES.items()}
+_SIGNS = {f"Sign{name}": of_signs(rule) for name, rule in (RULES | _HALVES).items()}
+STEPS: dict[str, Kernel] = {"AdamWStep": adamw_step, **RULES, **_HALVES, **_SIGNS}

@@ -446,6 +446,8 @@ def optimizer_cases() -> list[Case]:
             packed = random_bits(shape[0], list(shape[1:]))
             table.append(case("SignGrad", note, packed, w, **signs))
             table += optimizer_rules("Sign", note, shape, step, [w, packed], signs)
+            table += half_rules("Sign", note, shape, step, [w, packed], signs)
+        table += half_rules("", note, shape, step, [w, dw], {})
     bounds = np.array([[1.0, -1.0, 1.0000001, 0.0, np.inf]], np.float32)
     limited = case("SignGrad", "limits", np.array([[3]], np.uint8), bounds, shape=[5], **SIGNS)
     endless = {"shape": [5], "scale": 0.1, "limit": float(np.finfo(np.float32).max)}
@@ -486,11 +488,49 @@ def optimizer_rules(
     ]
 
 
+def half_rules(
+    prefix: str, note: str, shape: tuple[int, ...], step: int, read: list[Array],
+    more: dict[str, Attribute],
+) -> list[Case]:  # fmt: skip
+    """The same rules on weights and state in float16."""
+    table = []
+    for i, rule in enumerate(optimizer_rules(prefix, note, shape, step, read, more)):
+        w, gradient, *states = rule.inputs
+        n_states = len(rule.twin) - 1
+        halves = [np.asarray(1024 * s, np.float16) for s in states[:n_states]]
+        if n_states == 2:
+            halves[1] = np.asarray(1024 * np.sqrt(states[1]), np.float16)
+        tail = states[n_states:] if i > 1 else [states[n_states], np.array(step)]
+        options = {**rule.attributes, "stochastic": i % 2, "seed": 11 * i + len(shape)}
+        inputs = (np.asarray(w, np.float16), gradient, *halves, *tail)
+        name = prefix + "Half" + rule.operator.removeprefix(prefix)
+        table.append(Case(name, note, inputs, options))
+    return table
+
+
+def rounding_cases() -> list[Case]:
+    halves = RNG.integers(0, 0x7C00, 200, np.uint16).view(np.float16).astype(np.float32)
+    between = halves * RNG.uniform(0.9995, 1.0005, 200).astype(np.float32)
+    edges = np.array([0, 65504, 65519.9, 65520, 1e9, 6e-8, 2.9e-8, 1e-12, 6.1e-5, 1, 2], np.float32)
+    table = []
+    for note, x in [
+        ("halves", halves),
+        ("between", between),
+        ("edges", edges),
+        ("rank", normal(3, 4)),
+    ]:
+        for stochastic in (0, 1):
+            options: dict[str, Attribute] = {"stochastic": stochastic, "seed": 5}
+            both = np.concatenate([x, -x])
+            name = f"{note}-{'stochastic' if stochastic else 'nearest'}"
+            table.append(case("RoundToHalf", name, both, np.array(3), **options))
+    return [*table, case("RandomBits", "image", normal(2, 3, 5), np.array(1000), seed=2**31 + 5)]
+
+
 CASES = [
     *binarize_cases(),
     *elementwise_grad_cases(),
     *packing_cases(),
-    *bitmap_cases(),
     *convolution_cases(),
     *pooling_cases(),
     *normalization_cases(),
@@ -501,4 +541,6 @@ CASES = [
     *packed_pooling_cases(),
     *narrow_cases(),
     *normalization_sign_cases(),
+    *bitmap_cases(),
+    *rounding_cases(),
 ]

@@ -243,24 +243,28 @@ def optimizer(operator: str, s: Source) -> Call:
     w, dw, m, v = (s.floats(*shape) for _ in range(4))
     lr, step = scalar(s.number(0.1, 0.003)), np.array(s.integer(1, 10_000))
     attributes: dict[str, Attribute] = {}
-    gradient, rule = dw, operator.removeprefix("Sign")
-    if rule != operator:
+    gradient, rule = dw, operator.removeprefix("Sign").removeprefix("Half")
+    if operator.startswith("Sign"):
         gradient = s.bits(shape)
         attributes = {"shape": list(shape[1:]), "scale": s.number(0.1, 1), "limit": s.number(1, 2)}
-    if rule == "SgdStep":
-        return Call(operator, [w, gradient, lr], attributes, {0: 0})
     if rule == "MomentumStep":
         attributes["momentum"] = s.number(0.9, 0.5)
-        return Call(operator, [w, gradient, m, lr], attributes, {0: 0, 1: 2})
-    attributes |= {"beta1": s.number(0.9, 0.5), "epsilon": s.number(1e-8)}
-    if rule == "FirstMomentStep":
-        attributes["root"] = s.number(0.1, 0.03)
-        return Call(operator, [w, gradient, m, lr, step], attributes, {0: 0, 1: 2})
-    attributes["beta2"] = s.number(0.999)
+    counts = rule in ("AdamStep", "AdamWStep", "FirstMomentStep")
+    if counts:
+        attributes |= {"beta1": s.number(0.9, 0.5), "epsilon": s.number(1e-8)}
+        attributes["root" if rule == "FirstMomentStep" else "beta2"] = s.number(0.999, 0.1)
     if rule == "AdamWStep":
         attributes["decay"] = s.number(0, 0.1)
-    states: list[Array | None] = [m, np.abs(v), lr, step]
-    return Call(operator, [w, gradient, *states], attributes, {0: 0, 1: 2, 2: 3})
+    adam = [m, np.abs(v)]
+    states = {"SgdStep": [], "AdamStep": adam, "AdamWStep": adam}.get(rule, [m])
+    if "Half" in operator:
+        with np.errstate(over="ignore"):
+            w, *states = (np.asarray(a, np.float16) for a in (w, *states))
+        attributes |= {"stochastic": s.integer(0, 1), "seed": s.integer(0, 2**32 - 1)}
+        counts = True
+    inputs: list[Array | None] = [w, gradient, *states, lr, *[step] * counts]
+    taken = {0: 0} | {i: i + 1 for i in range(1, len(states) + 1)}
+    return Call(operator, inputs, attributes, taken)
 
 
 def images(s: Source) -> tuple[int, int, int, int]:
