@@ -28,7 +28,7 @@ from bnnopt.autodiff import (
     read_optimizer,
 )
 from bnnopt.calibration import calibrate
-from bnnopt.errors import BudgetError, UsageError
+from bnnopt.errors import BudgetError, ModelError, UsageError
 from bnnopt.evaluation import adopt_storage
 from bnnopt.frontend import ForwardGraph, is_artifacts, load_artifacts, load_forward
 from bnnopt.ops import dims, dtype
@@ -46,6 +46,7 @@ from bnnopt.passes import (
 from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report
 from bnnopt.runtime.format import Artifact
+from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.static_sum import StaticSum
 from bnnopt.tables import size
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, role
@@ -188,6 +189,7 @@ def optimize(
     build = _import if is_artifacts(path) else _build
     built = build(path, chosen, say)
     forward, reference, evaluation = built.forward, built.reference, built.evaluation
+    _check_kernels(path, reference, evaluation)
     if chosen.calibrate is not None:
         say("measuring sparsity")
         calibrate(reference, forward.weights, forward.batch_size, Path(chosen.calibrate))
@@ -264,6 +266,15 @@ def _import(path: Path, chosen: Settings, say: Progress) -> _Built:
     reference = build_imported_step(artifacts, options, path)
     evaluation = build_evaluation(artifacts.prediction_only())
     return _Built(artifacts.forward, reference, evaluation, optimizer, artifacts.loss)
+
+
+def _check_kernels(path: Path, *steps: TrainingStep) -> None:
+    for node in (node for step in steps for node in step.graph):
+        if node.op_type not in KERNELS:
+            raise ModelError(
+                f"{path}: node {node.name!r} ({node.op_type}): there is no kernel for this "
+                "operator; export the model without it"
+            )
 
 
 def _settings(settings: Settings, options: Mapping[str, object]) -> Settings:

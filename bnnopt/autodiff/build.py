@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.autodiff.backward import differentiate
-from bnnopt.autodiff.imported import import_backward
+from bnnopt.autodiff.imported import import_backward, recognize_estimators
 from bnnopt.autodiff.losses import add_loss
 from bnnopt.autodiff.optimizers import Optimizer, Updater
 from bnnopt.autodiff.selection import Selection
@@ -113,6 +113,7 @@ def build_imported_step(
         backward = import_backward(graph, artifacts, values)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
+    recognize_estimators(graph, artifacts.forward.binarized)
     gradients = {
         value: backward[str(value.name)] for value in graph.inputs if role(value) is Role.PARAMETER
     }

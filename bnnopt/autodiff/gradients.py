@@ -7,7 +7,7 @@ gradient of the loss with respect to output ``y``; sums over broadcast axes are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -461,10 +461,23 @@ def slice_(g: Context) -> Grads:
     return {0: grad}
 
 
-def _scatter(g: Context, grad: ir.Value, axis: int, picked: range, length: int) -> ir.Value:
+def gather(g: Context) -> Grads:
+    """Forward: y = x at some indices of an axis. Backward: dx = dy at those places, 0 elsewhere."""
+    indices, axis = g.known(1), g.int_attribute("axis", 0)
+    assert indices is not None
+    length = dims(g.x())[axis]
+    axis %= len(dims(g.x()))
+    picked = [int(i) % length for i in indices.flat]
+    if indices.ndim > 1 or len(set(picked)) < len(picked):
+        raise UnknownInput("its indices must be different numbers, in a vector")
+    grad = g.dy if indices.ndim else g.emit("Unsqueeze", g.dy, g.integers([axis]))
+    return {0: _scatter(g, grad, axis, picked, length)}
+
+
+def _scatter(g: Context, grad: ir.Value, axis: int, picked: Sequence[int], length: int) -> ir.Value:
     """`grad` at positions `picked` of an axis of `length`, zeros between."""
-    if picked.step == 1:
-        before, after = picked.start, length - picked.stop
+    if picked and list(picked) == list(range(picked[0], picked[-1] + 1)):
+        before, after = picked[0], length - picked[-1] - 1
         if before == after == 0:
             return grad
         return _pad_axis(g, grad, axis, before, after)
@@ -540,6 +553,7 @@ GRADIENTS: dict[str, Rule] = {
     "Exp": exp,
     "Expand": expand,
     "Flatten": same_elements,
+    "Gather": gather,
     "Gemm": gemm,
     "GlobalAveragePool": global_average_pool,
     "HardSigmoid": hard_sigmoid,

@@ -9,7 +9,7 @@ estimator, becomes `ClipGrad`. Sizes of values stay symbolic, so that a smaller 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ import onnx_ir as ir
 from bnnopt.autodiff.context import Context, UnknownInput
 from bnnopt.autodiff.gradients import GRADIENTS
 from bnnopt.errors import ModelError
-from bnnopt.frontend import TrainingArtifacts, evaluate, one_line
+from bnnopt.frontend import Binarized, TrainingArtifacts, evaluate, one_line
 from bnnopt.ops import Emitter, InferenceError, dims, dtype
 from bnnopt.training_step import is_constant
 
@@ -74,6 +74,24 @@ def import_backward(
     gradients = {parameter: importer.value(name) for parameter, name in artifacts.gradients.items()}
     graph.extend(importer.emit.nodes)
     return gradients
+
+
+def recognize_estimators(graph: ir.Graph, binarized: list[Binarized]) -> None:
+    """Say of each binarisation which estimator its gradient is, where it is the clipped identity.
+
+    `binarized` is the report's list; the nodes' attributes are for the passes.
+    """
+    for index, entry in enumerate(binarized):
+        node = next(n for n in graph if n.name == entry.name)
+        (x,) = node.inputs
+        assert x is not None
+        masks = {use.node for use in x.uses() if use.node.op_type == "ClipGrad" and use.idx == 1}
+        bounds = {(m.attributes["low"].as_float(), m.attributes["high"].as_float()) for m in masks}
+        low, high = bounds.pop() if len(bounds) == 1 else (0.0, 0.0)
+        if low == -high < 0:
+            node.attributes["ste"] = ir.AttrString("ste", "clipped")
+            node.attributes["clip"] = ir.AttrFloat32("clip", high)
+            binarized[index] = replace(entry, ste="clipped")
 
 
 class _Importer:
@@ -382,17 +400,6 @@ def fused_matmul(node: _Node) -> Results:
     return [node.emit("Mul", product, factor)]
 
 
-def split_training(node: _Node) -> Results:
-    """The pieces of x along an axis."""
-    name, lengths = node.proto.output[0], node.value(1)
-    n_outputs, axis = len(node.proto.output), node.attributes().get("axis", 0)
-    emit = node.importer.emit
-    first = emit("Split", node.value(0), lengths, name=name, n_outputs=n_outputs, axis=axis)
-    made = first.producer()
-    assert made is not None
-    return made.outputs
-
-
 # Gradient operators -------------------------------------------------------------------------------
 
 Finder = Callable[[_Node], ir.Node]
@@ -403,21 +410,45 @@ def maker(index: int) -> Finder:
     return lambda node: node.importer.maker(node.proto.input[index])
 
 
-def reader(op_type: str, n_inputs: int = 1) -> Finder:
-    """The forward node whose first inputs are those from 1 on; of a shape, the value's."""
+def reader(op_type: str, start: int = 1, stop: int | None = None) -> Finder:
+    """The forward node that reads inputs `start` to `stop`, a shape standing for its value."""
 
     def find(node: _Node) -> ir.Node:
-        first = node.operand(1)
-        first = first.value if isinstance(first, ShapeOf) else node.value(1)
-        wanted = [first, *(node.value(1 + i) for i in range(1, n_inputs))]
-        for use in first.uses():
-            found = use.node
-            same = found.op_type == op_type and list(found.inputs[:n_inputs]) == wanted
-            if same and found.metadata_props.get("phase") == "forward":
-                return found
-        raise UnknownInput(f"no forward {op_type} reads {first.name!r}")
+        operands = [node.operand(i) for i in range(len(node.proto.input))[start:stop]]
+        inputs = [o.value if isinstance(o, ShapeOf) else o for o in operands]
+        first = inputs[0]
+        if isinstance(first, ir.Value):
+            for use in first.uses():
+                if use.node.op_type == op_type and _matches(use.node, inputs, node.attributes()):
+                    return use.node
+        raise UnknownInput(f"no forward {op_type} reads {node.proto.input[start]!r} as it says")
 
     return find
+
+
+def _matches(forward: ir.Node, inputs: Sequence[Operand], attributes: Mapping[str, Any]) -> bool:
+    """Whether a forward node reads these inputs first, and has no attribute that differs."""
+    if forward.metadata_props.get("phase") != "forward" or len(forward.inputs) < len(inputs):
+        return False
+    own = {name: attribute.value for name, attribute in forward.attributes.items()}
+    same = (_text(own[name]) == _text(value) for name, value in attributes.items() if name in own)
+    return all(same) and all(map(_equal, forward.inputs, inputs))
+
+
+def _text(value: object) -> object:
+    """Attributes as one type each: texts, and lists for sequences."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+def _equal(a: ir.Value | None, b: Operand) -> bool:
+    """Whether two values are the same, or constants with the same elements."""
+    if a is b:
+        return True
+    if a is None or not isinstance(b, ir.Value) or a.const_value is None or b.const_value is None:
+        return False
+    return np.array_equal(a.const_value.numpy(), b.const_value.numpy())
 
 
 def relu(node: _Node) -> ir.Node:
@@ -431,15 +462,18 @@ def average_pool(node: _Node) -> ir.Node:
     return node.importer.maker(node.proto.input[0].removesuffix("_grad"))
 
 
-def gradient(op_type: str, find: Finder) -> Rule:
-    """The rule of a gradient operator: that of its forward node, for the outputs that it has."""
+def gradient(op_type: str, find: Finder, dy: int = 0) -> Rule:
+    """The rule of a gradient operator: that of its forward node, for the outputs that it has.
+
+    Input `dy` is the gradient of the forward node's first output.
+    """
 
     def apply(node: _Node) -> Results:
         forward = find(node)
         if forward.op_type != op_type:
             raise UnknownInput(f"it belongs to {forward.op_type}, expected {op_type}")
         wanted = {index for index, name in enumerate(node.proto.output) if name}
-        grads = node.importer.differentiate(forward, node.value(0), wanted)
+        grads = node.importer.differentiate(forward, node.value(dy), wanted)
         return [grads.get(index) for index in range(len(node.proto.output))]
 
     return apply
@@ -461,10 +495,11 @@ STANDARD: dict[str, Rule] = {
 
 MICROSOFT: dict[str, Rule] = {
     "BatchNormalizationGrad": gradient("BatchNormalizationTraining", maker(3)),
-    "ConvGrad": gradient("Conv", reader("Conv", 2)),
-    "DivGrad": gradient("Div", reader("Div", 2)),
+    "ConvGrad": gradient("Conv", reader("Conv")),
+    "DivGrad": gradient("Div", reader("Div")),
     "DropoutGrad": gradient("Dropout", maker(1)),
     "FusedMatMul": fused_matmul,
+    "GatherGrad": gradient("Gather", reader("Gather", 0, 2), dy=2),
     "LeakyReluGrad": gradient("LeakyRelu", maker(1)),
     "LogSoftmaxGrad_13": gradient("LogSoftmax", maker(1)),
     "ReluGrad": gradient("Relu", relu),
@@ -473,7 +508,7 @@ MICROSOFT: dict[str, Rule] = {
     "SliceGrad": gradient("Slice", reader("Slice")),
     "SoftmaxCrossEntropyLossGrad": gradient("SoftmaxCrossEntropy", maker(1)),
     "SoftmaxGrad_13": gradient("Softmax", maker(1)),
-    "SplitTraining": split_training,
+    "SplitTraining": gradient("Concat", maker(1)),
     "TanhGrad": gradient("Tanh", maker(1)),
 }
 

@@ -457,6 +457,15 @@ BORDERS = [
     _slice("reversed-from-far", [FAR], [1], [1], [-2]),
     _slice("reversed-to-start", [2], [-6], [1], [-1]),
     _slice("clamped-start", [-FAR], [3], [1]),
+    *(
+        Case("Gather", note, f"i = Constant <{at}> () y = Gather <axis = {axis}> (h, i)", (4, 3))
+        for note, at, axis in (
+            ("one", "value_int = 2", 1),
+            ("neighbours", "value_ints = [1, 2]", 1),
+            ("apart", "value_ints = [3, -4]", 1),
+            ("last-axis", "value_ints = [2, 0, 1]", -1),
+        )
+    ),
     Case("Slice", "overlapping", "s = Constant <value_ints = [0]> ()"
          " e = Constant <value_ints = [3]> () a = Constant <value_ints = [1]> ()"
          " p = Constant <value_ints = [1]> () q = Constant <value_ints = [4]> ()"
