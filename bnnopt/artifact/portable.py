@@ -33,6 +33,7 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
     that something ties to its batch keeps that.
     """
     model = step.model.clone()
+    _write_out_outputs(model)
     InlinePass()(model)
     RemoveUnusedNodesPass()(model)  # what makes an output that is left out
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -52,6 +53,14 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
     RemoveUnusedNodesPass()(model)
     DeduplicateInitializersPass()(model)
     return model
+
+
+def _write_out_outputs(model: ir.Model) -> None:
+    """Give every call all outputs of its function: a file leaves out the last ones if unread."""
+    for node in model.graph:
+        function = model.functions.get(node.op_identifier())
+        if function is not None:
+            node.resize_outputs(len(function.outputs))
 
 
 def _larger(model: ir.Model, batch_size: int, opset: int) -> ir.Model:
