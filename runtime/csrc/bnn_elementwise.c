@@ -1,13 +1,44 @@
 /* One float in, one float out: activations, their gradients, sums and products.
 
-   Every output may be the buffer of an input of the same size. */
-#include "bnn_variants.h"
+   Every output may be the buffer of an input of the same size. Maps of half precision are worked on
+   in float32, a block at a time, and rounded once. */
+#include "bnn_half.h"
 
 struct map {
     const float *a, *b;
     float *y;
     float s, t;
 };
+
+/* Where operands or the result are halves. */
+struct half_map {
+    const void *a, *b;
+    void *y;
+    float s, t;
+    int a_is_half, b_is_half, y_is_half;
+    bnn_body loop;
+};
+
+enum { HALF_BLOCK = 512 };
+
+static const float *widened(const void *x, int is_half, i64 first, i64 n, float *out) {
+    if (!x) return NULL;
+    if (!is_half) return (const float *)x + first;
+    bnn_decode_halves((const bnn_half *)x + first, out, n);
+    return out;
+}
+
+static void map_halves(void *context, i64 begin, i64 end, int thread) {
+    const struct half_map *h = context;
+    float a[HALF_BLOCK], b[HALF_BLOCK], y[HALF_BLOCK];
+    for (i64 i = begin; i < end; i += HALF_BLOCK) {
+        i64 n = bnn_min(HALF_BLOCK, end - i);
+        struct map m = {widened(h->a, h->a_is_half, i, n, a), widened(h->b, h->b_is_half, i, n, b),
+                        h->y_is_half ? y : (float *)h->y + i, h->s, h->t};
+        h->loop(&m, 0, n, thread);
+        if (h->y_is_half) bnn_encode_halves(y, (bnn_half *)h->y + i, n);
+    }
+}
 
 /* y[i] = VALUE of a[i], b[i], s and t; exported as bnn_NAME_f32. */
 #define ELEMENTWISE(NAME, VALUE)                                                               \
@@ -25,6 +56,13 @@ struct map {
                                      float t) {                                                \
         struct map m = {a, b, y, s, t};                                                        \
         bnn_parallel(n, BNN_GRAIN, BNN_PICK(NAME##_f32), &m);                                  \
+    }                                                                                          \
+    BNN_EXPORT void bnn_##NAME##_halves(const void *a, const void *b, void *y, i64 a_is_half,  \
+                                        i64 b_is_half, i64 y_is_half, i64 n, float s,          \
+                                        float t) {                                             \
+        struct half_map h = {a, b, y, s, t, (int)a_is_half, (int)b_is_half, (int)y_is_half,    \
+                             BNN_PICK(NAME##_f32)};                                            \
+        bnn_parallel(n, BNN_GRAIN, map_halves, &h);                                            \
     }
 
 ELEMENTWISE(binarize_plus, a[i] < 0 ? -1.0f : 1.0f) /* sign(0) = sign(NaN) = +1 */
@@ -43,3 +81,6 @@ ELEMENTWISE(add_scalar, a[i] + s)
 ELEMENTWISE(sub_scalar, a[i] - s)
 ELEMENTWISE(scalar_sub, s - a[i])
 ELEMENTWISE(mul_scalar, a[i] * s)
+ELEMENTWISE(div, a[i] / b[i])
+ELEMENTWISE(div_scalar, a[i] / s)
+ELEMENTWISE(scalar_div, s / a[i])

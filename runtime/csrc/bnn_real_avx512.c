@@ -11,6 +11,10 @@
 #define MULTIPLY_ADD_VECTORS(a, b, c) (vf) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define MULTIPLY_ADD(x, b, c) MULTIPLY_ADD_VECTORS(_mm512_set1_ps(x), b, c)
 
+#define LOAD_HALVES(x) (vf) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(x)))
+#define STORE_HALVES(y, v)                                                                         \
+    _mm256_storeu_si256((__m256i *)(y), _mm512_cvtps_ph((__m512)(v), _MM_FROUND_TO_NEAREST_INT))
+
 #define LOAD_PART
 typedef float vf512 __attribute__((vector_size(64)));
 

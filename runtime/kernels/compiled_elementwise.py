@@ -6,6 +6,7 @@ None needs scratch memory.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import (
@@ -36,13 +37,13 @@ def clip_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: 
     """`binarize.clip_grad`."""
     dy, x = inputs
     bounds = number(attributes, "low"), number(attributes, "high")
-    return covered(x) and _map("clip_grad", dy, x, outputs[0], *bounds)
+    return _map("clip_grad", dy, x, outputs[0], *bounds)
 
 
 def relu_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`binarize.relu_grad`."""
     dy, y = inputs
-    return covered(y) and _map("relu_grad", dy, y, outputs[0])
+    return _map("relu_grad", dy, y, outputs[0])
 
 
 def relu(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -67,45 +68,75 @@ def clip(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
 def _map(
     name: str, a: Array | None, b: Array | None, y: Array | None, s: float = 0.0, t: float = 0.0
 ) -> bool:
-    if not covered(a, y):
+    """One of C's elementwise functions, in float32 or, for float16 operands, rounded once."""
+    operands = [array for array in (a, b, y) if array is not None]
+    if a is None or y is None or any(array.size != y.size for array in operands):
         return False
-    assert a is not None
-    assert y is not None
-    if a.size != y.size or (b is not None and b.size != y.size):
+    if covered(*operands):
+        call(f"bnn_{name}_f32", a, b, y, y.size, s, t)
+        return True
+    if not all(_is_float(array) for array in operands):
         return False
-    call(f"bnn_{name}_f32", a, b, y, y.size, s, t)
+    halves = [int(array is not None and array.dtype == FLOAT16) for array in (a, b, y)]
+    call(f"bnn_{name}_halves", a, b, y, *halves, y.size, s, t)
     return True
 
 
+def _is_float(array: Array) -> bool:
+    return covered(array) or covered(array, dtype=FLOAT16)
+
+
 def add(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """Sum of equal shapes, or of a tensor and a scalar."""
-    return _arithmetic("add", "add_scalar", "add_scalar", inputs, outputs)
+    """Sum of equal shapes, or of a tensor and one that is stretched to it."""
+    return _arithmetic("add", "add_scalar", inputs, outputs, commutes=True)
 
 
 def sub(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """Difference of equal shapes, or of a tensor and a scalar."""
-    return _arithmetic("sub", "sub_scalar", "scalar_sub", inputs, outputs)
+    """Difference of equal shapes, or of a tensor and one that is stretched to it."""
+    return _arithmetic("sub", "scalar_sub", inputs, outputs)
 
 
 def mul(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """Product of equal shapes, or of a tensor and a scalar."""
-    return _arithmetic("mul", "mul_scalar", "mul_scalar", inputs, outputs)
+    """Product of equal shapes, or of a tensor and one that is stretched to it."""
+    return _arithmetic("mul", "mul_scalar", inputs, outputs, commutes=True)
+
+
+def div(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """Quotient of equal shapes, or of a tensor and one that is stretched to it."""
+    return _arithmetic("div", "scalar_div", inputs, outputs)
 
 
 def _arithmetic(
-    equal: str, scalar_right: str, scalar_left: str, inputs: Arrays, outputs: Arrays
+    name: str, scalar_left: str, inputs: Arrays, outputs: Arrays, *, commutes: bool = False
 ) -> bool:
     (a, b), y = inputs, outputs[0]
-    if not covered(a, b, y):
+    if a is None or b is None or y is None:
         return False
-    assert a is not None
-    assert b is not None
-    assert y is not None
     if a.size == b.size == y.size:  # then no axis is stretched
-        return _map(equal, a, b, y)
-    if b.size == 1:
-        return _map(scalar_right, a, None, y, scalar(b))
-    return a.size == 1 and _map(scalar_left, b, None, y, scalar(a))
+        return _map(name, a, b, y)
+    if b.size == 1 and _is_float(b):
+        return _map(f"{name}_scalar", a, None, y, scalar(b))
+    if a.size == 1 and _is_float(a):
+        return _map(scalar_left, b, None, y, scalar(a))
+    if commutes and a.size < b.size:
+        a, b = b, a
+    axes = _stretched(a.shape, b.shape)
+    if axes is None or a.size != y.size or y.size == 0 or not covered(a, b, y):
+        return False
+    call(f"bnn_{name}_stretched_f32", a, b, y, *axes)
+    return True
+
+
+def _stretched(a: Sequence[int], b: Sequence[int]) -> tuple[int, int, int] | None:
+    """(outer, middle, inner) of `a` if b has the axes of `middle` alone; None if it has others."""
+    padded = (1,) * (len(a) - len(b)) + tuple(b)
+    own = [axis for axis, length in enumerate(padded) if length > 1]
+    if not own or len(padded) != len(a):
+        return None
+    first, end = own[0], own[-1] + 1
+    if tuple(a[first:end]) != padded[first:end]:
+        return None
+    return math.prod(a[:first]), math.prod(a[first:end]), math.prod(a[end:])
 
 
 def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -128,6 +159,7 @@ COMPILED_ELEMENTWISE: dict[str, CompiledKernel] = {
     "Cast": cast,
     "Clip": clip,
     "ClipGrad": clip_grad,
+    "Div": div,
     "Mul": mul,
     "Relu": relu,
     "ReluGrad": relu_grad,

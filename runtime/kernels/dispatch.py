@@ -20,12 +20,13 @@ from bnnopt.runtime.library import MAX_THREADS
 Shape = Sequence[int]
 
 
-def _or_numpy(operator: str, compiled: CompiledKernel) -> CompiledKernel:
-    """A compiled kernel; where it does not cover a step, numpy's, which can write in place too."""
+def _numpy(operator: str) -> CompiledKernel:
+    """The numpy kernel of an operator that can write its result where it belongs."""
     kernel = KERNELS[operator]
 
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-        if compiled(inputs, outputs, attributes, scratch):
+        compiled = COMPILED_CONVOLUTION.get(operator)
+        if compiled is not None and compiled(inputs, outputs, attributes, scratch):
             return True
         if len({a.dtype for a in (*inputs, outputs[0]) if a is not None}) > 1:
             return False
@@ -35,15 +36,16 @@ def _or_numpy(operator: str, compiled: CompiledKernel) -> CompiledKernel:
     return run
 
 
-ALSO_NUMPY = ("Conv", "ConvInputGrad", "ConvWeightGrad")
-
 # Kernels that write into the caller's memory; all others return new arrays, which are copied.
 WRITING: dict[str, CompiledKernel] = {
     **COMPILED_BITMAP,
     **COMPILED_CONVOLUTION,
-    **{name: _or_numpy(name, COMPILED_CONVOLUTION[name]) for name in ALSO_NUMPY},
     **COMPILED_ELEMENTWISE,
     **COMPILED_PRODUCTS,
+    **{
+        operator: _numpy(operator)
+        for operator in ("Conv", "ConvInputGrad", "ConvWeightGrad", "Gemm", "MatMul")
+    },
 }
 
 

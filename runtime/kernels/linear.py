@@ -7,9 +7,9 @@ import numpy as np
 from bnnopt.runtime.kernels import Array
 
 
-def matmul(a: Array, b: Array) -> Array:
-    """Matrix product of the last two axes, the others broadcast."""
-    return np.asarray(np.matmul(a, b))
+def matmul(a: Array, b: Array, *, out: Array | None = None) -> Array:
+    """Matrix product of the last two axes, the others broadcast; written to `out` if given."""
+    return np.asarray(np.matmul(a, b, out=out))
 
 
 def gemm(
@@ -21,6 +21,7 @@ def gemm(
     beta: float = 1.0,
     transA: int = 0,
     transB: int = 0,
+    out: Array | None = None,
 ) -> Array:
     """Compute alpha a b + beta c.
 
@@ -29,10 +30,12 @@ def gemm(
     a : (M, K), or (K, M) if `transA`
     b : (K, N), or (N, K) if `transB`
     c : broadcasts to (M, N), optional
+    out : (M, N), optional
+        Where to write the result.
     """
-    y = np.asarray(np.matmul(a.T if transA else a, b.T if transB else b))
+    y = np.asarray(np.matmul(a.T if transA else a, b.T if transB else b, out=out))
     if alpha != 1:
-        y = np.asarray(y * alpha).astype(a.dtype, copy=False)
+        y *= a.dtype.type(alpha)
     if c is not None:
         y += c if beta == 1 else np.asarray(c * beta).astype(a.dtype, copy=False)
     return y

@@ -180,6 +180,9 @@ class Source:
             whole = np.nan_to_num(np.clip(100 * values, -30_000, 30_000))
             return np.asarray(whole if dtype is np.int16 else values, dtype)
 
+    def real_map(self) -> Array:
+        return self.any_map(self.floats(*self.shape), np.float32, np.float16)
+
     def bits(self, shape: tuple[int, ...]) -> Array:
         n_bytes = math.ceil(math.prod(shape[1:]) / 8)
         return self.rng.integers(0, 256, (shape[0], n_bytes), np.uint8)
@@ -196,11 +199,11 @@ def scalar(value: float) -> Array:
 
 
 def unary(operator: str, s: Source, **attributes: Attribute) -> Call:
-    return Call(operator, [s.floats(*s.shape)], attributes, {0: 0})
+    return Call(operator, [s.real_map()], attributes, {0: 0})
 
 
 def binary(operator: str, s: Source, **attributes: Attribute) -> Call:
-    return Call(operator, [s.floats(*s.shape), s.floats(*s.shape)], attributes, {0: 0})
+    return Call(operator, [s.real_map(), s.real_map()], attributes, {0: 0})
 
 
 def cast(s: Source) -> Call:
@@ -219,14 +222,25 @@ def clip_call(s: Source) -> Call:
 
 
 def arithmetic(operator: str, s: Source) -> Call:
-    full = [s.floats(*s.shape), s.floats(*s.shape)]
-    one = s.floats(*[(), (1,), (1, 1)[: len(s.shape)]][s.integer(0, 2)])
-    kind = s.integer(0, 2)
+    dtype = np.float16 if s.integer(0, 1) else np.float32
+    full = [s.any_map(s.floats(*s.shape), dtype) for _ in range(2)]
+    one = s.any_map(s.floats(*[(), (1,), (1, 1)[: len(s.shape)]][s.integer(0, 2)]), dtype)
+    kind = s.integer(0, 3)
     if kind == 0:
         return Call(operator, [*full], {}, {0: s.integer(0, 1)})
     if kind == 1:
         return Call(operator, [full[0], one], {}, {0: 0})
-    return Call(operator, [one, full[0]], {}, {0: 1})
+    if kind == 2:
+        return Call(operator, [one, full[0]], {}, {0: 1})
+    return stretched(operator, s)
+
+
+def stretched(operator: str, s: Source) -> Call:
+    """A tensor and a scale by channel, a plane for all, or a row."""
+    shape = images(s)
+    _, c, h, w = shape
+    kept = [(c, 1, 1), (1, c, 1, 1), (h, w), (1, 1, h, w), (w,), (1, h, 1), shape][s.integer(0, 6)]
+    return Call(operator, [s.floats(*shape), s.floats(*kept)], {}, {0: 0})
 
 
 def unpack(operator: str, s: Source) -> Call:
@@ -418,6 +432,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Cast": cast,
     "Clip": clip_call,
     "ClipGrad": lambda s: binary("ClipGrad", s, low=s.number(-1, 0), high=s.number(1, 0.1)),
+    "Div": lambda s: arithmetic("Div", s),
     "GlobalAveragePool": global_average,
     "MaskedGrad": masked_grad,
     "MaxPool": lambda s: pooling("MaxPool", s),
