@@ -20,6 +20,7 @@ from bnnopt.passes.in_place import InPlace
 from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.passes.packed_products import PackedProducts
 from bnnopt.passes.pool_index import PoolIndex
+from bnnopt.passes.rebuild_activations import RebuildActivations
 from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
 from bnnopt.passes.redirect_consumers import RedirectConsumers
 from bnnopt.passes.schedule import Schedule
@@ -38,6 +39,7 @@ PASSES: tuple[Pass, ...] = (
     RedirectConsumers(),
     SignPack(),
     RecomputeBinaryProducts(),
+    RebuildActivations(),
     MaskPack(),
     PoolIndex(),
     Bitmap(),

@@ -37,8 +37,15 @@ class Rebuilder:
             return f"it comes from {producer.op_type} {producer.name!r}"
         if value is not producer.outputs[0]:
             return f"it is a side output of {producer.op_type} {producer.name!r}"
-        reasons = (self.obstacle(source) for source in producer.inputs if source is not None)
+        reasons = (self.obstacle(source) for source in _sources(producer) if source is not None)
         return next((reason for reason in reasons if reason is not None), None)
+
+    def n_copies(self, value: ir.Value) -> int:
+        """Nodes that `rebuild` would emit, counting those that are needed twice twice."""
+        producer = value.producer()
+        if self.may_read(value) or producer is None or packed_form(value) is not None:
+            return int(packed_form(value) is not None and not self.may_read(value))
+        return 1 + sum(self.n_copies(v) for v in _sources(producer) if v is not None)
 
     def rebuild(self, value: ir.Value, emit: Emitter) -> ir.Value:
         """Emit the copies and return the rebuilt value; `obstacle` must be None."""
@@ -58,7 +65,8 @@ class Rebuilder:
             done[value] = emit("SignUnpack", packed, name=f"{value.name}.unpacked", shape=shape)
         else:
             assert producer is not None, "obstacle() would have named it"
-            sources = [v and self._rebuild(v, emit, done, is_goal=False) for v in producer.inputs]
+            inputs = _sources(producer)
+            sources = [v and self._rebuild(v, emit, done, is_goal=False) for v in inputs]
             done[value] = _copy(producer, sources, emit)
         return done[value]
 
@@ -70,6 +78,16 @@ def packed_form(value: ir.Value) -> ir.Value | None:
     return kept[0].outputs[0] if kept else None
 
 
+def _sources(node: ir.Node) -> list[ir.Value | None]:
+    """What a copy of the node reads: of a batch norm the statistics that it found."""
+    if node.op_type == "BatchNormalizationTraining":
+        return [*node.inputs[:3], *node.outputs[3:5]]
+    return list(node.inputs)
+
+
 def _copy(node: ir.Node, inputs: list[ir.Value | None], emit: Emitter) -> ir.Value:
+    name = f"{node.outputs[0].name}.rebuilt"
+    if node.op_type == "BatchNormalizationTraining":
+        return emit("BatchNormalizationApply", *inputs, name=name)
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    return emit(node.op_type, *inputs, name=f"{node.outputs[0].name}.rebuilt", **attributes)
+    return emit(node.op_type, *inputs, name=name, **attributes)

@@ -93,6 +93,33 @@ BATCH_NORMALIZATION_TRAINING = Operator(
     in_place={0: 0},
 )
 
+BATCH_NORMALIZATION_APPLY = Operator(
+    summary="""y = (x - mean) inv_std scale + bias: y of BatchNormalizationTraining once more.
+
+    x: (N, C, ...) float32, float16 or int16; y: the same shape, float32; all others (C,) float32,
+    `batch_mean` and `inv_std` as BatchNormalizationTraining left them: then y is the same bits.
+    """,
+    signature="BatchNormalizationApply (x, scale, bias, batch_mean, inv_std) => (y)",
+    body="""
+        flat_shape = Constant <value_ints = [0, 0, -1]> ()
+        channel = Constant <value_ints = [1, -1, 1]> ()
+        x_wide = CastLike (x, scale)
+        x_flat = Reshape (x_wide, flat_shape)
+        mean = Reshape (batch_mean, channel)
+        inverse = Reshape (inv_std, channel)
+        scale_channel = Reshape (scale, channel)
+        bias_channel = Reshape (bias, channel)
+        centred = Sub (x_flat, mean)
+        factor = Mul (inverse, scale_channel)
+        scaled = Mul (centred, factor)
+        y_flat = Add (scaled, bias_channel)
+        x_shape = Shape (x)
+        y = Reshape (y_flat, x_shape)
+    """,
+    type_rule=lambda node: [(dtype(node.inputs[1]), dims(node.inputs[0]))],
+    in_place={0: 0},
+)
+
 BATCH_NORMALIZATION_GRAD = Operator(
     summary="""Gradients of BatchNormalizationTraining, the statistics' own dependence included.
 
@@ -164,4 +191,9 @@ BATCH_NORMALIZATION_SIGNS = Operator(
     type_rule=_signs,
 )
 
-OPERATORS = (BATCH_NORMALIZATION_TRAINING, BATCH_NORMALIZATION_GRAD, BATCH_NORMALIZATION_SIGNS)
+OPERATORS = (
+    BATCH_NORMALIZATION_TRAINING,
+    BATCH_NORMALIZATION_APPLY,
+    BATCH_NORMALIZATION_GRAD,
+    BATCH_NORMALIZATION_SIGNS,
+)

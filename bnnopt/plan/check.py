@@ -20,7 +20,12 @@ _MAY_OVERWRITE = frozenset(
     | {"Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where"}
     | {"Binarize", "Ternarize", "Dropout", "ClipGrad", "ReluGrad", "ApproxSignGrad"}
     | {"SwishSignGrad", "MaskedGrad", "BitmapReluGrad", "SoftmaxCrossEntropyGrad"}
-    | {"BatchNormalizationTraining", "BatchNormalizationGrad", "BinaryConvInputGrad"}
+    | {
+        "BatchNormalizationApply",
+        "BatchNormalizationTraining",
+        "BatchNormalizationGrad",
+        "BinaryConvInputGrad",
+    }
 )
 _OPTIMIZER = "Step"  # all optimisers are elementwise, and end in this
 

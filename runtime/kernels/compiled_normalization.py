@@ -64,6 +64,20 @@ def _normalize(
     return True
 
 
+def batch_normalization_apply(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`normalization.batch_normalization_apply` of floats; y may be x."""
+    x, y = inputs[0], outputs[0]
+    if not covered(*inputs, y):
+        return False
+    assert x is not None
+    if x.ndim < 2 or x.size == 0:
+        return False
+    call("bnn_batch_normalization_apply_f32", *inputs, y, *_planes(x))
+    return True
+
+
 def batch_normalization_grad(
     inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
 ) -> bool:
@@ -85,6 +99,7 @@ def _planes(x: Array) -> tuple[int, int, int]:
 
 
 COMPILED_NORMALIZATION: dict[str, CompiledKernel] = {
+    "BatchNormalizationApply": batch_normalization_apply,
     "BatchNormalizationGrad": batch_normalization_grad,
     "BatchNormalizationSigns": batch_normalization_signs,
     "BatchNormalizationTraining": batch_normalization_training,

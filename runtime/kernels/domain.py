@@ -64,6 +64,7 @@ def real_conv(
 
 DOMAIN_KERNELS: dict[str, Kernel] = {
     "ApproxSignGrad": binarize.approx_sign_grad,
+    "BatchNormalizationApply": normalization.batch_normalization_apply,
     "BatchNormalizationGrad": normalization.batch_normalization_grad,
     "BatchNormalizationSigns": normalization.batch_normalization_signs,
     "BatchNormalizationTraining": normalization.batch_normalization_training,

@@ -47,6 +47,22 @@ def batch_normalization_training(
     return y.reshape(x.shape), next_mean, next_var, mean, inv_std
 
 
+def batch_normalization_apply(
+    x: Array, scale: Array, bias: Array, batch_mean: Array, inv_std: Array
+) -> Array:
+    """Return y of `batch_normalization_training` again, (N, C, ...) in the dtype of scale.
+
+    Parameters
+    ----------
+    x : (N, C, ...) float or int16
+    scale, bias, batch_mean, inv_std : (C,) float
+    """
+    y = _by_channel(x).astype(scale.dtype, copy=False) - _column(batch_mean)
+    y *= _column(inv_std * scale)
+    y += _column(bias)
+    return y.reshape(x.shape)
+
+
 def batch_normalization_grad(
     dy: Array, x: Array, scale: Array, batch_mean: Array, inv_std: Array
 ) -> tuple[Array, Array, Array]:

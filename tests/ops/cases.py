@@ -339,8 +339,9 @@ def normalization_cases() -> list[Case]:
         table += [
             training,
             case("BatchNormalizationGrad", note, dy, x, scale, batch_mean, inv_std),
+            case("BatchNormalizationApply", note, x, scale, bias, batch_mean, inv_std),
         ]
-    *_, last = table[::2]
+    *_, last = table[::3]
     return [*table, Case(last.operator, "options", last.inputs, {"epsilon": 0.1, "momentum": 0.25})]
 
 

@@ -26,6 +26,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "redirect-consumers": ("dense", ()),
     "sign-pack": ("dense", ("redirect-consumers",)),
     "recompute-binary-products": ("dense", ("redirect-consumers", "sign-pack")),
+    "rebuild-activations": ("float", ()),
     "mask-pack": ("float", ()),
     "pool-index": ("float", ("mask-pack",)),
     "bitmap": ("float", ("mask-pack", "pool-index")),

@@ -385,6 +385,12 @@ def batch_normalization(operator: str, s: Source) -> Call:
     return Call(operator, [dy, x, scale, batch_mean, inv_std], {}, {0: 0}, scales)
 
 
+def batch_normalization_apply(s: Source) -> Call:
+    shape = normalized_shape(s)
+    channels = [s.finite(shape[1]) for _ in range(4)]
+    return Call("BatchNormalizationApply", [s.finite(*shape), *channels], {}, {0: 0})
+
+
 def batch_normalization_signs(s: Source) -> Call:
     shape = normalized_shape(s)
     c = shape[1]
@@ -422,6 +428,7 @@ def binarize_attributes(s: Source) -> dict[str, Attribute]:
 CALLS: dict[str, Callable[[Source], Call]] = {
     "Add": lambda s: arithmetic("Add", s),
     "AveragePool": lambda s: pooling("AveragePool", s),
+    "BatchNormalizationApply": batch_normalization_apply,
     "BatchNormalizationGrad": lambda s: batch_normalization("BatchNormalizationGrad", s),
     "BatchNormalizationSigns": batch_normalization_signs,
     "BatchNormalizationTraining": lambda s: batch_normalization("BatchNormalizationTraining", s),

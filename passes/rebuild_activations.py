@@ -1,0 +1,81 @@
+"""rebuild-activations: apply batch norm and ReLU again instead of keeping what they gave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.analysis import is_kept, is_persistent, saved, size_bytes
+from bnnopt.ops import Emitter, dims, is_view
+from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.rebuilding import Rebuilder
+from bnnopt.passes.rewriting import late, redirect
+from bnnopt.training_step import TrainingStep
+
+_CHEAP = frozenset(
+    {"Add", "BatchNormalizationTraining", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu"}
+    | {"Mul", "PRelu", "Relu", "Sigmoid", "Sub"}
+)
+_BY_MASK = frozenset({"ClipGrad", "MaskedGrad", "ReluGrad"})  # one bit an element does for them
+
+
+@dataclass(frozen=True)
+class RebuildActivations(Pass):
+    """Rebuild the input of a layer from that of the batch norm before it, which is kept anyway.
+
+    Forward:   n = batch_norm(x);  y = relu(n + shortcut);  z = conv(y)
+    Backward:  d(batch_norm) reads x;  dw reads y, rebuilt from x and the shortcut right before it.
+    Saves:     all bytes of y, for one or two passes over it.  Numbers: bit-exact: the statistics
+               are kept, and the operators are the same.
+    Skips:     the chain of steps down to what is kept is longer than `longest`: then y is kept, and
+               what follows is rebuilt from it.
+    Source:    Chen et al., arXiv:1604.06174; Bulo et al., arXiv:1712.02616, which keeps y, not x.
+    """
+
+    name: ClassVar[str] = "rebuild-activations"
+    longest: int = 8
+
+    def run(self, step: TrainingStep, trace: Trace) -> int:
+        """See `Pass.run`."""
+        kept = {root: views for root, views in saved(step).items() if _readers(views)}
+        candidates = [root for root in kept if dims(root) and _is_cheap(root)]
+        return sum(self._rebuild(step, trace, root, kept) for root in candidates)
+
+    def _rebuild(
+        self, step: TrainingStep, trace: Trace, root: ir.Value, kept: dict[ir.Value, list[ir.Value]]
+    ) -> int:
+        """Rebuild `root` for all its readers, and take it out of `kept`."""
+        rebuilder = Rebuilder(
+            may_copy=lambda node: is_view(node) or node.op_type in _CHEAP,
+            may_read=lambda v: is_persistent(v) or (v in kept and v is not root),
+        )
+        obstacle = rebuilder.obstacle(root)
+        if obstacle is not None:
+            return trace.skip(root, obstacle)
+        n_copies = rebuilder.n_copies(root)
+        if n_copies > self.longest:
+            return trace.skip(root, f"kept: the chain behind it has {n_copies} steps")
+        trace.choose(root, f"rebuilt in {n_copies} steps: 0 B, dense {size_bytes(root)} B")
+        for value, node in _readers(kept.pop(root)):
+            emit = Emitter(step.graph, "rebuild")
+            redirect(node, value, rebuilder.rebuild(value, emit))
+            step.graph.insert_before(node, emit.nodes)
+        return 1
+
+
+def _readers(views: list[ir.Value]) -> list[tuple[ir.Value, ir.Node]]:
+    """The late readers that ask for more than a mask, each with the view that it reads."""
+    return [
+        (value, node)
+        for value in views
+        if is_kept(value)
+        for node in late(value)
+        if node.op_type not in _BY_MASK and not is_view(node)
+    ]
+
+
+def _is_cheap(root: ir.Value) -> bool:
+    producer = root.producer()
+    return producer is not None and producer.op_type in _CHEAP and root is producer.outputs[0]
