@@ -18,7 +18,7 @@ typedef struct {
     const uint8_t *w;
     void *dx;
     i64 dy_type, dx_type;
-    uint32_t *words;  /* (filters / 32, n_words): bits of 32 filters for each row */
+    uint64_t *words;  /* (filters / 48, n_words): bits of 48 filters for each row */
     i64 n_words;      /* rows of a group, in whole bytes of weights */
     i64 window_rows;  /* rows of dx that a band touches, and those that its last stride skips */
     bnn_scratch *per_thread;
@@ -56,25 +56,24 @@ static i64 sample_at(const gradient *d, i64 sample, const void **dy) {
     return (d->copy ? sample - d->sample : sample) * size;
 }
 
-/* Tables of dy at the band's positions from `begin` on, some filters. */
-static void build_tables(const gradient *d, const block *k, i64 begin, i64 n_lanes, i64 filter,
-                         i64 n, tile t) {
-    i64 plane = d->g->ho * d->g->wo, per_sample = k->n_rows * d->g->wo;
-    i64 n_groups = bnn_ceil_div(n, 4), run = 0;
+/* dy of some filters at the band's positions from `begin` on: rows `pitch` apart. */
+static const float *take_rows(const gradient *d, const block *k, i64 begin, i64 n_lanes, i64 filter,
+                              i64 n, tile t, i64 *pitch) {
+    i64 plane = d->g->ho * d->g->wo, per_sample = k->n_rows * d->g->wo, run = 0;
+    *pitch = LANES;
     for (i64 lane = 0; lane < n_lanes; lane += run) {
         i64 s = (begin + lane) / per_sample, at = (begin + lane) % per_sample;
         const void *dy;
         i64 first = sample_at(d, k->sample + s, &dy) + filter * plane + k->row * d->g->wo + at;
         run = bnn_min(per_sample - at, n_lanes - lane);
-        if (run == n_lanes && d->dy_type == BNN_FLOAT && bnn_in_place(d->cores, n, n_lanes)) {
-            d->cores->build((const float *)dy + first, plane, n_groups, n_lanes, t.tables);
-            return;
+        if (run == n_lanes && d->dy_type == BNN_FLOAT && n_lanes % STRIP == 0) {
+            *pitch = plane;
+            return (const float *)dy + first;
         }
         for (i64 m = 0; m < n; m++)
             bnn_to_floats(dy, d->dy_type, first + m * plane, t.rows + m * LANES + lane, run);
     }
-    memset(t.rows + n * LANES, 0, (size_t)((4 * n_groups - n) * LANES) * sizeof(float));
-    d->cores->build(t.rows, LANES, n_groups, bnn_round_up(n_lanes, d->cores->step), t.tables);
+    return t.rows;
 }
 
 /* Positions o of a run, first .. first + n - 1, whose tap lies inside: begin and end. */
@@ -105,24 +104,26 @@ static i64 list_pieces(const gradient *d, const block *k, const bnn_run *runs, i
     return count;
 }
 
-/* One tile of positions: sum over the filters, in portions that keep float32's accuracy. */
+/* One tile of positions: sum over the filters, in portions that keep float32's accuracy. A portion
+   is a multiple of TERMS. */
 static void add_tile(const gradient *d, const block *k, i64 begin, i64 n_lanes, tile t) {
     const bnn_conv *g = d->g;
     i64 taps = g->kh * g->kw, filters = g->m / g->group;
-    i64 window = g->samples * d->window_rows * g->w, wide = bnn_round_up(n_lanes, d->cores->step);
+    i64 window = g->samples * d->window_rows * g->w, n_rows = k->n_channels * taps, pitch;
     const i64 here = 0;
     bnn_run runs[LANES];
     i64 n_runs = bnn_runs(begin, begin + n_lanes, k->n_rows, g->wo, runs);
     i64 n_pieces = list_pieces(d, k, runs, n_runs, t.pieces);
     for (i64 first = 0; first < filters; first += g->filters) {
         i64 last = bnn_min(first + g->filters, filters);
-        memset(t.sums, 0, (size_t)(k->n_channels * taps * LANES) * sizeof(float));
+        memset(t.sums, 0, (size_t)(n_rows * LANES) * sizeof(float));
         for (i64 m = first; m < last; m += TERMS) {
+            const uint64_t *words = d->words + m / TERMS * d->n_words + k->channel * taps;
             i64 n = bnn_min(TERMS, last - m);
-            build_tables(d, k, begin, n_lanes, d->group * filters + m, n, t);
-            d->cores->add((const uint8_t *)(d->words + m / TERMS * d->n_words + k->channel * taps),
-                          k->n_channels * taps, 4, &here, 1, bnn_ceil_div(n, 4), wide, t.tables,
-                          t.sums);
+            const float *rows =
+                take_rows(d, k, begin, n_lanes, d->group * filters + m, n, t, &pitch);
+            d->cores->sum(rows, pitch, n, bnn_round_up(n_lanes, STRIP), (const uint8_t *)words,
+                          n_rows, sizeof *words, &here, 1, t.tables, t.sums);
         }
         for (i64 c = 0; c < k->n_channels; c++)
             d->cores->scatter(t.sums + c * taps * LANES, t.pieces, n_pieces, g->sw,
@@ -133,7 +134,7 @@ static void add_tile(const gradient *d, const block *k, i64 begin, i64 n_lanes, 
 static void add_band(const gradient *d, const block *k, tile t) {
     i64 n_positions = k->n_samples * k->n_rows * d->g->wo;
     i64 n_tiles = bnn_ceil_div(n_positions, LANES);
-    i64 width = bnn_round_up(bnn_ceil_div(n_positions, n_tiles), 8);
+    i64 width = bnn_round_up(bnn_ceil_div(n_positions, n_tiles), STRIP);
     for (i64 p = 0; p < n_positions; p += width)
         add_tile(d, k, p, bnn_min(width, n_positions - p), t);
 }
@@ -173,7 +174,7 @@ static tile take_tile(const gradient *d, bnn_scratch scratch) {
     const bnn_conv *g = d->g;
     i64 row = LANES * sizeof(float);
     tile t = {.rows = bnn_take(&scratch, TERMS * row),
-              .tables = bnn_take(&scratch, TERMS / 4 * TABLE * row),
+              .tables = bnn_take(&scratch, BNN_TABLES_BYTES),
               .sums = bnn_take(&scratch, g->channels * g->kh * g->kw * row),
               .window = bnn_take(&scratch, window_bytes(d)),
               .pieces = bnn_take(&scratch, pieces_bytes(g))};
@@ -183,7 +184,7 @@ static tile take_tile(const gradient *d, bnn_scratch scratch) {
 static i64 share_bytes(const gradient *d) {
     const bnn_conv *g = d->g;
     i64 row = LANES * sizeof(float);
-    return (TERMS + TERMS / 4 * TABLE + g->channels * g->kh * g->kw) * row +
+    return BNN_TABLES_BYTES + (TERMS + g->channels * g->kh * g->kw) * row +
            bnn_round_up(window_bytes(d), 64) + bnn_round_up(pieces_bytes(g), 64);
 }
 
@@ -243,7 +244,7 @@ BNN_EXPORT int bnn_conv_input_grad_b1(const bnn_conv *g, const void *dy, const u
                   .dy_type = dy_type, .dx_type = dx_type,
                   .n_words = bnn_round_up(channels * g->kh * g->kw, 8),
                   .is_first = 1, .window_rows = g->rows * g->sh + (g->kh - 1) * g->dh, .per_thread = per_thread};
-    d.words = bnn_take(&scratch, n_sets * d.n_words * 4);
+    d.words = bnn_take(&scratch, n_sets * d.n_words * 8);
     if (dx == dy) d.copy = bnn_take(&scratch, dy_bytes(&d, g->staged));
     if (!bnn_share(&scratch, share_bytes(&d), per_thread)) return 0;
     i64 step = d.copy ? g->staged : g->n, n_steps = bnn_ceil_div(g->n, step);

@@ -1,9 +1,9 @@
 /* Weight gradient of a binary convolution, x kept as bits, by signed sums over positions.
 
    Lanes are filters, rows are pairs of channel and tap, terms are output positions. For a band of
-   positions the bits of x are laid out so that the 32 positions of a block are one word for every
-   row: a copy for each tap column, shifted (and thinned by the stride), padding 0. A block takes
-   whole rows of the output, each filled up to whole bytes; dy is 0 there. See
+   positions the bits of x are laid out so that the 48 positions of a block are one word for every
+   row: a copy for each tap column, shifted (and thinned by the stride), padding 0. Each row of the
+   output is filled up to whole bytes; dy is 0 there. See
    bnn_gemm_f32b1f32.c for the method.
 
    A bit of padding is 0 and so counts as -1: dy is added back for each tap that lies outside. Each
@@ -22,7 +22,6 @@ typedef struct {
     i64 row_bytes;  /* of a row of positions */
     i64 phase_rows; /* rows of x that lie a whole number of strides apart */
     i64 plane;      /* bytes of one channel for one tap column */
-    i64 line_rows;  /* output rows in a block: as many as 32 positions hold */
     int padded;     /* whether any tap lies outside at any position */
 } gradient;
 
@@ -168,35 +167,31 @@ static void add_outside(const gradient *d, i64 y, i64 x, const float *dy, float 
     }
 }
 
-/* Positions (row .. row + n_rows - 1, col .. col + n_cols - 1) of a sample: dy by position. */
-static void take_rows(const gradient *d, block k, i64 sample, i64 row, i64 n_rows, i64 col,
-                      i64 n_cols, i64 pitch, tile t) {
+/* dy by position for a piece of a row of the band: bytes at .. at + n_bytes - 1 of its bits. */
+static void take_row(const gradient *d, bnn_band b, block k, i64 sample, i64 row, i64 at, i64 n_bytes,
+                     tile t, float *rows) {
     const bnn_conv *g = d->g;
     i64 plane = g->ho * g->wo, filter = k.group * (g->m / g->group) + k.filter;
-    for (i64 r = 0; r < n_rows; r++) {
-        i64 first = (sample * g->m + filter) * plane + (row + r) * g->wo + col;
-        float *rows = t.rows + r * pitch * LANES;
-        bnn_turn(d->cores, d->dy, d->dy_type, first, plane, n_cols, k.n_filters, rows);
-        memset(rows + n_cols * LANES, 0, (size_t)((pitch - n_cols) * LANES) * sizeof(float));
-        if (!d->padded) continue;
-        for (i64 i = 0; i < n_cols; i++)
-            add_outside(d, row + r, col + i, rows + i * LANES, t.outside);
-    }
+    i64 y = b.row + row, x = b.col + 8 * at, n_cols = bnn_clamp(b.cols - 8 * at, 0, 8 * n_bytes);
+    i64 first = ((b.sample + sample) * g->m + filter) * plane + y * g->wo + x;
+    bnn_turn(d->cores, d->dy, d->dy_type, first, plane, n_cols, k.n_filters, rows);
+    memset(rows + n_cols * LANES, 0, (size_t)((8 * n_bytes - n_cols) * LANES) * sizeof(float));
+    if (!d->padded) return;
+    for (i64 i = 0; i < n_cols; i++) add_outside(d, y, x + i, rows + i * LANES, t.outside);
 }
 
-/* One block of up to 32 positions. */
-static void add_positions(const gradient *d, bnn_band b, block k, i64 sample, i64 row, i64 byte,
-                          tile t) {
+/* One block of up to 48 positions: the band's bytes from `byte` on, whatever their rows. */
+static void add_positions(const gradient *d, bnn_band b, block k, i64 sample, i64 byte, tile t) {
     const bnn_conv *g = d->g;
-    i64 n_rows = bnn_min(d->line_rows, b.rows - row), pitch = bnn_min(TERMS, 8 * d->row_bytes);
-    i64 n_cols = bnn_min(pitch, b.cols - 8 * byte), wide = bnn_round_up(k.n_filters, d->cores->step);
-    if (n_rows == 1) pitch = bnn_round_up(n_cols, 4);
-    i64 n_groups = bnn_ceil_div((n_rows - 1) * pitch + n_cols, 4);
-    take_rows(d, k, b.sample + sample, b.row + row, n_rows, b.col + 8 * byte, n_cols, pitch, t);
-    d->cores->build(t.rows, LANES, n_groups, wide, t.tables);
+    i64 n_bytes = bnn_min(TERMS / 8, b.rows * d->row_bytes - byte);
+    for (i64 i = 0, n; i < n_bytes; i += n) {
+        i64 row = (byte + i) / d->row_bytes, at = (byte + i) % d->row_bytes;
+        n = bnn_min(d->row_bytes - at, n_bytes - i);
+        take_row(d, b, k, sample, row, at, n, t, t.rows + 8 * i * LANES);
+    }
     const uint8_t *bits = t.bits + sample * k.n_channels * g->kw * d->plane;
-    d->cores->add(bits + row * d->row_bytes + byte, k.n_channels, g->kw * d->plane, t.offsets,
-                  g->kh * g->kw, n_groups, wide, t.tables, t.sums);
+    d->cores->sum(t.rows, LANES, 8 * n_bytes, bnn_round_up(k.n_filters, STRIP), bits + byte,
+                  k.n_channels, g->kw * d->plane, t.offsets, g->kh * g->kw, t.tables, t.sums);
 }
 
 static void add_band(const gradient *d, bnn_band b, block k, tile t) {
@@ -205,9 +200,8 @@ static void add_band(const gradient *d, bnn_band b, block k, tile t) {
     memset(t.sums, 0, (size_t)(k.n_channels * taps * LANES) * sizeof(float));
     memset(t.outside, 0, (size_t)(taps * LANES) * sizeof(float));
     for (i64 s = 0; s < b.samples; s++)
-        for (i64 row = 0; row < b.rows; row += d->line_rows)
-            for (i64 byte = 0; 8 * byte < b.cols; byte += TERMS / 8)
-                add_positions(d, b, k, s, row, byte, t);
+        for (i64 byte = 0; byte < b.rows * d->row_bytes; byte += TERMS / 8)
+            add_positions(d, b, k, s, byte, t);
     if (d->padded)
         for (i64 c = 0; c < k.n_channels; c++)
             d->cores->accumulate(t.sums + c * taps * LANES, t.outside, taps * LANES);
@@ -256,7 +250,7 @@ static tile take_tile(const gradient *d, bnn_scratch scratch) {
     tile t = {.bits = bnn_take(&scratch, bits_bytes(d)),
               .offsets = bnn_take(&scratch, taps * 8),
               .rows = bnn_take(&scratch, TERMS * LANES * floats),
-              .tables = bnn_take(&scratch, TERMS / 4 * TABLE * LANES * floats),
+              .tables = bnn_take(&scratch, BNN_TABLES_BYTES),
               .sums = bnn_take(&scratch, g->channels * taps * LANES * floats),
               .outside = bnn_take(&scratch, taps * LANES * floats),
               .finished = bnn_take(&scratch, finished_bytes(d))};
@@ -282,7 +276,7 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
                    .channel = unit / n_filters % n_channels * g->channels};
         k.n_channels = bnn_min(g->channels, channels - k.channel);
         i64 first = unit % n_filters * g->filters, last = bnn_min(first + g->filters, filters);
-        i64 width = bnn_round_up(bnn_ceil_div(last - first, bnn_ceil_div(last - first, LANES)), 8);
+        i64 width = bnn_round_up(bnn_ceil_div(last - first, bnn_ceil_div(last - first, LANES)), STRIP);
         for (i64 band = 0; band < bnn_n_bands(g); band++) {
             bnn_band b = bnn_band_at(g, band);
             fill_bits(d, b, k, t.bits);
@@ -312,10 +306,9 @@ BNN_EXPORT int bnn_conv_weight_grad_b1(const bnn_conv *g, const uint8_t *x, cons
     d.padded = g->pt > 0 || g->pl > 0 || bottom >= g->h || right >= g->w;
     d.phase_rows = g->rows + (g->kh - 1) * g->dh / g->sh;
     d.plane = d.phase_rows * g->sh * d.row_bytes;
-    d.line_rows = bnn_max(1, TERMS / (8 * d.row_bytes));
     i64 taps = g->kh * g->kw, floats = sizeof(float);
     i64 share = bnn_round_up(bits_bytes(&d), 64) + bnn_round_up(taps * 8, 64) +
-                (TERMS + TERMS / 4 * TABLE + g->channels * taps + taps) * LANES * floats +
+                BNN_TABLES_BYTES + (TERMS + g->channels * taps + taps) * LANES * floats +
                 bnn_round_up(finished_bytes(&d), 64);
     if (!bnn_share(&scratch, share, per_thread)) return 0;
     i64 filters = g->m / g->group, channels = g->c / g->group;

@@ -4,8 +4,8 @@
 
    It is both gradients of a binary dense layer: of the weights, with d = dy and the bits of x
    (terms are samples), and of the input, with d = dy transposed and the bits of w (terms are
-   filters). For every 4 terms the 16 signed sums of 64 lanes are tabled; a nibble of bits then
-   chooses one. Sums are float32; what is not is rounded, once, when a tile is finished.
+   filters). For every 6 terms the 64 signed sums of some lanes are tabled; 6 bits then choose one.
+   Sums are float32; what is not is rounded, once, when a tile is finished.
    Source: Arlazarov, Dinic, Kronrod, Faradzev (1970), "the method of the four Russians". */
 #include "bnn_products.h"
 
@@ -28,26 +28,25 @@ typedef struct {
 
 typedef struct {
     float *rows, *tables, *sums, *finished;
-    uint32_t *words;
+    uint64_t *words;
 } tile;
 
-/* Tables of the rows of d from a term and a lane on; zeros where there is no term. */
-static void build_tables(const product *p, i64 term, i64 n_terms, i64 lane, i64 n_lanes, tile t) {
+/* Rows of d from a term and a lane on, `pitch` apart. */
+static const float *take_rows(const product *p, i64 term, i64 n_terms, i64 lane, i64 n_lanes,
+                              tile t, i64 *pitch) {
     const shape *s = &p->s;
     i64 first = term * s->term_pitch + lane * s->lane_pitch;
-    i64 n_groups = bnn_ceil_div(n_terms, 4), wide = bnn_round_up(n_lanes, p->cores->step);
+    *pitch = LANES;
     if (s->lane_pitch > 1) {
         bnn_turn(p->cores, p->d, s->d_type, first, s->lane_pitch, n_terms, n_lanes, t.rows);
-    } else if (s->d_type == BNN_FLOAT && bnn_in_place(p->cores, n_terms, n_lanes)) {
-        p->cores->build((const float *)p->d + first, s->term_pitch, n_groups, wide, t.tables);
-        return;
+    } else if (s->d_type == BNN_FLOAT && n_lanes % STRIP == 0) {
+        *pitch = s->term_pitch;
+        return (const float *)p->d + first;
     } else {
         for (i64 i = 0; i < n_terms; i++)
             bnn_to_floats(p->d, s->d_type, first + i * s->term_pitch, t.rows + i * LANES, n_lanes);
     }
-    memset(t.rows + n_terms * LANES, 0,
-           (size_t)((4 * n_groups - n_terms) * LANES) * sizeof(float));
-    p->cores->build(t.rows, LANES, n_groups, wide, t.tables);
+    return t.rows;
 }
 
 /* The bits of some terms, a block of them, by columns. */
@@ -63,14 +62,15 @@ static void turn_bits(const product *p, i64 term, i64 n_terms, i64 bit, i64 n_bi
 static void add_terms(const product *p, i64 term, i64 n_terms, i64 n_bits, i64 lane, i64 n_lanes,
                       tile t) {
     const i64 here = 0;
-    i64 wide = bnn_round_up(n_lanes, p->cores->step);
+    i64 pitch;
     memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
     memset(t.sums, 0, (size_t)(n_bits * LANES) * sizeof(float));
     for (i64 i = 0; i < n_terms; i += TERMS) {
         i64 n = bnn_min(TERMS, n_terms - i);
-        build_tables(p, term + i, n, lane, n_lanes, t);
-        p->cores->add((const uint8_t *)(t.words + i / TERMS * p->s.block), n_bits, 4, &here, 1,
-                      bnn_ceil_div(n, 4), wide, t.tables, t.sums);
+        const uint64_t *words = t.words + i / TERMS * p->s.block;
+        const float *rows = take_rows(p, term + i, n, lane, n_lanes, t, &pitch);
+        p->cores->sum(rows, pitch, n, bnn_round_up(n_lanes, STRIP), (const uint8_t *)words, n_bits,
+                      sizeof *words, &here, 1, t.tables, t.sums);
     }
 }
 
@@ -100,16 +100,15 @@ static void multiply_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n
     if (!s->is_direct) finish_tile(p, bit, n_bits, lane, n_lanes, t);
 }
 
-static i64 words_bytes(const shape *s) { return bnn_ceil_div(s->chunk, TERMS) * s->block * 4; }
+static i64 words_bytes(const shape *s) { return bnn_ceil_div(s->chunk, TERMS) * s->block * 8; }
 
 static i64 finished_bytes(const shape *s) {
     return s->is_direct ? 0 : LANES * s->block * (i64)sizeof(float);
 }
 
 static i64 share_bytes(const shape *s) {
-    i64 rows = TERMS + TERMS / 4 * TABLE + s->block;
-    return bnn_round_up(words_bytes(s), 64) + rows * LANES * (i64)sizeof(float) +
-           finished_bytes(s);
+    return bnn_round_up(words_bytes(s), 64) + BNN_TABLES_BYTES +
+           (TERMS + s->block) * LANES * (i64)sizeof(float) + finished_bytes(s);
 }
 
 static void multiply_blocks(void *context, i64 begin, i64 end, int thread) {
@@ -117,11 +116,11 @@ static void multiply_blocks(void *context, i64 begin, i64 end, int thread) {
     const shape *s = &p->s;
     i64 row = LANES * sizeof(float);
     i64 n_tiles = bnn_ceil_div(s->n_lanes, LANES), width = bnn_ceil_div(s->n_lanes, n_tiles);
-    width = bnn_round_up(width, 8);
+    width = bnn_round_up(width, STRIP);
     bnn_scratch scratch = p->per_thread[thread];
     tile t = {.words = bnn_take(&scratch, words_bytes(s)),
               .rows = bnn_take(&scratch, TERMS * row),
-              .tables = bnn_take(&scratch, TERMS / 4 * TABLE * row),
+              .tables = bnn_take(&scratch, BNN_TABLES_BYTES),
               .sums = bnn_take(&scratch, s->block * row),
               .finished = bnn_take(&scratch, finished_bytes(s))};
     for (i64 bit = begin * s->block; bit < bnn_min(end * s->block, s->n_bits); bit += s->block)

@@ -51,17 +51,17 @@ static inline uint64_t transpose8(uint64_t x) {
 }
 
 void bnn_transpose_words(const uint8_t *rows, i64 row_bytes, i64 n_rows, i64 n_bytes,
-                         uint32_t *words) {
+                         uint64_t *words) {
     for (i64 i = 0; i < n_bytes; i++) {
-        uint64_t columns[4] = {0};
+        uint64_t columns[TERMS / 8] = {0};
         for (i64 j = 0; j < n_rows; j++)
             columns[j >> 3] |= (uint64_t)rows[j * row_bytes + i] << 8 * (j & 7);
-        for (int b = 0; b < 4; b++) columns[b] = transpose8(columns[b]);
-        for (int k = 0; k < 8; k++)
-            words[8 * i + k] = (uint32_t)(columns[0] >> 8 * k & 255) |
-                               (uint32_t)(columns[1] >> 8 * k & 255) << 8 |
-                               (uint32_t)(columns[2] >> 8 * k & 255) << 16 |
-                               (uint32_t)(columns[3] >> 8 * k & 255) << 24;
+        for (int b = 0; b < TERMS / 8; b++) columns[b] = transpose8(columns[b]);
+        for (int k = 0; k < 8; k++) {
+            uint64_t word = 0;
+            for (int b = 0; b < TERMS / 8; b++) word |= (columns[b] >> 8 * k & 255) << 8 * b;
+            words[8 * i + k] = word;
+        }
     }
 }
 

@@ -12,8 +12,10 @@
 enum {
     LANES = 64,    /* outputs side by side: positions or filters */
     STRINGS = 4,   /* outputs of a XNOR product computed together for each lane */
-    TERMS = 32,    /* rows of the float operand in one set of tables: eight groups of four */
-    TABLE = 16,    /* signed sums of four rows */
+    STRIP = 16,    /* lanes that share a set of tables, which has to fit the first-level cache */
+    GROUP = 6,     /* rows of the float operand behind one table */
+    TABLE = 64,    /* their signed sums */
+    TERMS = 48,    /* rows in one set of tables: eight groups */
     OUTSIDE = 128, /* in place of a nibble: this tap lies in the padding and counts nothing */
 };
 
@@ -77,9 +79,9 @@ static inline uint64_t bnn_bits_at(const uint8_t *bits, const uint8_t *end, i64 
 void bnn_nibbles(const uint8_t *bits, const uint8_t *end, i64 first, i64 pitch, i64 n_strings,
                  i64 n, uint8_t *out);
 
-/* words[i] bit j = bit i of row j, for n_rows <= 32 rows and 8 * n_bytes bits. */
+/* words[i] bit j = bit i of row j, for n_rows <= TERMS rows and 8 * n_bytes bits. */
 void bnn_transpose_words(const uint8_t *rows, i64 row_bytes, i64 n_rows, i64 n_bytes,
-                         uint32_t *words);
+                         uint64_t *words);
 
 /* Scratch, handed out from its start in multiples of 64 bytes. */
 typedef struct {
@@ -124,19 +126,19 @@ typedef struct {
 
 /* The inner loops. All give the same bits. Counts of 64 lanes: 4 strings against a panel (n_steps, 64) of nibbles. */
 typedef struct {
-    i64 step; /* lanes of floats in a vector, but 8 at least: what n_lanes is a multiple of */
     /* counts[i][lane] = number of differing bits; indices: (n_steps, 4) nibbles times 16. */
     void (*count)(const uint8_t *panel, const uint8_t *indices, i64 n_steps,
                   uint16_t counts[STRINGS][LANES]);
     /* y[first + i] = base[i] - 2 counts[i], added to y if `add`, which a float16 cannot. */
     void (*emit)(const uint16_t *counts, const int32_t *base, i64 n, void *y, i64 type, i64 first,
                  int add);
-    /* tables (n_groups, 16, 64): for every 4 of `rows` their 16 signed sums. */
-    void (*build)(const float *rows, i64 pitch, i64 n_groups, i64 n_lanes, float *tables);
-    /* sums (n_outer * n_inner, 64) += the table entries that the nibbles of a word choose; the word
-       of row (o, i) is at words + o * pitch + offsets[i]. */
-    void (*add)(const uint8_t *words, i64 n_outer, i64 pitch, const i64 *offsets, i64 n_inner,
-                i64 n_groups, i64 n_lanes, const float *tables, float *sums);
+    /* sums (n_outer * n_inner, 64) += sum over t < n_terms of rows[t * pitch + lane], its sign bit
+       t of a word; the word of row (o, i) is at words + o * word_pitch + offsets[i]. For every
+       strip of lanes the signed sums of 6 terms are tabled, and 6 bits choose one.
+       tables: BNN_TABLES_BYTES; n_lanes is a multiple of STRIP. */
+    void (*sum)(const float *rows, i64 pitch, i64 n_terms, i64 n_lanes, const uint8_t *words,
+                i64 n_outer, i64 word_pitch, const i64 *offsets, i64 n_inner, float *tables,
+                float *sums);
     /* out[lane * pitch + i] (+)= sums[i * 64 + lane]. */
     void (*spill)(const float *sums, i64 n_rows, i64 n_lanes, float *out, i64 pitch, int add);
     /* rows[i * 64 + lane] = d[lane * pitch + i]. */
@@ -148,10 +150,7 @@ typedef struct {
                     float *out);
 } bnn_cores;
 
-/* Whether `build` may read the caller's rows where they lie: whole vectors, whole groups. */
-static inline int bnn_in_place(const bnn_cores *cores, i64 n_rows, i64 n_lanes) {
-    return n_rows % 4 == 0 && n_lanes % cores->step == 0;
-}
+#define BNN_TABLES_BYTES (TERMS / GROUP * TABLE * STRIP * (i64)sizeof(float))
 
 /* As `turn`, from an array of float32 or float16, from its element `first` on. */
 void bnn_turn(const bnn_cores *cores, const void *d, i64 type, i64 first, i64 pitch, i64 n_rows,

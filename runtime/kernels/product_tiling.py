@@ -16,11 +16,12 @@ from bnnopt.runtime.format import Attribute
 
 LANES = 64  # outputs side by side
 STRINGS = 4  # outputs of a XNOR product together, for each lane
-TABLES_BYTES = (32 + 8 * 16) * LANES * 4  # 32 rows of floats and their signed sums
+TERMS = 48  # rows of floats of a set of tables
+TABLES_BYTES = (TERMS * LANES + 8 * 64 * 16) * 4  # those rows, and their signed sums for 16 lanes
 MAX_STEPS = 2048  # nibbles that a panel of a XNOR product holds for each lane
 INDEX_BYTES = 1 << 18  # nibbles of the weights at a time
-MAX_ROWS = 576  # rows of partial sums: 64 channels of a 3 x 3 convolution
-MAX_TERMS = 4096  # terms of a partial sum in float32
+MAX_ROWS = 1152  # rows of partial sums: 128 channels of a 3 x 3 convolution
+MAX_TERMS = 85 * TERMS  # terms of a partial sum in float32
 MAX_TAPS = 4096  # larger kernels are left to numpy
 MAX_COUNT = 65535  # of differing bits
 STAGED_UNITS = 8  # of work, for all threads, on the samples that are copied at a time
@@ -176,7 +177,7 @@ def _window_bytes(g: Convolution) -> int:
 
 
 def _conv_input_grad_scratch(g: Convolution) -> tuple[int, list[int]]:
-    words = math.ceil(g.group_filters / 32) * _up(g.group_channels * g.taps, 8) * 4
+    words = math.ceil(g.group_filters / TERMS) * _up(g.group_channels * g.taps, 8) * 8
     pieces = g.taps * min(LANES, LANES // g.wo + 2) * 24
     window = g.channels * _window_bytes(g)
     return words, [TABLES_BYTES + g.channels * g.taps * LANES * 4, window, pieces]
@@ -208,11 +209,11 @@ def gemm_input_grad(inputs: Sequence[Shape], dx: Shape, attributes: Attributes) 
 
 def _signed_sums(n: int, m: int, k: int, n_terms: int) -> Dense:
     block = min(512, max(64, _up(math.ceil(k / 8), 64)))
-    return Dense(n, m, k, block, min(n_terms, MAX_TERMS // 2))
+    return Dense(n, m, k, block, min(n_terms, 42 * TERMS))
 
 
 def _gemm_weight_grad_scratch(g: Dense) -> tuple[int, list[int]]:
-    words = math.ceil(g.chunk / 32) * g.block * 4
+    words = math.ceil(g.chunk / TERMS) * g.block * 8
     return 0, [words, TABLES_BYTES + g.block * LANES * 4]
 
 
