@@ -1,82 +1,176 @@
-"""Whole training steps against PyTorch eager: the same exported model, batch and optimiser.
+"""Whole training steps of one model against other frameworks: seconds and resident memory.
 
-    python -m benchmarks.steps --model binarynet --batch-size 100 --threads 2
+    python -m benchmarks.steps --model resnet-e-18 --size 224 --batch-size 8 --threads 2
 
-The two take turns in one process; the fastest step of each counts, and the ratio is what to read.
-Needs the oracle extra; the models are those of ``tests/exports/torch_models.py``.
+Each contestant sets up in a process of its own; then they take turns, step by step, and the
+fastest step of each counts: read the ratios. Memory is the growth of a process from its imports to
+its peak. On a machine that others use, compare processor time on one thread: ``--threads 1
+--cpu-time``.
+
+Models are those of ``tests/exports/torch_models.py``, and ``resnet-e-18`` and ``bi-real-18`` of the
+zoo. Needs the oracle extra. onnxruntime-training, which trains float networks only, needs an
+environment of its own: ``--ort-training`` names an interpreter that has it
+(onnxruntime-training-cpu 1.19.2, onnx, numpy < 2 and torch).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import numpy as np
+
+from benchmarks.contestant import CONTESTANTS
+
+ZOO = ("resnet-e-18", "bi-real-18")
+MIB = 2**20
+EAGER, ORT_TRAINING = "PyTorch eager", "onnxruntime-training"
+
+
+class Process:
+    """A contestant at work in its own interpreter."""
+
+    def __init__(self, name: str, folder: Path, options: argparse.Namespace) -> None:
+        python = options.ort_training if name == ORT_TRAINING else sys.executable
+        threads = str(options.threads)
+        libraries = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        self.name = name
+        self._log = (folder / f"{name}.log").open("w+")
+        self._process = subprocess.Popen(
+            [python, str(Path(__file__).with_name("contestant.py")), name, str(folder), threads],
+            env={**os.environ, **libraries, "PYTHONPATH": str(Path(__file__).parents[1])},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+        )  # fmt: skip
+
+    def ready(self) -> bool:
+        """Wait until it is set up; False, after its last words, if that failed."""
+        if self._answer():
+            return True
+        self._log.seek(0)
+        print(f"{self.name}: {self._log.read().strip().splitlines()[-1]}")
+        return False
+
+    def step(self, clock: str) -> float:
+        """Run one step: its seconds."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return float(self._answer()[clock])
+
+    def finish(self) -> int:
+        """End it: how much its resident memory grew, in bytes."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return int(self._answer()["growth_bytes"])
+
+    def close(self) -> None:
+        """Stop it, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def _answer(self) -> dict[str, float]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):  # not what a library prints
+                answer: dict[str, float] = json.loads(line)
+                return answer
+        return {}
 
 
 def main() -> None:
-    """Print seconds a step and their ratio."""
+    """Print seconds a step, resident memory, and their ratios to PyTorch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="binarynet")
+    parser.add_argument("--size", type=int, default=224, help="of the images of a zoo model")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--level", default="O1")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpu-time", action="store_true", help="processor time, not wall time")
+    parser.add_argument("--only", help="contestants, separated by commas")
+    parser.add_argument("--ort-training", metavar="PYTHON")
     options = parser.parse_args()
-    _with_threads(options.threads)
-    ours, theirs = _contestants(options)
-    turns = [_turn(ours, theirs) for _ in range(options.rounds)]
-    fastest = [min(times) for times in zip(*turns, strict=True)]
-    ours_s, theirs_s = fastest
-    print(
-        f"{options.model} batch {options.batch_size}, {options.threads} threads, {options.level}: "
-        f"bnnopt {ours_s:.3f} s, PyTorch {theirs_s:.3f} s, ratio {theirs_s / ours_s:.2f}"
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        planned = prepare(folder, options)
+        print(
+            f"{options.model}, batch {options.batch_size}, {options.threads} threads, "
+            f"{options.level}: planned peak {planned / MIB:.1f} MiB"
+        )
+        with contestants(folder, options) as running:
+            show(running, options)
 
 
-def _with_threads(n: int) -> None:
-    """Numpy's BLAS reads its threads when it is loaded: start again with them set."""
-    wanted = {"OMP_NUM_THREADS": str(n), "OPENBLAS_NUM_THREADS": str(n)}
-    if any(os.environ.get(name) != value for name, value in wanted.items()):
-        os.environ.update(wanted)
-        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.steps", *sys.argv[1:]])
-
-
-def _contestants(options: argparse.Namespace) -> tuple[Callable[[], object], Callable[[], object]]:
-    import torch
+def prepare(folder: Path, options: argparse.Namespace) -> int:
+    """Write the model, a batch, the compiled folder and artifacts; return the planned peak."""
+    import onnx_ir as ir
 
     import bnnopt
+    from bnnopt.models import build
     from tests.exports.torch_models import export, make_batch
 
-    torch.set_num_threads(options.threads)
-    x, labels = make_batch(options.model, options.batch_size, seed=0)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
-        module = export(options.model, path)
-        optimized = bnnopt.optimize(path, batch_size=options.batch_size, level=options.level)
-        optimized.save(Path(scratch) / "out")
-        session = bnnopt.TrainingSession(Path(scratch) / "out", threads=options.threads)
-    optimizer = torch.optim.Adam(module.parameters(), 1e-3)
-    data, target = torch.from_numpy(x), torch.from_numpy(labels)
-
-    def theirs() -> None:
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(module(data), target).backward()
-        optimizer.step()
-
-    return lambda: session.step(x, labels), theirs
+    is_zoo, path = options.model in ZOO, folder / "model.onnx"
+    if is_zoo:
+        ir.save(build(options.model, size=options.size, classes=10), path)
+        random = np.random.default_rng(0)
+        shape = (options.batch_size, 3, options.size, options.size)
+        x = random.uniform(-1, 1, shape).astype(np.float32)
+        labels = random.integers(0, 10, options.batch_size)
+    else:
+        export(options.model, path)
+        x, labels = make_batch(options.model, options.batch_size, seed=0)
+    np.savez(folder / "batch.npz", x=x, labels=labels)
+    (folder / "model.json").write_text(json.dumps({"name": options.model, "is_zoo": is_zoo}))
+    optimized = bnnopt.optimize(path, batch_size=options.batch_size, level=options.level)
+    optimized.save(folder / "out")
+    return optimized.report.optimized.peak_bytes
 
 
-def _turn(*contestants: Callable[[], object]) -> list[float]:
-    seconds = []
-    for contestant in contestants:
-        start = time.perf_counter()
-        contestant()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+@contextmanager
+def contestants(folder: Path, options: argparse.Namespace) -> Iterator[list[Process]]:
+    """Those that can be set up, one after the other."""
+    names = options.only.split(",") if options.only else list(CONTESTANTS)
+    if options.ort_training:
+        script = str(Path(__file__).with_name("contestant.py"))
+        command = [options.ort_training, script, "make-artifacts", str(folder)]
+        subprocess.run(command, capture_output=True, check=False)
+    elif ORT_TRAINING in names:
+        names.remove(ORT_TRAINING)
+    with ExitStack() as stack:
+        running = []
+        for name in names:
+            process = Process(name, folder, options)
+            stack.callback(process.close)
+            if process.ready():
+                running.append(process)
+        yield running
+
+
+def show(running: list[Process], options: argparse.Namespace) -> None:
+    """Let them take turns and print the table."""
+    clock = "processor" if options.cpu_time else "wall"
+    rounds = [[process.step(clock) for process in running] for _ in range(options.rounds + 1)]
+    seconds = {
+        process.name: min(times[1:])  # the first step is a warm-up
+        for process, times in zip(running, zip(*rounds, strict=True), strict=True)
+    }
+    growth = {process.name: process.finish() for process in running}
+    print(f"{'':24}{'ms/step':>10}{'speed':>8}{'MiB':>9}{'memory':>8}   (against {EAGER})")
+    for name in seconds:
+        speed = seconds[EAGER] / seconds[name] if EAGER in seconds else float("nan")
+        memory = growth[EAGER] / growth[name] if EAGER in growth else float("nan")
+        print(
+            f"{name:24}{1e3 * seconds[name]:10.1f}{speed:8.2f}"
+            f"{growth[name] / MIB:9.1f}{memory:8.2f}"
+        )
 
 
 if __name__ == "__main__":
