@@ -107,6 +107,17 @@ def mark_update(output: ir.Value, target: ir.Value) -> ir.Value:
     return output
 
 
+def mark_loss_gradient(value: ir.Value) -> ir.Value:
+    """Mark a constant as the gradient of the loss and return it; no other may be shared with it."""
+    value.metadata_props["gradient"] = "loss"
+    return value
+
+
+def is_loss_gradient(value: ir.Value) -> bool:
+    """Whether the value is the constant from which all gradients come."""
+    return value.metadata_props.get("gradient") == "loss"
+
+
 def step_input(graph: ir.Graph, unique: Callable[[str], str]) -> ir.Value:
     """The graph's step counter, added where there is none yet; `unique` makes a name unique."""
     for value in graph.inputs:

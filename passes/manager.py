@@ -13,6 +13,8 @@ from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
 from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
 from bnnopt.passes.bitmap import Bitmap
 from bnnopt.passes.drop_adam_second_moment import DropAdamSecondMoment
+from bnnopt.passes.float16_activations import Float16Activations
+from bnnopt.passes.float16_gradients import Float16Gradients
 from bnnopt.passes.float16_state import Float16State
 from bnnopt.passes.fuse_batch_norm_signs import FuseBatchNormSigns
 from bnnopt.passes.immediate_update import ImmediateUpdate
@@ -46,6 +48,8 @@ PASSES: tuple[Pass, ...] = (
     PackedProducts(),
     FuseBatchNormSigns(),
     BinaryOutputInt16(),
+    Float16Activations(),
+    Float16Gradients(),
     Float16State(),  # when it is known which products read bits
     ImmediateUpdate(),
     StreamGradients(),

@@ -9,6 +9,7 @@ from bnnopt.autodiff.context import Context, UnknownInput
 from bnnopt.autodiff.gradients import GRADIENTS
 from bnnopt.errors import ModelError
 from bnnopt.ops import DOMAIN, Emitter, dims, dtype
+from bnnopt.training_step import mark_loss_gradient
 
 FLOATS = frozenset(
     {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
@@ -44,7 +45,7 @@ def differentiate(
     backward = Emitter(graph, "backward")
     if loss not in dependent:
         return {}
-    grads = {loss: backward.constant(np.ones(dims(loss)), dtype(loss).numpy(), "one")}
+    grads = {loss: _gradient_of_loss(graph, loss, backward)}
     for node in reversed(nodes):
         output_grads = [grads.get(output) for output in node.outputs]
         wanted = {i for i, value in enumerate(node.inputs) if value in dependent}
@@ -57,6 +58,15 @@ def differentiate(
         graph.insert_after(node, forward.nodes)
     graph.extend(backward.nodes)
     return {parameter: grads[parameter] for parameter in parameters if parameter in grads}
+
+
+def _gradient_of_loss(graph: ir.Graph, loss: ir.Value, emit: Emitter) -> ir.Value:
+    """1, as a constant that nothing else reads: whoever scales the loss changes it alone."""
+    one = ir.tensor(np.ones(dims(loss), dtype(loss).numpy()))
+    name = emit.unique(f"{loss.name}.grad")
+    value = ir.val(name, dtype=dtype(loss), shape=dims(loss), const_value=one)
+    graph.register_initializer(mark_loss_gradient(value))
+    return value
 
 
 def _dependent(nodes: list[ir.Node], parameters: list[ir.Value]) -> set[ir.Value | None]:

@@ -37,7 +37,7 @@ class Emitter:
         self._constants = {
             _key(value.const_value.numpy()): value
             for value in graph.initializers.values()
-            if value.const_value is not None
+            if value.const_value is not None and "gradient" not in value.metadata_props
         }
 
     def __call__(

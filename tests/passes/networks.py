@@ -123,6 +123,7 @@ NETWORKS = {
     "dense": (DENSE, DENSE_WEIGHTS),
     "dropout": (DROPOUT, DROPOUT_WEIGHTS),
 }
+BATCH_NORM_NETWORKS = ("binary", "residual", "float")  # of images
 
 
 def small(name: str, **options: Any) -> Network:

@@ -36,6 +36,8 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("redirect-consumers", "sign-pack", "recompute-binary-products"),
     ),
     "fuse-batch-norm-signs": ("binary", ("sign-pack", "mask-pack", "packed-products")),
+    "float16-activations": ("binary", ("redirect-consumers", "sign-pack", "packed-products")),
+    "float16-gradients": ("binary", ("redirect-consumers", "sign-pack", "packed-products")),
     "float16-state": ("dense", ("redirect-consumers", "sign-pack", "packed-products")),
     "immediate-update": ("dense", ()),
     "stream-gradients": ("binary", ("sign-pack", "packed-products", "immediate-update")),

@@ -1,0 +1,169 @@
+"""float16-gradients: gradient maps in half precision, under a static loss scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.analysis import is_persistent
+from bnnopt.ops import Emitter, dims, infer_types, is_view
+from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.rewriting import insert_after_definition, redirect
+from bnnopt.training_step import Role, TrainingStep, is_loss_gradient, phase, readers
+
+# Operators that take dy in either precision, and the input that it is.
+_READS_DY = {
+    **dict.fromkeys(("MaskedGrad", "ClipGrad", "ReluGrad", "BatchNormalizationGrad"), 0),
+    **dict.fromkeys(("MaxPoolGrad", "PackedMaxPoolGrad", "ConvInputGrad"), 0),
+    **dict.fromkeys(("BinaryConvInputGrad", "BinaryGemmInputGrad"), 0),
+    **dict.fromkeys(("ConvWeightGrad", "BinaryConvWeightGrad", "BinaryGemmWeightGrad"), 1),
+    **dict.fromkeys(("BinaryConvWeightGradSigns", "BinaryGemmWeightGradSigns"), 1),
+}
+
+
+@dataclass(frozen=True)
+class Float16Gradients(Pass):
+    """Keep the gradients of activations in float16, from the loss on.
+
+    Backward:  the gradient of the loss is S, a power of two, instead of 1. Every gradient operator
+               takes dy in float16, sums in float32 and gives dx in float16; where one takes no
+               float16, dy is cast right before it and dx right behind it. Parameter gradients are
+               float32 and are divided by S, exactly; of signs S changes nothing.
+    Saves:     16 bits an element of the gradient maps.
+    Numbers:   lossy: 11 digits a map from 2^-14 to 65504. S = 2^`scale_bits` times the number of
+               labels, so that the gradient of a mean loss starts with at most 2^`scale_bits`: by
+               default 2^6 below overflow, and small ones 2^24 below it keep all digits. An
+               overflow gives infinity, and NaN in the loss of the next step, as it would in
+               float32; it is not hidden.
+    Skips:     a training graph whose loss gradient is not marked.
+    Source:    Micikevicius et al., arXiv:1710.03740 (loss scaling); Wang et al., arXiv:2102.04270.
+
+    Attributes
+    ----------
+    scale_bits : int
+        log2 of the largest gradient to start from.
+    """
+
+    name: ClassVar[str] = "float16-gradients"
+    level: ClassVar[int] = 2
+    lossless: ClassVar[bool] = False
+    min_cosine: ClassVar[float] = 0.98
+    scale_bits: int = 10
+
+    def run(self, step: TrainingStep, trace: Trace) -> int:
+        """See `Pass.run`."""
+        seeds = [v for v in step.graph.initializers.values() if is_loss_gradient(v)]
+        if not seeds:
+            return trace.skip(step.loss, "the graph does not say which value is its gradient")
+        if not any(node.op_type in _READS_DY for node in step.graph) or _is_scaled(seeds[0]):
+            return 0
+        scale = 2.0 ** (round(math.log2(_n_labels(step))) + self.scale_bits)
+        before = {value: value.dtype for node in step.graph for value in node.outputs}
+        _scale(seeds[0], scale)
+        scaled: set[ir.Value | None] = {seeds[0]}
+        for node in list(step.graph):
+            if not scaled.isdisjoint(node.inputs):
+                scaled.update(node.outputs)
+                if phase(node) == "update":
+                    _unscale(step, node, scale)
+                else:
+                    _narrow(step, node, scaled)
+        return sum(value.dtype is not kind for value, kind in before.items())
+
+
+def _n_labels(step: TrainingStep) -> int:
+    """What a mean loss divides by: its labels, or else the samples."""
+    labels = step.inputs(Role.LABELS)
+    return math.prod(dims(labels[0])) if labels else _batch(step)
+
+
+def _batch(step: TrainingStep) -> int:
+    return dims(step.inputs(Role.DATA)[0])[0]
+
+
+def _is_scaled(seed: ir.Value) -> bool:
+    return seed.const_value is not None and float(seed.const_value.numpy().item()) != 1
+
+
+def _scale(seed: ir.Value, scale: float) -> None:
+    assert seed.const_value is not None
+    one = seed.const_value.numpy()
+    seed.const_value = ir.tensor(one * one.dtype.type(scale))
+
+
+def _unscale(step: TrainingStep, node: ir.Node, scale: float) -> None:
+    """Divide the float gradient that an optimiser step reads."""
+    gradient = node.inputs[1]
+    if gradient is None or gradient.dtype != ir.DataType.FLOAT:
+        return
+    emit = Emitter(step.graph, "backward")
+    factor = emit.constant(1 / scale, "float32", "unscale")
+    redirect(node, gradient, emit("Mul", gradient, factor, name=f"{gradient.name}.unscaled"))
+    step.graph.insert_before(node, emit.nodes)
+
+
+def _narrow(step: TrainingStep, node: ir.Node, scaled: set[ir.Value | None]) -> None:
+    """Let a gradient operator take and give float16, with casts where it does not."""
+    halves = [v for v in node.inputs if v is not None and _is_half(v) and v in scaled]
+    if halves and _accepts(node, halves[0]):
+        for value in node.inputs if node.op_type == "Add" else ():
+            assert value is not None
+            if not _is_half(value):
+                _cast_for(step, node, value, ir.DataType.FLOAT16)
+        infer_types(node, step.opset)
+    else:
+        for value in halves:
+            _cast_for(step, node, value, ir.DataType.FLOAT)
+    for output in node.outputs:
+        if output.dtype == ir.DataType.FLOAT and dims(output)[:1] == (_batch(step),):
+            _narrow_output(step, output, scaled)
+
+
+def _narrow_output(step: TrainingStep, value: ir.Value, scaled: set[ir.Value | None]) -> None:
+    """Cast what only gives float32, for the readers that take float16."""
+    takers = [reader for reader in readers(value) if _leads_on(reader, value)]
+    if not takers:
+        return
+    emit = Emitter(step.graph, "backward")
+    half = emit("Cast", value, name=f"{value.name}.half", to=int(ir.DataType.FLOAT16))
+    for reader in takers:
+        redirect(reader, value, half)
+    insert_after_definition(step, value, emit.nodes)
+    scaled.add(half)
+
+
+def _cast_for(step: TrainingStep, node: ir.Node, value: ir.Value, kind: ir.DataType) -> None:
+    emit = Emitter(step.graph, "backward")
+    redirect(node, value, emit("Cast", value, name=f"{value.name}.cast", to=int(kind)))
+    step.graph.insert_before(node, emit.nodes)
+
+
+def _is_half(value: ir.Value) -> bool:
+    return value.dtype == ir.DataType.FLOAT16
+
+
+def _accepts(node: ir.Node, value: ir.Value) -> bool:
+    """Whether the node takes `value` in float16: it reads dy there, or only moves or adds it."""
+    if node.op_type in _READS_DY:
+        of_weight = node.op_type == "ClipGrad" and _is_weight(node.inputs[1])
+        return node.inputs[_READS_DY[node.op_type]] is value and not of_weight
+    return is_view(node) or node.op_type in ("Transpose", "Add")
+
+
+def _is_weight(value: ir.Value | None) -> bool:
+    """Whether the value is a parameter, in whatever layout: its gradient stays float32."""
+    producer = value.producer() if value is not None else None
+    if producer is not None and (is_view(producer) or producer.op_type in ("Transpose", "Cast")):
+        return _is_weight(producer.inputs[0])
+    return value is not None and is_persistent(value)
+
+
+def _leads_on(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a gradient operator that takes float16 reads `value`, as it is or moved or added."""
+    if node.op_type in _READS_DY or not _accepts(node, value):
+        return _accepts(node, value)
+    output = node.outputs[0]
+    return any(_leads_on(reader, output) for reader in readers(output))
