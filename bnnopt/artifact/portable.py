@@ -45,6 +45,9 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
         _write_shapes(node, twin, batch_size)
         if _same_data(node, twin):
             _fold(model.graph, node)
+        elif _casts_nothing(node):
+            node.outputs[0].replace_all_uses_with(node.inputs[0])
+            model.graph.remove(node, safe=True)
         elif node.op_type == "CastLike":
             _make_cast(model.graph, node)
     for value, other in zip(model.graph.inputs, larger.graph.inputs, strict=True):
@@ -137,6 +140,13 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
         output.replace_all_uses_with(constant)
         graph.register_initializer(constant)
     graph.remove(node, safe=True)
+
+
+def _casts_nothing(node: ir.Node) -> bool:
+    """Whether the node casts to the type that its input has; onnxruntime drops such nodes."""
+    if node.op_type not in ("Cast", "CastLike") or node.outputs[0].is_graph_output():
+        return False
+    return dtype(node.inputs[0]) == dtype(node.outputs[0])
 
 
 def _make_cast(graph: ir.Graph, node: ir.Node) -> None:
