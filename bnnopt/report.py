@@ -154,14 +154,13 @@ def _ledger(report: Report) -> RenderableType:
 
 
 def _ledger_row(record: PassRecord) -> Row:
-    numbers = "bit-equal" if record.lossless else f"lossy, cos >= {record.min_cosine:g}"
     return Row(
         [
             record.name,
             str(record.rewrites),
             size(record.saved_bytes),
             size(record.peak_bytes),
-            numbers if record.rewrites else "",
+            record.numbers if record.rewrites else "",
         ],
         quiet=not record.rewrites,
     )

@@ -55,6 +55,9 @@ class Pass(ABC):
     changes_storage : bool
         Whether weights and optimiser state may be stored in another type, and state dropped or
         added.
+    changes_function : bool
+        Whether the network computes another function with it: then the reference is changed in the
+        same way before it is compared, and `min_cosine` says nothing about the difference.
     maps_kernels : bool
         Whether it chooses kernels that round in their own way: then the reference is mapped to the
         same kernels before it is compared.
@@ -65,6 +68,7 @@ class Pass(ABC):
     lossless: ClassVar[bool] = True
     min_cosine: ClassVar[float] = 1.0
     changes_storage: ClassVar[bool] = False
+    changes_function: ClassVar[bool] = False
     maps_kernels: ClassVar[bool] = False
 
     @abstractmethod
@@ -79,4 +83,6 @@ class Pass(ABC):
     @property
     def numbers(self) -> str:
         """What it does to the numbers, in a few words."""
-        return "bit-equal" if self.lossless else f"lossy, cos >= {self.min_cosine:g}"
+        if self.lossless:
+            return "bit-equal"
+        return "another function" if self.changes_function else f"lossy, cos >= {self.min_cosine:g}"

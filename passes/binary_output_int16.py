@@ -20,6 +20,9 @@ _READERS = {
     "BatchNormalizationTraining": 0,
     "BatchNormalizationSigns": 0,
     "BatchNormalizationGrad": 1,
+    "L1BatchNormalizationTraining": 0,
+    "L1BatchNormalizationSigns": 0,
+    "L1BatchNormalizationGrad": 1,
 }
 
 

@@ -7,12 +7,15 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.ops import Emitter
+from bnnopt.ops import Emitter, dims
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.rewriting import take_over
 from bnnopt.training_step import TrainingStep, phase, readers
 
-_FUSED = {"BatchNormalizationTraining": "BatchNormalizationSigns"}
+_FUSED = {
+    "BatchNormalizationTraining": "BatchNormalizationSigns",
+    "L1BatchNormalizationTraining": "L1BatchNormalizationSigns",
+}
 _PACKS = ("BinarizePack", "RangePack")
 
 
@@ -51,10 +54,11 @@ class FuseBatchNormSigns(Pass):
 def _replace(step: TrainingStep, norm: ir.Node, packs: dict[str, ir.Node]) -> None:
     attributes = {name: attribute.value for name, attribute in norm.attributes.items()}
     attributes |= {"zero": 1.0, "low": 0.0, "high": 0.0}  # of the bits that nobody reads
+    attributes["shape"] = list(dims(norm.inputs[0])[1:])
     for pack in packs.values():
         attributes |= {name: attribute.value for name, attribute in pack.attributes.items()}
     bits = [packs[kind].outputs[0] if kind in packs else None for kind in _PACKS]
-    old = [*bits, *norm.outputs[1:]]
+    old = [*bits, *norm.outputs[1:], None, None]  # nor are the levels read
     emit = Emitter(step.graph, phase(norm))
     emit(_FUSED[norm.op_type], *norm.inputs, name=str(norm.name), n_outputs=len(old), **attributes)
     (new,) = emit.nodes

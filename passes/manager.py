@@ -12,6 +12,7 @@ from bnnopt.passes.base import Pass, Skip, Trace
 from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
 from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
 from bnnopt.passes.bitmap import Bitmap
+from bnnopt.passes.bnn_batch_norm_backward import BnnBatchNormBackward
 from bnnopt.passes.drop_adam_second_moment import DropAdamSecondMoment
 from bnnopt.passes.float16_activations import Float16Activations
 from bnnopt.passes.float16_gradients import Float16Gradients
@@ -19,6 +20,7 @@ from bnnopt.passes.float16_state import Float16State
 from bnnopt.passes.fuse_batch_norm_signs import FuseBatchNormSigns
 from bnnopt.passes.immediate_update import ImmediateUpdate
 from bnnopt.passes.in_place import InPlace
+from bnnopt.passes.l1_batch_norm import L1BatchNorm
 from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.passes.packed_products import PackedProducts
 from bnnopt.passes.pool_index import PoolIndex
@@ -38,6 +40,7 @@ from bnnopt.training_step import TrainingStep
 PASSES: tuple[Pass, ...] = (
     BinaryWeightGradients(),
     DropAdamSecondMoment(),
+    L1BatchNorm(),
     RedirectConsumers(),
     SignPack(),
     RecomputeBinaryProducts(),
@@ -47,6 +50,7 @@ PASSES: tuple[Pass, ...] = (
     Bitmap(),
     PackedProducts(),
     FuseBatchNormSigns(),
+    BnnBatchNormBackward(),
     BinaryOutputInt16(),
     Float16Activations(),
     Float16Gradients(),
@@ -66,6 +70,7 @@ class PassRecord:
     name: str
     lossless: bool
     min_cosine: float
+    numbers: str
     rewrites: int
     peak_bytes: int
     saved_bytes: int
@@ -128,6 +133,7 @@ def run_passes(
                 name=candidate.name,
                 lossless=candidate.lossless,
                 min_cosine=candidate.min_cosine,
+                numbers=candidate.numbers,
                 rewrites=rewrites,
                 peak_bytes=plan.peak_bytes,
                 saved_bytes=plan.saved_bytes,
@@ -147,9 +153,11 @@ def in_order(passes: Collection[Pass]) -> list[Pass]:
 def by_loss(passes: Sequence[Pass]) -> list[list[Pass]]:
     """Sets of passes, each lossier than the one before: the lossless ones, then all.
 
-    The lossy ones join in the order of their bounds, the mildest first.
+    The lossy ones join in the order of their bounds, the mildest first; last what changes the
+    function.
     """
-    mildest_first = sorted((p for p in passes if not p.lossless), key=lambda p: -p.min_cosine)
+    lossy = [p for p in passes if not p.lossless]
+    mildest_first = sorted(lossy, key=lambda p: (p.changes_function, -p.min_cosine))
     sets = [
         {p for p in passes if p.lossless}.union(mildest_first[:n])
         for n in range(len(mildest_first) + 1)
@@ -178,13 +186,17 @@ def least_cosine(names: Collection[str]) -> float | None:
 
 
 def map_kernels(reference: TrainingStep, names: Collection[str]) -> TrainingStep:
-    """A copy of a step that runs on the kernels to which the passes called `names` map one.
+    """A copy of a step that computes the function, and runs on the kernels, of passes by `names`.
 
     What is bit-equal is bit-equal on the same kernels: this is the reference to compare with.
     """
     step = TrainingStep(reference.model.clone())
-    run_passes(step, [p for p in PASSES if p.maps_kernels and p.name in names])
+    run_passes(step, [p for p in PASSES if _changes_reference(p) and p.name in names])
     return step
+
+
+def _changes_reference(candidate: Pass) -> bool:
+    return candidate.maps_kernels or candidate.changes_function
 
 
 def _declare_functions(step: TrainingStep) -> None:

@@ -13,7 +13,7 @@ from bnnopt.ops import Emitter, dims, ints, is_view, window
 from bnnopt.ops.emit import Attribute
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.rebuilding import packed_form
-from bnnopt.passes.rewriting import replace_node
+from bnnopt.passes.rewriting import drop_unread, replace_node
 from bnnopt.training_step import TrainingStep, phase
 
 Attributes = dict[str, Attribute]
@@ -48,7 +48,7 @@ class PackedProducts(Pass):
             if rule(mapping):
                 replace_node(step, node, mapping.emit)
                 count += 1
-        _drop_unread(step)
+        drop_unread(step)
         packs = [node for node in step.graph if node.op_type == "SignPack"]
         count += sum(_pack_at_once(step, node) for node in packs)
         packs = [node for node in step.graph if node.op_type == "BinarizePack"]
@@ -232,11 +232,3 @@ def _signs_at_once(step: TrainingStep, node: ir.Node) -> int:
     replace_node(step, node, emit)
     step.graph.remove(product, safe=True)
     return 1
-
-
-def _drop_unread(step: TrainingStep) -> None:
-    """Remove what only the replaced products read."""
-    outputs = set(step.graph.outputs)
-    for node in reversed(list(step.graph)):
-        if not any(output.uses() or output in outputs for output in node.outputs):
-            step.graph.remove(node, safe=True)

@@ -54,3 +54,11 @@ def late(value: ir.Value) -> list[ir.Node]:
     found = {use.node for use in value.uses() if phase(use.node) != "forward"}
     graph = next(iter(found)).graph if found else None
     return [node for node in graph if node in found] if graph is not None else []
+
+
+def drop_unread(step: TrainingStep) -> None:
+    """Remove the nodes that nothing reads."""
+    outputs = set(step.graph.outputs)
+    for node in reversed(list(step.graph)):
+        if not any(output.uses() or output in outputs for output in node.outputs):
+            step.graph.remove(node, safe=True)

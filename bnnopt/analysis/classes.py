@@ -7,7 +7,6 @@ from enum import StrEnum
 import onnx_ir as ir
 
 from bnnopt.analysis.storage import Buffer, late_readers, roots, saved
-from bnnopt.ops import dims
 from bnnopt.training_step import Role, TrainingStep, is_constant, role
 
 
@@ -30,7 +29,8 @@ _BY_ROLE = {
     Role.STATE: VariableClass.OPTIMIZER_STATE,
     Role.STATISTIC: VariableClass.STATISTICS,
 }
-_NORMALIZATIONS = frozenset({"BatchNormalizationTraining", "BatchNormalizationSigns"})
+_SIGNS = frozenset({"BatchNormalizationSigns", "L1BatchNormalizationSigns"})
+_NORMALIZATIONS = _SIGNS | {"BatchNormalizationTraining", "L1BatchNormalizationTraining"}
 _MASK_MAKERS = frozenset({"RangePack", "PackedMaxPool", "PackBits"})
 
 
@@ -63,12 +63,14 @@ def _classify_kept(root: ir.Value, views: list[ir.Value]) -> VariableClass:
     producer = root.producer()
     if producer is None:
         return VariableClass.RETAINED
-    if len(dims(root)) == 1 and producer.op_type in _NORMALIZATIONS:
+    is_result = root is producer.outputs[0] or root.dtype == ir.DataType.UINT8
+    if producer.op_type in _NORMALIZATIONS and not is_result:
         return VariableClass.STATISTICS
     only_masks = all(node.op_type == "MaskedGrad" for node in late_readers(views))
     is_mask = root.dtype in (ir.DataType.BOOL, ir.DataType.INT64)
     is_mask |= root.dtype == ir.DataType.UINT8 and producer.op_type in _MASK_MAKERS
-    packs_signs = producer.op_type in ("SignPack", "BatchNormalizationSigns")
+    is_mask |= producer.op_type in _SIGNS and root is producer.outputs[1]
+    packs_signs = producer.op_type == "SignPack" or producer.op_type in _SIGNS
     if is_mask or (packs_signs and only_masks):
         return VariableClass.MASKS
     return VariableClass.RETAINED

@@ -46,8 +46,7 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
         if _same_data(node, twin):
             _fold(model.graph, node)
         elif _casts_nothing(node):
-            node.outputs[0].replace_all_uses_with(node.inputs[0])
-            model.graph.remove(node, safe=True)
+            _bypass(model.graph, node)
         elif node.op_type == "CastLike":
             _make_cast(model.graph, node)
     for value, other in zip(model.graph.inputs, larger.graph.inputs, strict=True):
@@ -147,6 +146,13 @@ def _casts_nothing(node: ir.Node) -> bool:
     if node.op_type not in ("Cast", "CastLike") or node.outputs[0].is_graph_output():
         return False
     return dtype(node.inputs[0]) == dtype(node.outputs[0])
+
+
+def _bypass(graph: ir.Graph, node: ir.Node) -> None:
+    source = node.inputs[0]
+    assert source is not None
+    node.outputs[0].replace_all_uses_with(source)
+    graph.remove(node, safe=True)
 
 
 def _make_cast(graph: ir.Graph, node: ir.Node) -> None:

@@ -20,12 +20,9 @@ _MAY_OVERWRITE = frozenset(
     | {"Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where"}
     | {"Binarize", "Ternarize", "Dropout", "ClipGrad", "ReluGrad", "ApproxSignGrad"}
     | {"SwishSignGrad", "MaskedGrad", "BitmapReluGrad", "SoftmaxCrossEntropyGrad"}
-    | {
-        "BatchNormalizationApply",
-        "BatchNormalizationTraining",
-        "BatchNormalizationGrad",
-        "BinaryConvInputGrad",
-    }
+    | {"BatchNormalizationTraining", "BatchNormalizationGrad", "BatchNormalizationSignsGrad"}
+    | {"L1BatchNormalizationTraining", "L1BatchNormalizationGrad", "BatchNormalizationApply"}
+    | {"BinaryConvInputGrad"}
 )
 _OPTIMIZER = "Step"  # all optimisers are elementwise, and end in this
 

@@ -7,6 +7,8 @@
 
 #include "bnn_tiles.h"
 
+#include <math.h>
+
 enum {
     STRIP = 256, /* most channels that a walk down the rows of (N, C) takes along */
     GROUP = 16,  /* most channels whose planes, where they are small, are read in one run */
@@ -26,6 +28,21 @@ static inline i64 bnn_channels_together(i64 c, i64 length, i64 whole) {
 BNN_INLINE double bnn_sum_pair(const v4d *sums) {
     v4d both = sums[0] + sums[1];
     return bnn_sum4(&both);
+}
+
+typedef i64 v4l __attribute__((vector_size(32)));
+
+/* Two vectors of sums of |x - mean|. */
+BNN_INLINE void bnn_add_deviations(const float *x, i64 n, double mean, v4d *sums) {
+    i64 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        v4d a, b;
+        bnn_load_wide(&a, x + i);
+        bnn_load_wide(&b, x + i + 4);
+        a -= mean, b -= mean;
+        sums[0] += (v4d)((v4l)a & INT64_MAX), sums[1] += (v4d)((v4l)b & INT64_MAX);
+    }
+    for (; i < n; i++) sums[0][i % 4] += fabs(x[i] - mean);
 }
 
 #endif

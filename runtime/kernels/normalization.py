@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.packing import binarize_pack, range_pack
+from bnnopt.runtime.kernels.packing import binarize_pack, range_pack, unpack_bits
 
 
 def batch_normalization_training(
@@ -19,7 +19,7 @@ def batch_normalization_training(
     *,
     epsilon: float,
     momentum: float,
-) -> tuple[Array, Array, Array, Array, Array]:
+) -> tuple[Array, ...]:
     """Normalise x with the batch's own mean and (biased) variance.
 
     Parameters
@@ -35,10 +35,41 @@ def batch_normalization_training(
     batch_mean, inv_std : (C,)
         inv_std = 1 / sqrt(variance + epsilon).
     """
+    return _normalize(x, scale, bias, running_mean, running_var, epsilon, momentum, l1=False)
+
+
+def l1_batch_normalization_training(
+    x: Array,
+    scale: Array,
+    bias: Array,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    epsilon: float,
+    momentum: float,
+) -> tuple[Array, ...]:
+    """`batch_normalization_training` with the square of mean|x - mean| for the variance."""
+    return _normalize(x, scale, bias, running_mean, running_var, epsilon, momentum, l1=True)
+
+
+def _normalize(
+    x: Array,
+    scale: Array,
+    bias: Array,
+    running_mean: Array,
+    running_var: Array,
+    epsilon: float,
+    momentum: float,
+    *,
+    l1: bool,
+) -> tuple[Array, ...]:
     flat = _by_channel(x).astype(scale.dtype, copy=False)
     mean = flat.mean(axis=(0, 2))
     y = flat - _column(mean)
-    variance = np.einsum("ncl,ncl->c", y, y) / (x.size // mean.size)
+    if l1:
+        variance = np.abs(y).mean(axis=(0, 2)) ** 2
+    else:
+        variance = np.einsum("ncl,ncl->c", y, y) / (x.size // mean.size)
     inv_std = 1 / np.sqrt(variance + epsilon)
     y *= _column(inv_std * scale)
     y += _column(bias)
@@ -81,17 +112,77 @@ def batch_normalization_grad(
     dscale, dbias : (C,)
         sum(dy xh) and sum(dy).
     """
+    return _differentiate(dy, x, scale, batch_mean, inv_std, l1=False)
+
+
+def l1_batch_normalization_grad(
+    dy: Array, x: Array, scale: Array, batch_mean: Array, inv_std: Array
+) -> tuple[Array, Array, Array]:
+    """Differentiate `l1_batch_normalization_training`; see `batch_normalization_grad`.
+
+    (s - mean(s)) mean|xh|, s = sgn(xh), stands for xh in dx.
+    """
+    return _differentiate(dy, x, scale, batch_mean, inv_std, l1=True)
+
+
+def _differentiate(
+    dy: Array, x: Array, scale: Array, batch_mean: Array, inv_std: Array, *, l1: bool
+) -> tuple[Array, Array, Array]:
     count = x.size // scale.size
     dy_flat = _by_channel(dy).astype(scale.dtype, copy=False)
     dx = _by_channel(x) - _column(batch_mean)
     dx *= _column(inv_std)
     dbias = dy_flat.sum(axis=(0, 2))
     dscale = np.einsum("ncl,ncl->c", dy_flat, dx)
+    if l1:
+        size = np.abs(dx).mean(axis=(0, 2))
+        np.sign(dx, out=dx)
+        dx -= _column(dx.mean(axis=(0, 2)))
+        dx *= _column(size)
     dx *= _column(dscale / count)
     dx += _column(dbias / count)
     np.subtract(dy_flat, dx, out=dx)
     dx *= _column(scale * inv_std)
     return dx.reshape(x.shape).astype(dy.dtype, copy=False), dscale, dbias
+
+
+def batch_normalization_levels(
+    x: Array, signs: Array, mask: Array, batch_mean: Array, inv_std: Array, *, shape: list[int]
+) -> tuple[Array, Array]:
+    """What two bits of a batch norm's result say of its input, on average by channel.
+
+    Parameters
+    ----------
+    x : (N, *shape) float or int16
+    signs, mask : (N, ceil(K / 8)) uint8
+    batch_mean, inv_std : (C,) float
+
+    Returns
+    -------
+    levels : (C, 4)
+        Mean of xh = (x - mean) inv_std where the pair of bits is sign + 2 mask; 0 if it is nowhere.
+    slopes : (C, 4)
+        The same of (s - mean(s)) mean|xh|, s = sgn(xh).
+    """
+    unit = _by_channel(x).astype(inv_std.dtype, copy=False) - _column(batch_mean)
+    unit *= _column(inv_std)
+    direction = np.sign(unit)
+    direction -= _column(direction.mean(axis=(0, 2)))
+    direction *= _column(np.abs(unit).mean(axis=(0, 2)))
+    pairs = _pairs(signs, mask, shape)
+    levels, slopes = np.zeros((2, len(inv_std), 4), inv_std.dtype)
+    for pair in range(4):
+        chosen = pairs == pair
+        count = np.maximum(chosen.sum(axis=(0, 2)), 1)
+        levels[:, pair] = np.where(chosen, unit, 0).sum(axis=(0, 2)) / count
+        slopes[:, pair] = np.where(chosen, direction, 0).sum(axis=(0, 2)) / count
+    return levels, slopes
+
+
+def _pairs(signs: Array, mask: Array, shape: list[int]) -> Array:
+    """Sign + 2 mask of every element, (N, C, L) uint8."""
+    plus, inside = (unpack_bits(bits, shape=shape) for bits in (signs, mask))
+    return _by_channel(plus + np.uint8(2) * inside)
 
 
 def batch_normalization_signs(
@@ -106,16 +197,86 @@ def batch_normalization_signs(
     zero: float,
     low: float,
     high: float,
+    shape: list[int],
 ) -> tuple[Array, ...]:
-    """Return the bits of Binarize(y) and of low <= y <= high, and the statistics.
+    """Return the bits of Binarize(y) and of low <= y <= high, the statistics, and two tables.
 
-    The parameters are those of `batch_normalization_training`, which gives y, and of
-    `packing.binarize_pack` and `packing.range_pack`.
+    The parameters are those of `batch_normalization_training`, which gives y, of
+    `packing.binarize_pack` and `packing.range_pack`. Both tables are the levels of
+    `batch_normalization_levels`.
     """
     y, *statistics = batch_normalization_training(
         x, scale, bias, running_mean, running_var, epsilon=epsilon, momentum=momentum
     )
-    return binarize_pack(y, zero=zero), range_pack(y, low=low, high=high), *statistics
+    bits = binarize_pack(y, zero=zero), range_pack(y, low=low, high=high)
+    levels, _ = batch_normalization_levels(x, *bits, *statistics[2:], shape=shape)
+    return *bits, *statistics, levels, levels
+
+
+def l1_batch_normalization_signs(
+    x: Array,
+    scale: Array,
+    bias: Array,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    epsilon: float,
+    momentum: float,
+    zero: float,
+    low: float,
+    high: float,
+    shape: list[int],
+) -> tuple[Array, ...]:
+    """`batch_normalization_signs` of `l1_batch_normalization_training`, with its slopes."""
+    y, *statistics = l1_batch_normalization_training(
+        x, scale, bias, running_mean, running_var, epsilon=epsilon, momentum=momentum
+    )
+    bits = binarize_pack(y, zero=zero), range_pack(y, low=low, high=high)
+    tables = batch_normalization_levels(x, *bits, *statistics[2:], shape=shape)
+    return *bits, *statistics, *tables
+
+
+def batch_normalization_signs_grad(
+    dy: Array,
+    signs: Array,
+    mask: Array,
+    scale: Array,
+    inv_std: Array,
+    levels: Array,
+    slopes: Array,
+    *,
+    shape: list[int],
+) -> tuple[Array, Array, Array]:
+    """Differentiate batch norm behind a clipped sign, from the bits of its result alone.
+
+    Parameters
+    ----------
+    dy : (N, *shape) float
+        Gradient of the signs.
+    signs, mask : (N, ceil(K / 8)) uint8
+    scale, inv_std : (C,) float
+    levels, slopes : (C, 4) float
+        As `batch_normalization_signs` gives them.
+
+    Returns
+    -------
+    dx : (N, *shape), dtype of dy
+        scale inv_std (d - dbias / count - slope dscale / count), d = dy where the mask is set.
+    dscale, dbias : (C,)
+        sum(d level) and sum(d).
+    """
+    count, pairs = dy.size // scale.size, _pairs(signs, mask, shape)
+    channel = np.arange(len(scale)).reshape(-1, 1)
+    wide = _by_channel(dy).astype(scale.dtype, copy=False)
+    kept = np.where(pairs >= 2, wide, scale.dtype.type(0))
+    dbias = kept.sum(axis=(0, 2))
+    dscale = np.einsum("ncl,ncl->c", kept, levels[channel, pairs])
+    dx = slopes[channel, pairs]
+    dx *= _column(dscale / count)
+    dx += _column(dbias / count)
+    np.subtract(kept, dx, out=dx)
+    dx *= _column(scale * inv_std)
+    return dx.reshape(dy.shape).astype(dy.dtype, copy=False), dscale, dbias
 
 
 def _by_channel(x: Array) -> Array:

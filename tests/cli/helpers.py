@@ -39,6 +39,7 @@ REPORT = {
             "name": str,
             "lossless": bool,
             "min_cosine": float,
+            "numbers": str,
             "rewrites": int,
             "peak_bytes": int,
             "saved_bytes": int,

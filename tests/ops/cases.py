@@ -379,12 +379,61 @@ def normalization_sign_cases() -> list[Case]:
     ]:
         for dtype in (np.float32, np.int16, np.float16):
             x = RNG.integers(-3, 4, shape).astype(dtype)
-            channel = [normal(shape[1]) for _ in range(3)]
+            channel = [1 + abs(normal(shape[1])), normal(shape[1]), normal(shape[1])]
             bounds = {"zero": zero, "low": low, "high": high, "epsilon": 1e-5, "momentum": 0.9}
             bias = clear_bias(RNG, x, channel[0], (0, low, high))
             inputs = (x, channel[0], bias, channel[1], channel[2] ** 2)
             name = f"{note}-{np.dtype(dtype).name}"
+            bounds["shape"] = list(shape[1:])
             table.append(Case("BatchNormalizationSigns", name, inputs, bounds))
+    return table
+
+
+def l1_normalization_cases() -> list[Case]:
+    table = []
+    for note, x in {
+        "image": normal(4, 3, 5, 2),
+        "rows": normal(6, 5),
+        "line-batch-1": normal(1, 2, 3),
+        "int16": RNG.integers(-30, 30, (3, 2, 4, 4)).astype(np.int16),
+        "constant-channel": np.concatenate([normal(4, 1, 6), np.ones((4, 1, 6), np.float32)], 1),
+    }.items():
+        c = x.shape[1]
+        scale, bias, mean, var = normal(c), normal(c), normal(c), normal(c) ** 2
+        training = case(
+            "L1BatchNormalizationTraining", note, x, scale, bias, mean, var,
+            epsilon=1e-5, momentum=0.9,
+        )  # fmt: skip
+        *_, batch_mean, inv_std = training.twin
+        dy = normal(*x.shape)
+        grad = case("L1BatchNormalizationGrad", note, dy, x, scale, batch_mean, inv_std)
+        table += [training, grad]
+    return table
+
+
+def level_cases() -> list[Case]:
+    """Both kinds of batch norm to bits, what the bits say, and the gradient from them alone."""
+    table = []
+    for fused in normalization_sign_cases():
+        shape = fused.attributes["shape"]
+        l1 = Case("L1BatchNormalizationSigns", fused.note, fused.inputs, fused.attributes)
+        if fused.inputs[1].size > 1:  # L1 has another spread, and other biases that are clear
+            bounds = [0.0, *(fused.attributes[name] for name in ("low", "high"))]
+            inputs = list(fused.inputs)
+            inputs[2] = clear_bias(RNG, inputs[0], inputs[1], bounds, l1=True)  # type: ignore[arg-type]
+            l1 = Case(l1.operator, l1.note, tuple(inputs), l1.attributes)
+        signs, mask, _, _, mean, inv_std, levels, slopes = l1.twin
+        scale, x = l1.inputs[1], l1.inputs[0]
+        dy = normal(*x.shape).astype(np.float16 if x.dtype == np.float16 else np.float32)
+        inputs = (dy, signs, mask, scale, inv_std, levels, slopes)
+        table += [
+            fused,
+            l1,
+            case(
+                "BatchNormalizationLevels", fused.note, x, signs, mask, mean, inv_std, shape=shape
+            ),
+            Case("BatchNormalizationSignsGrad", fused.note, inputs, {"shape": shape}),
+        ]
     return table
 
 
@@ -541,7 +590,8 @@ CASES = [
     *binary_product_cases(),
     *packed_pooling_cases(),
     *narrow_cases(),
-    *normalization_sign_cases(),
     *bitmap_cases(),
     *rounding_cases(),
+    *l1_normalization_cases(),
+    *level_cases(),
 ]

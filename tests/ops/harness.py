@@ -27,6 +27,11 @@ BOUNDS: dict[str, float] = {
     "BatchNormalizationGrad": 1e-5,  # sums in another order, then a difference of them
     "BatchNormalizationTraining": 1e-5,
     "BatchNormalizationSigns": 1e-5,  # of the statistics; the bits are equal
+    "BatchNormalizationLevels": 1e-5,
+    "BatchNormalizationSignsGrad": 1e-5,
+    "L1BatchNormalizationGrad": 1e-5,
+    "L1BatchNormalizationSigns": 1e-5,
+    "L1BatchNormalizationTraining": 1e-5,
     "BinaryConvInputGrad": 1e-6,  # sums of some ten terms in another order
     "BinaryConvWeightGrad": 1e-6,
     "BinaryGemmInputGrad": 1e-6,

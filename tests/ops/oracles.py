@@ -122,14 +122,18 @@ def swish_sign(x: Array, beta: float) -> Array:
     return 2 * sigmoid * (1 + beta * x * (1 - sigmoid)) - 1
 
 
-def clear_bias(rng: np.random.Generator, x: Array, scale: Array, bounds: Sequence[float]) -> Array:
+def clear_bias(
+    rng: np.random.Generator, x: Array, scale: Array, bounds: Sequence[float], *, l1: bool = False
+) -> Array:
     """Biases (C,) with which no element of batch norm's output is within 1e-4 of any bound.
 
     Then kernels that round in other ways give the same bits. x should have few values a channel.
     """
     wide = np.moveaxis(x.astype(np.float64), 1, -1)
     axes = tuple(range(wide.ndim - 1))
-    unit = (wide - wide.mean(axes)) / np.sqrt(wide.var(axes) + 1e-5)
+    centred = wide - wide.mean(axes)
+    variance = abs(centred).mean(axes) ** 2 if l1 else wide.var(axes)
+    unit = centred / np.sqrt(variance + 1e-5)
     bias = rng.standard_normal(len(scale)).astype(np.float32)
     for _ in range(1000):
         y = unit * scale + bias

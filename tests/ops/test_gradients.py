@@ -108,32 +108,63 @@ def test_max_pool_grad(g: Geometry, normal: Normal):
     assert_gradient(dx, lambda x: max_pool(x, one)[0], x, dy)
 
 
+@pytest.mark.parametrize("kind", ["", "L1"])
 @pytest.mark.parametrize("shape", [(3, 2, 4, 2), (5, 3), (1, 2, 6)], ids=str)
-def test_batch_normalization_grad(shape: tuple[int, ...], normal: Normal):
+def test_batch_normalization_grad(kind: str, shape: tuple[int, ...], normal: Normal):
     channels = shape[1]
     x, dy = normal(shape), normal(shape)
     scale, bias = normal(channels), np.ones(channels)
-    forward = normalized(x, scale, bias)
-    *_, mean, inv_std = batch_norm(x, scale, bias)
-    np.testing.assert_allclose(batch_norm(x, scale, bias)[0], forward, rtol=1e-12, atol=1e-12)
-    dx, dscale, dbias = DOMAIN_KERNELS["BatchNormalizationGrad"](dy, x, scale, mean, inv_std)
-    assert_gradient(dx, lambda x: normalized(x, scale, bias), x, dy)
-    assert_gradient(dscale, lambda scale: normalized(x, scale, bias), scale, dy)
-    assert_gradient(dbias, lambda bias: normalized(x, scale, bias), bias, dy)
+
+    def forward(x: Array, scale: Array, bias: Array) -> Array:
+        return normalized(x, scale, bias, l1=kind == "L1")
+
+    y, *_, mean, inv_std = batch_norm(kind, x, scale, bias)
+    np.testing.assert_allclose(y, forward(x, scale, bias), rtol=1e-12, atol=1e-12)
+    gradient = DOMAIN_KERNELS[f"{kind}BatchNormalizationGrad"]
+    dx, dscale, dbias = gradient(dy, x, scale, mean, inv_std)
+    assert_gradient(dx, lambda x: forward(x, scale, bias), x, dy)
+    assert_gradient(dscale, lambda scale: forward(x, scale, bias), scale, dy)
+    assert_gradient(dbias, lambda bias: forward(x, scale, bias), bias, dy)
 
 
-def batch_norm(x: Array, scale: Array, bias: Array) -> tuple[Array, ...]:
-    training = DOMAIN_KERNELS["BatchNormalizationTraining"]
+def batch_norm(kind: str, x: Array, scale: Array, bias: Array) -> tuple[Array, ...]:
+    training = DOMAIN_KERNELS[f"{kind}BatchNormalizationTraining"]
     return training(x, scale, bias, bias, bias, epsilon=1e-3, momentum=0.9)
 
 
-def normalized(x: Array, scale: Array, bias: Array) -> Array:
-    """Algorithm 1 of arXiv:1502.03167, channel by channel."""
+def normalized(x: Array, scale: Array, bias: Array, *, l1: bool) -> Array:
+    """Algorithm 1 of arXiv:1502.03167, channel by channel; in L1 with mean|x - mean|^2."""
     y = np.empty_like(x)
     for c in range(x.shape[1]):
-        unit = (x[:, c] - np.mean(x[:, c])) / np.sqrt(np.var(x[:, c]) + 1e-3)
-        y[:, c] = scale[c] * unit + bias[c]
+        centred = x[:, c] - np.mean(x[:, c])
+        variance = np.mean(np.abs(centred)) ** 2 if l1 else np.mean(centred**2)
+        y[:, c] = scale[c] * centred / np.sqrt(variance + 1e-3) + bias[c]
     return y
+
+
+@pytest.mark.parametrize("kind", ["", "L1"])
+@pytest.mark.parametrize("sign_of_scale", [1, -1])
+def test_gradient_from_bits_is_exact_where_they_tell_all(
+    kind: str, sign_of_scale: int, normal: Normal
+):
+    """Four values a channel, one for each pair of bits: then levels are no approximation."""
+    shape = (40, 3, 5)
+    x = np.random.default_rng(3).choice(np.array([-2.0, -0.6, 0.7, 2.1]), shape)
+    dy, scale, bias = normal(shape), np.full(3, sign_of_scale), np.array([0.0, 0.1, -0.1])
+    scale = scale.astype(np.float64)
+    fused = DOMAIN_KERNELS[f"{kind}BatchNormalizationSigns"]
+    signs, mask, _, _, mean, inv_std, *tables = fused(
+        x, scale, bias, bias, bias, epsilon=1e-5, momentum=0.9, zero=1.0, low=-1.0, high=1.0,
+        shape=[3, 5],
+    )  # fmt: skip
+    from_bits = DOMAIN_KERNELS["BatchNormalizationSignsGrad"]
+    found = from_bits(dy, signs, mask, scale, inv_std, *tables, shape=[3, 5])
+    masked = DOMAIN_KERNELS["MaskedGrad"](dy, mask, shape=[3, 5])
+    exact = DOMAIN_KERNELS[f"{kind}BatchNormalizationGrad"](masked, x, scale, mean, inv_std)
+    assert_agree(found, exact, 1e-12)
+    wrong = from_bits(dy, mask, signs, scale, inv_std, *tables, shape=[3, 5])
+    with pytest.raises(AssertionError):
+        assert_agree(wrong, exact, 1e-2)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (2, 3, 4), (2, 4, 2, 3)], ids=str)

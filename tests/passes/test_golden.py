@@ -35,6 +35,11 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "dense",
         ("redirect-consumers", "sign-pack", "recompute-binary-products"),
     ),
+    "l1-batch-norm": ("dense", ()),
+    "bnn-batch-norm-backward": (
+        "binary",
+        ("sign-pack", "mask-pack", "pool-index", "packed-products", "fuse-batch-norm-signs"),
+    ),
     "fuse-batch-norm-signs": ("binary", ("sign-pack", "mask-pack", "packed-products")),
     "float16-activations": ("binary", ("redirect-consumers", "sign-pack", "packed-products")),
     "float16-gradients": ("binary", ("redirect-consumers", "sign-pack", "packed-products")),

@@ -46,8 +46,12 @@ ANY_ZERO = {
 BOUNDS = {
     "BatchNormalizationGrad": 1e-5,  # the twin sums in float32
     "BatchNormalizationSigns": 1e-5,
+    "BatchNormalizationSignsGrad": 1e-5,
     "BatchNormalizationTraining": 1e-5,
     "GlobalAveragePool": 1e-6,
+    "L1BatchNormalizationGrad": 1e-5,
+    "L1BatchNormalizationSigns": 1e-5,
+    "L1BatchNormalizationTraining": 1e-5,
 }
 
 
@@ -373,11 +377,13 @@ def batch_normalization(operator: str, s: Source) -> Call:
     attributes = {"epsilon": s.number(1e-5, 0.1), "momentum": s.number(0.9, 0.25)}
     x, dy = s.any_map(x), s.any_map(dy, np.float32, np.float16)
     in_place = {0: 0} if x.dtype == np.float32 else {}
-    training = Call("BatchNormalizationTraining", [x, scale, bias, mean, var], attributes, in_place)
+    training = Call(
+        operator.replace("Grad", "Training"), [x, scale, bias, mean, var], attributes, in_place
+    )
     *_, batch_mean, inv_std = training.twin()
     gain = float(np.max(np.abs(scale) * inv_std))
     size = largest(x) + 1
-    if operator == training.operator:  # (x - mean) cancels in small batches
+    if operator.endswith("Training"):  # (x - mean) cancels in small batches
         scales = (gain * size + largest(bias), size, size**2, size, float(inv_std.max()))
         return Call(operator, training.inputs, attributes, in_place, scales)
     total = largest(dy) * math.prod(shape) / c
@@ -391,18 +397,34 @@ def batch_normalization_apply(s: Source) -> Call:
     return Call("BatchNormalizationApply", [s.finite(*shape), *channels], {}, {0: 0})
 
 
-def batch_normalization_signs(s: Source) -> Call:
+def batch_normalization_signs(operator: str, s: Source) -> Call:
     shape = normalized_shape(s)
     c = shape[1]
     x = s.any_map(s.rng.integers(-3, 4, shape).astype(np.float32) / 2)
     bounds = {"zero": s.number(1, -1), "low": s.number(-1, 0), "high": s.number(1, 0.5)}
     scale, mean, var = s.finite(c), s.finite(c), s.finite(c) ** 2
-    bias = clear_bias(s.rng, x, scale, (0, bounds["low"], bounds["high"]))
+    l1 = operator.startswith("L1")
+    bias = clear_bias(s.rng, x, scale, (0, bounds["low"], bounds["high"]), l1=l1)
     rates = {"epsilon": s.number(1e-5), "momentum": s.number(0.9)}
     inputs: list[Array | None] = [x, scale, bias, mean, var]
-    call = Call("BatchNormalizationSigns", inputs, {**bounds, **rates})
-    size = largest(x) + 1
-    return dataclasses.replace(call, scales=(0, 0, size, size**2, size, largest(call.twin()[-1])))
+    call = Call(operator, inputs, {**bounds, **rates, "shape": list(shape[1:])})
+    size, results = largest(x) + 1, call.twin()
+    largest_unit = size * largest(results[5])  # levels are differences of sums
+    scales = (0, 0, size, size**2, size, largest(results[5]), largest_unit, largest_unit)
+    return dataclasses.replace(call, scales=scales)
+
+
+def batch_normalization_signs_grad(s: Source) -> Call:
+    shape = normalized_shape(s)
+    c = shape[1]
+    dy = s.any_map(s.finite(*shape), np.float32, np.float16)
+    scale, inv_std, levels, slopes = (s.finite(*size) for size in ((c,), (c,), (c, 4), (c, 4)))
+    inputs: list[Array | None] = [dy, s.bits(shape), s.bits(shape), scale, inv_std, levels, slopes]
+    total = largest(dy) * math.prod(shape) / c
+    gain = float(np.max(np.abs(scale * inv_std))) * (1 + largest(levels) * largest(slopes))
+    scales = (gain * largest(dy), total * (1 + largest(levels)), total)
+    attributes: dict[str, Attribute] = {"shape": list(shape[1:])}
+    return Call("BatchNormalizationSignsGrad", inputs, attributes, {0: 0}, scales)
 
 
 def transpose(s: Source) -> Call:
@@ -430,7 +452,8 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "AveragePool": lambda s: pooling("AveragePool", s),
     "BatchNormalizationApply": batch_normalization_apply,
     "BatchNormalizationGrad": lambda s: batch_normalization("BatchNormalizationGrad", s),
-    "BatchNormalizationSigns": batch_normalization_signs,
+    "BatchNormalizationSigns": lambda s: batch_normalization_signs("BatchNormalizationSigns", s),
+    "BatchNormalizationSignsGrad": batch_normalization_signs_grad,
     "BatchNormalizationTraining": lambda s: batch_normalization("BatchNormalizationTraining", s),
     "Binarize": lambda s: unary("Binarize", s, **binarize_attributes(s)),
     "BinarizePack": lambda s: Call(
@@ -441,6 +464,13 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "ClipGrad": lambda s: binary("ClipGrad", s, low=s.number(-1, 0), high=s.number(1, 0.1)),
     "Div": lambda s: arithmetic("Div", s),
     "GlobalAveragePool": global_average,
+    "L1BatchNormalizationGrad": lambda s: batch_normalization("L1BatchNormalizationGrad", s),
+    "L1BatchNormalizationSigns": lambda s: batch_normalization_signs(
+        "L1BatchNormalizationSigns", s
+    ),
+    "L1BatchNormalizationTraining": lambda s: batch_normalization(
+        "L1BatchNormalizationTraining", s
+    ),
     "MaskedGrad": masked_grad,
     "MaxPool": lambda s: pooling("MaxPool", s),
     "MaxPoolGrad": max_pool_grad,

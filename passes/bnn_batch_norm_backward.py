@@ -1,0 +1,92 @@
+"""bnn-batch-norm-backward: the gradient of a batch norm from the bits of its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.ops import Emitter, dims
+from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.rewriting import drop_unread, take_over
+from bnnopt.training_step import TrainingStep, phase, readers
+
+_GRADS = frozenset({"BatchNormalizationGrad", "L1BatchNormalizationGrad"})
+_SIGNS = frozenset({"BatchNormalizationSigns", "L1BatchNormalizationSigns"})
+
+
+@dataclass(frozen=True)
+class BnnBatchNormBackward(Pass):
+    """Differentiate a batch norm behind a sign from its sign bits and its mask, without its input.
+
+    Forward:   y = xb * wb;  x = batch_norm(y);  xb = sgn(x), mask = |x| <= 1
+               levels = mean of xh = (y - mu) inv, by channel, where the two bits are such and such
+    Backward:  d = dxb . mask;  v = gamma inv d;  dy = v - mean(v) - mean(v . xh) xh, where xh is
+               the level of each element's two bits;  dgamma = sum(d . xh).
+    Saves:     y: it is neither kept nor computed again.  Time: one product less, and the mask is
+               applied on the way.
+    Numbers:   lossy: xh has four values a channel instead of its own. The paper has two, of one
+               size: dy = v - mean(v) - mean(v . omega . xb) xb; four are closer, for no more bits
+               than are kept. Levels follow gamma's sign, and stay bounded as it goes to 0;
+               dgamma is 0 where all bits of a channel are the same. Measured on BinaryNet: the
+               cosine of every gradient is at least 0.993.
+    Skips:     a batch norm whose result is not only signs and mask, as in a residual network or in
+               the last layer; an estimator other than the clipped one.
+    Source:    Wang et al., arXiv:2102.04270, algorithm 2, lines 10 to 13.
+    """
+
+    name: ClassVar[str] = "bnn-batch-norm-backward"
+    level: ClassVar[int] = 2
+    lossless: ClassVar[bool] = False
+    min_cosine: ClassVar[float] = 0.9
+
+    def run(self, step: TrainingStep, trace: Trace) -> int:
+        """See `Pass.run`."""
+        nodes = [node for node in step.graph if node.op_type in _GRADS]
+        count = sum(self._replace(step, trace, node) for node in nodes)
+        if count:
+            drop_unread(step)
+        return count
+
+    def _replace(self, step: TrainingStep, trace: Trace, grad: ir.Node) -> int:
+        dy, _, scale, mean, inv_std = grad.inputs
+        assert dy is not None
+        assert mean is not None
+        norm, masking = mean.producer(), dy.producer()
+        assert norm is not None
+        if norm.op_type not in _SIGNS:
+            return trace.skip(grad, f"the result of {norm.name!r} is not only signs and mask")
+        signs, mask = norm.outputs[:2]
+        is_masked = masking is not None and masking.op_type == "MaskedGrad"
+        if masking is None or not is_masked or masking.inputs[1] is not mask or not signs.name:
+            return trace.skip(grad, "its estimator is not the clipped one")
+        if readers(dy) != [grad]:
+            return trace.skip(grad, f"{dy.name!r} has another reader")
+        tables = _tables(step, norm)
+        emit = Emitter(step.graph, phase(grad))
+        emit(
+            "BatchNormalizationSignsGrad",
+            *(masking.inputs[0], signs, mask, scale, inv_std, *tables),
+            name="grad",
+            n_outputs=3,
+            shape=list(dims(dy)[1:]),
+        )
+        (new,) = emit.nodes
+        step.graph.insert_before(grad, new)
+        for old, replacement in zip(grad.outputs, new.outputs, strict=True):
+            take_over(old, replacement)
+        step.graph.remove([grad, masking], safe=True)
+        new.name = grad.name
+        return 1
+
+
+def _tables(step: TrainingStep, norm: ir.Node) -> list[ir.Value]:
+    """The batch norm's levels and slopes, which are read from now on: the same one in L2."""
+    levels, slopes = norm.outputs[6:]
+    names = Emitter(step.graph, phase(norm))
+    levels.name = levels.name or names.unique(f"{norm.name}.levels")
+    if norm.op_type == "BatchNormalizationSigns":
+        return [levels, levels]
+    slopes.name = slopes.name or names.unique(f"{norm.name}.slopes")
+    return [levels, slopes]
