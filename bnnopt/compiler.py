@@ -256,8 +256,9 @@ def _import(path: Path, chosen: Settings, say: Progress) -> _Built:
         if given:
             raise UsageError(f"{option}: the training graph of {path} has its own; leave it out")
     artifacts = load_artifacts(path, chosen.batch_size, chosen.sign_zero == "keep")
-    if chosen.optimizer is None and artifacts.optimizer is not None:
-        optimizer = read_optimizer(artifacts.optimizer)
+    own = artifacts.optimizer() if chosen.optimizer is None else None
+    if own is not None:
+        optimizer = read_optimizer(own)
     else:
         optimizer = make_optimizer(chosen.optimizer or OPTIMIZERS[0], chosen.momentum)
     selection = Selection(chosen.freeze, chosen.train, chosen.last)

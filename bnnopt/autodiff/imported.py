@@ -20,7 +20,7 @@ from bnnopt.autodiff.context import Context, UnknownInput
 from bnnopt.autodiff.gradients import GRADIENTS
 from bnnopt.errors import ModelError
 from bnnopt.frontend import Binarized, TrainingArtifacts, evaluate, one_line
-from bnnopt.ops import Emitter, InferenceError, dims, dtype
+from bnnopt.ops import OPERATORS, Emitter, InferenceError, dims, dtype
 from bnnopt.training_step import is_constant
 
 
@@ -71,7 +71,12 @@ def import_backward(
     importer = _Importer(graph, artifacts, values)
     for proto in artifacts.backward:
         importer.add(proto)
-    gradients = {parameter: importer.value(name) for parameter, name in artifacts.gradients.items()}
+    weights = artifacts.forward.weights
+    gradients = {
+        parameter: importer.gradient(name, weights[parameter].shape)
+        for parameter, name in artifacts.gradients.items()
+        if parameter in weights
+    }
     graph.extend(importer.emit.nodes)
     return gradients
 
@@ -110,6 +115,8 @@ class _Importer:
         """Import one node of the file."""
         node = _Node(proto, self)
         where = f"node {proto.name!r} ({proto.op_type})"
+        if not proto.output:
+            raise ModelError(f"{where}: it has no output; {_REMADE}")
         try:
             results = _rule(node)(node)
         except UnknownInput as error:
@@ -119,6 +126,17 @@ class _Importer:
         for name, result in zip(proto.output, results, strict=False):
             if result is not None:
                 self._known[name] = result
+
+    def gradient(self, name: str, shape: tuple[int, ...]) -> ir.Value:
+        """The gradient of a parameter of that shape."""
+        try:
+            value = self.value(name)
+        except UnknownInput:
+            raise ModelError(f"gradient {name!r} is made by no node; {_REMADE}") from None
+        if dims(value) != shape:
+            found = f"has shape {list(dims(value))}, expected {list(shape)}"
+            raise ModelError(f"gradient {name!r} {found}; {_REMADE}")
+        return value
 
     def operand(self, name: str) -> Operand:
         """What a name of the file stands for."""
@@ -199,13 +217,19 @@ class _Node:
     proto: onnx.NodeProto
     importer: _Importer
 
+    def name(self, index: int) -> str:
+        """The name of input `index`."""
+        if index >= len(self.proto.input) or not self.proto.input[index]:
+            raise UnknownInput(f"its input {index} is missing")
+        return str(self.proto.input[index])
+
     def operand(self, index: int) -> Operand:
         """Input `index`, which may be symbolic."""
-        return self.importer.operand(self.proto.input[index])
+        return self.importer.operand(self.name(index))
 
     def value(self, index: int) -> ir.Value:
         """Input `index`."""
-        return self.importer.value(self.proto.input[index])
+        return self.importer.value(self.name(index))
 
     def values(self) -> list[ir.Value | None]:
         """All inputs."""
@@ -234,6 +258,8 @@ Rule = Callable[[_Node], Results]
 
 def standard(node: _Node) -> Results:
     """The node as it is; worked out here where it reads constants only."""
+    if node.proto.op_type in OPERATORS and node.proto.op_type != "Dropout":
+        raise UnknownInput("ONNX has no such operator")
     inputs, attributes = node.values(), node.attributes()
     texts = {k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()}
     if all(value is None or is_constant(value) for value in inputs):
@@ -407,21 +433,22 @@ Finder = Callable[[_Node], ir.Node]
 
 def maker(index: int) -> Finder:
     """The forward node that makes input `index`."""
-    return lambda node: node.importer.maker(node.proto.input[index])
+    return lambda node: node.importer.maker(node.name(index))
 
 
 def reader(op_type: str, start: int = 1, stop: int | None = None) -> Finder:
     """The forward node that reads inputs `start` to `stop`, a shape standing for its value."""
 
     def find(node: _Node) -> ir.Node:
-        operands = [node.operand(i) for i in range(len(node.proto.input))[start:stop]]
+        stop_at = len(node.proto.input) if stop is None else stop
+        operands = [node.operand(i) for i in range(start, max(stop_at, start + 1))]
         inputs = [o.value if isinstance(o, ShapeOf) else o for o in operands]
         first = inputs[0]
         if isinstance(first, ir.Value):
             for use in first.uses():
                 if use.node.op_type == op_type and _matches(use.node, inputs, node.attributes()):
                     return use.node
-        raise UnknownInput(f"no forward {op_type} reads {node.proto.input[start]!r} as it says")
+        raise UnknownInput(f"no forward {op_type} reads {node.name(start)!r} as it says")
 
     return find
 
@@ -459,7 +486,7 @@ def relu(node: _Node) -> ir.Node:
 
 def average_pool(node: _Node) -> ir.Node:
     """The forward node of an AveragePoolGrad, which reads the gradient alone: by its name."""
-    return node.importer.maker(node.proto.input[0].removesuffix("_grad"))
+    return node.importer.maker(node.name(0).removesuffix("_grad"))
 
 
 def gradient(op_type: str, find: Finder, dy: int = 0) -> Rule:
@@ -473,7 +500,10 @@ def gradient(op_type: str, find: Finder, dy: int = 0) -> Rule:
         if forward.op_type != op_type:
             raise UnknownInput(f"it belongs to {forward.op_type}, expected {op_type}")
         wanted = {index for index, name in enumerate(node.proto.output) if name}
-        grads = node.importer.differentiate(forward, node.value(dy), wanted)
+        grad, shape = node.value(dy), dims(forward.outputs[0])
+        if dims(grad) != shape:
+            raise UnknownInput(f"dy has shape {list(dims(grad))}, expected {list(shape)}")
+        grads = node.importer.differentiate(forward, grad, wanted)
         return [grads.get(index) for index in range(len(node.proto.output))]
 
     return apply
@@ -512,6 +542,7 @@ MICROSOFT: dict[str, Rule] = {
     "TanhGrad": gradient("Tanh", maker(1)),
 }
 
+_REMADE = "generate the artifacts again"
 _REMEDY = "generate the artifacts from a model without it, or pass the forward model"
 
 

@@ -80,8 +80,8 @@ class TrainingArtifacts:
         Parameter to the name of its gradient.
     loss : str
         ``cross-entropy``, or ``none`` for any other loss, which is part of the graph.
-    optimizer : OptimizerModel or None
-        None where the folder has none.
+    optimizer_file : Path
+        The optimiser model; it need not exist.
     """
 
     forward: ForwardGraph
@@ -91,7 +91,17 @@ class TrainingArtifacts:
     constants: dict[str, NDArray[np.generic]]
     gradients: dict[str, str]
     loss: str
-    optimizer: OptimizerModel | None
+    optimizer_file: Path
+
+    def optimizer(self) -> OptimizerModel | None:
+        """The optimiser of the folder; None where it has none.
+
+        Raises
+        ------
+        ModelError
+            If the file holds anything else.
+        """
+        return _read_optimizer(self.optimizer_file) if self.optimizer_file.exists() else None
 
     def prediction_only(self) -> ForwardGraph:
         """The forward graph up to the prediction, without loss and labels."""
@@ -148,7 +158,7 @@ def load_artifacts(path: Path, batch_size: int | None, keep_zero: bool) -> Train
         constants=graph.constants,
         gradients=graph.gradients,
         loss="cross-entropy" if graph.has_cross_entropy else "none",
-        optimizer=_read_optimizer(folder / f"{prefix}{OPTIMIZER}"),
+        optimizer_file=folder / f"{prefix}{OPTIMIZER}",
     )
 
 
@@ -189,7 +199,8 @@ class _Split:
 
     def __post_init__(self) -> None:
         nodes = list(self.model.graph.node)
-        accumulators = [node for node in nodes if node.op_type in ACCUMULATORS]
+        made = {name for node in nodes for name in node.output}
+        accumulators = [n for n in nodes if n.op_type in ACCUMULATORS and len(n.input) > 1]
         self.gradients = {n.input[0].removesuffix(BUFFER): n.input[1] for n in accumulators}
         if not self.gradients:
             raise ModelError(
@@ -197,8 +208,12 @@ class _Split:
             )
         summed = {name for node in accumulators for name in node.output}
         self._outputs = [v.name for v in self.model.graph.output if v.name not in summed]
-        if not self._outputs:
-            raise ModelError(f"{self.path}: has no loss among its outputs; generate it again")
+        if not self._outputs or not made.issuperset(self._outputs):
+            names = ", ".join(self._outputs[:3]) or "none"
+            raise ModelError(
+                f"{self.path}: expected a loss, which a node makes, among its outputs, found "
+                f"{names}; generate it again"
+            )
         needed = _ancestors(nodes, self._outputs)
         self._forward = [node for node in nodes if needed.intersection(node.output)]
         others = (n for n in nodes if not needed.intersection(n.output))
@@ -220,7 +235,7 @@ class _Split:
     def labels(self) -> set[str]:
         """The inputs that hold labels."""
         data = {value.name for value in self.data}
-        read = {n.input[1] for n in self._forward if n.op_type == CROSS_ENTROPY}
+        read = {name for n in self._forward if n.op_type == CROSS_ENTROPY for name in n.input[1:]}
         return data.intersection(read.union(LABELS))
 
     @property
@@ -371,9 +386,7 @@ def _check_loss(node: ir.Node, path: Path) -> None:
         )
 
 
-def _read_optimizer(path: Path) -> OptimizerModel | None:
-    if not path.exists():
-        return None
+def _read_optimizer(path: Path) -> OptimizerModel:
     nodes = parse(path).graph.node
     if len(nodes) != 1 or nodes[0].domain != "com.microsoft":
         names = ", ".join(node.op_type for node in nodes[:4])

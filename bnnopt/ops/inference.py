@@ -12,6 +12,8 @@ import onnx_ir as ir
 from bnnopt.ops.operator import DOMAIN, TypedDims, dims
 from bnnopt.ops.registry import OPERATORS
 
+INVALID = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError)
+
 
 class InferenceError(Exception):
     """The types or shapes of a node's inputs do not fit its operator."""
@@ -59,7 +61,7 @@ def _standard_types(node: ir.Node, opset: int, may_vary: bool) -> Sequence[OpenD
     known = {str(value.name): data for value in present if (data := _data(value)) is not None}
     try:
         inferred = onnx.shape_inference.infer_node_outputs(schema, ir.to_proto(node), types, known)
-    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+    except INVALID as error:
         raise InferenceError(str(error).strip().splitlines()[-1]) from None
     return [_typed(inferred.get(str(output.name)), node, may_vary) for output in node.outputs]
 

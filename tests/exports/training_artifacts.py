@@ -7,7 +7,8 @@ root of the repository::
     python -m tests.exports.training_artifacts small FOLDER [--loss MSELoss] [--optimizer SGD] ..
 
 Beside the artifacts it writes ``recorded.npz``: the batches x, y, the loss and the gradients of the
-first, and losses and parameters after a few steps on all of them.
+first, losses and parameters after a few steps on all of them, and what the package reads from
+the checkpoint (``before``).
 """
 
 from __future__ import annotations
@@ -155,6 +156,8 @@ def record(folder: Path, options: argparse.Namespace) -> None:
     x, y = make_batches(folder / "training_model.onnx", options)
     loss, gradients = first_gradients(folder, x[0], y[0])
     losses, parameters = train(folder, x, y) if options.steps else (np.array([]), {})
+    state = CheckpointState.load_checkpoint(str(folder / "checkpoint"))
+    before = {f"before:{name}": np.array(p.data) for name, p in state.parameters}
     np.savez_compressed(
         folder / "recorded.npz",
         x=x,
@@ -163,6 +166,7 @@ def record(folder: Path, options: argparse.Namespace) -> None:
         losses=losses,
         **{f"gradient:{name}": array for name, array in gradients.items()},
         **{f"after:{name}": array for name, array in parameters.items()},
+        **before,
     )
 
 
