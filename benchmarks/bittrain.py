@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIB = 2**20
-FASHION = Path("/usr/share/dataset-fashion-mnist")  # Debian's package dataset-fashion-mnist
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 WITHOUT = ("rebuild-activations",)
 
 

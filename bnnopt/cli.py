@@ -194,6 +194,12 @@ _json_option = click.option(
     metavar="FILE.npz",
     help="Measure on x of this file how sparse activations are, for pass bitmap.",
 )
+@click.option(
+    "--prune-stored",
+    type=float,
+    metavar="SPARSITY",
+    help="Also keep only the largest elements of stored activations: lossy, see bnnopt passes.",
+)
 @click.option("--explain", is_flag=True, help="Say what each pass left alone, and why.")
 @_json_option
 def optimize(

@@ -36,12 +36,14 @@ from bnnopt.passes import (
     LEVELS,
     Pass,
     PassRecord,
+    PruneStored,
     by_loss,
     in_order,
     kernel_passes,
     map_kernels,
     run_passes,
     select,
+    with_pass,
 )
 from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report
@@ -78,6 +80,7 @@ class Settings:
     budget_bytes: int | None = None
     seed: int = 0
     calibrate: str | None = None
+    prune_stored: float | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ def optimize(
         Of the random operators.
     calibrate : str
         An ``.npz`` file with ``x``: its first batches show how sparse activations are.
+    prune_stored : float
+        Also run pass ``prune-stored``, with this share of a stored activation set to zero.
     progress : callable, optional
         Called with a line about what comes next.
 
@@ -324,6 +329,9 @@ def _check(settings: Settings) -> None:
     rate = settings.learning_rate
     if rate is not None and not 0 < rate < math.inf:
         raise UsageError(f"--lr {rate}: expected a number above 0")
+    stored = settings.prune_stored
+    if stored is not None and not 0 < stored < 1:
+        raise UsageError(f"--prune-stored {stored}: expected a number between 0 and 1")
     if not 0 <= settings.seed < N_SEEDS:
         raise UsageError(f"--seed {settings.seed}: expected a number from 0 to {N_SEEDS - 1}")
     select(settings.level, settings.passes, settings.disable)
@@ -368,6 +376,9 @@ def _run(
     """The rewritten step, and the ledger of the passes that were asked for."""
     step = TrainingStep(reference.model.clone())
     passes = in_order([*asked, *kernel_passes(settings.disable)])
+    if settings.prune_stored is not None:
+        asked = [*asked, PruneStored(settings.prune_stored)]
+        passes = with_pass(passes, asked[-1])
     records = run_passes(step, passes, lambda name: say(f"pass {name}"))
     names = {p.name for p in asked}
     return step, [record for record in records if record.name in names]

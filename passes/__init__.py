@@ -15,7 +15,9 @@ from bnnopt.passes.manager import (
     map_kernels,
     run_passes,
     select,
+    with_pass,
 )
+from bnnopt.passes.prune_stored import PruneStored
 from bnnopt.passes.verify import BrokenGraph, verify
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "BrokenGraph",
     "Pass",
     "PassRecord",
+    "PruneStored",
     "Skip",
     "Trace",
     "by_loss",
@@ -34,4 +37,5 @@ __all__ = [
     "run_passes",
     "select",
     "verify",
+    "with_pass",
 ]

@@ -24,6 +24,7 @@ from bnnopt.passes.l1_batch_norm import L1BatchNorm
 from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.passes.packed_products import PackedProducts
 from bnnopt.passes.pool_index import PoolIndex
+from bnnopt.passes.prune_stored import PruneStored
 from bnnopt.passes.rebuild_activations import RebuildActivations
 from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
 from bnnopt.passes.redirect_consumers import RedirectConsumers
@@ -45,6 +46,7 @@ PASSES: tuple[Pass, ...] = (
     SignPack(),
     RecomputeBinaryProducts(),
     RebuildActivations(),
+    PruneStored(),
     MaskPack(),
     PoolIndex(),
     Bitmap(),
@@ -148,6 +150,12 @@ def run_passes(
 def in_order(passes: Collection[Pass]) -> list[Pass]:
     """The passes in the order in which they run, each once."""
     return [p for p in PASSES if p in passes]
+
+
+def with_pass(passes: Collection[Pass], more: Pass) -> list[Pass]:
+    """The passes and one of other options than `PASSES` has, in the order in which they run."""
+    names = {p.name for p in passes} | {more.name}
+    return [more if p.name == more.name else p for p in PASSES if p.name in names]
 
 
 def by_loss(passes: Sequence[Pass]) -> list[list[Pass]]:

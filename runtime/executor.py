@@ -11,7 +11,8 @@ from bnnopt.runtime.format import Program, StepSpec
 from bnnopt.runtime.kernels.dispatch import WRITING
 from bnnopt.runtime.kernels.table import KERNELS
 
-GROWING = frozenset({"BitmapPack"})  # its values may need more than the plan has for them
+# Operators whose values may need more than the plan has for them.
+GROWING = frozenset({"BitmapPack", "PrunedBitmapPack"})
 
 Array = NDArray[np.generic]
 Observer = Callable[[StepSpec, tuple[Array, ...]], None]

@@ -67,6 +67,32 @@ BITMAP_PACK = Operator(
     type_rule=_encoded,
 )
 
+PRUNED_BITMAP_PACK = Operator(
+    summary="""bits, values = the sparse form of the `keep` largest elements of every sample of x.
+
+    x: (N, ...) floating point. bits, values: as BitmapPack's. Elements with a magnitude of at least
+    the `keep`-th largest of their sample stay, all of several equal ones; 1 <= keep <= K.
+    Source: Jiang et al., Back Razor (NeurIPS 2022), section 3.
+    """,
+    signature="PrunedBitmapPack <capacity, keep> (x) => (bits, values)",
+    body="""
+        rows = Flatten <axis = 1> (x)
+        magnitude = Abs (rows)
+        count = Constant <value_ints: ints = @keep> ()
+        largest, places = TopK <axis = 1> (magnitude, count)
+        column = Constant <value_ints = [1]> ()
+        floor = ReduceMin <keepdims = 1> (largest, column)
+        kept = GreaterOrEqual (magnitude, floor)
+        nil = Constant <value_float = 0.0> ()
+        nil_like = CastLike (nil, x)
+        chosen = Where (kept, rows, nil_like)
+        x_shape = Shape (x)
+        pruned = Reshape (chosen, x_shape)
+        bits, values = bnnopt.BitmapPack <capacity: int = @capacity> (pruned)
+    """,
+    type_rule=_encoded,
+)
+
 BITMAP_UNPACK = Operator(
     summary="""x = what BitmapPack encoded, bit for bit.
 
@@ -106,4 +132,4 @@ BITMAP_RELU_GRAD = Operator(
     in_place={0: 0},
 )
 
-OPERATORS = (BITMAP_PACK, BITMAP_UNPACK, BITMAP_RELU_GRAD)
+OPERATORS = (BITMAP_PACK, PRUNED_BITMAP_PACK, BITMAP_UNPACK, BITMAP_RELU_GRAD)

@@ -11,6 +11,7 @@ from bnnopt.analysis import Buffer, VariableClass, buffers, classify, saved_byte
 from bnnopt.ops import dtype
 from bnnopt.plan.arena import Interval, place
 from bnnopt.plan.workspace import workspace_bytes
+from bnnopt.runtime.executor import GROWING
 from bnnopt.training_step import TrainingStep
 
 
@@ -84,7 +85,7 @@ def make_plan(step: TrainingStep) -> MemoryPlan:
 
 def _spill_bytes(nodes: list[ir.Node]) -> int:
     """Bytes of the values of all bitmap-coded tensors without a zero, the 0 in front included."""
-    dense = [node.inputs[0] for node in nodes if node.op_type == "BitmapPack"]
+    dense = [node.inputs[0] for node in nodes if node.op_type in GROWING]
     return sum(size_bytes(x) + math.ceil(dtype(x).itemsize) for x in dense if x is not None)
 
 

@@ -19,6 +19,7 @@ struct bitmap {
     uint8_t *bits;
     float *values;   /* including the 0 in front */
     i64 *offsets;    /* values before each block, and the number of all */
+    const uint32_t *floors; /* for every row the least magnitude to keep, as bits; or NULL */
     i64 row, row_bytes, blocks; /* elements and bytes of a row, blocks a row */
 };
 
@@ -41,12 +42,18 @@ BNN_INLINE uint32_t raw(const float *x) {
 /* Each of the loops below handles one block; they come portable and for AVX2 (AVX-512 was no
    faster: its unaligned loads of the values cross a cache line every time). */
 
-BNN_INLINE i64 mark_any(const float *x, uint8_t *bits, i64 n) {
+/* Magnitudes compare as their bits do. */
+enum { MAGNITUDE = 0x7fffffff };
+
+BNN_INLINE i64 mark_any(const float *x, uint8_t *bits, i64 n, uint32_t floor) {
     i64 count = 0;
     for (i64 i = 0; i < n; i += 8) {
         unsigned byte = 0;
         i64 m = bnn_min(8, n - i);
-        for (i64 j = 0; j < m; j++) byte |= (unsigned)(raw(x + i + j) != 0) << j;
+        for (i64 j = 0; j < m; j++) {
+            const uint32_t u = raw(x + i + j);
+            byte |= (unsigned)(u != 0 && (u & MAGNITUDE) >= floor) << j;
+        }
         bits[i / 8] = (uint8_t)byte;
         count += __builtin_popcount(byte);
     }
@@ -117,16 +124,19 @@ BNN_INLINE BNN_AVX2 __m256i spread_avx2(unsigned byte) {
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)byte), place), place);
 }
 
-BNN_INLINE BNN_AVX2 i64 mark_avx2(const float *x, uint8_t *bits, i64 n) {
-    const __m256i nil = _mm256_setzero_si256();
+BNN_INLINE BNN_AVX2 i64 mark_avx2(const float *x, uint8_t *bits, i64 n, uint32_t floor) {
+    const __m256i nil = _mm256_setzero_si256(), magnitude = _mm256_set1_epi32(MAGNITUDE);
+    const __m256i least = _mm256_set1_epi32((int)floor);
     i64 i = 0, count = 0;
     for (; i + 8 <= n; i += 8) {
-        __m256i zero = _mm256_cmpeq_epi32(_mm256_loadu_si256((const void *)(x + i)), nil);
-        unsigned byte = ~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(zero)) & 255;
+        __m256i v = _mm256_loadu_si256((const void *)(x + i));
+        __m256i small = _mm256_cmpgt_epi32(least, _mm256_and_si256(v, magnitude));
+        __m256i left_out = _mm256_or_si256(_mm256_cmpeq_epi32(v, nil), small);
+        unsigned byte = ~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(left_out)) & 255;
         bits[i / 8] = (uint8_t)byte;
         count += __builtin_popcount(byte);
     }
-    return count + mark_any(x + i, bits + i / 8, n - i);
+    return count + mark_any(x + i, bits + i / 8, n - i, floor);
 }
 
 /* All ones in the first `n` lanes. */
@@ -188,7 +198,8 @@ BNN_INLINE BNN_AVX2 void mask_avx2(const float *dy, const uint8_t *bits, const f
     (void)thread;                                                                      \
     for (i64 i = begin; i < end; i++) {                                                \
         struct block k = block_of(b, i);                                               \
-        b->offsets[i] = F(b->x + k.start, b->bits + k.bytes, k.n);                     \
+        const uint32_t floor = b->floors ? b->floors[i / b->blocks] : 0;               \
+        b->offsets[i] = F(b->x + k.start, b->bits + k.bytes, k.n, floor);              \
     }
 #define BLOCKS(CALL)                                                                   \
     struct bitmap *b = context;                                                        \
@@ -229,7 +240,7 @@ BNN_AVX2 BODY(mask, avx2) { MASK(mask_avx2, , count) }
 #endif
 
 static i64 n_blocks(struct bitmap *b, i64 rows, i64 row) {
-    if (row % 8 == 0) { /* no spare bits: one long row */
+    if (row % 8 == 0 && !b->floors) { /* no spare bits: one long row */
         row *= rows;
         rows = rows > 0;
     }
@@ -261,10 +272,22 @@ BNN_EXPORT void bnn_bitmap_mark_f32(const float *x, uint8_t *bits, i64 *offsets,
     add_up(offsets, n);
 }
 
-/* values: the 0 in front, then the marked elements; `offsets` as bnn_bitmap_mark_f32 left them. */
+/* The same of the elements whose magnitude is at least that of their row. */
+BNN_EXPORT void bnn_bitmap_mark_largest_f32(const float *x, const uint32_t *floors, uint8_t *bits,
+                                            i64 *offsets, i64 rows, i64 row) {
+    struct bitmap b = {.x = x, .floors = floors, .bits = bits, .offsets = offsets};
+    i64 n = n_blocks(&b, rows, row);
+    bnn_parallel(n, GRAIN, BNN_PICK(mark_body), &b);
+    add_up(offsets, n);
+}
+
+/* values: the 0 in front, then the marked elements; `offsets` as the marking left them, `by_row` as
+   it was with floors. */
 BNN_EXPORT void bnn_bitmap_gather_f32(const float *x, uint8_t *bits, float *values, i64 *offsets,
-                                      i64 rows, i64 row) {
-    struct bitmap b = {.x = x, .bits = bits, .values = values, .offsets = offsets};
+                                      i64 rows, i64 row, i64 by_row) {
+    const uint32_t unread = 0;
+    struct bitmap b = {.x = x, .bits = bits, .values = values, .offsets = offsets,
+                       .floors = by_row ? &unread : NULL};
     i64 n = n_blocks(&b, rows, row);
     values[0] = 0;
     bnn_parallel(n, GRAIN, BNN_PICK(gather_body), &b);

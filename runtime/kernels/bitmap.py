@@ -28,6 +28,30 @@ def bitmap_pack(x: Array, *, capacity: int) -> tuple[Array, Array]:
     return pack_bits(kept), values
 
 
+def pruned_bitmap_pack(x: Array, *, capacity: int, keep: list[int]) -> tuple[Array, Array]:
+    """Return `bitmap_pack` of the ``keep[0]`` largest magnitudes of every sample, and equal ones.
+
+    Parameters
+    ----------
+    x : (N, ...) floating point
+    capacity : int
+        Planned elements of the values, the 0 in front included.
+    keep : list of one int
+        Elements of a sample, 1 to K.
+
+    Returns
+    -------
+    (N, ceil(K / 8)) uint8, (capacity,) of x's dtype; longer where x has more to keep
+    """
+    rows = np.ascontiguousarray(x).reshape(len(x), -1)
+    width = 8 * x.itemsize
+    magnitude = rows.view(f"u{x.itemsize}") & np.array(2 ** (width - 1) - 1, f"u{x.itemsize}")
+    last = rows.shape[1] - keep[0]
+    floor = np.partition(magnitude, last, axis=1)[:, last : last + 1]
+    pruned = np.where(magnitude >= floor, rows, x.dtype.type(0))
+    return bitmap_pack(pruned.reshape(x.shape), capacity=capacity)
+
+
 def bitmap_unpack(bits: Array, values: Array, *, shape: list[int]) -> Array:
     """Return the (N, *shape) tensor that `bitmap_pack` encoded."""
     kept = unpack_bits(bits, shape=shape)

@@ -9,7 +9,14 @@ import numpy as np
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import Arrays, Attributes, CompiledKernel, call, covered
+from bnnopt.runtime.kernels.compiled import (
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    integers,
+)
 
 BLOCK = 4096  # elements, as in bnn_bitmap.c
 OFFSET = np.dtype(np.int64)
@@ -17,20 +24,45 @@ OFFSET = np.dtype(np.int64)
 
 def bitmap_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`bitmap.bitmap_pack`; puts a longer array in `outputs` where the planned one is too small."""
-    x, (bits, values) = inputs[0], outputs
-    offsets = _offsets(x, scratch)
-    if offsets is None or not covered(x, values) or not covered(bits, dtype=np.uint8):
+    x, offsets = inputs[0], _offsets(inputs[0], scratch)
+    if offsets is None or not _fits(x, outputs):
         return False
     assert x is not None
-    assert values is not None
-    sizes = len(x), math.prod(x.shape[1:])
-    call("bnn_bitmap_mark_f32", x, bits, offsets, *sizes)
+    call("bnn_bitmap_mark_f32", x, outputs[0], offsets, *_rows(x))
+    return _gather(x, outputs, offsets, by_row=False)
+
+
+def pruned_bitmap_pack(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`bitmap.pruned_bitmap_pack`, with outputs as `bitmap_pack`'s."""
+    x = inputs[0]
+    if x is None or x.ndim == 0 or x.size == 0 or not _fits(x, outputs):
+        return False
+    floor_bytes = _floor_bytes(x.shape)
+    offsets = _offsets(x, scratch[floor_bytes:], by_row=True)
+    (keep,) = integers(attributes, "keep") or [0]
+    if offsets is None or not 1 <= keep <= _rows(x)[1]:
+        return False
+    floors = scratch[: 4 * len(x)].view(np.uint32)
+    call("bnn_kth_magnitudes_f32", x, floors, *_rows(x), keep)
+    call("bnn_bitmap_mark_largest_f32", x, floors, outputs[0], offsets, *_rows(x))
+    return _gather(x, outputs, offsets, by_row=True)
+
+
+def _fits(x: Array | None, outputs: Arrays) -> bool:
+    bits, values = outputs
+    return covered(x, values) and covered(bits, dtype=np.uint8) and isinstance(outputs, list)
+
+
+def _gather(x: Array, outputs: Arrays, offsets: Array, by_row: bool) -> bool:
+    """Move the marked elements, into an array of their own where the planned one is too small."""
+    assert isinstance(outputs, list)
+    bits, values = outputs
     used = int(offsets[-1]) + 1
     if used > values.size:
-        if not isinstance(outputs, list):
-            return False
         outputs[1] = values = np.empty(used, values.dtype)
-    call("bnn_bitmap_gather_f32", x, bits, values, offsets, *sizes)
+    call("bnn_bitmap_gather_f32", x, bits, values, offsets, *_rows(x), int(by_row))
     values[used:] = 0
     return True
 
@@ -42,8 +74,7 @@ def bitmap_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scrat
     if offsets is None or not covered(x, values) or not covered(bits, dtype=np.uint8):
         return False
     assert x is not None
-    sizes = len(x), math.prod(x.shape[1:])
-    call("bnn_bitmap_scatter_f32", bits, values, x, offsets, *sizes)
+    call("bnn_bitmap_scatter_f32", bits, values, x, offsets, *_rows(x))
     return True
 
 
@@ -56,26 +87,34 @@ def bitmap_relu_grad(
     if offsets is None or not covered(dy, values, dx) or not covered(bits, dtype=np.uint8):
         return False
     assert dy is not None
-    sizes = len(dy), math.prod(dy.shape[1:])
-    call("bnn_bitmap_relu_grad_f32", dy, bits, values, dx, offsets, *sizes)
+    call("bnn_bitmap_relu_grad_f32", dy, bits, values, dx, offsets, *_rows(dy))
     return True
 
 
-def _offsets(dense: Array | None, scratch: Array) -> Array | None:
+def _rows(dense: Array) -> tuple[int, int]:
+    return len(dense), math.prod(dense.shape[1:])
+
+
+def _offsets(dense: Array | None, scratch: Array, by_row: bool = False) -> Array | None:
     """The scratch memory as one offset a block and one more; None where it does not do."""
     if dense is None or dense.ndim == 0 or dense.size == 0:
         return None
-    n_bytes = _offset_bytes(dense.shape)
+    n_bytes = _offset_bytes(dense.shape, by_row)
     if scratch.size < n_bytes or scratch.ctypes.data % OFFSET.itemsize:
         return None
     return scratch[:n_bytes].view(OFFSET)
 
 
-def _offset_bytes(shape: Sequence[int]) -> int:
+def _offset_bytes(shape: Sequence[int], by_row: bool) -> int:
     rows, row = shape[0], math.prod(shape[1:])
-    if row % 8 == 0:  # one long row
+    if row % 8 == 0 and not by_row:  # one long row
         rows, row = 1, rows * row
     return OFFSET.itemsize * (rows * -(-row // BLOCK) + 1)
+
+
+def _floor_bytes(shape: Sequence[int]) -> int:
+    """One magnitude a sample, and so many bytes that offsets may follow."""
+    return OFFSET.itemsize * -(-4 * shape[0] // OFFSET.itemsize)
 
 
 def scratch_bytes(
@@ -86,11 +125,14 @@ def scratch_bytes(
 ) -> int:
     """Bytes of the offsets that a step needs."""
     dense = outputs[0] if operator == "BitmapUnpack" else inputs[0]
-    return _offset_bytes(dense)
+    if operator == "PrunedBitmapPack":
+        return _floor_bytes(dense) + _offset_bytes(dense, by_row=True)
+    return _offset_bytes(dense, by_row=False)
 
 
 COMPILED_BITMAP: dict[str, CompiledKernel] = {
     "BitmapPack": bitmap_pack,
     "BitmapReluGrad": bitmap_relu_grad,
     "BitmapUnpack": bitmap_unpack,
+    "PrunedBitmapPack": pruned_bitmap_pack,
 }

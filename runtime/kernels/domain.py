@@ -98,6 +98,7 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "PoolIndexPack": packing.pool_index_pack,
     "PoolIndexUnpack": packing.pool_index_unpack,
     "RandomBits": dropout.random_bits,
+    "PrunedBitmapPack": bitmap.pruned_bitmap_pack,
     "RangePack": packing.range_pack,
     "RealConv": real_conv,
     "ReluGrad": binarize.relu_grad,

@@ -144,6 +144,10 @@ def bitmap_cases() -> list[Case]:
         used = int(np.count_nonzero(x.view(np.uint32))) + 1
         pack = case("BitmapPack", note, x, capacity=used + spare)
         shape = list(x.shape[1:])
+        keep, plain = max(1, math.prod(shape) // 3), np.where(x == 0, np.float32(0), x)
+        if not np.isnan(x).any():
+            prune = case("PrunedBitmapPack", note, plain, capacity=x.size + 1, keep=[keep])
+            table.append(prune)
         table += [
             pack,
             case("BitmapUnpack", note, *pack.twin, shape=shape),

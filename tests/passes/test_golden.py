@@ -27,6 +27,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sign-pack": ("dense", ("redirect-consumers",)),
     "recompute-binary-products": ("dense", ("redirect-consumers", "sign-pack")),
     "rebuild-activations": ("float", ()),
+    "prune-stored": ("float", ()),
     "mask-pack": ("float", ()),
     "pool-index": ("float", ("mask-pack",)),
     "bitmap": ("float", ("mask-pack", "pool-index")),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled_bitmap import BLOCK, COMPILED_BITMAP, scratch_bytes
 from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
@@ -29,7 +31,12 @@ def sparse(shape: tuple[int, ...], density: float, seed: int) -> Array:
     return np.where(rng.random(shape) < density, x, np.float32(0))
 
 
-def compiled(operator: str, inputs: list[Array], like: list[Array]) -> list[Array]:
+def compiled(
+    operator: str,
+    inputs: list[Array],
+    like: list[Array],
+    attributes: Mapping[str, Attribute] = {},
+) -> list[Array]:
     """The kernel's outputs; the inputs stay, and nothing around the outputs is touched."""
     read = [Guarded(array, 1) for array in inputs]
     for guarded, array in zip(read, inputs, strict=True):
@@ -38,7 +45,8 @@ def compiled(operator: str, inputs: list[Array], like: list[Array]) -> list[Arra
     sizes = [a.shape for a in inputs], [a.shape for a in like]
     scratch = Guarded(np.empty(scratch_bytes(operator, *sizes, {}), np.uint8), 0)
     outputs = [guarded.array for guarded in written]
-    assert COMPILED_BITMAP[operator]([g.array for g in read], outputs, {}, scratch.array)
+    kernel = COMPILED_BITMAP[operator]
+    assert kernel([g.array for g in read], outputs, attributes, scratch.array)
     for guarded in (*read, *written, scratch):
         guarded.check()
     for guarded, array in zip(read, inputs, strict=True):
@@ -54,6 +62,10 @@ def check(x: Array, dy: Array, spare: int) -> None:
     assert [a.tobytes() for a in packed] == [bits.tobytes(), values.tobytes()]
     (unpacked,) = compiled("BitmapUnpack", [bits, values], [x])
     assert unpacked.tobytes() == x.tobytes()
+    keep = [max(1, math.prod(x.shape[1:]) // 4)]
+    pruned = DOMAIN_KERNELS["PrunedBitmapPack"](x, capacity=capacity, keep=keep)
+    found = compiled("PrunedBitmapPack", [x], list(pruned), {"keep": keep})
+    assert [a.tobytes() for a in found] == [a.tobytes() for a in pruned]
     twin = DOMAIN_KERNELS["BitmapReluGrad"](dy, bits, values, shape=list(x.shape[1:]))
     (dx,) = compiled("BitmapReluGrad", [dy, bits, values], [dy])
     assert dx.tobytes() == twin.tobytes()

@@ -1,0 +1,105 @@
+"""prune-stored: keep of a layer's input only its largest elements, for the weight gradient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.analysis import is_kept, saved, size_bytes
+from bnnopt.ops import Emitter, dims, is_view, packed_row_bytes
+from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.bitmap import FLOAT_BYTES
+from bnnopt.passes.rewriting import insert_after_definition, late, redirect
+from bnnopt.training_step import TrainingStep, phase
+
+# Late readers that need less than the value: they are left to mask-pack.
+_BY_MASK = frozenset({"ClipGrad", "MaskedGrad", "ReluGrad"})
+
+
+@dataclass(frozen=True)
+class PruneStored(Pass):
+    """Prune the stored copy of a layer's input: the forward pass sees all of it.
+
+    Forward:   z = conv(y) of the whole y; kept: bitmap and values of the largest |y| of each sample
+    Backward:  dw reads the pruned y; dx and the masks of activations stay exact.
+    Saves:     of 32 bits an element all but 1 + 32 x (1 - sparsity), a size known beforehand.
+    Numbers:   lossy, in weight gradients only: they lack the terms of the smallest activations.
+    Skips:     the network's own input; a backward node other than a weight gradient reads y.
+    Source:    Jiang et al., Back Razor (NeurIPS 2022).
+    """
+
+    name: ClassVar[str] = "prune-stored"
+    level: ClassVar[int] = 3
+    lossless: ClassVar[bool] = False
+    min_cosine: ClassVar[float] = 0.5
+    sparsity: float = 0.8
+
+    def run(self, step: TrainingStep, trace: Trace) -> int:
+        """See `Pass.run`."""
+        return sum(
+            self._prune(step, trace, root, _readers(views))
+            for root, views in saved(step).items()
+            if root.dtype == ir.DataType.FLOAT and root.producer() is not None
+        )
+
+    def _prune(
+        self,
+        step: TrainingStep,
+        trace: Trace,
+        root: ir.Value,
+        read: list[tuple[ir.Value, ir.Node]],
+    ) -> int:
+        if not any(_is_weight_gradient(node, value) for value, node in read):
+            return 0
+        others = [node for value, node in read if not _is_weight_gradient(node, value)]
+        if others:
+            return trace.skip(root, f"kept anyway: {others[0].op_type} {others[0].name!r} reads it")
+        if any(dims(value)[:1] != dims(root)[:1] for value, _ in read):
+            return trace.skip(root, "a reader sees it with other rows")
+        rows, row = dims(root)[0], math.prod(dims(root)[1:])
+        keep = max(1, round((1 - self.sparsity) * row))
+        capacity = 1 + rows * keep
+        n_bytes = rows * packed_row_bytes(dims(root)) + FLOAT_BYTES * capacity
+        if n_bytes >= size_bytes(root):
+            return trace.skip(root, f"pruned {n_bytes} B, dense {size_bytes(root)} B")
+        trace.choose(root, f"pruned {n_bytes} B, dense {size_bytes(root)} B")
+        emit = Emitter(step.graph, "forward")
+        name = f"{root.name}.pruned"
+        emit("PrunedBitmapPack", root, name=name, n_outputs=2, capacity=capacity, keep=[keep])
+        encoded = list(emit.nodes[0].outputs)
+        insert_after_definition(step, root, emit.nodes)
+        for value, node in read:
+            emit = Emitter(step.graph, "rebuild")
+            shape = list(dims(value)[1:])
+            decoded = emit("BitmapUnpack", *encoded, name=f"{value.name}.decoded", shape=shape)
+            redirect(node, value, decoded)
+            step.graph.insert_before(node, emit.nodes)
+        return 1
+
+
+def _readers(views: list[ir.Value]) -> list[tuple[ir.Value, ir.Node]]:
+    """The late readers that need more than a mask, each with the view that it reads."""
+    return [
+        (value, node)
+        for value in views
+        if is_kept(value) and dims(value)
+        for node in late(value)
+        if node.op_type not in _BY_MASK and not is_view(node)
+    ]
+
+
+def _is_weight_gradient(node: ir.Node, x: ir.Value) -> bool:
+    """Whether a backward node multiplies x by the gradient of a layer's output over the batch."""
+    if phase(node) != "backward":
+        return False
+    if node.op_type == "ConvWeightGrad":
+        return node.inputs[0] is x
+    if node.op_type != "Gemm" or x not in node.inputs[:2]:
+        return False
+    turned = {name: node.attributes[name].as_int() for name in ("transA", "transB")}
+    return (node.inputs[0] is x and turned["transA"] == 1) or (
+        node.inputs[1] is x and turned["transB"] == 0
+    )
