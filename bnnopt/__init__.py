@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bnnopt.compiler import Optimized as Optimized
     from bnnopt.compiler import optimize as optimize
     from bnnopt.runtime import TrainingSession as TrainingSession
+    from bnnopt.runtime import schedules as schedules
 
 __version__ = "0.1.0"
 
@@ -20,8 +21,9 @@ _HOMES = {
     "Optimized": "bnnopt.compiler",
     "TrainingSession": "bnnopt.runtime",
     "optimize": "bnnopt.compiler",
+    "schedules": "bnnopt.runtime",
 }
-__all__ = ["Optimized", "TrainingSession", "__version__", "optimize"]
+__all__ = ["Optimized", "TrainingSession", "__version__", "optimize", "schedules"]
 
 
 def __getattr__(name: str) -> object:

@@ -110,7 +110,8 @@ def test_errors_are_of_one_tree(workspace: Path) -> None:
 
 
 def test_package() -> None:
-    assert set(bnnopt.__all__) == {"Optimized", "TrainingSession", "__version__", "optimize"}
+    names = {"Optimized", "TrainingSession", "__version__", "optimize", "schedules"}
+    assert set(bnnopt.__all__) == names
     assert all(getattr(bnnopt, name) for name in bnnopt.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         bnnopt.nope  # noqa: B018
