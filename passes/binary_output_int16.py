@@ -11,19 +11,11 @@ import onnx_ir as ir
 from bnnopt.ops import infer_types, ints, is_view
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.pooling import obstacle, pack_places
+from bnnopt.passes.precision import READS_X
 from bnnopt.training_step import TrainingStep, readers
 
 INT16_MAX = 32767
 _PRODUCTS = frozenset({"BinaryConv", "BinaryGemm"})
-# Operators that read 16-bit integers, and the input that may be one.
-_READERS = {
-    "BatchNormalizationTraining": 0,
-    "BatchNormalizationSigns": 0,
-    "BatchNormalizationGrad": 1,
-    "L1BatchNormalizationTraining": 0,
-    "L1BatchNormalizationSigns": 0,
-    "L1BatchNormalizationGrad": 1,
-}
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ def _reader_of_floats(value: ir.Value) -> str | None:
         if _hands_on(node):
             reason = _pooled_otherwise(node) or _reader_of_floats(node.outputs[0])
         else:
-            reads = _READERS.get(node.op_type) == use.idx
+            reads = READS_X.get(node.op_type) == use.idx
             reason = None if reads else f"{node.op_type} {node.name!r} reads it"
         if reason is not None:
             return reason

@@ -10,15 +10,9 @@ import onnx_ir as ir
 from bnnopt.ops import Emitter, dims, window
 from bnnopt.ops.emit import Attribute
 from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.precision import READS_X
 from bnnopt.passes.rewriting import replace_node
 from bnnopt.training_step import TrainingStep, phase, readers
-
-# What reads x in any precision and computes in float32, and the input that is x.
-_READS_X = {
-    "BatchNormalizationTraining": 0,
-    "BatchNormalizationSigns": 0,
-    "BatchNormalizationGrad": 1,
-}
 
 
 @dataclass(frozen=True)
@@ -65,4 +59,4 @@ class Float16Activations(Pass):
 
 
 def _reads_any(node: ir.Node, y: ir.Value) -> bool:
-    return node.op_type in _READS_X and node.inputs[_READS_X[node.op_type]] is y
+    return node.op_type in READS_X and node.inputs[READS_X[node.op_type]] is y

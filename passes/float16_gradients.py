@@ -11,17 +11,9 @@ import onnx_ir as ir
 from bnnopt.analysis import is_persistent
 from bnnopt.ops import Emitter, dims, infer_types, is_view
 from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.precision import READS_DY
 from bnnopt.passes.rewriting import insert_after_definition, redirect
 from bnnopt.training_step import Role, TrainingStep, is_loss_gradient, phase, readers
-
-# Operators that take dy in either precision, and the input that it is.
-_READS_DY = {
-    **dict.fromkeys(("MaskedGrad", "ClipGrad", "ReluGrad", "BatchNormalizationGrad"), 0),
-    **dict.fromkeys(("MaxPoolGrad", "PackedMaxPoolGrad", "ConvInputGrad"), 0),
-    **dict.fromkeys(("BinaryConvInputGrad", "BinaryGemmInputGrad"), 0),
-    **dict.fromkeys(("ConvWeightGrad", "BinaryConvWeightGrad", "BinaryGemmWeightGrad"), 1),
-    **dict.fromkeys(("BinaryConvWeightGradSigns", "BinaryGemmWeightGradSigns"), 1),
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class Float16Gradients(Pass):
         seeds = [v for v in step.graph.initializers.values() if is_loss_gradient(v)]
         if not seeds:
             return trace.skip(step.loss, "the graph does not say which value is its gradient")
-        if not any(node.op_type in _READS_DY for node in step.graph) or _is_scaled(seeds[0]):
+        if not any(node.op_type in READS_DY for node in step.graph) or _is_scaled(seeds[0]):
             return 0
         scale = 2.0 ** (round(math.log2(_n_labels(step))) + self.scale_bits)
         before = {value: value.dtype for node in step.graph for value in node.outputs}
@@ -147,9 +139,9 @@ def _is_half(value: ir.Value) -> bool:
 
 def _accepts(node: ir.Node, value: ir.Value) -> bool:
     """Whether the node takes `value` in float16: it reads dy there, or only moves or adds it."""
-    if node.op_type in _READS_DY:
+    if node.op_type in READS_DY:
         of_weight = node.op_type == "ClipGrad" and _is_weight(node.inputs[1])
-        return node.inputs[_READS_DY[node.op_type]] is value and not of_weight
+        return node.inputs[READS_DY[node.op_type]] is value and not of_weight
     return is_view(node) or node.op_type in ("Transpose", "Add")
 
 
@@ -163,7 +155,7 @@ def _is_weight(value: ir.Value | None) -> bool:
 
 def _leads_on(node: ir.Node, value: ir.Value) -> bool:
     """Whether a gradient operator that takes float16 reads `value`, as it is or moved or added."""
-    if node.op_type in _READS_DY or not _accepts(node, value):
+    if node.op_type in READS_DY or not _accepts(node, value):
         return _accepts(node, value)
     output = node.outputs[0]
     return any(_leads_on(reader, output) for reader in readers(output))

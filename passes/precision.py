@@ -1,0 +1,18 @@
+"""Operators that take a map in more than one type: the input that it is."""
+
+# What reads x in float32, float16 or int16 and computes in float32.
+READS_X = {
+    **dict.fromkeys(("BatchNormalizationTraining", "L1BatchNormalizationTraining"), 0),
+    **dict.fromkeys(("BatchNormalizationSigns", "L1BatchNormalizationSigns"), 0),
+    **dict.fromkeys(("BatchNormalizationGrad", "L1BatchNormalizationGrad"), 1),
+}
+
+# What takes dy in float32 or float16, sums in float32, and gives dx in dy's type.
+READS_DY = {
+    **dict.fromkeys(("MaskedGrad", "ClipGrad", "ReluGrad"), 0),
+    **dict.fromkeys(("BatchNormalizationGrad", "L1BatchNormalizationGrad"), 0),
+    **dict.fromkeys(("BatchNormalizationSignsGrad", "MaxPoolGrad", "PackedMaxPoolGrad"), 0),
+    **dict.fromkeys(("ConvInputGrad", "BinaryConvInputGrad", "BinaryGemmInputGrad"), 0),
+    **dict.fromkeys(("ConvWeightGrad", "BinaryConvWeightGrad", "BinaryGemmWeightGrad"), 1),
+    **dict.fromkeys(("BinaryConvWeightGradSigns", "BinaryGemmWeightGradSigns"), 1),
+}
