@@ -5,9 +5,14 @@
    It is both gradients of a binary dense layer: of the weights, with d = dy and the bits of x
    (terms are samples), and of the input, with d = dy transposed and the bits of w (terms are
    filters). For every 6 terms the 64 signed sums of some lanes are tabled; 6 bits then choose one.
-   Sums are float32; what is not is rounded, once, when a tile is finished.
+   The input gradient of a few samples flips the signs of d one by one instead. Sums are float32; what is not is rounded, once, when a tile is finished.
    Source: Arlazarov, Dinic, Kronrod, Faradzev (1970), "the method of the four Russians". */
 #include "bnn_products.h"
+
+enum {
+    FEW = 3,       /* so few lanes do without tables */
+    PORTION = 256, /* terms that they sum at a time, to keep float32's accuracy */
+};
 
 typedef struct {
     i64 n_terms, n_lanes, n_bits;  /* per term: n_bits bits, in rows of whole bytes */
@@ -100,6 +105,23 @@ static void multiply_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n
     if (!s->is_direct) finish_tile(p, bit, n_bits, lane, n_lanes, t);
 }
 
+/* A block of few lanes, for which no tables are worth building. */
+static void multiply_few(const product *p, i64 bit, i64 n_bits, tile t) {
+    const shape *s = &p->s;
+    i64 row_bytes = bnn_ceil_div(s->n_bits, 8);
+    memset(t.finished, 0, (size_t)(s->n_lanes * s->block) * sizeof(float));
+    for (i64 term = 0; term < s->n_terms; term += PORTION) {
+        i64 n = bnn_min(PORTION, s->n_terms - term);
+        for (i64 lane = 0; lane < s->n_lanes; lane++) {
+            bnn_to_floats(p->d, s->d_type, lane * s->lane_pitch + term, t.rows, n);
+            for (i64 i = 0; i < n_bits; i += LANES)
+                p->cores->flip(p->bits + term * row_bytes + (bit + i) / 8, row_bytes, n, t.rows,
+                               bnn_min(LANES, n_bits - i), t.finished + lane * s->block + i);
+        }
+    }
+    finish_tile(p, bit, n_bits, 0, s->n_lanes, t);
+}
+
 static i64 words_bytes(const shape *s) { return bnn_ceil_div(s->chunk, TERMS) * s->block * 8; }
 
 static i64 finished_bytes(const shape *s) {
@@ -123,10 +145,15 @@ static void multiply_blocks(void *context, i64 begin, i64 end, int thread) {
               .tables = bnn_take(&scratch, BNN_TABLES_BYTES),
               .sums = bnn_take(&scratch, s->block * row),
               .finished = bnn_take(&scratch, finished_bytes(s))};
-    for (i64 bit = begin * s->block; bit < bnn_min(end * s->block, s->n_bits); bit += s->block)
+    for (i64 bit = begin * s->block; bit < bnn_min(end * s->block, s->n_bits); bit += s->block) {
+        i64 n_bits = bnn_min(s->block, s->n_bits - bit);
+        if (s->n_lanes <= FEW && s->lane_pitch > 1) {
+            multiply_few(p, bit, n_bits, t);
+            continue;
+        }
         for (i64 lane = 0; lane < s->n_lanes; lane += width)
-            multiply_tile(p, bit, bnn_min(s->block, s->n_bits - bit), lane,
-                          bnn_min(width, s->n_lanes - lane), t);
+            multiply_tile(p, bit, n_bits, lane, bnn_min(width, s->n_lanes - lane), t);
+    }
 }
 
 static int multiply(const shape *s, const uint8_t *bits, const void *d, void *out, uint8_t *memory,

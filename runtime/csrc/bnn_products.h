@@ -139,6 +139,9 @@ typedef struct {
     void (*sum)(const float *rows, i64 pitch, i64 n_terms, i64 n_lanes, const uint8_t *words,
                 i64 n_outer, i64 word_pitch, const i64 *offsets, i64 n_inner, float *tables,
                 float *sums);
+    /* sums[i] += sum over t < n_terms of d[t], its sign bit i of the string at bits + t * pitch;
+       i < n <= 64. Without tables: for few results of the same bits. */
+    void (*flip)(const uint8_t *bits, i64 pitch, i64 n_terms, const float *d, i64 n, float *sums);
     /* out[lane * pitch + i] (+)= sums[i * 64 + lane]. */
     void (*spill)(const float *sums, i64 n_rows, i64 n_lanes, float *out, i64 pitch, int add);
     /* rows[i * 64 + lane] = d[lane * pitch + i]. */
