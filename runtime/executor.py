@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.runtime.format import Program, StepSpec
-from bnnopt.runtime.kernels.dispatch import WRITING
+from bnnopt.runtime.kernels.compiled import PreparedCalls, recorded, repeat
+from bnnopt.runtime.kernels.dispatch import REPEATABLE, WRITING
 from bnnopt.runtime.kernels.table import KERNELS
 
 # Operators whose values may need more than the plan has for them.
@@ -42,6 +43,8 @@ class Executor:
         self._buffers = {"persistent": persistent, "constant": constants}
         self._arena = arena if arena is not None else aligned_empty(program.arena_bytes)
         self._views: dict[int, list[Array]] = {}
+        self._prepared: dict[int, dict[int, PreparedCalls]] = {}
+        self._repeatable = _repeatable(program)
         self._spill = Spill(program)
 
     @property
@@ -72,12 +75,19 @@ class Executor:
             Views of the outputs, valid until the next run.
         """
         values = list(self._values(batch))
+        prepared = self._prepared.setdefault(batch, {})
         self._spill.clear()
         for role, indices in self.program.roles.items():
             for index, array in zip(indices, feeds[role] if indices else (), strict=True):
                 np.copyto(values[index], array)
         for position, step in enumerate(self.program.steps):
-            if not step.is_view:
+            if position in prepared:
+                repeat(prepared[position])
+            elif position in self._repeatable:
+                with recorded() as calls:
+                    if self._run_step(step, values):
+                        prepared[position] = calls
+            elif not step.is_view:
                 self._run_step(step, values)
                 self._spill.release(position, step, values)
             if observe is not None:
@@ -97,17 +107,32 @@ class Executor:
         memory = self._arena[spec.offset : spec.offset + spec.n_bytes(batch)]
         return memory.view(spec.dtype).reshape(shape)
 
-    def _run_step(self, step: StepSpec, values: list[Array]) -> None:
+    def _run_step(self, step: StepSpec, values: list[Array]) -> bool:
+        """Run a step, and say whether its compiled kernel did all the work."""
         inputs = [values[i] if i >= 0 else None for i in step.inputs]
         outputs = [values[i] if i >= 0 else None for i in step.outputs]
         writing = WRITING.get(step.operator)
         end = step.workspace_offset + step.workspace_bytes
         scratch = self._arena[step.workspace_offset : end]
-        if writing is None or not writing(inputs, outputs, step.attributes, scratch):
+        is_done = writing is not None and writing(inputs, outputs, step.attributes, scratch)
+        if not is_done:
             results = KERNELS[step.operator](*inputs, **step.attributes)
             _deliver(results if isinstance(results, tuple) else (results,), outputs)
         if step.operator in GROWING:
             self._spill.adopt(step, outputs, values)
+        return is_done
+
+
+def _repeatable(program: Program) -> frozenset[int]:
+    """The steps that can be prepared: what they read never grows out of its place."""
+    grown: set[int] = set()
+    found: list[int] = []
+    for position, step in enumerate(program.steps):
+        if step.operator in GROWING or (step.is_view and grown & set(step.inputs)):
+            grown.update(step.outputs)
+        if step.operator in REPEATABLE and not grown & set(step.inputs):
+            found.append(position)
+    return frozenset(found)
 
 
 def _deliver(results: tuple[Array, ...], outputs: list[Array | None]) -> None:

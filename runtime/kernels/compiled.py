@@ -6,9 +6,11 @@ layout and dtype, and where it does not, the caller takes the numpy kernel of th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -53,7 +55,38 @@ def type_of(array: Array | None) -> int | None:
 
 def call(name: str, *arguments: Argument) -> int:
     """Call a kernel: arrays go as addresses, None as NULL, int as int64_t, float as float."""
-    return int(_function(name)(*[_as_c(argument) for argument in arguments]))
+    function, converted = _function(name), [_as_c(argument) for argument in arguments]
+    if _record.calls is not None:
+        _record.calls.append((function, converted))
+    return int(function(*converted))
+
+
+PreparedCalls: TypeAlias = list[tuple[Callable[..., int], list[object]]]
+"""C functions with their arguments: what a kernel did, to be done again on the same memory."""
+
+
+class _Record(threading.local):
+    calls: PreparedCalls | None = None
+
+
+_record = _Record()
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[PreparedCalls]:
+    """Note the calls of this thread; they hold addresses, and the caller keeps the arrays alive."""
+    calls: PreparedCalls = []
+    _record.calls = calls
+    try:
+        yield calls
+    finally:
+        _record.calls = None
+
+
+def repeat(calls: PreparedCalls) -> None:
+    """Do once more what was recorded."""
+    for function, arguments in calls:
+        function(*arguments)
 
 
 @functools.cache

@@ -12,6 +12,9 @@ from bnnopt.runtime.kernels.compiled_bitmap import scratch_bytes as bitmap_scrat
 from bnnopt.runtime.kernels.compiled_convolution import COMPILED_CONVOLUTION
 from bnnopt.runtime.kernels.compiled_convolution import scratch_bytes as convolution_scratch_bytes
 from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
+from bnnopt.runtime.kernels.compiled_normalization import COMPILED_NORMALIZATION
+from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
+from bnnopt.runtime.kernels.compiled_planes import COMPILED_PLANES
 from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS
 from bnnopt.runtime.kernels.compiled_products import scratch_bytes as product_scratch_bytes
 from bnnopt.runtime.kernels.table import KERNELS
@@ -47,6 +50,14 @@ WRITING: dict[str, CompiledKernel] = {
         for operator in ("Conv", "ConvInputGrad", "ConvWeightGrad", "Gemm", "MatMul")
     },
 }
+
+
+# Kernels whose C calls follow from shapes, attributes and addresses alone, never from values: they
+# are prepared once and repeated. Others read a learning rate, a bound or an index first.
+REPEATABLE = frozenset(
+    {*COMPILED_NORMALIZATION, *COMPILED_PACKING, *COMPILED_PLANES, *COMPILED_PRODUCTS}
+    | {"Binarize", "Cast", "ClipGrad", "Relu", "ReluGrad"}
+) - {"MaxPoolGrad"}
 
 
 def scratch_bytes(

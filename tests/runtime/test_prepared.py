@@ -1,0 +1,83 @@
+"""Prepared calls: recorded once, they do the same work again on whatever the memory then holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnnopt.passes import PASSES
+from bnnopt.runtime import executor
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import recorded, repeat
+from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS
+from bnnopt.runtime.kernels.dispatch import REPEATABLE, WRITING
+from bnnopt.runtime.library import library
+from tests.graphs import run_native, zoo
+from tests.runtime.compiled_calls import CALLS, Call, Source
+from tests.runtime.test_compiled_products import small_products
+
+pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
+SHAPE = (6, 5, 7, 8)
+
+
+def calls() -> dict[str, Call]:
+    table = {name: CALLS[name](Source(3, SHAPE, special=False)) for name in REPEATABLE & set(CALLS)}
+    for product in small_products():
+        table[product.operator] = Call(product.operator, [*product.inputs], product.attributes)
+    return table
+
+
+def other_values(call: Call) -> None:
+    """Change the inputs where they are, to values that are as valid."""
+    floats = [a for a in call.inputs if a is not None and a.dtype.kind == "f"]
+    for array in floats or [a for a in call.inputs if a is not None]:
+        array[...] = array.reshape(-1)[::-1].reshape(array.shape).copy()
+
+
+def outputs_of(call: Call) -> list[Array]:
+    like = call.twin()
+    if call.operator in COMPILED_PRODUCTS and like[0].dtype == np.float64:
+        like = (like[0].astype(np.float32),)
+    return [np.empty_like(array) for array in like]
+
+
+def test_every_repeatable_kernel_is_in_the_table():
+    assert set(WRITING) >= REPEATABLE
+    assert set(calls()) == REPEATABLE
+
+
+@pytest.mark.parametrize("operator", sorted(REPEATABLE))
+def test_repeated_calls_read_the_values_of_now(operator: str):
+    call, kernel = calls()[operator], WRITING[operator]
+    raw = np.empty((1 << 20) + 64, np.uint8)
+    scratch = raw[-raw.ctypes.data % 64 :][: 1 << 20]
+    outputs = outputs_of(call)
+    with recorded() as prepared:
+        assert kernel(call.inputs, outputs, call.attributes, scratch)
+    assert prepared
+    first = [array.copy() for array in outputs]
+    other_values(call)
+    want = outputs_of(call)
+    assert kernel(call.inputs, want, call.attributes, scratch)
+    repeat(prepared)
+    assert [a.tobytes() for a in outputs] == [a.tobytes() for a in want]
+    assert any(a.tobytes() != b.tobytes() for a, b in zip(outputs, first, strict=True))
+
+
+def test_nothing_is_recorded_behind_the_block():
+    call = calls()["Relu"]
+    with recorded() as prepared:
+        pass
+    assert WRITING["Relu"](call.inputs, outputs_of(call), call.attributes, np.empty(0, np.uint8))
+    assert prepared == []
+
+
+@pytest.mark.parametrize("name", ["mlp", "relu-mini"])
+def test_training_is_the_same_without_them(name: str, monkeypatch: pytest.MonkeyPatch):
+    net = zoo(name, 3, "adam")
+    passes = [p.name for p in PASSES if p.lossless]
+    prepared = run_native(net, net.with_passes(*passes), 3)
+    monkeypatch.setattr(executor, "REPEATABLE", frozenset())
+    plain = run_native(net, net.with_passes(*passes), 3)
+    found, expected = prepared.flat(), plain.flat()
+    assert all(found[name].tobytes() == expected[name].tobytes() for name in expected)
