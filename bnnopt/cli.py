@@ -200,6 +200,15 @@ _json_option = click.option(
     metavar="SPARSITY",
     help="Also keep only the largest elements of stored activations: lossy, see bnnopt passes.",
 )
+@click.option(
+    "--prune-weights",
+    type=float,
+    metavar="SPARSITY",
+    help="Prune the weights of real-valued layers while they are trained, up to this share.",
+)
+@click.option(
+    "--prune-end", type=int, default=1000, show_default=True, help="Steps until that is reached."
+)
 @click.option("--explain", is_flag=True, help="Say what each pass left alone, and why.")
 @_json_option
 def optimize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from bnnopt.analysis import real_weights
 from bnnopt.artifact import Contents, write_folder
 from bnnopt.autodiff import (
     LOSSES,
@@ -49,6 +50,7 @@ from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report
 from bnnopt.runtime.format import Artifact
 from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.pruning import Pruning
 from bnnopt.static_sum import StaticSum
 from bnnopt.tables import size
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, role
@@ -81,6 +83,8 @@ class Settings:
     seed: int = 0
     calibrate: str | None = None
     prune_stored: float | None = None
+    prune_weights: float | None = None
+    prune_end: int = 1000
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,10 @@ def optimize(
         An ``.npz`` file with ``x``: its first batches show how sparse activations are.
     prune_stored : float
         Also run pass ``prune-stored``, with this share of a stored activation set to zero.
+    prune_weights : float
+        Prune the weights of real-valued layers while they are trained, until this share is zero.
+    prune_end : int
+        Steps until then.
     progress : callable, optional
         Called with a line about what comes next.
 
@@ -332,6 +340,12 @@ def _check(settings: Settings) -> None:
     stored = settings.prune_stored
     if stored is not None and not 0 < stored < 1:
         raise UsageError(f"--prune-stored {stored}: expected a number between 0 and 1")
+    if settings.prune_weights is not None and not 0 < settings.prune_weights < 1:
+        raise UsageError(
+            f"--prune-weights {settings.prune_weights}: expected a number between 0 and 1"
+        )
+    if settings.prune_end < 1:
+        raise UsageError(f"--prune-end {settings.prune_end}: expected a number of steps")
     if not 0 <= settings.seed < N_SEEDS:
         raise UsageError(f"--seed {settings.seed}: expected a number from 0 to {N_SEEDS - 1}")
     select(settings.level, settings.passes, settings.disable)
@@ -405,7 +419,18 @@ def _about(built: _Built, training: TrainingStep, report: Report, settings: Sett
         weights=[name for name in persistent if name in built.forward.weights],
         classes=_classes(training, built.evaluation),
         passes=list(dict.fromkeys([*(r.name for r in report.passes), *kernels])),
+        pruning=_pruning(built.reference, settings),
     )
+
+
+def _pruning(reference: TrainingStep, settings: Settings) -> dict[str, Any] | None:
+    """The schedule, and the trained weights of layers that multiply by them as they are."""
+    if settings.prune_weights is None:
+        return None
+    weights = [str(value.name) for value in real_weights(reference)]
+    if not weights:
+        raise UsageError("--prune-weights: the model trains no real-valued layer; leave it out")
+    return asdict(Pruning(settings.prune_weights, settings.prune_end, weights))
 
 
 def _classes(training: TrainingStep, evaluation: TrainingStep) -> int:

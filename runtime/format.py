@@ -153,6 +153,8 @@ class Artifact:
         Labels are 0 to ``classes - 1``; 0 where there are none.
     passes : sequence of str
         The passes that ran.
+    pruning : mapping of str to value, optional
+        The fields of `bnnopt.runtime.pruning.Pruning`, where weights are pruned.
     files : mapping of str to str
         SHA-256 of every other file of the folder.
     """
@@ -168,6 +170,7 @@ class Artifact:
     weights: Sequence[str]
     classes: int
     passes: Sequence[str]
+    pruning: Mapping[str, Any] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:

@@ -14,6 +14,7 @@ from bnnopt.runtime.feeding import Data, as_array, checked_rate, fitted_inputs, 
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, ValueSpec
 from bnnopt.runtime.library import MAX_THREADS, set_threads
 from bnnopt.runtime.native import Memory, NativeBackend
+from bnnopt.runtime.pruning import Pruning
 
 if TYPE_CHECKING:
     from bnnopt.runtime.onnxruntime_backend import OnnxruntimeBackend
@@ -57,6 +58,8 @@ class TrainingSession:
         self._artifact = read_artifact(self._folder)
         self._persistent = _initial_buffers(self._folder, self._artifact)
         self._step = 0
+        pruning = self._artifact.pruning
+        self._pruning = Pruning(**pruning) if pruning is not None else None
         self._backend = _open_backend(
             self._folder, self._artifact, backend, self._persistent, threads
         )
@@ -121,6 +124,8 @@ class TrainingSession:
         roles = self._backend.training.roles
         loss = self._backend.train({role: feeds[role] for role in feeds if roles[role]}, batch)
         self._step += 1
+        if self._pruning is not None:
+            self._pruning.apply(self._persistent, self._step)
         return loss
 
     def predict(self, x: Data) -> Array:

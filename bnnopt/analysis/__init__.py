@@ -23,7 +23,14 @@ from bnnopt.analysis.storage import (
     saved_bytes,
     size_bytes,
 )
-from bnnopt.analysis.values import PRODUCTS, fan_in, integer_bound, is_binary, is_binary_product
+from bnnopt.analysis.values import (
+    PRODUCTS,
+    fan_in,
+    integer_bound,
+    is_binary,
+    is_binary_product,
+    real_weights,
+)
 
 __all__ = [
     "DENSITY_KEY",
@@ -49,6 +56,7 @@ __all__ = [
     "measured_density",
     "paper_rule",
     "paper_rule_bytes",
+    "real_weights",
     "roots",
     "saved",
     "saved_bytes",

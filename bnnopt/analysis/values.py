@@ -7,6 +7,7 @@ import math
 import onnx_ir as ir
 
 from bnnopt.ops import dims, is_view
+from bnnopt.training_step import Role, TrainingStep, phase, readers
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _SELECTIONS = frozenset(
@@ -69,3 +70,19 @@ def fan_in(node: ir.Node) -> int:
     turned = node.op_type == "Gemm" and "transB" in node.attributes
     transposed = turned and node.attributes["transB"].as_int() == 1
     return weight[-1] if transposed else weight[-2]
+
+
+def real_weights(step: TrainingStep) -> list[ir.Value]:
+    """The trained weights that layers multiply by as they are, binarised ones left out."""
+    trained = step.inputs(Role.PARAMETER)
+    return [value for value in trained if len(dims(value)) > 1 and _is_multiplied(value)]
+
+
+def _is_multiplied(weight: ir.Value) -> bool:
+    """Whether every forward reader is a layer, perhaps behind a Transpose."""
+    return all(
+        node.op_type in PRODUCTS
+        or (node.op_type == "Transpose" and _is_multiplied(node.outputs[0]))
+        for node in readers(weight)
+        if phase(node) == "forward"
+    )

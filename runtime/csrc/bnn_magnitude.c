@@ -50,3 +50,26 @@ BNN_EXPORT void bnn_kth_magnitudes_f32(const float *x, uint32_t *floors, i64 row
     struct rows p = {x, floors, row, k};
     bnn_parallel(rows, 1, rows_body, &p);
 }
+
+struct keep {
+    float *x;
+    uint32_t floor;
+};
+
+BNN_INLINE void keep_above(void *context, i64 begin, i64 end) {
+    const struct keep *p = context;
+    for (i64 i = begin; i < end; i++) {
+        uint32_t u;
+        memcpy(&u, p->x + i, sizeof u);
+        u &= -(uint32_t)((u & MAGNITUDE) >= p->floor);
+        memcpy(p->x + i, &u, sizeof u);
+    }
+}
+
+BNN_BOTH(keep_above)
+
+/* All but the k largest magnitudes, and those that equal the last of them, become 0; 1 <= k <= n. */
+BNN_EXPORT void bnn_keep_largest_f32(float *x, i64 n, i64 k) {
+    struct keep p = {x, kth_largest(x, n, k)};
+    bnn_parallel(n, BNN_GRAIN, BNN_PICK(keep_above), &p);
+}
