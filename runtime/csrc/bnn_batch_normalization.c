@@ -40,6 +40,18 @@ BNN_INLINE void add_squares(const float *x, i64 n, double pivot, v4d *sums) {
     }
 }
 
+/* The sum of x - pivot alone, as L1 needs it. */
+BNN_INLINE void add_sums(const float *x, i64 n, double pivot, v4d *sums) {
+    i64 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        v4d a, b;
+        bnn_load_wide(&a, x + i);
+        bnn_load_wide(&b, x + i + 4);
+        sums[0] += a - pivot, sums[1] += b - pivot;
+    }
+    for (; i < n; i++) sums[0][i % 4] += x[i] - pivot;
+}
+
 /* What channel c's elements are shifted by: its first, unless that would make all sums NaN. */
 BNN_INLINE float pivot_of(const struct norm *p, i64 c) {
     float first = bnn_float_at(p->x, c * p->length, p->type);
@@ -53,13 +65,15 @@ struct line {
 
 struct moments {
     float mean, var; /* var: the square of the mean absolute deviation in L1 */
+    double rest;     /* the sum of x - mean, which rounding the mean has left */
 };
 
 BNN_INLINE struct moments moments_of(const struct norm *p, double pivot, double sum,
                                      double squares) {
     const double count = (double)(p->n * p->length), shift = sum / count;
     const double spread = squares / count - shift * shift;
-    return (struct moments){(float)(pivot + shift), (float)(spread < 0 ? 0 : spread)};
+    const float mean = (float)(pivot + shift);
+    return (struct moments){mean, (float)(spread < 0 ? 0 : spread), (pivot + shift - mean) * count};
 }
 
 BNN_INLINE void set_deviation(const struct norm *p, struct moments *m, double deviations) {
@@ -89,56 +103,68 @@ BNN_INLINE void apply(const float *x, float *y, i64 n, struct line line) {
 /* Sums over the elements whose bits are set: sign, range, both; and over all. */
 struct groups {
     double centred[4]; /* of x - mean */
-    double signs[4];   /* of its sign */
+    double signs[4];   /* of its sign; for L1 */
     double counts[4];
 };
 
-BNN_INLINE double sum8i(const v8i *v) {
-    int32_t sum = 0;
-    for (int i = 0; i < 8; i++) sum += (*v)[i];
-    return sum;
-}
-
-BNN_INLINE double sum8f(const v8f *v) {
-    return (((*v)[0] + (*v)[4]) + ((*v)[1] + (*v)[5])) + (((*v)[2] + (*v)[6]) + ((*v)[3] + (*v)[7]));
-}
-
-BNN_INLINE void add_one(const struct norm *p, float x, float y, float mean, struct groups *g) {
-    const float c = x - mean;
-    const int sign = p->sign_test == BNN_GREATER ? y > 0 : !(y < 0);
-    const int range = (y >= p->low) & (y <= p->high), set[4] = {sign, range, sign & range, 1};
-    for (int k = 0; k < 4; k++) {
-        g->centred[k] += set[k] ? c : 0;
-        g->signs[k] += set[k] * ((c > 0) - (c < 0));
-        g->counts[k] += set[k];
-    }
-}
+/* The same for planes, in lanes; of all elements only the signs. */
+struct lanes {
+    v4d centred[3][2];
+    v8i counts[3], signs[4];
+};
 
 /* For at most a tile; x[i] became y[i]. */
 BNN_INLINE void add_groups(const struct norm *p, const float *x, const float *y, i64 n, float mean,
-                           struct groups *g) {
-    v8f centred[4] = {{0}};
-    v8i counts[4] = {{0}}, signs[4] = {{0}};
-    i64 i = 0;
-    for (; i + 8 <= n; i += 8) {
+                           struct lanes *sums) {
+    v8f centred[3] = {{0}};
+    v8i counts[3] = {{0}}, signs[4] = {{0}};
+    for (i64 i = 0; i < n; i += 8) {
         v8f a, b;
-        memcpy(&a, x + i, sizeof a), memcpy(&b, y + i, sizeof b);
+        v8i there = {-1, -1, -1, -1, -1, -1, -1, -1};
+        if (i + 8 <= n) {
+            memcpy(&a, x + i, sizeof a), memcpy(&b, y + i, sizeof b);
+        } else {
+            for (i64 j = 0; j < 8; j++) {
+                const i64 at = bnn_min(i + j, n - 1);
+                a[j] = x[at], b[j] = y[at], there[j] = i + j < n ? -1 : 0;
+            }
+        }
         const v8f c = a - mean;
-        const v8i sign = p->sign_test == BNN_GREATER ? b > 0 : ~(b < 0);
-        const v8i range = (b >= p->low) & (b <= p->high);
-        const v8i set[4] = {sign, range, sign & range, sign | ~sign};
-        for (int k = 0; k < 4; k++) {
+        const v8i range = (b >= p->low) & (b <= p->high) & there;
+        const v8i sign = (p->sign_test == BNN_GREATER ? b > 0 : ~(b < 0)) & there;
+        const v8i set[4] = {sign, range, sign & range, there};
+        for (int k = 0; k < 3; k++) {
             centred[k] += (v8f)((v8i)c & set[k]);
             counts[k] -= set[k];
-            if (p->l1) signs[k] += ((c < 0) - (c > 0)) & set[k];
         }
+        if (!p->l1) continue;
+        const v8i direction = (c < 0) - (c > 0);
+        for (int k = 0; k < 4; k++) signs[k] += direction & set[k];
     }
-    for (int k = 0; k < 4; k++) {
-        g->centred[k] += sum8f(centred + k);
-        g->counts[k] += sum8i(counts + k);
-        g->signs[k] += sum8i(signs + k);
+    for (int k = 0; k < 3; k++) {
+        const v4f low = {centred[k][0], centred[k][1], centred[k][2], centred[k][3]};
+        const v4f high = {centred[k][4], centred[k][5], centred[k][6], centred[k][7]};
+        sums->centred[k][0] += __builtin_convertvector(low, v4d);
+        sums->centred[k][1] += __builtin_convertvector(high, v4d);
+        sums->counts[k] += counts[k];
     }
-    for (; i < n; i++) add_one(p, x[i], y[i], mean, g);
+    for (int k = 0; p->l1 && k < 4; k++) sums->signs[k] += signs[k];
+}
+
+BNN_INLINE double sum8i(const v8i *v) {
+    i64 sum = 0;
+    for (int i = 0; i < 8; i++) sum += (*v)[i];
+    return (double)sum;
+}
+
+BNN_INLINE struct groups groups_of(const struct norm *p, const struct lanes *sums, double rest) {
+    struct groups g = {.centred = {0, 0, 0, rest}, .counts = {0, 0, 0, (double)(p->n * p->length)}};
+    for (int k = 0; k < 3; k++) {
+        g.centred[k] = bnn_sum_pair(sums->centred[k]);
+        g.counts[k] = sum8i(sums->counts + k);
+    }
+    for (int k = 0; k < 4; k++) g.signs[k] = sum8i(sums->signs + k);
+    return g;
 }
 
 /* The same sums for the four pairs of bits: neither, sign, range, both. */
@@ -189,7 +215,7 @@ BNN_INLINE void write_floats(const struct norm *p, i64 first, i64 width, const s
 
 /* Planes follow one another without a gap, so a tile may hold the end of one and the next. */
 BNN_INLINE void write_bits(const struct norm *p, i64 first, i64 width, const struct line *line,
-                           struct groups *groups) {
+                           struct lanes *sums) {
     float room[BNN_TILE], y[BNN_TILE];
     for (i64 n = 0; n < p->n; n++) {
         i64 filled = 0, done = first * p->length;
@@ -199,7 +225,7 @@ BNN_INLINE void write_bits(const struct norm *p, i64 first, i64 width, const str
                 const i64 i = (n * p->c + first + j) * p->length + at;
                 const float *x = bnn_floats(p->x, i, m, p->type, room);
                 apply(x, y + filled, m, line[j]);
-                if (p->levels) add_groups(p, x, y + filled, m, line[j].mean, groups + j);
+                if (p->levels) add_groups(p, x, y + filled, m, line[j].mean, sums + j);
                 filled += m;
                 if (filled < BNN_TILE && (j + 1 < width || at + m < p->length)) continue;
                 put_bits(p, n, done, y, filled);
@@ -213,7 +239,8 @@ BNN_INLINE void measure(const struct norm *p, i64 first, i64 width, struct momen
     double pivot[GROUP];
     float room[BNN_TILE];
     for (i64 j = 0; j < width; j++) pivot[j] = pivot_of(p, first + j);
-    EACH_TILE(add_squares(bnn_floats(p->x, i, m, p->type, room), m, pivot[j], sums[j]))
+    if (p->l1) EACH_TILE(add_sums(bnn_floats(p->x, i, m, p->type, room), m, pivot[j], sums[j]))
+    else EACH_TILE(add_squares(bnn_floats(p->x, i, m, p->type, room), m, pivot[j], sums[j]))
     for (i64 j = 0; j < width; j++)
         moments[j] = moments_of(p, pivot[j], bnn_sum_pair(sums[j]), bnn_sum_pair(sums[j] + 2));
     if (!p->l1) return;
@@ -229,13 +256,16 @@ BNN_INLINE void normalize_planes(void *context, i64 begin, i64 end) {
         const i64 width = bnn_min(p->step, p->c - first);
         struct moments moments[GROUP];
         struct line line[GROUP];
-        struct groups groups[GROUP] = {{{0}, {0}, {0}}};
+        struct lanes sums[GROUP];
+        memset(sums, 0, sizeof sums);
         measure(p, first, width, moments);
         for (i64 j = 0; j < width; j++) line[j] = finish(p, first + j, moments[j]);
         if (p->y) write_floats(p, first, width, line);
-        else write_bits(p, first, width, line, groups);
-        for (i64 j = 0; p->levels && j < width; j++)
-            finish_groups(p, first + j, moments[j], groups + j);
+        else write_bits(p, first, width, line, sums);
+        for (i64 j = 0; p->levels && j < width; j++) {
+            const struct groups g = groups_of(p, sums + j, moments[j].rest);
+            finish_groups(p, first + j, moments[j], &g);
+        }
     }
 }
 
@@ -260,32 +290,63 @@ BNN_INLINE void measure_rows(const struct norm *p, i64 first, i64 width, struct 
     for (i64 j = 0; j < width; j++) set_deviation(p, moments + j, deviations[j]);
 }
 
+/* struct groups of a strip. */
+struct row_groups {
+    double centred[4][STRIP];
+    int32_t counts[4][STRIP], signs[4][STRIP];
+};
+
+BNN_INLINE void add_row(const struct norm *p, const float *x, const float *y, const float *mean,
+                        i64 width, struct row_groups *g) {
+    const int plus = p->sign_test == BNN_NOT_LESS;
+    for (i64 j = 0; j < width; j++) {
+        const float c = x[j] - mean[j];
+        const int32_t sign = plus ? !(y[j] < 0) : y[j] > 0;
+        const int32_t range = (y[j] >= p->low) & (y[j] <= p->high), both = sign & range;
+        const int32_t direction = (c > 0) - (c < 0);
+        g->centred[0][j] += sign ? c : 0;
+        g->centred[1][j] += range ? c : 0;
+        g->centred[2][j] += both ? c : 0;
+        g->centred[3][j] += c;
+        g->counts[0][j] += sign, g->counts[1][j] += range;
+        g->counts[2][j] += both, g->counts[3][j] += 1;
+        g->signs[0][j] += sign * direction, g->signs[1][j] += range * direction;
+        g->signs[2][j] += both * direction, g->signs[3][j] += direction;
+    }
+}
+
 /* Strips begin .. end - 1 of (N, C), row by row. */
 BNN_INLINE void normalize_rows(void *context, i64 begin, i64 end) {
     const struct norm copy = *(const struct norm *)context, *p = &copy;
     for (i64 first = begin * p->step; first < bnn_min(end * p->step, p->c); first += p->step) {
         const i64 width = bnn_min(p->step, p->c - first);
         struct moments moments[STRIP];
-        struct groups groups[STRIP];
+        struct row_groups sums;
         float mean[STRIP], factor[STRIP], bits_of[STRIP], room[BNN_TILE];
         const float *bias = p->bias + first;
+        memset(&sums, 0, sizeof sums);
         measure_rows(p, first, width, moments);
         for (i64 j = 0; j < width; j++) {
             const struct line line = finish(p, first + j, moments[j]);
             mean[j] = line.mean, factor[j] = line.factor;
-            groups[j] = (struct groups){{0}, {0}, {0}};
         }
         for (i64 n = 0; n < p->n; n++) {
             const float *x = bnn_floats(p->x, n * p->c + first, width, p->type, room);
             float *y = p->y ? p->y + n * p->c + first : bits_of;
             BNN_SAME_OR_APART
             for (i64 j = 0; j < width; j++) y[j] = (x[j] - mean[j]) * factor[j] + bias[j];
-            for (i64 j = 0; p->levels && j < width; j++)
-                add_one(p, x[j], y[j], mean[j], groups + j);
+            if (p->levels) add_row(p, x, y, mean, width, &sums);
             if (!p->y) put_bits(p, n, first, y, width);
         }
-        for (i64 j = 0; p->levels && j < width; j++)
-            finish_groups(p, first + j, moments[j], groups + j);
+        for (i64 j = 0; p->levels && j < width; j++) {
+            struct groups g;
+            for (int k = 0; k < 4; k++) {
+                g.centred[k] = sums.centred[k][j];
+                g.counts[k] = sums.counts[k][j];
+                g.signs[k] = sums.signs[k][j];
+            }
+            finish_groups(p, first + j, moments[j], &g);
+        }
     }
 }
 

@@ -14,10 +14,17 @@ struct signs_grad {
     i64 n, c, length, step, row_bytes; /* step: channels that go together, a strip or a group */
 };
 
+/* The bits of a tile that starts at bit `first` of its row. */
+struct bits {
+    const uint8_t *signs, *mask;
+    i64 first, row_bytes;
+};
+
 /* Eight bits of a row, from any on; zeros behind its last byte. */
-BNN_INLINE unsigned eight_bits(const uint8_t *row, i64 first, i64 row_bytes) {
+BNN_INLINE unsigned eight_bits(const uint8_t *row, i64 first, i64 row_bytes, int aligned) {
     const i64 byte = first / 8, shift = first % 8;
     unsigned bits = row[byte];
+    if (aligned) return bits;
     if (shift && byte + 1 < row_bytes) bits |= (unsigned)row[byte + 1] << 8;
     return bits >> shift & 255;
 }
@@ -29,15 +36,10 @@ BNN_INLINE void lanes_of(v8i *lanes, unsigned bits) {
     *lanes = (all & one) == one;
 }
 
-/* The bits of elements i .. i + 7 of a tile that starts at bit `first` of its row. */
-struct bits {
-    const uint8_t *signs, *mask;
-    i64 first, row_bytes;
-};
-
-BNN_INLINE void lanes_at(const struct bits *b, i64 i, v8i *sign, v8i *kept) {
-    lanes_of(sign, eight_bits(b->signs, b->first + i, b->row_bytes));
-    lanes_of(kept, eight_bits(b->mask, b->first + i, b->row_bytes));
+/* Those of elements i .. i + 7. */
+BNN_INLINE void lanes_at(const struct bits *b, i64 i, int aligned, v8i *sign, v8i *kept) {
+    lanes_of(sign, eight_bits(b->signs, b->first + i, b->row_bytes, aligned));
+    lanes_of(kept, eight_bits(b->mask, b->first + i, b->row_bytes, aligned));
 }
 
 BNN_INLINE void bits_at(const struct bits *b, i64 i, unsigned *sign, unsigned *kept) {
@@ -46,14 +48,15 @@ BNN_INLINE void bits_at(const struct bits *b, i64 i, unsigned *sign, unsigned *k
 }
 
 /* Sums of dy where the mask is set, by sign; at most a tile. */
-BNN_INLINE void add_by_sign(const float *dy, const struct bits *b, i64 n, double sums[2]) {
+BNN_INLINE void add_by_sign(const float *dy, const struct bits *b, i64 n, int aligned,
+                            double sums[2]) {
     v8f by_sign[2] = {{0}};
     i64 i = 0;
     for (; i + 8 <= n; i += 8) {
         v8f v;
         v8i sign, kept;
         memcpy(&v, dy + i, sizeof v);
-        lanes_at(b, i, &sign, &kept);
+        lanes_at(b, i, aligned, &sign, &kept);
         by_sign[0] += (v8f)((v8i)v & kept & ~sign);
         by_sign[1] += (v8f)((v8i)v & kept & sign);
     }
@@ -88,7 +91,7 @@ BNN_INLINE float grad_of_one(float dy, unsigned sign, unsigned kept, const struc
     return ((kept ? dy : 0) - d->drift[sign + 2 * kept]) * d->factor;
 }
 
-BNN_INLINE void apply_signs(const float *dy, const struct bits *b, float *dx, i64 n,
+BNN_INLINE void apply_signs(const float *dy, const struct bits *b, float *dx, i64 n, int aligned,
                             const struct drifts *d) {
     const v8i none = {0};
     v8i drift[4];
@@ -102,10 +105,10 @@ BNN_INLINE void apply_signs(const float *dy, const struct bits *b, float *dx, i6
         v8f v;
         v8i sign, kept;
         memcpy(&v, dy + i, sizeof v);
-        lanes_at(b, i, &sign, &kept);
-        const v8i inside = (sign & drift[3]) | (~sign & drift[2]);
-        const v8i outside = (sign & drift[1]) | (~sign & drift[0]);
-        const v8f moved = (v8f)((kept & inside) | (~kept & outside));
+        lanes_at(b, i, aligned, &sign, &kept);
+        const v8i inside = drift[2] ^ (sign & (drift[3] ^ drift[2]));
+        const v8i outside = drift[0] ^ (sign & (drift[1] ^ drift[0]));
+        const v8f moved = (v8f)(outside ^ (kept & (inside ^ outside)));
         v = ((v8f)((v8i)v & kept) - moved) * d->factor;
         memcpy(dx + i, &v, sizeof v);
     }
@@ -132,48 +135,70 @@ BNN_INLINE void apply_signs(const float *dy, const struct bits *b, float *dx, i6
 
 BNN_INLINE void differentiate_planes(void *context, i64 begin, i64 end) {
     const struct signs_grad p = *(const struct signs_grad *)context;
+    const int aligned = p.length % 8 == 0;
     float room[BNN_TILE];
     for (i64 first = begin * p.step; first < bnn_min(end * p.step, p.c); first += p.step) {
         const i64 width = bnn_min(p.step, p.c - first);
         double sums[GROUP][2] = {{0}};
         struct drifts drifts[GROUP];
-        EACH_TILE({ add_by_sign(dy, &bits, m, sums[j]); })
+        EACH_TILE({
+            if (aligned) add_by_sign(dy, &bits, m, 1, sums[j]);
+            else add_by_sign(dy, &bits, m, 0, sums[j]);
+        })
         for (i64 j = 0; j < width; j++) drifts[j] = finish_signs(&p, first + j, sums[j]);
         EACH_TILE({
             float *dx = bnn_room(p.dx, i, p.type, room);
-            apply_signs(dy, &bits, dx, m, drifts + j);
+            if (aligned) apply_signs(dy, &bits, dx, m, 1, drifts + j);
+            else apply_signs(dy, &bits, dx, m, 0, drifts + j);
             bnn_keep(dx, p.dx, i, m, p.type);
         })
     }
 }
 
+/* One float a bit: 1 or 0; up to 7 more. */
+BNN_INLINE void spread_bits(const uint8_t *bits, i64 n, float *ones) {
+    const v8f one = {1, 1, 1, 1, 1, 1, 1, 1};
+    for (i64 j = 0; j < n; j += 8) {
+        v8i lanes;
+        lanes_of(&lanes, bits[j / 8]);
+        const v8i some = lanes & (v8i)one;
+        memcpy(ones + j, &some, sizeof some);
+    }
+}
+
 BNN_INLINE void differentiate_rows(void *context, i64 begin, i64 end) {
     const struct signs_grad p = *(const struct signs_grad *)context;
-    float room[BNN_TILE];
+    float room[BNN_TILE], sign[STRIP], kept[STRIP], drift[4][STRIP], factor[STRIP];
     for (i64 first = begin * p.step; first < bnn_min(end * p.step, p.c); first += p.step) {
         const i64 width = bnn_min(p.step, p.c - first);
-        double sums[STRIP][2];
-        struct drifts drifts[STRIP];
-        memset(sums, 0, sizeof sums);
+        double minus[STRIP] = {0}, plus[STRIP] = {0};
         for (i64 n = 0; n < p.n; n++) {
             const float *dy = bnn_floats(p.dy, n * p.c + first, width, p.type, room);
-            const struct bits b = {p.signs + n * p.row_bytes, p.mask + n * p.row_bytes, first, 0};
+            spread_bits(p.signs + n * p.row_bytes + first / 8, width, sign);
+            spread_bits(p.mask + n * p.row_bytes + first / 8, width, kept);
             for (i64 j = 0; j < width; j++) {
-                unsigned sign, kept;
-                bits_at(&b, j, &sign, &kept);
-                sums[j][sign] += kept ? dy[j] : 0;
+                const float d = kept[j] > 0 ? dy[j] : 0;
+                plus[j] += sign[j] > 0 ? d : 0;
+                minus[j] += sign[j] > 0 ? 0 : d;
             }
         }
-        for (i64 j = 0; j < width; j++) drifts[j] = finish_signs(&p, first + j, sums[j]);
+        for (i64 j = 0; j < width; j++) {
+            const struct drifts d = finish_signs(&p, first + j, (double[2]){minus[j], plus[j]});
+            for (int k = 0; k < 4; k++) drift[k][j] = d.drift[k];
+            factor[j] = d.factor;
+        }
         for (i64 n = 0; n < p.n; n++) {
             const i64 i = n * p.c + first;
             const float *dy = bnn_floats(p.dy, i, width, p.type, room);
-            const struct bits b = {p.signs + n * p.row_bytes, p.mask + n * p.row_bytes, first, 0};
             float *dx = bnn_room(p.dx, i, p.type, room);
+            spread_bits(p.signs + n * p.row_bytes + first / 8, width, sign);
+            spread_bits(p.mask + n * p.row_bytes + first / 8, width, kept);
+            BNN_SAME_OR_APART
             for (i64 j = 0; j < width; j++) {
-                unsigned sign, kept;
-                bits_at(&b, j, &sign, &kept);
-                dx[j] = grad_of_one(dy[j], sign, kept, drifts + j);
+                const float inside = sign[j] > 0 ? drift[3][j] : drift[2][j];
+                const float outside = sign[j] > 0 ? drift[1][j] : drift[0][j];
+                const float moved = kept[j] > 0 ? inside : outside;
+                dx[j] = ((kept[j] > 0 ? dy[j] : 0) - moved) * factor[j];
             }
             bnn_keep(dx, p.dx, i, width, p.type);
         }
