@@ -38,7 +38,9 @@ struct deviations {
 
 BNN_INLINE void add_deviations(const float *x, i64 n, float mean, struct deviations *d) {
     bnn_add_deviations(x, n, mean, d->sizes);
-    for (i64 i = 0; i < n; i++) d->signs += (x[i] > mean) - (x[i] < mean);
+    int32_t signs = 0; /* of at most a tile */
+    for (i64 i = 0; i < n; i++) signs += (x[i] > mean) - (x[i] < mean);
+    d->signs += signs;
 }
 
 /* dx = (dy - (direction along + shift)) factor: along and shift are dscale / count and

@@ -1,6 +1,6 @@
 /* Bits to booleans, to -1 and +1, and as a mask of gradients. The layout is that of bnn_pack.c; the
    spare bits of a row's last byte are not read. */
-#include "bnn_variants.h"
+#include "bnn_tiles.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -8,8 +8,9 @@
 
 struct unpack {
     const uint8_t *packed;
-    const float *dy;
+    const void *dy; /* as out, of `type` */
     void *out;
+    enum bnn_type type;
     i64 row, row_bytes, piece, pieces;
 };
 
@@ -39,10 +40,9 @@ BNN_INLINE void keep4(float *dx, const float *dy, v4i mask) {
     memcpy(dx, &v, sizeof v);
 }
 
-BNN_INLINE void sign_unpack_any(const uint8_t *packed, const float *dy, void *out, i64 n) {
+BNN_INLINE void sign_unpack_any(const uint8_t *packed, void *out, i64 n) {
     float *y = out;
     i64 i = 0;
-    (void)dy;
     for (; i + 8 <= n; i += 8) {
         v4i a, b;
         lanes_of(&a, &b, packed[i / 8]);
@@ -52,8 +52,7 @@ BNN_INLINE void sign_unpack_any(const uint8_t *packed, const float *dy, void *ou
     for (; i < n; i++) y[i] = bit_of(packed, i) ? 1.0f : -1.0f;
 }
 
-BNN_INLINE void masked_grad_any(const uint8_t *packed, const float *dy, void *out, i64 n) {
-    float *dx = out;
+BNN_INLINE void masked_grad_any(const uint8_t *packed, const float *dy, float *dx, i64 n) {
     i64 i = 0;
     for (; i + 8 <= n; i += 8) {
         v4i a, b;
@@ -64,10 +63,9 @@ BNN_INLINE void masked_grad_any(const uint8_t *packed, const float *dy, void *ou
     for (; i < n; i++) dx[i] = dy[i] * (float)bit_of(packed, i);
 }
 
-BNN_INLINE void unpack_bits_any(const uint8_t *packed, const float *dy, void *out, i64 n) {
+BNN_INLINE void unpack_bits_any(const uint8_t *packed, void *out, i64 n) {
     uint8_t *mask = out;
     i64 i = 0;
-    (void)dy;
     for (; i + 8 <= n; i += 8) { /* bit j alone in byte j, carried to the byte's top, then down */
         uint64_t v = packed[i / 8] * UINT64_C(0x0101010101010101) & UINT64_C(0x8040201008040201);
         v = (v + UINT64_C(0x7f7f7f7f7f7f7f7f)) >> 7 & UINT64_C(0x0101010101010101);
@@ -82,8 +80,7 @@ BNN_INLINE BNN_AVX2 __m256i lanes_of_avx2(uint8_t byte) {
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(byte), bits), bits);
 }
 
-BNN_INLINE BNN_AVX2 void sign_unpack_avx2(const uint8_t *packed, const float *dy, void *out,
-                                          i64 n) {
+BNN_INLINE BNN_AVX2 void sign_unpack_avx2(const uint8_t *packed, void *out, i64 n) {
     const __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
     float *y = out;
     i64 i = 0;
@@ -91,13 +88,12 @@ BNN_INLINE BNN_AVX2 void sign_unpack_avx2(const uint8_t *packed, const float *dy
         __m256 set = _mm256_castsi256_ps(lanes_of_avx2(packed[i / 8]));
         _mm256_storeu_ps(y + i, _mm256_or_ps(one, _mm256_andnot_ps(set, sign)));
     }
-    sign_unpack_any(packed + i / 8, dy, y + i, n - i);
+    sign_unpack_any(packed + i / 8, y + i, n - i);
 }
 
-BNN_INLINE BNN_AVX2 void masked_grad_avx2(const uint8_t *packed, const float *dy, void *out,
+BNN_INLINE BNN_AVX2 void masked_grad_avx2(const uint8_t *packed, const float *dy, float *dx,
                                           i64 n) {
     const __m256 one = _mm256_set1_ps(1.0f);
-    float *dx = out;
     i64 i = 0;
     for (; i + 8 <= n; i += 8) {
         __m256 factor = _mm256_and_ps(one, _mm256_castsi256_ps(lanes_of_avx2(packed[i / 8])));
@@ -106,8 +102,7 @@ BNN_INLINE BNN_AVX2 void masked_grad_avx2(const uint8_t *packed, const float *dy
     masked_grad_any(packed + i / 8, dy + i, dx + i, n - i);
 }
 
-BNN_INLINE BNN_AVX2 void unpack_bits_avx2(const uint8_t *packed, const float *dy, void *out,
-                                          i64 n) {
+BNN_INLINE BNN_AVX2 void unpack_bits_avx2(const uint8_t *packed, void *out, i64 n) {
     const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
                                               0x0303030303030303);
     const __m256i bits = _mm256_set1_epi64x((long long)0x8040201008040201u);
@@ -120,7 +115,7 @@ BNN_INLINE BNN_AVX2 void unpack_bits_avx2(const uint8_t *packed, const float *dy
         __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bits), bits);
         _mm256_storeu_si256((void *)(mask + i), _mm256_and_si256(set, _mm256_set1_epi8(1)));
     }
-    unpack_bits_any(packed + i / 8, dy, mask + i, n - i);
+    unpack_bits_any(packed + i / 8, mask + i, n - i);
 }
 #endif
 
@@ -131,9 +126,28 @@ BNN_INLINE BNN_AVX2 void unpack_bits_avx2(const uint8_t *packed, const float *dy
     for (i64 i = begin; i < end; i++) {                                       \
         i64 row = i / u->pieces, start = i % u->pieces * u->piece;            \
         i64 element = row * u->row + start;                                   \
-        const float *dy = u->dy ? u->dy + element : NULL;                     \
-        UNPACK(u->packed + row * u->row_bytes + start / 8, dy,                \
+        UNPACK(u->packed + row * u->row_bytes + start / 8,                    \
                (char *)u->out + element * (SIZE), bnn_min(u->piece, u->row - start)); \
+    }
+
+/* What has to be converted goes tile by tile. */
+#define MASKED_GRAD(ISA)                                                                       \
+    static void masked_grad_body_##ISA(void *context, i64 begin, i64 end, int thread) {        \
+        const struct unpack *u = context;                                                      \
+        float room[BNN_TILE];                                                                  \
+        (void)thread;                                                                          \
+        for (i64 i = begin; i < end; i++) {                                                    \
+            const i64 row = i / u->pieces, start = i % u->pieces * u->piece;                   \
+            const i64 last = bnn_min(start + u->piece, u->row);                                \
+            const i64 tile = u->type == BNN_F32 ? u->piece : BNN_TILE;                         \
+            for (i64 at = start; at < last; at += tile) {                                      \
+                const i64 element = row * u->row + at, m = bnn_min(tile, last - at);           \
+                const float *dy = bnn_floats(u->dy, element, m, u->type, room);                \
+                float *dx = bnn_room(u->out, element, u->type, room);                          \
+                masked_grad_##ISA(u->packed + row * u->row_bytes + at / 8, dy, dx, m);         \
+                bnn_keep(dx, u->out, element, m, u->type);                                     \
+            }                                                                                  \
+        }                                                                                      \
     }
 
 #define BODY(NAME, ISA, SIZE)                                                              \
@@ -142,11 +156,11 @@ BNN_INLINE BNN_AVX2 void unpack_bits_avx2(const uint8_t *packed, const float *dy
     }
 
 BODY(sign_unpack, any, 4)
-BODY(masked_grad, any, 4)
+MASKED_GRAD(any)
 BODY(unpack_bits, any, 1)
 #if defined(__x86_64__)
 BNN_AVX2 BODY(sign_unpack, avx2, 4)
-BNN_AVX2 BODY(masked_grad, avx2, 4)
+BNN_AVX2 MASKED_GRAD(avx2)
 BNN_AVX2 BODY(unpack_bits, avx2, 1)
 #endif
 
@@ -172,9 +186,9 @@ BNN_EXPORT void bnn_unpack_bits_b8(const uint8_t *packed, uint8_t *mask, i64 row
     unpack(&u, BNN_PICK(unpack_bits_body), rows);
 }
 
-/* dx = dy times the bit; dx may be dy. */
-BNN_EXPORT void bnn_masked_grad_f32(const float *dy, const uint8_t *packed, float *dx, i64 rows,
-                                    i64 row) {
-    struct unpack u = {.packed = packed, .dy = dy, .out = dx, .row = row};
+/* dx = dy times the bit, both of `type`; dx may be dy. */
+BNN_EXPORT void bnn_masked_grad(const void *dy, const uint8_t *packed, void *dx, i64 rows, i64 row,
+                                i64 type) {
+    struct unpack u = {.packed = packed, .dy = dy, .out = dx, .type = type, .row = row};
     unpack(&u, BNN_PICK(masked_grad_body), rows);
 }

@@ -71,9 +71,10 @@ def sign_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch
 def masked_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`packing.masked_grad`; dx may be dy."""
     (dy, packed), dx = inputs, outputs[0]
-    if not covered(packed, dtype=np.uint8) or not covered(dy, dx):
+    dy_type = type_of(dy)
+    if dy_type is None or type_of(dx) != dy_type or not covered(packed, dtype=np.uint8):
         return False
-    return _run_rows("bnn_masked_grad_f32", dx, packed, dy, packed, dx)
+    return _run_rows("bnn_masked_grad", dx, packed, dy, packed, dx, dy_type)
 
 
 def _run_rows(name: str, full: Array | None, packed: Array | None, *arguments: Argument) -> bool:

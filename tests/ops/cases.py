@@ -358,6 +358,12 @@ def narrow_cases() -> list[Case]:
             case("BinarizePack", x.dtype.name, x, zero=1.0),
             case("RangePack", x.dtype.name, x, low=-0.3, high=0.1),
         ]
+    dy, x, packed = normal(3, 5).astype(np.float16), normal(3, 5), random_bits(3, [5])
+    table += [
+        case("MaskedGrad", "float16", dy, packed, shape=[5]),
+        case("ClipGrad", "float16", dy, x, low=-1.0, high=1.0),
+        case("ReluGrad", "float16", dy, x),
+    ]
     for note, dtype in [("int16", np.int16), ("float16", np.float16)]:
         x = (20 * normal(4, 3, 5, 2)).astype(dtype)
         scale, bias, mean, var = normal(3), normal(3), normal(3), normal(3) ** 2

@@ -252,7 +252,8 @@ def unpack(operator: str, s: Source) -> Call:
 
 
 def masked_grad(s: Source) -> Call:
-    inputs: list[Array | None] = [s.floats(*s.shape), s.bits(s.shape)]
+    dy = s.any_map(s.floats(*s.shape), np.float32, np.float16)
+    inputs: list[Array | None] = [dy, s.bits(s.shape)]
     return Call("MaskedGrad", inputs, {"shape": list(s.shape[1:])}, {0: 0})
 
 
