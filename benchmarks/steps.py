@@ -138,11 +138,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> int:
 def contestants(folder: Path, options: argparse.Namespace) -> Iterator[list[Process]]:
     """Those that can be set up, one after the other."""
     names = options.only.split(",") if options.only else list(CONTESTANTS)
-    if options.ort_training:
-        script = str(Path(__file__).with_name("contestant.py"))
-        command = [options.ort_training, script, "make-artifacts", str(folder)]
-        subprocess.run(command, capture_output=True, check=False)
-    elif ORT_TRAINING in names:
+    if ORT_TRAINING in names and not _has_artifacts(folder, options.ort_training):
         names.remove(ORT_TRAINING)
     with ExitStack() as stack:
         running = []
@@ -152,6 +148,18 @@ def contestants(folder: Path, options: argparse.Namespace) -> Iterator[list[Proc
             if process.ready():
                 running.append(process)
         yield running
+
+
+def _has_artifacts(folder: Path, python: str | None) -> bool:
+    """Whether onnxruntime-training could make its own step; it has no gradient of Sign."""
+    if python is None:
+        return False
+    script = str(Path(__file__).with_name("contestant.py"))
+    command = [python, script, "make-artifacts", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{ORT_TRAINING}: {done.stderr.strip().splitlines()[-1]}")
+    return done.returncode == 0
 
 
 def show(running: list[Process], options: argparse.Namespace) -> None:

@@ -6,9 +6,10 @@
    and are read where they lie. A kernel of one row or column reads no more of x than the strides
    step on, and no more is copied.
 
-   A unit of work is a block of channels and filters, over the whole batch. Where there are few
-   of them, the batch is cut into as many parts as the shapes ask for (not the number of threads),
-   whose sums are added in their order. */
+   A unit of work is a block of channels and of filters, over the whole batch: a tile of sums for
+   each `lanes` of the filters, which share the copies. Where there are few units, the batch is cut
+   into as many parts as the shapes ask for (not the number of threads), whose sums are added in
+   their order. */
 #include "bnn_real.h"
 
 typedef struct {
@@ -17,13 +18,16 @@ typedef struct {
     bnn_floats x, dy;
     float *dw;
     i64 n_parts, n_bands;
-    i64 lanes, n_lane_blocks, n_channel_blocks; /* of a group */
+    i64 lanes;              /* of a tile */
+    i64 n_filter_blocks, n_channel_blocks; /* of a group */
     i64 step_y, step_x;     /* between the rows and columns of x that are copied */
     i64 stride_y, stride_x; /* between those of the copy that neighbouring positions read */
     i64 in_rows, pitch;     /* of the copy of a band */
-    float *sums;                                /* (parts, units, rows, 48); NULL for one part */
+    float *sums;            /* (units, parts, tiles, rows, 48); NULL for one part */
     bnn_scratch *per_thread;
 } gradient;
+
+static i64 tile_rows(const bnn_conv *g) { return g->channels * g->kh * g->kw; }
 
 typedef struct {
     float *x, *dy, *tile;
@@ -35,17 +39,30 @@ typedef struct {
 } block;
 
 static i64 n_units(const gradient *d) {
-    return d->g->group * d->n_channel_blocks * d->n_lane_blocks;
+    return d->g->group * d->n_channel_blocks * d->n_filter_blocks;
 }
 
 static block block_at(const gradient *d, i64 unit) {
     const bnn_conv *g = d->g;
     i64 channels = g->c / g->group, filters = g->m / g->group;
-    block k = {.group = unit / (d->n_channel_blocks * d->n_lane_blocks),
-               .channel = unit / d->n_lane_blocks % d->n_channel_blocks * g->channels,
-               .filter = unit % d->n_lane_blocks * d->lanes};
+    block k = {.group = unit / (d->n_channel_blocks * d->n_filter_blocks),
+               .channel = unit / d->n_filter_blocks % d->n_channel_blocks * g->channels,
+               .filter = unit % d->n_filter_blocks * g->filters};
     k.n_channels = bnn_min(g->channels, channels - k.channel);
-    k.n_filters = bnn_min(d->lanes, filters - k.filter);
+    k.n_filters = bnn_min(g->filters, filters - k.filter);
+    return k;
+}
+
+/* The filters of a block's next tile; 0 behind the last. */
+static int next_tile(const gradient *d, block k, block *tile) {
+    i64 first = tile->filter + tile->n_filters;
+    tile->filter = first;
+    tile->n_filters = bnn_min(d->lanes, k.filter + k.n_filters - first);
+    return tile->n_filters > 0;
+}
+
+static block no_tile(block k) {
+    k.n_filters = 0;
     return k;
 }
 
@@ -91,23 +108,28 @@ static void turn_band(const gradient *d, bnn_band b, block k, float *panel) {
     }
 }
 
-static void add_band(const gradient *d, bnn_band b, block k, workspace w, float *tile, int add) {
+static void add_band(const gradient *d, bnn_band b, block k, workspace w, float *tile,
+                     int add) {
     const bnn_conv *g = d->g;
     copy_band(d, b, k, w.x);
-    turn_band(d, b, k, w.dy);
     bnn_strips strips = {.start = w.x, .offsets = w.offsets, .step = d->stride_x, .n_terms = b.cols,
                          .run = d->stride_y * d->pitch, .n_runs = b.rows,
                          .group = d->in_rows * d->pitch, .n_groups = b.samples};
-    d->cores->multiply(&strips, k.n_channels * g->kh * g->kw, w.dy, k.n_filters, tile, add);
+    for (block t = no_tile(k); next_tile(d, k, &t); tile += tile_rows(g) * PANEL) {
+        turn_band(d, b, t, w.dy);
+        d->cores->multiply(&strips, k.n_channels * g->kh * g->kw, w.dy, t.n_filters, tile, add);
+    }
 }
 
 /* A tile's row is a pair of channel and tap, its lane a filter. */
-static void emit(const gradient *d, block k, const float *tile) {
+static void emit(const gradient *d, block k, const float *sums) {
     const bnn_conv *g = d->g;
     i64 taps = g->kh * g->kw, terms = g->c / g->group * taps, n = k.n_channels * taps;
-    float *dw = d->dw + (k.group * (g->m / g->group) + k.filter) * terms + k.channel * taps;
-    for (i64 m = 0; m < k.n_filters; m++, dw += terms)
-        for (i64 i = 0; i < n; i++) dw[i] = tile[i * PANEL + m];
+    for (block t = no_tile(k); next_tile(d, k, &t); sums += tile_rows(g) * PANEL) {
+        float *dw = d->dw + (k.group * (g->m / g->group) + t.filter) * terms + k.channel * taps;
+        for (i64 m = 0; m < t.n_filters; m++, dw += terms)
+            for (i64 i = 0; i < n; i++) dw[i] = sums[i * PANEL + m];
+    }
 }
 
 static i64 floats_bytes(i64 n) { return bnn_round_up(n * (i64)sizeof(float), 64); }
@@ -117,13 +139,16 @@ static i64 copy_bytes(const gradient *d) {
 static i64 turned_bytes(const bnn_conv *g) {
     return floats_bytes(g->samples * g->rows * g->cols * PANEL);
 }
-static i64 tile_rows(const bnn_conv *g) { return g->channels * g->kh * g->kw; }
+/* Floats of the tiles of a unit. */
+static i64 unit_sums(const gradient *d) {
+    return bnn_ceil_div(d->g->filters, d->lanes) * tile_rows(d->g) * PANEL;
+}
 
 static workspace take_workspace(const gradient *d, bnn_scratch scratch) {
     const bnn_conv *g = d->g;
     workspace w = {.x = bnn_take(&scratch, copy_bytes(d)),
                    .dy = bnn_take(&scratch, turned_bytes(g)),
-                   .tile = bnn_take(&scratch, floats_bytes(tile_rows(g) * PANEL)),
+                   .tile = bnn_take(&scratch, floats_bytes(unit_sums(d))),
                    .offsets = bnn_take(&scratch, tile_rows(g) * 8)};
     i64 *offset = w.offsets;
     for (i64 c = 0; c < g->channels; c++)
@@ -142,7 +167,7 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
         i64 unit = i / d->n_parts, part = i % d->n_parts;
         i64 first = part * d->n_bands / d->n_parts, last = (part + 1) * d->n_bands / d->n_parts;
         block k = block_at(d, unit);
-        float *tile = d->sums ? d->sums + i * tile_rows(d->g) * PANEL : w.tile;
+        float *tile = d->sums ? d->sums + i * unit_sums(d) : w.tile;
         for (i64 band = first; band < last; band++)
             add_band(d, bnn_band_at(d->g, band), k, w, tile, band > first);
         if (!d->sums) emit(d, k, tile);
@@ -151,14 +176,13 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
 
 static void add_parts(void *context, i64 begin, i64 end, int thread) {
     const gradient *d = context;
-    i64 size = tile_rows(d->g) * PANEL;
+    i64 size = unit_sums(d);
     (void)thread;
     for (i64 unit = begin; unit < end; unit++) {
         float *total = d->sums + unit * d->n_parts * size;
         block k = block_at(d, unit);
-        i64 n = k.n_channels * d->g->kh * d->g->kw * PANEL;
         for (i64 part = 1; part < d->n_parts; part++)
-            for (i64 i = 0; i < n; i++) total[i] += total[part * size + i];
+            for (i64 i = 0; i < size; i++) total[i] += total[part * size + i];
         emit(d, k, total);
     }
 }
@@ -180,13 +204,13 @@ BNN_EXPORT int bnn_conv_weight_grad_f32f32f32(const bnn_conv *g, const void *x, 
                   .per_thread = per_thread};
     d.in_rows = (g->rows - 1) * d.stride_y + (g->kh - 1) * g->dh + 1;
     d.pitch = (g->cols - 1) * d.stride_x + (g->kw - 1) * g->dw + 1;
-    d.n_lane_blocks = bnn_ceil_div(filters, d.lanes);
-    i64 tile = floats_bytes(tile_rows(g) * PANEL);
+    d.n_filter_blocks = bnn_ceil_div(filters, g->filters);
+    i64 sums = floats_bytes(unit_sums(&d));
     if (n_parts > 1) {
-        d.sums = bnn_take(&scratch, n_parts * n_units(&d) * tile);
+        d.sums = bnn_take(&scratch, n_parts * n_units(&d) * sums);
         if (!d.sums) return 0;
     }
-    i64 share = copy_bytes(&d) + turned_bytes(g) + tile + bnn_round_up(tile_rows(g) * 8, 64);
+    i64 share = copy_bytes(&d) + turned_bytes(g) + sums + bnn_round_up(tile_rows(g) * 8, 64);
     if (!bnn_share(&scratch, share, per_thread)) return 0;
     bnn_parallel(n_units(&d) * n_parts, 1, add_units, &d);
     if (n_parts > 1) bnn_parallel(n_units(&d), 1, add_parts, &d);

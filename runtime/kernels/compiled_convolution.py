@@ -232,19 +232,23 @@ def _weight_grad(g: Convolution) -> _Cut:
     plane = banded.samples * rows * cols
     at_most = max(1, min(GRADIENT_ROWS // g.taps, COPIED_FLOATS // plane))
     n_blocks = math.ceil(g.group_channels / at_most)
-    cut = dataclasses.replace(banded, channels=math.ceil(g.group_channels / n_blocks))
-    n_bands = math.ceil(g.n / cut.samples) * math.ceil(g.ho / cut.rows) * math.ceil(g.wo / cut.cols)
     lanes = _up(math.ceil(g.group_filters / math.ceil(g.group_filters / PANEL)), LANES16)
-    n_units = g.group * n_blocks * math.ceil(g.group_filters / lanes)
+    n_tiles = math.ceil(g.group_filters / lanes)
+    tiles = max(1, min(3, g.group * n_blocks * n_tiles // N_UNITS))  # that share copies of x
+    cut = dataclasses.replace(
+        banded, channels=math.ceil(g.group_channels / n_blocks), filters=tiles * lanes
+    )
+    n_bands = math.ceil(g.n / cut.samples) * math.ceil(g.ho / cut.rows) * math.ceil(g.wo / cut.cols)
+    n_units = g.group * n_blocks * math.ceil(g.group_filters / cut.filters)
     n_parts = min(n_bands, math.ceil(N_UNITS / n_units))
-    tile = _aligned(cut.channels * g.taps * PANEL * FLOAT_BYTES)
+    sums = tiles * cut.channels * g.taps * PANEL * FLOAT_BYTES
     share = [
         cut.channels * plane * FLOAT_BYTES,
         cut.samples * cut.rows * cut.cols * PANEL * FLOAT_BYTES,
-        tile,
+        sums,
         cut.channels * g.taps * 8,
     ]
-    shared = [n_parts * n_units * tile] if n_parts > 1 else []
+    shared = [n_parts * n_units * _aligned(sums)] if n_parts > 1 else []
     return _Cut("bnn_conv_weight_grad_f32f32f32", cut, (n_parts,), shared, share)
 
 

@@ -37,6 +37,7 @@ CONVOLUTIONS = {
     "stride-over-kernel": Geometry(2, 4, 3, (10, 11), (2, 2), (4, 3), (0, 1, 0, 1), (1, 1)),
     "pointwise": Geometry(2, 130, 33, (14, 14), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
     "pointwise-stride": Geometry(2, 24, 8, (9, 9), (1, 1), (2, 2), (0, 0, 0, 0), (1, 1)),
+    "tiles-of-filters": Geometry(1, 70, 340, (5, 6), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "many-channels": Geometry(1, 700, 4, (3, 3), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "many-weights": Geometry(1, 200, 1400, (2, 2), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
     "kernel-over-image": Geometry(2, 4, 4, (3, 3), (7, 7), (1, 1), (3, 3, 3, 3), (1, 1)),
