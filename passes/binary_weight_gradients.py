@@ -38,7 +38,7 @@ class BinaryWeightGradients(Pass):
     name: ClassVar[str] = "binary-weight-gradients"
     level: ClassVar[int] = 2
     lossless: ClassVar[bool] = False
-    min_cosine: ClassVar[float] = 0.4
+    min_cosine: ClassVar[float] = 0.6
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

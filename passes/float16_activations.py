@@ -30,7 +30,7 @@ class Float16Activations(Pass):
     name: ClassVar[str] = "float16-activations"
     level: ClassVar[int] = 2
     lossless: ClassVar[bool] = False
-    min_cosine: ClassVar[float] = 0.98
+    min_cosine: ClassVar[float] = 0.99
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

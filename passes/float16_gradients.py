@@ -42,7 +42,7 @@ class Float16Gradients(Pass):
     name: ClassVar[str] = "float16-gradients"
     level: ClassVar[int] = 2
     lossless: ClassVar[bool] = False
-    min_cosine: ClassVar[float] = 0.98
+    min_cosine: ClassVar[float] = 0.995
     scale_bits: int = 10
 
     def run(self, step: TrainingStep, trace: Trace) -> int:

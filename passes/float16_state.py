@@ -42,7 +42,7 @@ class Float16State(Pass):
     name: ClassVar[str] = "float16-state"
     level: ClassVar[int] = 2
     lossless: ClassVar[bool] = False
-    min_cosine: ClassVar[float] = 0.98
+    min_cosine: ClassVar[float] = 0.999
     changes_storage: ClassVar[bool] = True
     stochastic: bool = True
 

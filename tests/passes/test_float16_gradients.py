@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from bnnopt.ops import dims
-from bnnopt.passes import PASSES, run_passes
+from bnnopt.passes import PASSES, run_passes, select
 from bnnopt.passes.float16_gradients import Float16Gradients
 from bnnopt.plan import make_plan
 from bnnopt.training_step import TrainingStep, is_loss_gradient, phase
@@ -24,10 +24,10 @@ def rewritten(net: Network, pass_: Float16Gradients = PASS) -> TrainingStep:
     return step
 
 
-def maps(step: TrainingStep) -> list[ir.Value]:
+def maps(step: TrainingStep, batch: int = BATCH) -> list[ir.Value]:
     """The gradients of activations of more than two axes."""
     made = [v for n in step.graph if phase(n) == "backward" for v in n.outputs[:1]]
-    return [v for v in made if len(dims(v)) > 2 and dims(v)[0] == BATCH and "w" not in str(v.name)]
+    return [v for v in made if len(dims(v)) > 2 and dims(v)[0] == batch and "w" not in str(v.name)]
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -90,6 +90,15 @@ def test_with_all_lossless_passes() -> None:
     exact, found = run_native(net, plain, 1), run_native(net, half, 1)
     for parameter, gradient in exact.gradients[0].items():
         assert cosine(found.gradients[0][parameter], gradient) > 0.98, parameter
+
+
+def test_algorithm_2_in_100_mib() -> None:
+    """BinaryNet, Adam, batch 100: no gradient map is float32, and the plan is below 100 MiB."""
+    step = zoo("binarynet", 100, "adam").step()
+    run_passes(step, select("O2"))
+    wide = [v for v in maps(step, 100) if v.dtype != ir.DataType.FLOAT16]
+    assert not wide
+    assert make_plan(step).peak_bytes < 100 * 2**20
 
 
 def test_the_scale_is_a_power_of_two_and_comes_out_exactly() -> None:
