@@ -269,7 +269,11 @@ class _Split:
     def _exported(self) -> list[str]:
         """The loss, the prediction, and every forward value that the backward pass reads."""
         made = {name for node in self._forward for name in node.output}
-        read = [name for node in self.backward for name in node.input if name in made]
+        named = [name for node in self.backward for name in node.input]
+        for node in self.backward:
+            if node.op_type == "AveragePoolGrad" and node.input:  # it reads the gradient alone
+                named.append(node.input[0].removesuffix("_grad"))
+        read = [name for name in named if name in made]
         read = [self.auxiliary.get(name, (name, 0))[0] for name in read]
         return list(dict.fromkeys([self._outputs[0], self._prediction(), *read]))
 
