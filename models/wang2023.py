@@ -31,7 +31,7 @@ CNV = (
 
 def mlp(seed: int) -> ir.Model:
     """Binary MLP for MNIST: x (N, 784) in [-1, 1] -> logits (N, 10); 399,872 weights."""
-    return _build("mlp", MLP, (784,), seed)
+    return from_listing("mlp", MLP, (784,), seed)
 
 
 def binarynet(seed: int) -> ir.Model:
@@ -40,7 +40,7 @@ def binarynet(seed: int) -> ir.Model:
     Same padding, so the maps are 32, 16, 8 and 4 wide.  The network of Courbariaux et al. 2016,
     arXiv:1602.02830.
     """
-    return _build("binarynet", BINARYNET, (3, 32, 32), seed, pad=1)
+    return from_listing("binarynet", BINARYNET, (3, 32, 32), seed, pad=1)
 
 
 def cnv(seed: int) -> ir.Model:
@@ -49,12 +49,13 @@ def cnv(seed: int) -> ir.Model:
     Valid padding, so the maps shrink: 30, 28, 14, 12, 10, 5, 3 and 1 wide.  The network of FINN,
     Umuroglu et al. 2017, arXiv:1612.07119.
     """
-    return _build("cnv", CNV, (3, 32, 32), seed, pad=0)
+    return from_listing("cnv", CNV, (3, 32, 32), seed, pad=0)
 
 
-def _build(
+def from_listing(
     name: str, listing: str, input_shape: tuple[int, ...], seed: int, pad: int = 0
 ) -> ir.Model:
+    """A sequential network in the notation of this module; convolutions pad by `pad`."""
     builder = LayerBuilder(input_shape, seed)
     logits = _Sequential(builder, pad).append(builder.x, listing)
     return builder.model(logits, name, f"{listing}; Wang et al. 2023, arXiv:2102.04270")
