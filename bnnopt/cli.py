@@ -209,7 +209,11 @@ _json_option = click.option(
 @click.option(
     "--prune-end", type=int, default=1000, show_default=True, help="Steps until that is reached."
 )
-@click.option("--explain", is_flag=True, help="Say what each pass left alone, and why.")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Say what each pass left alone and why, and which kernel each node runs on.",
+)
 @_json_option
 def optimize(
     model: Path,
@@ -239,7 +243,8 @@ def optimize(
         if output is not None:
             say(f"writing {output}")
             optimized.save(output)
-    answer(json_file, optimized.report.to_dict(), render(optimized.report, explain))
+        kernels = optimized.kernels() if explain else ()
+    answer(json_file, optimized.report.to_dict(), render(optimized.report, explain, kernels))
     if json_file != STANDARD_OUTPUT:
         written = "nothing; -o FOLDER writes the training step" if output is None else output
         say_line(f"written: {written}")

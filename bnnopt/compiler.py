@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnnopt.analysis import real_weights
-from bnnopt.artifact import Contents, write_folder
+from bnnopt.artifact import Contents, make_program, write_folder
 from bnnopt.autodiff import (
     LOSSES,
     OPTIMIZERS,
@@ -49,6 +49,7 @@ from bnnopt.passes import (
 from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report
 from bnnopt.runtime.format import Artifact
+from bnnopt.runtime.kernels.selection import kernels_of
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.static_sum import StaticSum
@@ -105,6 +106,13 @@ class Optimized:
     reference: TrainingStep
     about: Artifact
     weights: dict[str, NDArray[np.generic]]
+
+    def kernels(self) -> list[tuple[str, str, str]]:
+        """Name, operator and kernel of each node that runs: C functions, or ``numpy``."""
+        plan = make_plan(self.training)
+        program = make_program(self.training, plan, self.about.batch_size)
+        found = zip(program.steps, kernels_of(program), strict=True)
+        return [(step.name, step.operator, kernel) for step, kernel in found if kernel]
 
     def save(self, folder: str | Path) -> None:
         """Write the folder that `TrainingSession` opens.

@@ -123,12 +123,20 @@ def _record_to_dict(record: PassRecord) -> dict[str, Any]:
     return {**asdict(record), **{key: [asdict(entry) for entry in v] for key, v in lists.items()}}
 
 
-def render(report: Report, explain: bool = False) -> RenderableType:
-    """The ledger, the classes and the totals; with `explain` also what was skipped and why."""
+def render(
+    report: Report, explain: bool = False, kernels: Sequence[tuple[str, str, str]] = ()
+) -> RenderableType:
+    """The ledger, the classes and the totals; with `explain` also what was skipped and why.
+
+    And, of each node, its operator and its kernel, if `kernels` are given.
+    """
     head = f"{report.model}: batch size {report.batch_size}, {report.optimizer}, -{report.level}"
     parts = [_ledger(report), _classes(report), render_static(report.static), _remarks(report)]
     if explain:
         parts += [_choices(report), _skips(report)]
+    if kernels:
+        columns = [Column("node"), Column("operator", optional=True), Column("kernel")]
+        parts.append(Listing("Kernels of the native backend", columns, [Row(k) for k in kernels]))
     return Group(Text(head, "bold"), *(line for part in parts for line in (Text(), part)))
 
 

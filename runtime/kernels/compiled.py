@@ -53,8 +53,29 @@ def type_of(array: Array | None) -> int | None:
     return MAP_TYPES.index(array.dtype)
 
 
+class _Dry(threading.local):
+    names: list[str] | None = None
+
+
+_dry = _Dry()
+
+
+@contextlib.contextmanager
+def dry_run() -> Iterator[list[str]]:
+    """Let `call` note the names of this thread's kernels, in the list that is yielded, only."""
+    names: list[str] = []
+    _dry.names = names
+    try:
+        yield names
+    finally:
+        _dry.names = None
+
+
 def call(name: str, *arguments: Argument) -> int:
     """Call a kernel: arrays go as addresses, None as NULL, int as int64_t, float as float."""
+    if _dry.names is not None:
+        _dry.names.append(name)
+        return 1
     function, converted = _function(name), [_as_c(argument) for argument in arguments]
     if _record.calls is not None:
         _record.calls.append((function, converted))

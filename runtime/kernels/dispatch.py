@@ -39,16 +39,17 @@ def _numpy(operator: str) -> CompiledKernel:
     return run
 
 
-# Kernels that write into the caller's memory; all others return new arrays, which are copied.
-WRITING: dict[str, CompiledKernel] = {
+COMPILED: dict[str, CompiledKernel] = {
     **COMPILED_BITMAP,
     **COMPILED_CONVOLUTION,
     **COMPILED_ELEMENTWISE,
     **COMPILED_PRODUCTS,
-    **{
-        operator: _numpy(operator)
-        for operator in ("Conv", "ConvInputGrad", "ConvWeightGrad", "Gemm", "MatMul")
-    },
+}
+
+# Kernels that write into the caller's memory; all others return new arrays, which are copied.
+WRITING: dict[str, CompiledKernel] = {
+    **COMPILED,
+    **{name: _numpy(name) for name in ("Conv", "ConvInputGrad", "ConvWeightGrad", "Gemm", "MatMul")},
 }
 
 

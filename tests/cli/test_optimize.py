@@ -159,7 +159,12 @@ def test_explain(bnnopt: Cli, optimized: Any) -> None:
     for skip in skipped:
         assert skip["node"] in flat
         assert all(word in flat for word in skip["reason"].split())
-    assert "left alone" not in bnnopt("optimize", RELU, "-b", "20").stdout
+    assert "Kernels of the native backend" in text
+    kernels = {line.split()[-1] for line in text.splitlines() if line.startswith("relu1 ")}
+    assert kernels == {"bnn_relu_f32"}
+    plain = bnnopt("optimize", RELU, "-b", "20").stdout
+    assert "left alone" not in plain
+    assert "Kernels" not in plain
 
 
 # Budget ----------------------------------------------------------------------------------------

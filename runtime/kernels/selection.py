@@ -1,0 +1,54 @@
+"""Which kernel each step of a program runs on, found without running any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bnnopt.runtime.executor import aligned_empty
+from bnnopt.runtime.format import Program, StepSpec, ValueSpec
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import dry_run
+from bnnopt.runtime.kernels.dispatch import COMPILED
+
+NUMPY = "numpy"
+
+
+def kernels_of(program: Program) -> list[str]:
+    """For each step the C functions that it calls, ``numpy``, or nothing for a view.
+
+    The wrappers are asked with small arrays of the right types: a batch of 1 where the program
+    takes any, values with one place sharing their memory.
+    """
+    arrays = _stand_ins(program)
+    return [_kernel_of(step, arrays) for step in program.steps]
+
+
+def _kernel_of(step: StepSpec, arrays: Mapping[int, Array]) -> str:
+    if step.is_view:
+        return ""
+    compiled = COMPILED.get(step.operator)
+    if compiled is None:
+        return NUMPY
+    inputs, outputs = ([arrays.get(i) for i in indices] for indices in (step.inputs, step.outputs))
+    scratch = aligned_empty(step.workspace_bytes)
+    with dry_run() as names:
+        is_covered = compiled(inputs, outputs, step.attributes, scratch)
+    return ", ".join(dict.fromkeys(names)) if is_covered and names else NUMPY
+
+
+def _stand_ins(program: Program) -> dict[int, Array]:
+    batch = program.batch_size if program.fixed_batch else 1
+    places: dict[tuple[str, int, str], int] = {}
+    for spec in program.values:
+        places[_place(spec)] = max(places.get(_place(spec), 0), spec.n_bytes(batch))
+    memory = {place: aligned_empty(n_bytes) for place, n_bytes in places.items()}
+    return {
+        index: memory[_place(spec)][: spec.n_bytes(batch)]
+        .view(spec.dtype)
+        .reshape(spec.shape_at(batch))
+        for index, spec in enumerate(program.values)
+    }
+
+
+def _place(spec: ValueSpec) -> tuple[str, int, str]:
+    return spec.place, spec.offset, spec.buffer
