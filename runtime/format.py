@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ TRAINING, EVALUATION = "training", "evaluation"
 Attribute = int | float | str | list[int] | list[float]
 
 
-@dataclass(frozen=True)
-class ValueSpec:
+class ValueSpec(NamedTuple):
     """A value of a program.
 
     Attributes
@@ -61,8 +60,7 @@ class ValueSpec:
         return math.prod(self.shape_at(batch)) * np.dtype(self.dtype).itemsize
 
 
-@dataclass(frozen=True)
-class StepSpec:
+class StepSpec(NamedTuple):
     """One operator call: indices of its values, -1 where an optional one is left out.
 
     ``is_view`` says that the output is the input's memory under another shape: nothing runs.
@@ -106,7 +104,10 @@ class Program:
 
     def to_json(self) -> str:
         """The program as JSON text."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"))
+        fields = {"format": FORMAT, **vars(self)}
+        fields["values"] = [spec._asdict() for spec in self.values]
+        fields["steps"] = [spec._asdict() for spec in self.steps]
+        return json.dumps(fields, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Program:

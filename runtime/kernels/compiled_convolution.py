@@ -7,10 +7,9 @@ the shapes alone, never on the number of threads, so that neither does any sum.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -92,8 +91,7 @@ def _is_half(array: Array | None) -> int:
     return int(array is not None and array.dtype == np.float16)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Cut:
+class _Cut(NamedTuple):
     """The function for a geometry, what it takes besides, and its scratch: shared, for a thread."""
 
     function: str
@@ -116,7 +114,7 @@ def _run(
     cut = _cut(operator, shapes, output.shape, attributes)
     if cut is None or scratch.ctypes.data % 64:
         return False
-    sizes = int64s(dataclasses.astuple(cut.geometry))
+    sizes = int64s(cut.geometry)
     return bool(call(cut.function, sizes, *arrays, *cut.extra, scratch, scratch.size))
 
 
@@ -198,8 +196,7 @@ def _axes(window: Window) -> list[tuple[int, ...]]:
 
 
 def _forward(g: Convolution) -> _Cut:
-    cut = dataclasses.replace(
-        g,
+    cut = g._replace(
         channels=min(g.group_channels, max(1, TERMS // g.taps)),
         filters=min(g.group_filters, ROWS),
     )
@@ -208,8 +205,7 @@ def _forward(g: Convolution) -> _Cut:
 
 
 def _input_grad(g: Convolution) -> _Cut:
-    cut = dataclasses.replace(
-        g,
+    cut = g._replace(
         channels=min(g.group_channels, ROWS),
         filters=min(g.group_filters, max(1, TERMS // g.taps)),
     )
@@ -235,8 +231,8 @@ def _weight_grad(g: Convolution) -> _Cut:
     lanes = _up(math.ceil(g.group_filters / math.ceil(g.group_filters / PANEL)), LANES16)
     n_tiles = math.ceil(g.group_filters / lanes)
     tiles = max(1, min(3, g.group * n_blocks * n_tiles // N_UNITS))  # that share copies of x
-    cut = dataclasses.replace(
-        banded, channels=math.ceil(g.group_channels / n_blocks), filters=tiles * lanes
+    cut = banded._replace(
+        channels=math.ceil(g.group_channels / n_blocks), filters=tiles * lanes
     )
     n_bands = math.ceil(g.n / cut.samples) * math.ceil(g.ho / cut.rows) * math.ceil(g.wo / cut.cols)
     n_units = g.group * n_blocks * math.ceil(g.group_filters / cut.filters)
@@ -267,7 +263,7 @@ def _depthwise(operator: str, g: Convolution) -> _Cut:
     else:
         all_rows, cols, phases = g.ho, g.wo, g.sh * g.sw
     pitch = cols + span_x
-    cut = dataclasses.replace(g, rows=max(1, PLANE_FLOATS // (phases * pitch)))
+    cut = g._replace(rows=max(1, PLANE_FLOATS // (phases * pitch)))
     rows = min(all_rows, cut.rows)
     share = [
         (phases * (rows + span_y) * pitch + 4 * LANES16) * FLOAT_BYTES,

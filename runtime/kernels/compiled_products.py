@@ -6,8 +6,6 @@ that a call needs is `scratch_bytes`, aligned to 64 bytes.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
@@ -49,7 +47,7 @@ def _kernel(op: str) -> CompiledKernel:
         cut = tiling(op, [array.shape for array in operands], [result.shape], attributes)
         if cut is None or scratch.ctypes.data % 64:
             return False
-        sizes = int64s(dataclasses.astuple(cut))
+        sizes = int64s(cut)
         types = [NUMBERS[a.dtype] for a in operands if a.dtype not in BITS]
         types.append(NUMBERS[result.dtype])
         return bool(call(function, sizes, *arrays, *types, scratch, scratch.size))

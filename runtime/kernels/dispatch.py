@@ -49,7 +49,9 @@ COMPILED: dict[str, CompiledKernel] = {
 # Kernels that write into the caller's memory; all others return new arrays, which are copied.
 WRITING: dict[str, CompiledKernel] = {
     **COMPILED,
-    **{name: _numpy(name) for name in ("Conv", "ConvInputGrad", "ConvWeightGrad", "Gemm", "MatMul")},
+    **{
+        name: _numpy(name) for name in ("Conv", "ConvInputGrad", "ConvWeightGrad", "Gemm", "MatMul")
+    },
 }
 
 

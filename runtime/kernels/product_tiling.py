@@ -6,11 +6,9 @@ depends on the shapes alone, never on the number of threads, so that neither doe
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from bnnopt.runtime.format import Attribute
 
@@ -32,8 +30,7 @@ Shape = Sequence[int]
 Attributes = Mapping[str, Attribute]
 
 
-@dataclass(frozen=True)
-class Convolution:
+class Convolution(NamedTuple):
     """A convolution in two dimensions, `bnn_conv` in C, its tile behind the geometry.
 
     ``samples``, ``rows`` and ``cols`` are the output positions worked on together; ``channels`` and
@@ -82,16 +79,15 @@ class Convolution:
     def banded(self, positions: int, widest: int) -> Convolution:
         """Bands of about `positions` positions: whole samples, or rows of one, or part of a row."""
         if self.wo > widest:
-            return dataclasses.replace(self, samples=1, rows=1, cols=widest)
+            return self._replace(samples=1, rows=1, cols=widest)
         if self.ho * self.wo >= positions:
             rows = min(self.ho, math.ceil(positions / self.wo))
-            return dataclasses.replace(self, samples=1, rows=rows, cols=self.wo)
+            return self._replace(samples=1, rows=rows, cols=self.wo)
         samples = min(self.n, math.ceil(positions / (self.ho * self.wo)))
-        return dataclasses.replace(self, samples=samples, rows=self.ho, cols=self.wo)
+        return self._replace(samples=samples, rows=self.ho, cols=self.wo)
 
 
-@dataclass(frozen=True)
-class Dense:
+class Dense(NamedTuple):
     """A dense product, `bnn_gemm` in C: sizes, and how rows and sums are cut."""
 
     n: int
@@ -112,7 +108,7 @@ def conv(input_shapes: Sequence[Shape], y: Shape, attributes: Attributes) -> Con
     block = g.group_channels if is_half else min(g.group_channels, max(4, MAX_STEPS // g.taps * 4))
     steps = math.ceil(block / 4) * g.taps
     filters = min(g.group_filters, max(STRINGS, INDEX_BYTES // steps // STRINGS * STRINGS))
-    return dataclasses.replace(g.banded(256, 512), channels=block, filters=filters)
+    return g.banded(256, 512)._replace(channels=block, filters=filters)
 
 
 def _conv_scratch(g: Convolution) -> tuple[int, list[int]]:
@@ -134,7 +130,7 @@ def conv_weight_grad(inputs: Sequence[Shape], dw: Shape, attributes: Attributes)
     channels = _block(g, n_tiles)
     n_units = g.group * n_tiles * math.ceil(g.group_channels / channels)
     filters = min(g.group_filters, LANES * max(1, min(4, n_units // 4)))  # they share the bits
-    return dataclasses.replace(g.banded(2048, 1024), channels=channels, filters=filters)
+    return g.banded(2048, 1024)._replace(channels=channels, filters=filters)
 
 
 def conv_weight_grad_signs(
@@ -143,7 +139,7 @@ def conv_weight_grad_signs(
     """BinaryConvWeightGradSigns: the same, in blocks of channels that end at whole bytes."""
     g = conv_weight_grad(inputs, signs, attributes)
     channels = _up(g.channels, 8 // math.gcd(8, g.taps))
-    return dataclasses.replace(g, channels=min(channels, g.group_channels))
+    return g._replace(channels=min(channels, g.group_channels))
 
 
 def _conv_weight_grad_signs_scratch(g: Convolution) -> tuple[int, list[int]]:
@@ -168,7 +164,7 @@ def conv_input_grad(inputs: Sequence[Shape], dx: Shape, attributes: Attributes) 
     channels = min(channels, max(1, WINDOW_BYTES // _window_bytes(g)))
     n_blocks = g.group * math.ceil(g.group_channels / channels)
     staged = min(g.n, g.samples * math.ceil(STAGED_UNITS / n_blocks))
-    return dataclasses.replace(g, channels=channels, filters=MAX_TERMS, staged=staged)
+    return g._replace(channels=channels, filters=MAX_TERMS, staged=staged)
 
 
 def _window_bytes(g: Convolution) -> int:

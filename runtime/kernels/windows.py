@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 Slices = tuple[slice, ...]
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """A window of `kernel` taps at each of `result` positions over `source` elements.
 
     All tuples have one entry for each spatial axis. Position o puts tap k on the element

@@ -31,14 +31,14 @@ def index_of(program: Program, name: str) -> int:
 def with_value(program: Program, name: str, **fields: object) -> Program:
     at = index_of(program, name)
     values = list(program.values)
-    values[at] = replace(values[at], **fields)
+    values[at] = values[at]._replace(**fields)
     return replace(program, values=tuple(values))
 
 
 def with_step(program: Program, operator: str, **fields: object) -> Program:
     steps = list(program.steps)
     at = next(i for i, s in enumerate(steps) if s.operator == operator and s.workspace_bytes)
-    steps[at] = replace(steps[at], **fields)
+    steps[at] = steps[at]._replace(**fields)
     return replace(program, steps=tuple(steps))
 
 
@@ -191,4 +191,4 @@ def test_unread_values_need_no_memory_of_their_own() -> None:
     program = Program(4, True, 64, values, (step,), {"data": [0]}, (1,), {})
     check_program(program)  # in place
     with pytest.raises(OverlapError, match="as it reads it"):
-        check_program(replace(program, steps=(replace(step, operator="MatMul"),)))
+        check_program(replace(program, steps=(step._replace(operator="MatMul"),)))
