@@ -42,6 +42,8 @@ def _stand_ins(program: Program) -> dict[int, Array]:
     for spec in program.values:
         places[_place(spec)] = max(places.get(_place(spec), 0), spec.n_bytes(batch))
     memory = {place: aligned_empty(n_bytes) for place, n_bytes in places.items()}
+    for array in memory.values():
+        array.fill(0)  # a wrapper may look at what was made before it
     return {
         index: memory[_place(spec)][: spec.n_bytes(batch)]
         .view(spec.dtype)
