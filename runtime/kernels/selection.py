@@ -30,7 +30,7 @@ def _kernel_of(step: StepSpec, arrays: Mapping[int, Array]) -> str:
     if compiled is None:
         return NUMPY
     inputs, outputs = ([arrays.get(i) for i in indices] for indices in (step.inputs, step.outputs))
-    scratch = aligned_empty(step.workspace_bytes)
+    scratch = _zeros(step.workspace_bytes)
     with dry_run() as names:
         is_covered = compiled(inputs, outputs, step.attributes, scratch)
     return ", ".join(dict.fromkeys(names)) if is_covered and names else NUMPY
@@ -41,15 +41,20 @@ def _stand_ins(program: Program) -> dict[int, Array]:
     places: dict[tuple[str, int, str], int] = {}
     for spec in program.values:
         places[_place(spec)] = max(places.get(_place(spec), 0), spec.n_bytes(batch))
-    memory = {place: aligned_empty(n_bytes) for place, n_bytes in places.items()}
-    for array in memory.values():
-        array.fill(0)  # a wrapper may look at what was made before it
+    memory = {place: _zeros(n_bytes) for place, n_bytes in places.items()}
     return {
         index: memory[_place(spec)][: spec.n_bytes(batch)]
         .view(spec.dtype)
         .reshape(spec.shape_at(batch))
         for index, spec in enumerate(program.values)
     }
+
+
+def _zeros(n_bytes: int) -> Array:
+    """Aligned; of zeros, since a wrapper may look at what a kernel before it made."""
+    memory = aligned_empty(n_bytes)
+    memory.fill(0)
+    return memory
 
 
 def _place(spec: ValueSpec) -> tuple[str, int, str]:
