@@ -231,9 +231,7 @@ def _weight_grad(g: Convolution) -> _Cut:
     lanes = _up(math.ceil(g.group_filters / math.ceil(g.group_filters / PANEL)), LANES16)
     n_tiles = math.ceil(g.group_filters / lanes)
     tiles = max(1, min(3, g.group * n_blocks * n_tiles // N_UNITS))  # that share copies of x
-    cut = banded._replace(
-        channels=math.ceil(g.group_channels / n_blocks), filters=tiles * lanes
-    )
+    cut = banded._replace(channels=math.ceil(g.group_channels / n_blocks), filters=tiles * lanes)
     n_bands = math.ceil(g.n / cut.samples) * math.ceil(g.ho / cut.rows) * math.ceil(g.wo / cut.cols)
     n_units = g.group * n_blocks * math.ceil(g.group_filters / cut.filters)
     n_parts = min(n_bands, math.ceil(N_UNITS / n_units))
