@@ -60,9 +60,14 @@ def set_threads(n: int) -> None:
         loaded.bnn_set_threads(n)
 
 
-def pointer(array: NDArray[np.generic] | None) -> ctypes.c_void_p:
-    """The address of a contiguous array; NULL for None."""
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+def pointer(array: NDArray[np.generic] | None) -> object:
+    """The address of a contiguous array, as an argument of a C function; NULL for None."""
+    if array is None:
+        return None
+    try:
+        return ctypes.byref(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # read-only, or empty; takes ten times as long
+        return ctypes.c_void_p(array.ctypes.data)
 
 
 def int64s(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
