@@ -35,7 +35,7 @@ class RebuildActivations(Pass):
     """
 
     name: ClassVar[str] = "rebuild-activations"
-    longest: int = 8
+    longest: int = 20
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
