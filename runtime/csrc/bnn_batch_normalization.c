@@ -13,7 +13,7 @@ struct norm {
     float *y; /* or NULL: then the bits, of which one may be NULL */
     uint8_t *signs, *ranges;
     float *next_mean, *next_var, *batch_mean, *inv_std;
-    float *levels, *slopes; /* (c, 4), or NULL; see add_groups */
+    float *levels, *slopes; /* (c, 4), or NULL; see finish_groups */
     int l1;
     i64 n, c, length, step; /* step: channels that go together, a strip or a group */
     i64 row_bytes;
@@ -187,7 +187,7 @@ BNN_INLINE void finish_groups(const struct norm *p, i64 c, struct moments m,
         const double level = centred[k] * share * inv_std;
         const double sign = (signs[k] - counts[k] * g->signs[3] / g->counts[3]) * share;
         p->levels[4 * c + k] = (float)level;
-        p->slopes[4 * c + k] = (float)(p->l1 ? sign * inv_std * sqrtf(m.var) : level);
+        if (p->slopes) p->slopes[4 * c + k] = (float)(p->l1 ? sign * inv_std * sqrtf(m.var) : level);
     }
 }
 
@@ -383,7 +383,7 @@ BNN_EXPORT void bnn_batch_normalization_training(
 }
 
 /* signs: the bits of y >= 0 (`plus`: of not y < 0) or y > 0; ranges: of low <= y <= high. Rows of
-   ceil(C length / 8) bytes; either may be NULL, and so may levels and slopes together. */
+   ceil(C length / 8) bytes; either may be NULL, and so may slopes, or levels and slopes. */
 BNN_EXPORT void bnn_batch_normalization_signs(
     const void *x, const float *scale, const float *bias, const float *running_mean,
     const float *running_var, uint8_t *signs, uint8_t *ranges, float *next_mean, float *next_var,

@@ -40,7 +40,7 @@ def _signs(*, l1: bool) -> CompiledKernel:
         present = [b for b in bits if b is not None]
         if not present or not covered(*present, dtype=np.uint8):
             return False
-        if any(t is not None for t in tables) and not covered(*tables):
+        if tables[0] is None and tables[1] is not None:
             return False
         plus = int(number(attributes, "zero") > 0)
         bounds = number(attributes, "low"), number(attributes, "high")

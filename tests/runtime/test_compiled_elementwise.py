@@ -152,6 +152,16 @@ def test_outputs_may_be_left_out(operator: str):
         np.testing.assert_array_equal(outputs[0], want[0])
 
 
+def test_levels_come_without_slopes():
+    call = CALLS["BatchNormalizationSigns"](Source(5, (3, 4), special=False))
+    want = run(call)
+    outputs = [*map(np.empty_like, want[:-1]), None]
+    kernel = COMPILED_ELEMENTWISE[call.operator]
+    assert kernel(call.inputs, outputs, call.attributes, np.empty(0, np.uint8))
+    np.testing.assert_array_equal(outputs[6], want[6])
+    assert want[6].any()
+
+
 def test_max_pool_of_nothing_but_padding_and_of_infinities():
     x = np.full((1, 2, 2, 2), -np.inf, np.float32)
     x[0, 1] = np.nan
