@@ -29,7 +29,7 @@ from bnnopt.terminal import (
 )
 
 # Only named in the help; what checks them is heavy to import. A test holds the two together.
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "sgd", "bop")
 LOSSES = ("cross-entropy", "mse", "squared-hinge", "none")
 ESTIMATORS = ("clipped", "identity", "approx-sign", "swish-sign")
 BACKENDS = ("native", "onnxruntime")
@@ -111,11 +111,21 @@ _MODEL_OPTIONS = (
     click.option(
         "--optimizer",
         metavar="NAME",
-        help=f"{' or '.join(OPTIMIZERS)}; if not given, that of the training artifacts, or "
+        help=f"{', '.join(OPTIMIZERS)}; if not given, that of the training artifacts, or "
         f"{OPTIMIZERS[0]}.",
     ),
     click.option(
         "--momentum", type=float, default=0.9, show_default=True, help="Of sgd; 0 for none."
+    ),
+    click.option(
+        "--gamma", type=float, default=1e-4, show_default=True, help="Of bop: its adaptivity rate."
+    ),
+    click.option(
+        "--tau",
+        type=float,
+        default=1e-8,
+        show_default=True,
+        help="Of bop: its threshold.",
     ),
     click.option(
         "--lr",

@@ -19,6 +19,7 @@ from bnnopt.artifact import Contents, make_program, write_folder
 from bnnopt.autodiff import (
     LOSSES,
     OPTIMIZERS,
+    Bop,
     Optimizer,
     Selection,
     TrainingOptions,
@@ -32,6 +33,7 @@ from bnnopt.calibration import calibrate
 from bnnopt.errors import BudgetError, ModelError, UsageError
 from bnnopt.evaluation import adopt_storage
 from bnnopt.frontend import ForwardGraph, is_artifacts, load_artifacts, load_forward
+from bnnopt.frontend.binary_weights import pack_binary_weights
 from bnnopt.ops import dims, dtype
 from bnnopt.passes import (
     LEVELS,
@@ -72,6 +74,8 @@ class Settings:
     loss: str | None = None
     optimizer: str | None = None
     momentum: float = 0.9
+    gamma: float = Bop.gamma
+    tau: float = Bop.tau
     learning_rate: float | None = None
     freeze: Sequence[str] = ()
     train: Sequence[str] = ()
@@ -157,7 +161,10 @@ def optimize(
         ``cross-entropy`` (the default), ``mse``, ``squared-hinge``, or ``none`` for a graph that
         ends in one; artifacts have their own.
     optimizer : str
-        ``adam`` or ``sgd`` (with `momentum`); if not given, the artifacts' own, or ``adam``.
+        ``adam``, ``sgd`` (with `momentum`) or ``bop`` (with `gamma`, `tau`); if not given, the
+        artifacts' own, or ``adam``.
+    gamma, tau : float
+        Of ``bop``: how fast its momentum follows the gradient, and which momentum turns a weight.
     learning_rate : float
         The default of a step; the optimiser's own if not given.
     freeze : sequence of str
@@ -262,8 +269,12 @@ def _build(path: Path, chosen: Settings, say: Progress) -> _Built:
     """From a forward model, by differentiation."""
     keep_zero = chosen.sign_zero == "keep"
     forward = load_forward(path, chosen.batch_size, chosen.ste, keep_zero)
-    optimizer = make_optimizer(chosen.optimizer or OPTIMIZERS[0], chosen.momentum)
+    optimizer = make_optimizer(
+        chosen.optimizer or OPTIMIZERS[0], chosen.momentum, chosen.gamma, chosen.tau
+    )
     loss = chosen.loss or LOSS_NAMES[0]
+    if optimizer.name == "bop":
+        pack_binary_weights(forward)
     selection = Selection(chosen.freeze, chosen.train, chosen.last)
     options = TrainingOptions(loss, optimizer, selection, chosen.seed)
     say("building the training step")
@@ -340,6 +351,10 @@ def _check(settings: Settings) -> None:
     for option, (found, expected) in choices.items():
         if found is not None and found not in expected:
             raise UsageError(f"{option} {found}: expected {', '.join(expected)}")
+    if not (0 < settings.gamma <= 1 and 0 <= settings.tau < math.inf):
+        raise UsageError(
+            f"--gamma {settings.gamma}, --tau {settings.tau}: expected above 0 to 1, and 0 or more"
+        )
     if not 0 <= settings.momentum < 1:
         raise UsageError(f"--momentum {settings.momentum}: expected a number from 0 to below 1")
     rate = settings.learning_rate
@@ -425,6 +440,7 @@ def _about(built: _Built, training: TrainingStep, report: Report, settings: Sett
         persistent={name: list(dims(value)) for name, value in persistent.items()},
         dtypes={name: str(dtype(value).numpy()) for name, value in persistent.items()},
         weights=[name for name in persistent if name in built.forward.weights],
+        packed={name: list(shape) for name, shape in built.forward.packed.items()},
         classes=_classes(training, built.evaluation),
         passes=list(dict.fromkeys([*(r.name for r in report.passes), *kernels])),
         pruning=_pruning(built.reference, settings),

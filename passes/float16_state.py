@@ -52,6 +52,10 @@ class Float16State(Pass):
         for node in [node for node in step.graph if "parameter" in node.metadata_props]:
             w = node.inputs[0]
             assert w is not None
+            if node.op_type == "BopStep":
+                _narrow_bop(step, node, seed=count * SEED_STRIDE % 2**32)
+                count += 1
+                continue
             if len(dims(w)) < 2 or w.dtype != ir.DataType.FLOAT:
                 continue
             if node.op_type.removeprefix("Sign") not in _RULES:
@@ -85,6 +89,23 @@ class Float16State(Pass):
             **{name: attribute.value for name, attribute in node.attributes.items()},
         )
         replace_node(step, node, emit)
+
+
+def _narrow_bop(step: TrainingStep, node: ir.Node, seed: int) -> None:
+    """Keep the momentum of binary weights in float16."""
+    w, gradient, momentum = node.inputs
+    assert momentum is not None
+    store_as(momentum, ir.DataType.FLOAT16)
+    emit = Emitter(step.graph, "update")
+    emit(
+        "HalfBopStep",
+        *(w, gradient, momentum, step_input(step.graph, emit.unique)),
+        name=str(node.name),
+        n_outputs=2,
+        seed=seed,
+        **{name: attribute.value for name, attribute in node.attributes.items()},
+    )
+    replace_node(step, node, emit)
 
 
 def _read_wide(step: TrainingStep, node: ir.Node, w: ir.Value) -> None:

@@ -22,7 +22,7 @@ from bnnopt.passes.rewriting import late, redirect
 from bnnopt.training_step import TrainingStep
 
 _BESIDE = frozenset({"Add", "AveragePool", "Binarize", "Cast", "Div", "MaxPool", "Mul", "Sub"})
-_WEIGHTS = frozenset({"Abs", "ReduceMean", "Transpose"})
+_WEIGHTS = frozenset({"Abs", "ReduceMean", "SignUnpack", "Transpose"})
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from bnnopt.training_step import TrainingStep
 
 _CHEAP = frozenset(
     {"Abs", "Add", "Binarize", "Cast", "Clip", "Div", "Exp", "Expand", "Mul", "Neg", "Pow"}
-    | {"ReduceMean", "ReduceSum", "Sigmoid", "Sqrt", "Sub", "Tanh", "Ternarize", "Transpose"}
+    | {"ReduceMean", "ReduceSum", "Sigmoid", "SignUnpack", "Sqrt", "Sub", "Tanh", "Ternarize"}
+    | {"Transpose"}
 )
 
 

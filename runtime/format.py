@@ -156,6 +156,8 @@ class Artifact:
         The passes that ran.
     pruning : mapping of str to value, optional
         The fields of `bnnopt.runtime.pruning.Pruning`, where weights are pruned.
+    packed : mapping of str to list of int
+        Shapes of the weights that are kept as sign bits.
     files : mapping of str to str
         SHA-256 of every other file of the folder.
     """
@@ -172,6 +174,7 @@ class Artifact:
     classes: int
     passes: Sequence[str]
     pruning: Mapping[str, Any] | None = None
+    packed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:

@@ -12,6 +12,7 @@ from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.runtime.artifact import check_files, read_artifact, read_tensors, write_tensors
 from bnnopt.runtime.feeding import Data, as_array, checked_rate, fitted_inputs, fitted_labels
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, ValueSpec
+from bnnopt.runtime.kernels.packing import sign_unpack
 from bnnopt.runtime.library import MAX_THREADS, set_threads
 from bnnopt.runtime.native import Memory, NativeBackend
 from bnnopt.runtime.pruning import Pruning
@@ -183,8 +184,17 @@ class TrainingSession:
         return float(np.mean(np.argmax(predictions, axis=1) == labels))
 
     def parameters(self) -> dict[str, Array]:
-        """Weights and running statistics in float32, under the model file's own names."""
-        return {name: self._persistent[name].astype(np.float32) for name in self._artifact.weights}
+        """Weights and running statistics in float32, under the model file's own names.
+
+        Binary weights that are kept as bits are -1 and +1.
+        """
+        packed = self._artifact.packed
+        return {
+            name: sign_unpack(self._persistent[name], shape=list(packed[name][1:]))
+            if name in packed
+            else self._persistent[name].astype(np.float32)
+            for name in self._artifact.weights
+        }
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint: weights, statistics, optimiser state and the number of steps.

@@ -8,13 +8,14 @@ from bnnopt.autodiff.build import (
 )
 from bnnopt.autodiff.gradients import GRADIENTS
 from bnnopt.autodiff.losses import LOSSES
-from bnnopt.autodiff.optimizers import OPTIMIZERS, Optimizer, make_optimizer, read_optimizer
+from bnnopt.autodiff.optimizers import OPTIMIZERS, Bop, Optimizer, make_optimizer, read_optimizer
 from bnnopt.autodiff.selection import Selection
 
 __all__ = [
     "GRADIENTS",
     "LOSSES",
     "OPTIMIZERS",
+    "Bop",
     "Optimizer",
     "Selection",
     "TrainingOptions",

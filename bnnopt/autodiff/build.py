@@ -22,6 +22,7 @@ from bnnopt.training_step import (
     Role,
     TrainingStep,
     mark_update,
+    readers,
     role,
     set_role,
     step_input,
@@ -75,7 +76,9 @@ def build_training_step(
     try:
         loss = add_loss(graph, options.loss)
         graph.outputs[:] = [loss]
-        gradients = differentiate(graph, loss, parameters)
+        trained = {value: _differentiable(value) for value in parameters}
+        found = differentiate(graph, loss, list(trained.values()))
+        gradients = {p: found[value] for p, value in trained.items() if value in found}
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     if not gradients:
@@ -140,6 +143,11 @@ def _complete(
             set_role(parameter, Role.FROZEN)
     updater.finish()
     return _finished(model)
+
+
+def _differentiable(parameter: ir.Value) -> ir.Value:
+    """The parameter; of one that is kept as bits, its signs."""
+    return readers(parameter)[0].outputs[0] if parameter.dtype == ir.DataType.UINT8 else parameter
 
 
 def _note_untrained(forward: ForwardGraph, names: list[str]) -> None:

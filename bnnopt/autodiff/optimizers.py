@@ -84,13 +84,32 @@ class AdamW(Adam):
         return {**super().attributes(), "decay": self.decay}
 
 
-OPTIMIZERS = ("adam", "sgd")
+@dataclass(frozen=True)
+class Bop(Adam):
+    """Bop for binary weights, which are kept as bits; Adam for all other parameters.
+
+    Source: Helwegen et al., arXiv:1906.02107; `gamma` and `tau` are theirs for CIFAR-10.
+    """
+
+    name: ClassVar[str] = "bop"
+    gamma: float = 1e-4
+    tau: float = 1e-8
 
 
-def make_optimizer(name: str, momentum: float = 0.9) -> Optimizer:
-    """The optimiser called `name`, one of `OPTIMIZERS`; `momentum` is that of sgd."""
+OPTIMIZERS = ("adam", "sgd", "bop")
+
+
+def make_optimizer(
+    name: str, momentum: float = 0.9, gamma: float = Bop.gamma, tau: float = Bop.tau
+) -> Optimizer:
+    """The optimiser called `name`, one of `OPTIMIZERS`.
+
+    `momentum` is that of sgd, `gamma` and `tau` are those of bop.
+    """
     if name == "adam":
         return Adam()
+    if name == "bop":
+        return Bop(gamma=gamma, tau=tau)
     return Momentum(momentum=momentum) if momentum else Sgd()
 
 
@@ -138,6 +157,9 @@ class Updater:
 
     def update(self, parameter: ir.Value, gradient: ir.Value) -> None:
         """Append the step of one parameter, its state and its outputs."""
+        if parameter.dtype == ir.DataType.UINT8:
+            self._turn(parameter, gradient)
+            return
         states = [
             self._input(f"{parameter.name}.{state}", Role.STATE, dtype(parameter), dims(parameter))
             for state in self.optimizer.states
@@ -151,9 +173,29 @@ class Updater:
             n_outputs=len(targets),
             **self.optimizer.attributes(),
         )
+        self._take_over(first, targets)
+
+    def _turn(self, parameter: ir.Value, gradient: ir.Value) -> None:
+        """Append the step of binary weights that are kept as bits."""
+        assert isinstance(self.optimizer, Bop)
+        name = f"{parameter.name}.bop_m"
+        momentum = self._input(name, Role.STATE, dtype(gradient), dims(gradient))
+        first = self.emit(
+            "BopStep",
+            *(parameter, gradient, momentum),
+            name=f"{parameter.name}.next",
+            n_outputs=2,
+            shape=list(dims(gradient)[1:]),
+            gamma=self.optimizer.gamma,
+            tau=self.optimizer.tau,
+        )
+        self._take_over(first, [parameter, momentum])
+
+    def _take_over(self, first: ir.Value, targets: list[ir.Value]) -> None:
+        """Let the outputs of an optimiser step replace `targets`, a parameter and its state."""
         node = first.producer()
         assert node is not None
-        node.metadata_props["parameter"] = str(parameter.name)
+        node.metadata_props["parameter"] = str(targets[0].name)
         for output, target in zip(node.outputs, targets, strict=True):
             self.graph.outputs.append(mark_update(output, target))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,18 +44,22 @@ class ForwardGraph:
         Every value typed, shapes static at `batch_size`. The graph's inputs are the data inputs,
         then the weights (with their roles); the initialisers left are constants.
     weights : dict of str to ndarray
-        Float32 values of the weights, under the file's own initialiser names.
+        Float32 values of the weights, under the file's own initialiser names; uint8 of those that
+        are kept as sign bits.
     binarized : list of Binarized
         The binarisations that were recognised.
     notes : list of str
         What the user should be told once.
+    packed : dict of str to tuple of int
+        The shapes of the weights that are kept as sign bits; see `pack_binary_weights`.
     """
 
     model: ir.Model
     batch_size: int
-    weights: dict[str, NDArray[np.float32]]
+    weights: dict[str, NDArray[Any]]
     binarized: list[Binarized] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    packed: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def graph(self) -> ir.Graph:

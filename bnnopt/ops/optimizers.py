@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.operator import MIN_OPSET, Operator, TypedDims, dims, like
+from bnnopt.ops.operator import MIN_OPSET, Operator, TypedDims, dims, dtype, like
 
 SGD_STEP = Operator(
     summary="""next_w = w - lr dw: stochastic gradient descent.
@@ -364,7 +364,75 @@ def _of_signs(base: Operator) -> Operator:
     )
 
 
+def _bop(node: ir.Node) -> list[TypedDims]:
+    w, m = node.inputs[0], node.inputs[2]
+    return [(ir.DataType.UINT8, dims(w)), (dtype(m), dims(m))]
+
+
+BOP_STEP = Operator(
+    summary="""Bop: next_m = (1 - gamma) m + gamma dw; a weight turns where |next_m| > tau and
+    next_m has its sign.
+
+    w, next_w: (M, ceil(K / 8)) uint8, the signs of binary weights as SignPack lays them out. dw, m,
+    next_m: (M, *shape) float32; K = product of `shape`.
+    Source: Helwegen et al., "Latent weights do not exist", arXiv:1906.02107, algorithm 1.
+    """,
+    signature="BopStep <shape, gamma, tau> (w, dw, m) => (next_w, next_m)",
+    body="""
+        gamma_value = Constant <value_float: float = @gamma> ()
+        tau_value = Constant <value_float: float = @tau> ()
+        one = Constant <value_float = 1.0> ()
+        nil = Constant <value_float = 0.0> ()
+        rest = Sub (one, gamma_value)
+        kept = Mul (m, rest)
+        new = Mul (dw, gamma_value)
+        next_m = Add (kept, new)
+        size = Abs (next_m)
+        is_large = Greater (size, tau_value)
+        is_plus = bnnopt.UnpackBits <shape: ints = @shape> (w)
+        pushes_plus = Greater (next_m, nil)
+        agrees = Equal (pushes_plus, is_plus)
+        turns = And (is_large, agrees)
+        next_plus = Xor (is_plus, turns)
+        next_w = bnnopt.PackBits (next_plus)
+    """,
+    type_rule=_bop,
+    in_place={0: 0, 1: 2},
+)
+
+HALF_BOP_STEP = Operator(
+    summary="""BopStep in float32, of a momentum that is kept in float16.
+
+    m, next_m: (M, *shape) float16, STATE_SCALE = 1024 times the momentum, rounded stochastically by
+    `seed` (to nearest it would stand still: it moves by `gamma` of itself). step: int64 scalar. All
+    else as in BopStep.
+    """,
+    signature="HalfBopStep <shape, gamma, tau, seed> (w, dw, m, step) => (next_w, next_m)",
+    body="""
+        grow = Constant <value_float = 1024.0> ()
+        shrink = Reciprocal (grow)
+        m_wide = Cast <to = 1> (m)
+        m32 = Mul (m_wide, shrink)
+        next_w, wide_next_m = bnnopt.BopStep <
+            shape: ints = @shape, gamma: float = @gamma, tau: float = @tau
+        > (w, dw, m32)
+        m_scaled = Mul (wide_next_m, grow)
+        next_m = bnnopt.RoundToHalf <stochastic = 1, seed: int = @seed> (m_scaled, step)
+    """,
+    type_rule=_bop,
+    in_place={0: 0, 1: 2},
+)
+
 RULES = (SGD_STEP, MOMENTUM_STEP, ADAM_STEP, FIRST_MOMENT_STEP)
 _HALVES = tuple(_of_halves(rule) for rule in RULES)
 _SIGNS = tuple(_of_signs(rule) for rule in (*RULES, *_HALVES))
-OPERATORS = (ROUND_TO_HALF, SIGN_GRAD, ADAMW_STEP, *RULES, *_HALVES, *_SIGNS)
+OPERATORS = (
+    ROUND_TO_HALF,
+    SIGN_GRAD,
+    ADAMW_STEP,
+    BOP_STEP,
+    HALF_BOP_STEP,
+    *RULES,
+    *_HALVES,
+    *_SIGNS,
+)

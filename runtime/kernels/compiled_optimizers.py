@@ -126,10 +126,37 @@ def _has_rows(w: Array, packed: Array | None) -> bool:
     return packed.shape == (len(w), -(-math.prod(w.shape[1:]) // 8))
 
 
+def _bop(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, half: bool
+) -> bool:
+    """`optimizers.bop_step`; next_w may be w, next_m may be m."""
+    w, dw, m, *counts = inputs
+    next_w, next_m = outputs
+    if not _same_size(m, next_m, dtype=FLOAT16 if half else FLOAT32) or m is None:
+        return False
+    if not (_has_rows(m, w) and _has_rows(m, next_w) and _is_like(m, dw)):
+        return False
+    count = counts[0] if half else None
+    if half and (count is None or count.size != 1):
+        return False
+    stream = 0 if count is None else _stream(count, attributes)
+    gamma, tau = number(attributes, "gamma"), number(attributes, "tau")
+    rows, row = len(m), math.prod(m.shape[1:])
+    arrays = w, dw, m, next_w, next_m
+    call("bnn_bop_step", *arrays, rows, row, int(half), stream, 1 - gamma, gamma, tau)
+    return True
+
+
 COMPILED_OPTIMIZERS: dict[str, CompiledKernel] = {
-    signs + half + rule: functools.partial(_step, rule=rule, half=bool(half), of_signs=bool(signs))
-    for signs in ("", "Sign")
-    for half in ("", "Half")
-    for rule in _RATES
-    if not ((signs or half) and rule in _RULE_OF)
+    **{
+        signs + half + rule: functools.partial(
+            _step, rule=rule, half=bool(half), of_signs=bool(signs)
+        )
+        for signs in ("", "Sign")
+        for half in ("", "Half")
+        for rule in _RATES
+        if not ((signs or half) and rule in _RULE_OF)
+    },
+    "BopStep": functools.partial(_bop, half=False),
+    "HalfBopStep": functools.partial(_bop, half=True),
 }

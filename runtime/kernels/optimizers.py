@@ -9,7 +9,7 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel
 from bnnopt.runtime.kernels.dropout import random_bits
-from bnnopt.runtime.kernels.packing import unpack_bits
+from bnnopt.runtime.kernels.packing import pack_bits, unpack_bits
 
 
 def sgd_step(w: Array, dw: Array, lr: Array) -> Array:
@@ -237,6 +237,35 @@ def of_halves(rule: Kernel) -> Kernel:
     return step
 
 
+def bop_step(
+    w: Array, dw: Array, m: Array, *, shape: list[int], gamma: float, tau: float
+) -> tuple[Array, Array]:
+    """Return next_w, next_m of Bop (arXiv:1906.02107): a weight turns where m agrees with it.
+
+    Parameters
+    ----------
+    w : (M, ceil(K / 8)) uint8
+        Signs; K is the product of `shape`.
+    dw, m : (M, *shape) float
+    """
+    next_m = np.asarray(m * (1 - gamma))
+    next_m += dw * gamma
+    is_plus = unpack_bits(w, shape=shape)
+    turns = (np.abs(next_m) > tau) & ((next_m > 0) == is_plus)
+    return pack_bits(is_plus ^ turns), next_m
+
+
+def half_bop_step(
+    w: Array, dw: Array, m: Array, step: Array, *,
+    shape: list[int], gamma: float, tau: float, seed: int,
+) -> tuple[Array, Array]:  # fmt: skip
+    """`bop_step` with m in float16, 1024 times the momentum, rounded stochastically."""
+    wide = m.astype(np.float32) / STATE_SCALE
+    next_w, next_m = bop_step(w, dw, wide, shape=shape, gamma=gamma, tau=tau)
+    scaled = np.asarray(next_m * STATE_SCALE)
+    return next_w, round_to_half(scaled, step, stochastic=1, seed=seed)
+
+
 RULES: dict[str, Kernel] = {
     "SgdStep": sgd_step,
     "MomentumStep": momentum_step,
@@ -245,4 +274,11 @@ RULES: dict[str, Kernel] = {
 }
 _HALVES = {f"Half{name}": of_halves(rule) for name, rule in RULES.items()}
 _SIGNS = {f"Sign{name}": of_signs(rule) for name, rule in (RULES | _HALVES).items()}
-STEPS: dict[str, Kernel] = {"AdamWStep": adamw_step, **RULES, **_HALVES, **_SIGNS}
+STEPS: dict[str, Kernel] = {
+    "AdamWStep": adamw_step,
+    "BopStep": bop_step,
+    "HalfBopStep": half_bop_step,
+    **RULES,
+    **_HALVES,
+    **_SIGNS,
+}

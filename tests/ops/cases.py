@@ -568,6 +568,19 @@ def half_rules(
     return table
 
 
+def bop_cases() -> list[Case]:
+    table = []
+    for note, shape in [("bytes", (3, 16)), ("odd", (4, 3, 3)), ("rank-1", (5,))]:
+        w, dw, m = random_bits(shape[0], list(shape[1:])), normal(*shape), normal(*shape)
+        options: dict[str, Attribute] = {"shape": list(shape[1:]), "gamma": 0.3, "tau": 0.5}
+        half = np.asarray(1024 * m, np.float16)
+        table += [
+            case("BopStep", note, w, dw, m, **options),
+            case("HalfBopStep", note, w, dw, half, np.array(7), **options, seed=3),
+        ]
+    return table
+
+
 def rounding_cases() -> list[Case]:
     halves = RNG.integers(0, 0x7C00, 200, np.uint16).view(np.float16).astype(np.float32)
     between = halves * RNG.uniform(0.9995, 1.0005, 200).astype(np.float32)
@@ -602,6 +615,7 @@ CASES = [
     *narrow_cases(),
     *bitmap_cases(),
     *rounding_cases(),
+    *bop_cases(),
     *l1_normalization_cases(),
     *level_cases(),
 ]

@@ -286,6 +286,19 @@ def optimizer(operator: str, s: Source) -> Call:
     return Call(operator, inputs, attributes, taken)
 
 
+def bop(operator: str, s: Source) -> Call:
+    w, dw, m = s.bits(s.shape), s.floats(*s.shape), s.floats(*s.shape)
+    w &= KERNELS["PackBits"](np.ones(s.shape, np.bool_))  # spare bits are 0
+    options: dict[str, Attribute] = {"gamma": s.number(0.3, 1e-4), "tau": s.number(0.5, 1e-8)}
+    options["shape"] = list(s.shape[1:])
+    if operator == "BopStep":
+        return Call(operator, [w, dw, m], options, {0: 0, 1: 2})
+    with np.errstate(over="ignore"):
+        half = np.asarray(1024 * m, np.float16)
+    options["seed"] = s.integer(0, 2**32 - 1)
+    return Call(operator, [w, dw, half, np.array(s.integer(1, 999))], options, {0: 0, 1: 2})
+
+
 def images(s: Source) -> tuple[int, int, int, int]:
     """(N, C, H, W): the first axis of the shape is N C, the others are cut to small planes."""
     if math.prod(s.shape) > 10_000:
@@ -492,6 +505,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Transpose": transpose,
     "UnpackBits": lambda s: unpack("UnpackBits", s),
     **{name: functools.partial(optimizer, name) for name in COMPILED_OPTIMIZERS},
+    **{name: functools.partial(bop, name) for name in ("BopStep", "HalfBopStep")},
 }
 
 small_shapes = st.one_of(

@@ -1,0 +1,66 @@
+"""Weights that are binarised before every use, kept as their sign bits: no latent weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from bnnopt.errors import UsageError
+from bnnopt.frontend.normalize import ForwardGraph
+from bnnopt.ops import Emitter, dims, packed_row_bytes
+from bnnopt.training_step import Role, readers, role
+
+
+def pack_binary_weights(forward: ForwardGraph) -> None:
+    """Replace every parameter that only a Binarize reads by the bits of its signs.
+
+    w: (M, *shape) float32 becomes an input (M, ceil(K / 8)) uint8 of the same name, rows as
+    SignPack lays them out, and `forward.packed` its former shape.
+
+    Raises
+    ------
+    UsageError
+        If there is no such parameter.
+    """
+    graph = forward.graph
+    found = [v for v in graph.inputs if role(v) is Role.PARAMETER and dims(v) and _signs(v)]
+    if not found:
+        raise UsageError("--optimizer bop: no weight is binarised; expected Sign of a weight")
+    for value in found:
+        zero = _signs(value)[0].attributes["zero"].as_float()
+        _pack(forward, value, zero)
+
+
+def _signs(w: ir.Value) -> list[ir.Node]:
+    """The Binarize nodes that read w, as it is or transposed; none where others do too."""
+    found: list[ir.Node] = []
+    for node in readers(w):
+        inner = [node] if node.op_type == "Binarize" else []
+        if node.op_type == "Transpose":
+            inner = _signs(node.outputs[0])
+        if not inner:
+            return []
+        found += inner
+    return found
+
+
+def _pack(forward: ForwardGraph, w: ir.Value, zero: float) -> None:
+    name, shape, graph = str(w.name), dims(w), forward.graph
+    emit = Emitter(graph, "forward")
+    latent = forward.weights[name]
+    bits = np.logical_not(latent < 0) if zero > 0 else latent > 0
+    rows = bits.reshape(shape[0], -1)
+    forward.weights[name] = np.packbits(rows, axis=1, bitorder="little")
+    forward.packed[name] = shape
+    users = readers(w)
+    w.type, w.shape = (
+        ir.TensorType(ir.DataType.UINT8),
+        ir.Shape((shape[0], packed_row_bytes(shape))),
+    )
+    signs = emit("SignUnpack", w, name=f"{name}.unpacked", shape=list(shape[1:]))
+    graph.insert_before(graph.node(0), emit.nodes)
+    for node in users:
+        node.replace_input_with(list(node.inputs).index(w), signs)
+        if node.op_type == "Binarize":
+            node.outputs[0].replace_all_uses_with(signs, replace_graph_outputs=True)
+            graph.remove(node, safe=True)

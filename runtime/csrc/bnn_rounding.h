@@ -1,0 +1,53 @@
+/* Rounding to half precision by chance, with the random bits of the RandomBits operator. */
+#ifndef BNN_ROUNDING_H
+#define BNN_ROUNDING_H
+
+#include "bnn_half.h"
+
+/* lowbias32 of i + stream; the upper 13 bits. */
+BNN_INLINE uint32_t random13(uint32_t i) {
+    i ^= i >> 16;
+    i *= 0x7feb352du;
+    i ^= i >> 15;
+    i *= 0x846ca68bu;
+    i ^= i >> 16;
+    return i >> 19;
+}
+
+enum { HALF_GAP = 10 << 23, LEAST_GAP = (127 - 24) << 23, HIGHEST_BITS = 0x477fe000 };
+static const float HIGHEST = 65504.0f;
+/* Of a state in half precision: it holds so many times the momentum. */
+static const float STATE_SCALE = 1024.0f;
+
+/* x as a float that is a half: up or down by chance, as RoundToHalf says. In integers where a choice
+   between floats would keep the loop from being vectorised. */
+BNN_INLINE float chance_half(float x, uint32_t drawn) {
+    const int32_t all = (int32_t)(bnn_bits_of_float(x) & 0x7fffffff);
+    const int32_t fitting = all < HIGHEST_BITS ? all : HIGHEST_BITS;
+    const int32_t exponent = (fitting & 0x7f800000) - HALF_GAP;
+    const int32_t gap_bits = exponent > LEAST_GAP ? exponent : LEAST_GAP;
+    const float magnitude = bnn_float_of_bits((uint32_t)fitting);
+    const float gap = bnn_float_of_bits((uint32_t)gap_bits);
+    const float place = magnitude * bnn_float_of_bits((254u << 23) - (uint32_t)gap_bits);
+    const int32_t below = (int32_t)place;
+    const int32_t rest = (int32_t)((place - (float)below) * 8192.0f);
+    const float rounded = (float)(below + ((rest + (int32_t)drawn) >> 13)) * gap;
+    const uint32_t sign = bnn_bits_of_float(x) & 0x80000000;
+    const uint32_t quiet_nan = all > 0x7f800000 ? 0x7fc00000 : 0;
+    return bnn_float_of_bits(bnn_bits_of_float(rounded) | sign | quiet_nan);
+}
+
+BNN_INLINE void store_nearest(float *x, void *y, i64 n) {
+    for (i64 i = 0; i < n; i++) {
+        float low = x[i] < -HIGHEST ? -HIGHEST : x[i];
+        x[i] = low > HIGHEST ? HIGHEST : low;
+    }
+    bnn_encode_halves(x, y, n);
+}
+
+BNN_INLINE void store_by_chance(float *x, void *y, uint32_t counter, i64 n) {
+    for (i64 i = 0; i < n; i++) x[i] = chance_half(x[i], random13(counter + (uint32_t)i));
+    bnn_encode_halves(x, y, n);
+}
+
+#endif
