@@ -30,7 +30,6 @@ OPTIONS = {
     "mlp": ["--optimizer", "SGD", "--batch", "16"],
     "binarynet": ["--steps", "2"],
     "relu": ["--loss", "MSELoss"],
-    "squeezenet1_1": ["--size", "32"],
 }
 
 pytestmark = [

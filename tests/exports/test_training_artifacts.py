@@ -19,7 +19,7 @@ from bnnopt.runtime.artifact import read_tensors
 Array = NDArray[Any]
 FOLDERS = Path(__file__).parent / "artifacts"
 
-each_folder = pytest.mark.parametrize("name", ["small", "binary"])
+each_folder = pytest.mark.parametrize("name", ["small", "binary", "mixed"])
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -102,7 +102,7 @@ def test_lossless_level_is_bit_equal(name: str, backend: str, tmp_path: Path) ->
     assert found.bit_equal
 
 
-@each_folder
+@pytest.mark.parametrize("name", ["small", "binary"])
 def test_saves_what_the_forward_file_saves(name: str) -> None:
     options = {"batch_size": 100, "level": "O1", "optimizer": "sgd"}
     ours = bnnopt.optimize(FOLDERS / name, **options).report

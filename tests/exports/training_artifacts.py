@@ -75,7 +75,24 @@ class Binary(nn.Module):
         return self.bn3(self.fc(torch.flatten(x, 1)))  # type: ignore[no-any-return]
 
 
-SMALL = {"small": Small, "dropout": lambda: Small(0.25), "binary": Binary}
+class Mixed(nn.Module):
+    """Operators whose gradients the package has names of its own for, (N, 3, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.fc = nn.Linear(100, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        a, b = torch.sigmoid(x[:, 1:3]), torch.tanh(nn.functional.relu6(x[:, [0, 3]]))
+        x = torch.cat([a, b * a.mean((2, 3), keepdim=True)], 1)
+        x = nn.functional.leaky_relu(nn.functional.pad(x, (1, 1, 1, 1)) - 0.2)
+        x = torch.softmax(nn.functional.max_pool2d(x, 3, 2, 1), 1)
+        return self.fc(torch.flatten(x, 1))  # type: ignore[no-any-return]
+
+
+SMALL = {"small": Small, "mixed": Mixed, "dropout": lambda: Small(0.25), "binary": Binary}
 
 
 def make(name: str, size: int) -> tuple[nn.Module, tuple[int, ...]]:
