@@ -3,6 +3,7 @@
 # What reads x in float32, float16 or int16 and computes in float32.
 READS_X = {
     **dict.fromkeys(("BatchNormalizationTraining", "L1BatchNormalizationTraining"), 0),
+    "BatchNormalizationApply": 0,
     **dict.fromkeys(("BatchNormalizationSigns", "L1BatchNormalizationSigns"), 0),
     **dict.fromkeys(("BatchNormalizationGrad", "L1BatchNormalizationGrad"), 1),
 }

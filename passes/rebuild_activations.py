@@ -10,14 +10,14 @@ import onnx_ir as ir
 from bnnopt.analysis import is_kept, is_persistent, saved, size_bytes
 from bnnopt.ops import Emitter, dims, is_view
 from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rebuilding import Rebuilder
+from bnnopt.passes.rebuilding import BATCH_NORMS, Rebuilder
 from bnnopt.passes.rewriting import late, redirect
 from bnnopt.training_step import TrainingStep
 
-_CHEAP = frozenset(
-    {"Add", "BatchNormalizationTraining", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu"}
-    | {"Mul", "PRelu", "Relu", "Sigmoid", "Sub"}
-)
+_CHEAP = BATCH_NORMS | {
+    *("Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "PRelu", "Relu", "Sigmoid"),
+    "Sub",
+}
 _BY_MASK = frozenset({"ClipGrad", "MaskedGrad", "ReluGrad"})  # one bit an element does for them
 
 

@@ -10,6 +10,9 @@ import onnx_ir as ir
 from bnnopt.ops import Emitter, dims
 from bnnopt.training_step import readers
 
+# With the statistics that these leave, BatchNormalizationApply gives their output again.
+BATCH_NORMS = frozenset({"BatchNormalizationTraining", "L1BatchNormalizationTraining"})
+
 
 @dataclass(frozen=True)
 class Rebuilder:
@@ -80,14 +83,14 @@ def packed_form(value: ir.Value) -> ir.Value | None:
 
 def _sources(node: ir.Node) -> list[ir.Value | None]:
     """What a copy of the node reads: of a batch norm the statistics that it found."""
-    if node.op_type == "BatchNormalizationTraining":
+    if node.op_type in BATCH_NORMS:
         return [*node.inputs[:3], *node.outputs[3:5]]
     return list(node.inputs)
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None], emit: Emitter) -> ir.Value:
     name = f"{node.outputs[0].name}.rebuilt"
-    if node.op_type == "BatchNormalizationTraining":
+    if node.op_type in BATCH_NORMS:
         return emit("BatchNormalizationApply", *inputs, name=name)
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     return emit(node.op_type, *inputs, name=name, **attributes)

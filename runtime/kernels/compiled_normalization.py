@@ -74,11 +74,11 @@ def _normalize(
 def batch_normalization_apply(
     inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
 ) -> bool:
-    """`normalization.batch_normalization_apply` of floats; y may be x."""
-    x, y = inputs[0], outputs[0]
-    if not covered(*inputs, y) or _is_empty(x):
+    """`normalization.batch_normalization_apply`; y may be x."""
+    x, y, x_type = inputs[0], outputs[0], type_of(inputs[0])
+    if x_type is None or not covered(*inputs[1:], y) or _is_empty(x):
         return False
-    call("bnn_batch_normalization_apply_f32", *inputs, y, *_planes(x))
+    call("bnn_batch_normalization_apply", *inputs, y, x_type, *_planes(x))
     return True
 
 

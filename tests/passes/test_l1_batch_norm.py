@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnnopt.passes import map_kernels
+from bnnopt.passes import PASSES, map_kernels
 from bnnopt.passes.l1_batch_norm import L1BatchNorm
-from tests.graphs import apply, assert_bit_equal, feeds_of, ops, run_native, run_stock
+from tests.graphs import apply, assert_bit_equal, feeds_of, ops, run_native, run_stock, zoo
 from tests.passes.networks import NETWORKS, small
 
 PASS = L1BatchNorm()
@@ -61,3 +61,11 @@ def test_the_reference_to_compare_with_is_changed_as_well() -> None:
     assert "L1BatchNormalizationTraining" in ops(reference)
     assert "L1BatchNormalizationTraining" not in ops(map_kernels(net.step(), []))
     assert_bit_equal(run_native(net, net.with_passes(PASS.name)), run_native(net, reference))
+
+
+def test_what_is_rebuilt_of_a_batch_norm_is_the_same() -> None:
+    names = [p.name for p in PASSES if p.lossless]
+    net = zoo("relu-mini")
+    step = net.with_passes(PASS.name, *names)
+    assert "BatchNormalizationApply" in ops(step)
+    assert_bit_equal(run_native(net, step), run_native(net, map_kernels(net.step(), [PASS.name])))

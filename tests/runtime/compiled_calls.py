@@ -408,7 +408,9 @@ def batch_normalization(operator: str, s: Source) -> Call:
 def batch_normalization_apply(s: Source) -> Call:
     shape = normalized_shape(s)
     channels = [s.finite(shape[1]) for _ in range(4)]
-    return Call("BatchNormalizationApply", [s.finite(*shape), *channels], {}, {0: 0})
+    x = s.any_map(s.finite(*shape))
+    in_place = {0: 0} if x.dtype == np.float32 else {}
+    return Call("BatchNormalizationApply", [x, *channels], {}, in_place)
 
 
 def batch_normalization_signs(operator: str, s: Source) -> Call:
