@@ -29,7 +29,7 @@ from bnnopt.terminal import (
 )
 
 # Only named in the help; what checks them is heavy to import. A test holds the two together.
-OPTIMIZERS = ("adam", "sgd", "bop")
+OPTIMIZERS = ("adam", "sgd", "bop", "fixed-sign")
 LOSSES = ("cross-entropy", "mse", "squared-hinge", "none")
 ESTIMATORS = ("clipped", "identity", "approx-sign", "swish-sign")
 BACKENDS = ("native", "onnxruntime")

@@ -33,7 +33,7 @@ from bnnopt.calibration import calibrate
 from bnnopt.errors import BudgetError, ModelError, UsageError
 from bnnopt.evaluation import adopt_storage
 from bnnopt.frontend import ForwardGraph, is_artifacts, load_artifacts, load_forward
-from bnnopt.frontend.binary_weights import pack_binary_weights
+from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
 from bnnopt.ops import dims, dtype
 from bnnopt.passes import (
     LEVELS,
@@ -161,8 +161,8 @@ def optimize(
         ``cross-entropy`` (the default), ``mse``, ``squared-hinge``, or ``none`` for a graph that
         ends in one; artifacts have their own.
     optimizer : str
-        ``adam``, ``sgd`` (with `momentum`) or ``bop`` (with `gamma`, `tau`); if not given, the
-        artifacts' own, or ``adam``.
+        ``adam``, ``sgd`` (with `momentum`), ``bop`` (with `gamma`, `tau`) or ``fixed-sign`` (signs
+        frozen, scales trained); if not given, the artifacts' own, or ``adam``.
     gamma, tau : float
         Of ``bop``: how fast its momentum follows the gradient, and which momentum turns a weight.
     learning_rate : float
@@ -275,6 +275,8 @@ def _build(path: Path, chosen: Settings, say: Progress) -> _Built:
     loss = chosen.loss or LOSS_NAMES[0]
     if optimizer.name == "bop":
         pack_binary_weights(forward)
+    if optimizer.name == "fixed-sign":
+        fix_signs(forward)
     selection = Selection(chosen.freeze, chosen.train, chosen.last)
     options = TrainingOptions(loss, optimizer, selection, chosen.seed)
     say("building the training step")

@@ -22,7 +22,7 @@ from bnnopt.autodiff import (
     make_optimizer,
 )
 from bnnopt.frontend import load_forward
-from bnnopt.frontend.binary_weights import pack_binary_weights
+from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
 from bnnopt.ops import dims, dtype, functions_for
 from bnnopt.passes import PASSES, Pass, run_passes
 from bnnopt.passes.base import Trace
@@ -74,6 +74,8 @@ def network_from_file(
     forward = load_forward(path, batch, ste, keep_zero)
     if optimizer == "bop":
         pack_binary_weights(forward)
+    if optimizer == "fixed-sign":
+        fix_signs(forward)
     options = TrainingOptions(loss, make_optimizer(optimizer, momentum))
     training = build_training_step(forward, options, path)
     evaluation = build_evaluation(forward)

@@ -96,7 +96,14 @@ class Bop(Adam):
     tau: float = 1e-8
 
 
-OPTIMIZERS = ("adam", "sgd", "bop")
+@dataclass(frozen=True)
+class FixedSign(Adam):
+    """Adam where the signs of binary weights stay as they are; see `fix_signs`."""
+
+    name: ClassVar[str] = "fixed-sign"
+
+
+OPTIMIZERS = ("adam", "sgd", "bop", "fixed-sign")
 
 
 def make_optimizer(
@@ -108,6 +115,8 @@ def make_optimizer(
     """
     if name == "adam":
         return Adam()
+    if name == "fixed-sign":
+        return FixedSign()
     if name == "bop":
         return Bop(gamma=gamma, tau=tau)
     return Momentum(momentum=momentum) if momentum else Sgd()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from bnnopt.analysis import PRODUCTS
 from bnnopt.errors import UsageError
 from bnnopt.frontend.normalize import ForwardGraph
 from bnnopt.ops import Emitter, dims, packed_row_bytes
-from bnnopt.training_step import Role, readers, role
+from bnnopt.training_step import Role, readers, role, set_role
 
 
-def pack_binary_weights(forward: ForwardGraph) -> None:
+def pack_binary_weights(forward: ForwardGraph, optimizer: str = "bop") -> None:
     """Replace every parameter that only a Binarize reads by the bits of its signs.
 
     w: (M, *shape) float32 becomes an input (M, ceil(K / 8)) uint8 of the same name, rows as
@@ -25,10 +26,58 @@ def pack_binary_weights(forward: ForwardGraph) -> None:
     graph = forward.graph
     found = [v for v in graph.inputs if role(v) is Role.PARAMETER and dims(v) and _signs(v)]
     if not found:
-        raise UsageError("--optimizer bop: no weight is binarised; expected Sign of a weight")
+        raise UsageError(
+            f"--optimizer {optimizer}: no weight is binarised; expected Sign of a weight"
+        )
     for value in found:
         zero = _signs(value)[0].attributes["zero"].as_float()
         _pack(forward, value, zero)
+
+
+def fix_signs(forward: ForwardGraph) -> None:
+    """Freeze the signs of binary weights, as bits, and train a scale for each output channel.
+
+    y = x * sign(w) becomes y = (x * sign(w)) scale. The scale is a new parameter, ``W.scale`` of a
+    weight ``W``, of ones: (M, 1, ..) behind a convolution, (M,) behind a dense layer.
+
+    Raises
+    ------
+    UsageError
+        If there is no binary weight.
+    """
+    pack_binary_weights(forward, "fixed-sign")
+    graph = forward.graph
+    for value in [v for v in graph.inputs if v.name in forward.packed]:
+        set_role(value, Role.FROZEN)
+        for index, product in enumerate(_products(readers(value)[0].outputs[0])):
+            _scale(forward, f"{value.name}.scale{index or ''}", product)
+
+
+def _products(signs: ir.Value) -> list[ir.Node]:
+    """The products that read the signs as their weight, as they are or transposed."""
+    found: list[ir.Node] = []
+    for node in readers(signs):
+        if node.op_type in PRODUCTS:
+            found.append(node)
+        elif node.op_type in ("Transpose", "Binarize"):
+            found += _products(node.outputs[0])
+    return found
+
+
+def _scale(forward: ForwardGraph, name: str, product: ir.Node) -> None:
+    graph, y = forward.graph, product.outputs[0]
+    emit = Emitter(graph, "forward")
+    channels = dims(y)[1] if product.op_type == "Conv" else dims(y)[-1]
+    shape = (channels, *[1] * (len(dims(y)) - 2)) if product.op_type == "Conv" else (channels,)
+    scale = ir.val(emit.unique(name), dtype=ir.DataType.FLOAT, shape=shape)
+    graph.inputs.append(set_role(scale, Role.PARAMETER))
+    forward.weights[str(scale.name)] = np.ones(shape, np.float32)
+    own = y.name
+    scaled = emit("Mul", y, scale, name=f"{own}.scaled")
+    y.replace_all_uses_with(scaled, replace_graph_outputs=True)
+    emit.nodes[0].replace_input_with(0, y)
+    y.name, scaled.name = f"{own}.unscaled", own
+    graph.insert_after(product, emit.nodes)
 
 
 def _signs(w: ir.Value) -> list[ir.Node]:
