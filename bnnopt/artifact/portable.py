@@ -35,6 +35,7 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
     model = step.model.clone()
     _write_out_outputs(model)
     InlinePass()(model)
+    _name_inner_values(model)
     RemoveUnusedNodesPass()(model)  # what makes an output that is left out
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     model.graph.opset_imports.pop(DOMAIN, None)
@@ -63,6 +64,14 @@ def _write_out_outputs(model: ir.Model) -> None:
         function = model.functions.get(node.op_identifier())
         if function is not None:
             node.resize_outputs(len(function.outputs))
+
+
+def _name_inner_values(model: ir.Model) -> None:
+    """Name an output that a call left out where the function itself goes on to read it."""
+    for number, node in enumerate(model.graph):
+        for i, output in enumerate(node.outputs):
+            if not output.name and output.uses():
+                output.name = f"inner.{number}.{i}"
 
 
 def _larger(model: ir.Model, batch_size: int, opset: int) -> ir.Model:

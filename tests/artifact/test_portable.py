@@ -128,6 +128,20 @@ def test_a_graph_that_is_tied_to_its_batch_keeps_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
 
 
+NORMALIZED = """g (float[batch,6] x) => (float[batch,6] y) {
+    scale = Constant <value = float[6] {1, 1, 1, 1, 1, 1}> ()
+    h, m1, v1 = BatchNormalization <training_mode = 1> (x, scale, b, m, var)
+    y = MatMul (h, w)
+}"""
+
+
+def test_what_a_function_goes_on_to_read_may_be_left_out_by_its_call() -> None:
+    """The mean of a batch norm of the input, whose gradient nobody asks for."""
+    net = network(NORMALIZED, {"b": [6], "m": [6], "var": [6], "w": [6, 6]}, loss="mse")
+    model = portable_model(net.with_passes("l1-batch-norm"), net.batch)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
 def test_an_evaluation_graph(tmp_path: Path) -> None:
     net = small("binary")
     model = portable_model(net.evaluation_step(), net.batch)
