@@ -51,6 +51,9 @@ def cases() -> dict[str, Callable[[], Case]]:
         "BatchNormalizationTraining": lambda: normalization(SHAPE),
         "BatchNormalizationTraining (N, C)": lambda: normalization(rows),
         "BatchNormalizationTraining 4x4": lambda: normalization((1600, 512, 4, 4)),
+        "BatchNormalizationSigns": lambda: normalization_signs("BatchNormalizationSigns"),
+        "L1BatchNormalizationSigns": lambda: normalization_signs("L1BatchNormalizationSigns"),
+        "BatchNormalizationSignsGrad": signs_grad,
         "BatchNormalizationGrad": lambda: normalization_grad(SHAPE),
         "BatchNormalizationGrad (N, C)": lambda: normalization_grad(rows),
         "MaxPool": lambda: ("MaxPool", [x()], window),
@@ -100,6 +103,24 @@ def pool_grad() -> Case:
     """The gradient of that pooling."""
     indices = pooled_indices()
     return "MaxPoolGrad", [x(*indices.shape), indices], {"input_shape": [*SHAPE[2:]]}
+
+
+def normalization_signs(operator: str) -> Case:
+    """Batch normalisation of `SHAPE` in int16 to signs, mask and levels."""
+    channels = [np.ones(SHAPE[1], np.float32)] * 4
+    attributes: dict[str, object] = {
+        "epsilon": 1e-5, "momentum": 0.9, "zero": 1.0, "low": -1.0, "high": 1.0,
+        "shape": [*SHAPE[1:]],
+    }  # fmt: skip
+    return operator, [(50 * x()).astype(np.int16), *channels], attributes
+
+
+def signs_grad() -> Case:
+    """The gradient from bits of `SHAPE`, in float16."""
+    channels, tables = [np.ones(SHAPE[1], np.float32)] * 2, [x(SHAPE[1], 4)] * 2
+    dy = x().astype(np.float16)
+    attributes: dict[str, object] = {"shape": [*SHAPE[1:]]}
+    return "BatchNormalizationSignsGrad", [dy, packed(), packed(), *channels, *tables], attributes
 
 
 def packed_pooling(operator: str) -> Case:
