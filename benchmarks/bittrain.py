@@ -116,7 +116,8 @@ def at_density(path: Path, batch: int, density: float) -> tuple[Any, Any]:
     reference = build_training_step(load_forward(path, batch), options, path)
     step = TrainingStep(reference.model.clone())
     for node in step.graph:
-        if expected_density(node.outputs[0]) is not None:
+        sparse = node.inputs[0] if node.op_type == "MaxPool" else node.outputs[0]
+        if sparse is not None and expected_density(sparse) is not None:
             node.outputs[0].metadata_props[DENSITY_KEY] = str(density)
     run_passes(step, [p for p in PASSES if p.level == 1 and p.name not in WITHOUT])
     return Footprint.of(make_plan(reference)), Footprint.of(make_plan(step))

@@ -11,9 +11,9 @@ from bnnopt.ops import dims, is_view
 DENSITY_KEY = "density"  # on a value: the largest share of elements that are not +0.0, as measured
 
 # Where nothing was measured. Batch norm centres its output, so that ReLU keeps half; behind a sum
-# with a shortcut it keeps more. A maximum is zero only where its whole window is.
+# with a shortcut it keeps more. A maximum is zero only where its whole window is: without a
+# measurement, what is pooled counts as dense.
 RELU_DENSITY = 0.6
-POOLED_DENSITY = 0.85
 
 
 def measured_density(value: ir.Value) -> float | None:
@@ -33,8 +33,6 @@ def expected_density(value: ir.Value) -> float | None:
     if node.op_type == "Dropout" and "threshold" in node.attributes:
         kept = 1 - node.attributes["threshold"].as_int() / 2**32
         return kept * (_source_density(source) or 1)
-    if node.op_type in ("MaxPool", "PackedMaxPool") and _source_density(source) is not None:
-        return POOLED_DENSITY
     if is_view(node):
         return _source_density(source)
     return _joined(node) if node.op_type == "Concat" else None

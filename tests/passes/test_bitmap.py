@@ -84,7 +84,7 @@ def test_expected_densities() -> None:
     step = network(SOURCES, SHAPES).step()
     found = {name: expected_density(value(step, name)) for name in "xcrpjsdqf"}
     assert found == {
-        **{"x": None, "c": None, "r": 0.6, "p": 0.85, "s": None, "q": 0.6, "f": 0.6},
+        **{"x": None, "c": None, "r": 0.6, "p": None, "s": None, "q": 0.6, "f": 0.6},
         "j": pytest.approx((4 * 0.6 + 2) / 6),
         "d": pytest.approx(0.75),
     }
