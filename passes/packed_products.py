@@ -48,6 +48,7 @@ class PackedProducts(Pass):
             if rule(mapping):
                 replace_node(step, node, mapping.emit)
                 count += 1
+        count += sum(_turn_back(node) for node in step.graph)
         drop_unread(step)
         packs = [node for node in step.graph if node.op_type == "SignPack"]
         count += sum(_pack_at_once(step, node) for node in packs)
@@ -97,10 +98,8 @@ class _Mapping:
 
     def transposed(self, value: ir.Value) -> ir.Value | None:
         """The matrix that `value` is the transpose of, where it is binary."""
-        producer = value.producer()
-        if producer is None or producer.op_type != "Transpose" or len(dims(value)) != 2:
-            return None
-        return producer.inputs[0] if is_binary(producer.inputs[0]) else None
+        source = _turned(value.producer())
+        return source if is_binary(source) else None
 
 
 def _conv(m: _Mapping) -> bool:
@@ -201,6 +200,25 @@ _RULES: dict[str, Callable[[_Mapping], bool]] = {
     "Gemm": _gemm,
     "MatMul": _gemm,
 }
+
+
+def _turn_back(node: ir.Node) -> int:
+    """Let what reads a matrix turned twice read the matrix, as dw of x @ w.T."""
+    matrix = _turned(node)
+    source = _turned(matrix.producer()) if matrix is not None else None
+    result = node.outputs[0]
+    if source is None or result.is_graph_output() or not result.uses():
+        return 0
+    result.replace_all_uses_with(source)
+    return 1
+
+
+def _turned(node: ir.Node | None) -> ir.Value | None:
+    """The matrix that a node transposes."""
+    if node is None or node.op_type != "Transpose" or len(dims(node.outputs[0])) != 2:
+        return None
+    is_turned = "perm" not in node.attributes or ints(node, "perm") == [1, 0]
+    return node.inputs[0] if is_turned else None
 
 
 def _pack_at_once(step: TrainingStep, node: ir.Node) -> int:

@@ -9,7 +9,7 @@ from tests.graphs import apply, node, ops
 from tests.passes.networks import small
 
 PASS = FuseBatchNormSigns()
-NAMES = [p.name for p in PASSES]
+NAMES = [p.name for p in PASSES if p.lossless]
 EARLIER = NAMES[: NAMES.index(PASS.name)]
 
 

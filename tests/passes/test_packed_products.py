@@ -150,3 +150,17 @@ def test_the_same_of_the_zoo(name: str) -> None:
     net = zoo(name, 3)
     reference = map_kernels(net.step(), ALL)
     assert_bit_equal(run_native(net, net.with_passes(*ALL)), run_native(net, reference))
+
+
+def test_a_gradient_turned_twice_is_the_gradient() -> None:
+    text = """g (float[batch,6] x) => (float[batch,3] y) {
+        xb = Sign (x)
+        wb = Sign (w)
+        turned = Transpose <perm = [1, 0]> (wb)
+        y = MatMul (xb, turned)
+    }"""
+    step = network(text, {"w": [3, 6]}).with_passes()
+    assert "Transpose" in ops(step)
+    apply(PASS, step)
+    assert "BinaryGemmWeightGrad" in ops(step)
+    assert "Transpose" not in ops(step)
