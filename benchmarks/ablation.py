@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -29,73 +27,42 @@ NEEDS = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """One compiled variant: planned bytes, and cosines by parameter (none if bit-equal)."""
-
-    name: str
-    lossless: bool
-    peak_bytes: int
-    saved_bytes: int
-    cosines: dict[str, float]
-
-
 def main() -> None:
-    """Print two Markdown tables, and the cosines by layer at -O2."""
+    """Print Markdown tables, a row as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="binarynet", help="of the zoo")
     parser.add_argument("--batch-size", type=int, default=100)
     options = parser.parse_args()
-    order = [p.name for p in select(LEVELS[-1])]
-    lossy = {p.name for p in select(LEVELS[-1]) if not p.lossless}
+    passes = select(LEVELS[-1])
+    lossless = [p.name for p in passes if p.lossless]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "net.onnx"
         ir.save(build(options.model), path)
-        alone = [measure(path, options.batch_size, [*NEEDS.get(n, []), n], n) for n in order]
-        up_to = [
-            measure(path, options.batch_size, order[: i + 1], name, name in lossy)
-            for i, name in enumerate(order)
-        ]
-    print(table("Alone, with what it needs", alone, lossy))
-    print(table("One after the other", up_to, lossy))
-    print("| parameter | cosine at -O2 |\n|---|---|")
-    for name, cosine in up_to[-1].cosines.items():
-        print(f"| {name} | {cosine:.4f} |")
+        compiled = bnnopt.optimize(path, batch_size=options.batch_size, level=LEVELS[-1])
+        print("| after pass | kept for backward, MiB | planned peak, MiB | numbers |")
+        print("|---|---|---|---|")
+        for r in compiled.report.passes:
+            print(
+                f"| {r.name} | {r.saved_bytes / MIB:.2f} | {r.peak_bytes / MIB:.2f} | "
+                f"{'bit-equal' if r.lossless else 'lossy'} |"
+            )
+        print("\n| -O1 and | planned peak, MiB | cosine of each weight gradient, first to last |")
+        print("|---|---|---|", flush=True)
+        print(row("all, -O2", compiled), flush=True)
+        for p in passes:
+            if not p.lossless:
+                chosen = [*lossless, *NEEDS.get(p.name, []), p.name]
+                one = bnnopt.optimize(path, batch_size=options.batch_size, passes=chosen)
+                print(row(p.name, one), flush=True)
 
 
-def measure(
-    path: Path, batch_size: int, passes: Sequence[str], name: str, verify: bool = True
-) -> Row:
-    """Compile with `passes` only; compare with the reference where one of them is lossy."""
-    optimized = bnnopt.optimize(path, batch_size=batch_size, passes=passes)
-    planned = optimized.report.optimized
-    lossless = all(record.lossless for record in optimized.report.passes)
-    cosines: dict[str, float] = {}
-    if (not lossless and verify) or name == "schedule":
-        with tempfile.TemporaryDirectory() as scratch:
-            optimized.save(Path(scratch) / "out")
-            found = verify_folder(Path(scratch) / "out", "native", n_steps=1)
-        cosines = {
-            key: d.cosine
-            for key, d in found.parameters.items()
-            if not d.negligible and key.endswith("weight")
-        }
-    return Row(name, lossless, planned.peak_bytes, planned.saved_bytes, cosines)
-
-
-def table(title: str, rows: Sequence[Row], lossy: set[str]) -> str:
-    """Markdown."""
-    lines = [
-        f"{title}:\n",
-        "| pass | kept for backward, MiB | planned peak, MiB | least cosine of a weight gradient |",
-        "|---|---|---|---|",
-    ]
-    for row in rows:
-        note = "bit-equal" if row.name not in lossy else ""
-        cosine = f"{min(row.cosines.values()):.4f}" if row.cosines else note
-        saved, peak = row.saved_bytes / MIB, row.peak_bytes / MIB
-        lines.append(f"| {row.name} | {saved:.2f} | {peak:.2f} | {cosine} |")
-    return "\n".join([*lines, ""])
+def row(name: str, compiled: bnnopt.Optimized) -> str:
+    """Planned peak, and the cosines to the reference's weight gradients, in order of the file."""
+    with tempfile.TemporaryDirectory() as scratch:
+        compiled.save(Path(scratch) / "out")
+        found = verify_folder(Path(scratch) / "out", "native", n_steps=1).parameters
+    cosines = " ".join(f"{d.cosine:.3f}" for key, d in found.items() if key.endswith("weight"))
+    return f"| {name} | {compiled.report.optimized.peak_bytes / MIB:.2f} | {cosines} |"
 
 
 if __name__ == "__main__":
