@@ -70,6 +70,7 @@ def main() -> None:
 
     import bnnopt
     from bnnopt.models import build
+    from bnnopt.passes import LEVELS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="binarynet", help="of the zoo, or an ONNX file")
@@ -83,7 +84,7 @@ def main() -> None:
         if path.suffix != ".onnx":
             path = Path(scratch) / f"{options.model}.onnx"
             ir.save(build(options.model), path)
-        for level in ("O0", "O1"):
+        for level in LEVELS:
             folder = Path(scratch) / level
             optimized = bnnopt.optimize(path, batch_size=options.batch_size, level=level)
             optimized.save(folder)
