@@ -24,8 +24,8 @@ class Float16Activations(Pass):
     Saves:     16 bits an element of y.
     Numbers:   lossy: y is summed in float32 and rounded to 11 digits (at most 65504). A sign whose
                input is next to 0 may turn, some 1 in 10^5; a deep binary network with random
-               weights amplifies even that (CNV: to a third of the last layer's signs), so there is
-               no bound for its gradients; training is not hurt by it.
+               weights amplifies even that (CNV: to a third of the last layer's signs), so this is
+               another function, and gradients are compared with its own; training is not hurt.
     Skips:     an output that something else reads; a convolution with a bias, or not in float32.
     Source:    Wang et al., arXiv:2102.04270, algorithm 2 (Y in float16).
     """
@@ -33,7 +33,7 @@ class Float16Activations(Pass):
     name: ClassVar[str] = "float16-activations"
     level: ClassVar[int] = 2
     lossless: ClassVar[bool] = False
-    min_cosine: ClassVar[float] = 0.0
+    changes_function: ClassVar[bool] = True
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

@@ -181,16 +181,16 @@ def kernel_passes(disabled: Collection[str] = ()) -> list[Pass]:
 def least_cosine(names: Collection[str]) -> float | None:
     """The bound of passes that ran: the least cosine of a gradient with them and without them.
 
-    Each pass may turn a gradient by the angle of its own bound, and angles add up. None where all
-    passes are lossless: bits are to be equal then. Of a pass that is not known nothing is promised.
+    The product of their own bounds, as the errors of different passes do not correlate. None where
+    all passes are lossless: bits are to be equal then. Of a pass that is not known nothing is
+    promised.
     """
     known = {p.name: p for p in PASSES}
     if all(name in known and known[name].lossless for name in names):
         return None
     if not known.keys() >= set(names):
         return -1.0
-    angle = sum(math.acos(known[name].min_cosine) for name in names)
-    return math.cos(min(angle, math.pi))
+    return math.prod(known[name].min_cosine for name in names)
 
 
 def map_kernels(reference: TrainingStep, names: Collection[str]) -> TrainingStep:
