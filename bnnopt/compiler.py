@@ -31,7 +31,7 @@ from bnnopt.autodiff import (
 )
 from bnnopt.calibration import calibrate
 from bnnopt.errors import BudgetError, ModelError, UsageError
-from bnnopt.evaluation import adopt_storage
+from bnnopt.evaluation import adopt_storage, shrink
 from bnnopt.frontend import ForwardGraph, is_artifacts, load_artifacts, load_forward
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
 from bnnopt.ops import dims, dtype
@@ -224,6 +224,8 @@ def optimize(
     kernels = [p.name for p in kernel_passes(chosen.disable)]
     baseline = Footprint.of(make_plan(map_kernels(reference, kernels)))
     level, training, records = _rewrite(reference, chosen, say)
+    say("shrinking the evaluation")
+    shrink(evaluation, chosen.disable)
     adopt_storage(evaluation, training)
     optimized = Footprint.of(make_plan(training))
     report = Report(

@@ -9,11 +9,11 @@ import onnx_ir as ir
 
 from bnnopt.ops import Emitter, dims
 from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.precision import READS_HALVES
 from bnnopt.passes.rewriting import redirect, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers, step_input, store_as
 
 _RULES = frozenset({"SgdStep", "MomentumStep", "AdamStep", "FirstMomentStep"})
-_READS_HALVES = frozenset({"BinarizePack", "SignPack", "RangePack"})
 SEED_STRIDE = 0x85EBCA77  # between the random streams of two weights
 
 
@@ -70,7 +70,7 @@ class Float16State(Pass):
         w, gradient, *states = node.inputs[: n_kept + 1]
         assert w is not None
         for user in readers(w):
-            if user is not node and user.op_type not in _READS_HALVES:
+            if user is not node and user.op_type not in READS_HALVES:
                 _read_wide(step, user, w)
         for value in (w, *states):
             assert value is not None

@@ -14,7 +14,19 @@ from bnnopt.training_step import TrainingStep
 
 # Elementwise: output element i depends on no other element of the input that it overwrites.
 _ELEMENTWISE = frozenset(
-    {"Abs", "Add", "Clip", "Div", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mul"}
+    {
+        "Abs",
+        "Add",
+        "BatchNormalization",
+        "Clip",
+        "Div",
+        "Exp",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Log",
+        "Mul",
+    }
     | {"Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where"}
 )
 

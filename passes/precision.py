@@ -1,6 +1,6 @@
-"""Operators that take a map in more than one type: the input that it is."""
+"""Operators that take a map, or a weight, in more than one type."""
 
-# What reads x in float32, float16 or int16 and computes in float32.
+# What reads x, the input of this index, in float32, float16 or int16 and computes in float32.
 READS_X = {
     **dict.fromkeys(("BatchNormalizationTraining", "L1BatchNormalizationTraining"), 0),
     "BatchNormalizationApply": 0,
@@ -17,3 +17,6 @@ READS_DY = {
     **dict.fromkeys(("ConvWeightGrad", "BinaryConvWeightGrad", "BinaryGemmWeightGrad"), 1),
     **dict.fromkeys(("BinaryConvWeightGradSigns", "BinaryGemmWeightGradSigns"), 1),
 }
+
+# What packs the bits of a weight in float32 or float16.
+READS_HALVES = frozenset({"BinarizePack", "SignPack", "RangePack"})

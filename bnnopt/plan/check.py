@@ -22,7 +22,7 @@ _MAY_OVERWRITE = frozenset(
     | {"SwishSignGrad", "MaskedGrad", "BitmapReluGrad", "SoftmaxCrossEntropyGrad"}
     | {"BatchNormalizationTraining", "BatchNormalizationGrad", "BatchNormalizationSignsGrad"}
     | {"L1BatchNormalizationTraining", "L1BatchNormalizationGrad", "BatchNormalizationApply"}
-    | {"BinaryConvInputGrad"}
+    | {"BatchNormalization", "BinaryConvInputGrad"}
 )
 _OPTIMIZER = "Step"  # all optimisers are elementwise, and end in this
 

@@ -76,7 +76,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "level number": ({"batch_size": 4, "level": 1}, "level is 1, expected str"),
     "level": ({"batch_size": 4, "level": "O9"}, "level 'O9' is not known"),
     "passes": ({"batch_size": 4, "passes": [1]}, "passes is [1], expected Sequence[str]"),
-    "none": ({"batch_size": 4, "loss": None}, "loss is None, expected str"),
+    "none": ({"batch_size": 4, "level": None}, "level is None, expected str"),
     "momentum": ({"batch_size": 4, "momentum": "0.9"}, "momentum is '0.9', expected float"),
     "loss": ({"batch_size": 4, "loss": "l1"}, "--loss l1"),
 }

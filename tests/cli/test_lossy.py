@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +98,9 @@ def test_verify_holds_to_the_bound(bnnopt: Cli, model: Path, backend: str) -> No
     optimize(model, "out")
     found = bnnopt("verify", "out", "--backend", backend, "--json", "v.json", "--steps", "3")
     assert (found.exit_code, found.stderr) == (0, "")
-    assert "bit-equal: no (lossy passes ran, which allow a cosine of 0.982" in found.stdout
+    assert "bit-equal: no (lossy passes ran, which allow a cosine of 0.9890" in found.stdout
     report = json.loads(Path("v.json").read_text())
-    assert report["min_cosine"] == pytest.approx(math.cos(math.acos(0.99) + math.acos(0.999)))
+    assert report["min_cosine"] == pytest.approx(0.99 * 0.999)
     assert all(d["cosine"] > 0.9999 for d in report["parameters"].values())
     assert max(d["max_abs"] for d in report["parameters"].values()) > 0
 

@@ -37,7 +37,7 @@ def test_levels() -> None:
 
 def test_a_lossy_pass_states_its_bound() -> None:
     for p in PASSES:
-        assert (p.min_cosine == 1) if p.lossless else (0 <= p.min_cosine <= 1), p.name
+        assert (p.min_cosine == 1) if p.lossless else (0 < p.min_cosine <= 1), p.name
         assert (p.level == 1) is p.lossless, p.name
 
 

@@ -21,7 +21,7 @@ def test_a_good_graph_passes(name: str, optimizer: str) -> None:
     net = small(name, optimizer=optimizer)
     before = interface(net.step())
     verify(net.step(), before)
-    verify(net.with_passes(*(p.name for p in PASSES)), before)
+    verify(net.with_passes(*(p.name for p in PASSES if not p.changes_storage)), before)
     verify(net.evaluation_step())
 
 
