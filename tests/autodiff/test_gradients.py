@@ -28,7 +28,8 @@ RATE = np.float32(0.1)
 BOUND = 1e-6  # of a central difference with step 1e-5, relative to the largest element
 STOCK_BOUND = 1e-4  # of float32 arithmetic
 
-ELSEWHERE = {"Binarize", "Ternarize", "Dropout", "SoftmaxCrossEntropy"}  # tests of their own below
+# Tests of their own: below, and that of a frozen batch norm in test_selection.py.
+ELSEWHERE = {"BatchNormalization", "Binarize", "Ternarize", "Dropout", "SoftmaxCrossEntropy"}
 
 
 def load(
