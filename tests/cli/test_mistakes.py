@@ -287,6 +287,7 @@ def test_ctrl_c(workspace: Path) -> None:
     command = [sys.executable, "-m", "bnnopt", "optimize", "net.onnx", "-b", "4", *OUTPUTS]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     writer = open_for_writing(workspace / "net.onnx")
+    time.sleep(0.2)  # from opening the pipe to reading it
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=20)
     os.close(writer)
