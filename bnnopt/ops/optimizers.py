@@ -42,18 +42,8 @@ MOMENTUM_STEP = Operator(
     in_place={0: 0, 1: 2},
 )
 
-ADAM_STEP = Operator(
-    summary="""Adam: next_m = b1 m + (1 - b1) dw; next_v = b2 v + (1 - b2) dw^2;
-    next_w = w - lr (next_m / (1 - b1^step)) / (sqrt(next_v / (1 - b2^step)) + epsilon).
-
-    w, dw, m, v: the same shape, float. lr: scalar. step: int64 scalar, 1 at the first step. The
-    powers are float64: near 1, 1 - b2^step would lose half its digits.
-    Source: Kingma and Ba, arXiv:1412.6980, algorithm 1.
-    """,
-    signature=(
-        "AdamStep <beta1, beta2, epsilon> (w, dw, m, v, lr, step) => (next_w, next_m, next_v)"
-    ),
-    body="""
+# What Adam and AdamW share: both moments, and the powers that take their bias out.
+_ADAM_MOMENTS = """
         beta1_value = Constant <value_float: float = @beta1> ()
         beta2_value = Constant <value_float: float = @beta2> ()
         epsilon_value = Constant <value_float: float = @epsilon> ()
@@ -79,6 +69,21 @@ ADAM_STEP = Operator(
         beta2_power = Pow (beta2_64, step64)
         rest1_power = Sub (one_64, beta1_power)
         rest2_power = Sub (one_64, beta2_power)
+"""
+
+ADAM_STEP = Operator(
+    summary="""Adam: next_m = b1 m + (1 - b1) dw; next_v = b2 v + (1 - b2) dw^2;
+    next_w = w - lr (next_m / (1 - b1^step)) / (sqrt(next_v / (1 - b2^step)) + epsilon).
+
+    w, dw, m, v: the same shape, float. lr: scalar. step: int64 scalar, 1 at the first step. The
+    powers are float64: near 1, 1 - b2^step would lose half its digits.
+    Source: Kingma and Ba, arXiv:1412.6980, algorithm 1.
+    """,
+    signature=(
+        "AdamStep <beta1, beta2, epsilon> (w, dw, m, v, lr, step) => (next_w, next_m, next_v)"
+    ),
+    body=_ADAM_MOMENTS
+    + """
         correction1 = CastLike (rest1_power, w)
         correction2 = CastLike (rest2_power, w)
         v_unbiased = Div (next_v, correction2)
@@ -107,34 +112,10 @@ ADAMW_STEP = Operator(
         "AdamWStep <beta1, beta2, epsilon, decay> (w, dw, m, v, lr, step)"
         " => (next_w, next_m, next_v)"
     ),
-    body="""
-        beta1_value = Constant <value_float: float = @beta1> ()
-        beta2_value = Constant <value_float: float = @beta2> ()
-        epsilon_value = Constant <value_float: float = @epsilon> ()
+    body=_ADAM_MOMENTS
+    + """
         decay_value = Constant <value_float: float = @decay> ()
-        one = Constant <value_float = 1.0> ()
-        beta1_like = CastLike (beta1_value, w)
-        beta2_like = CastLike (beta2_value, w)
-        epsilon_like = CastLike (epsilon_value, w)
         decay_like = CastLike (decay_value, w)
-        one_like = CastLike (one, w)
-        rest1 = Sub (one_like, beta1_like)
-        rest2 = Sub (one_like, beta2_like)
-        m_kept = Mul (m, beta1_like)
-        m_new = Mul (dw, rest1)
-        next_m = Add (m_kept, m_new)
-        v_kept = Mul (v, beta2_like)
-        square = Mul (dw, dw)
-        v_new = Mul (square, rest2)
-        next_v = Add (v_kept, v_new)
-        step64 = Cast <to = 11> (step)
-        beta1_64 = Cast <to = 11> (beta1_value)
-        beta2_64 = Cast <to = 11> (beta2_value)
-        one_64 = Cast <to = 11> (one)
-        beta1_power = Pow (beta1_64, step64)
-        beta2_power = Pow (beta2_64, step64)
-        rest1_power = Sub (one_64, beta1_power)
-        rest2_power = Sub (one_64, beta2_power)
         root_power = Sqrt (rest2_power)
         correction = Div (root_power, rest1_power)
         correction_like = CastLike (correction, w)

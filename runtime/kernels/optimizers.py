@@ -28,6 +28,21 @@ def momentum_step(
     return sgd_step(w, next_m, lr), next_m
 
 
+def _first_moment(dw: Array, m: Array, beta1: float) -> Array:
+    """beta1 m + (1 - beta1) dw."""
+    next_m = np.asarray(m * beta1)
+    next_m += dw * (1 - beta1)
+    return next_m
+
+
+def _moments(dw: Array, m: Array, v: Array, beta1: float, beta2: float) -> tuple[Array, Array]:
+    """Adam's two moments: next_m, and next_v = beta2 v + (1 - beta2) dw^2."""
+    next_v = np.asarray(dw * dw)
+    next_v *= 1 - beta2
+    next_v += v * beta2
+    return _first_moment(dw, m, beta1), next_v
+
+
 def adam_step(
     w: Array,
     dw: Array,
@@ -49,11 +64,7 @@ def adam_step(
     step : int64 scalar
         1 at the first step.
     """
-    next_m = np.asarray(m * beta1)
-    next_m += dw * (1 - beta1)
-    next_v = np.asarray(dw * dw)
-    next_v *= 1 - beta2
-    next_v += v * beta2
+    next_m, next_v = _moments(dw, m, v, beta1, beta2)
     bottom = np.asarray(next_v / (1 - beta2 ** int(step)))
     np.sqrt(bottom, out=bottom)
     bottom += epsilon
@@ -85,11 +96,7 @@ def adamw_step(
     step : int64 scalar
         1 at the first step.
     """
-    next_m = np.asarray(m * beta1)
-    next_m += dw * (1 - beta1)
-    next_v = np.asarray(dw * dw)
-    next_v *= 1 - beta2
-    next_v += v * beta2
+    next_m, next_v = _moments(dw, m, v, beta1, beta2)
     bottom = np.asarray(np.sqrt(next_v))
     bottom += epsilon
     next_w = np.asarray(next_m * (lr * adamw_correction(int(step), beta1, beta2)))
@@ -124,8 +131,7 @@ def first_moment_step(
     step : int64 scalar
         1 at the first step.
     """
-    next_m = np.asarray(m * beta1)
-    next_m += dw * (1 - beta1)
+    next_m = _first_moment(dw, m, beta1)
     factor = lr / (1 - beta1 ** int(step)) / (root + epsilon)
     next_w = np.asarray(next_m * factor)
     np.subtract(w, next_w, out=next_w)
