@@ -8,15 +8,12 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_kept, saved, size_bytes
-from bnnopt.ops import Emitter, dims, is_view, packed_row_bytes
+from bnnopt.analysis import saved, size_bytes
+from bnnopt.ops import Emitter, dims, packed_row_bytes
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.bitmap import FLOAT_BYTES
-from bnnopt.passes.rewriting import insert_after_definition, late, redirect
+from bnnopt.passes.rewriting import insert_after_definition, late_beyond_mask, redirect
 from bnnopt.training_step import TrainingStep, phase
-
-# Late readers that need less than the value: they are left to mask-pack.
-_BY_MASK = frozenset({"ClipGrad", "MaskedGrad", "ReluGrad"})
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class PruneStored(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         return sum(
-            self._prune(step, trace, root, _readers(views))
+            self._prune(step, trace, root, [r for r in late_beyond_mask(views) if dims(r[0])])
             for root, views in saved(step).items()
             if root.dtype == ir.DataType.FLOAT and root.producer() is not None
         )
@@ -78,17 +75,6 @@ class PruneStored(Pass):
             redirect(node, value, decoded)
             step.graph.insert_before(node, emit.nodes)
         return 1
-
-
-def _readers(views: list[ir.Value]) -> list[tuple[ir.Value, ir.Node]]:
-    """The late readers that need more than a mask, each with the view that it reads."""
-    return [
-        (value, node)
-        for value in views
-        if is_kept(value) and dims(value)
-        for node in late(value)
-        if node.op_type not in _BY_MASK and not is_view(node)
-    ]
 
 
 def _is_weight_gradient(node: ir.Node, x: ir.Value) -> bool:

@@ -7,18 +7,17 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_kept, is_persistent, saved, size_bytes
+from bnnopt.analysis import is_persistent, saved, size_bytes
 from bnnopt.ops import Emitter, dims, is_view
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.rebuilding import BATCH_NORMS, Rebuilder
-from bnnopt.passes.rewriting import late, redirect
+from bnnopt.passes.rewriting import late_beyond_mask, redirect
 from bnnopt.training_step import TrainingStep
 
 _CHEAP = BATCH_NORMS | {
     *("Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "PRelu", "Relu", "Sigmoid"),
     "Sub",
 }
-_BY_MASK = frozenset({"ClipGrad", "MaskedGrad", "ReluGrad"})  # one bit an element does for them
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class RebuildActivations(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        kept = {root: views for root, views in saved(step).items() if _readers(views)}
+        kept = {root: views for root, views in saved(step).items() if late_beyond_mask(views)}
         candidates = [root for root in kept if dims(root) and _is_cheap(root)]
         return sum(self._rebuild(step, trace, root, kept) for root in candidates)
 
@@ -58,22 +57,11 @@ class RebuildActivations(Pass):
         if n_copies > self.longest:
             return trace.skip(root, f"kept: the chain behind it has {n_copies} steps")
         trace.choose(root, f"rebuilt in {n_copies} steps: 0 B, dense {size_bytes(root)} B")
-        for value, node in _readers(kept.pop(root)):
+        for value, node in late_beyond_mask(kept.pop(root)):
             emit = Emitter(step.graph, "rebuild")
             redirect(node, value, rebuilder.rebuild(value, emit))
             step.graph.insert_before(node, emit.nodes)
         return 1
-
-
-def _readers(views: list[ir.Value]) -> list[tuple[ir.Value, ir.Node]]:
-    """The late readers that ask for more than a mask, each with the view that it reads."""
-    return [
-        (value, node)
-        for value in views
-        if is_kept(value)
-        for node in late(value)
-        if node.op_type not in _BY_MASK and not is_view(node)
-    ]
 
 
 def _is_cheap(root: ir.Value) -> bool:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops import Emitter
+from bnnopt.analysis import is_kept
+from bnnopt.ops import Emitter, is_view
 from bnnopt.training_step import TrainingStep, phase
+
+_BY_MASK = frozenset({"ClipGrad", "MaskedGrad", "ReluGrad"})  # one bit an element does for them
 
 
 def insert_after_definition(step: TrainingStep, value: ir.Value, nodes: list[ir.Node]) -> None:
@@ -62,3 +65,14 @@ def drop_unread(step: TrainingStep) -> None:
     for node in reversed(list(step.graph)):
         if not any(output.uses() or output in outputs for output in node.outputs):
             step.graph.remove(node, safe=True)
+
+
+def late_beyond_mask(views: list[ir.Value]) -> list[tuple[ir.Value, ir.Node]]:
+    """The late readers that ask for more than mask-pack keeps, each with the view that it reads."""
+    return [
+        (value, node)
+        for value in views
+        if is_kept(value)
+        for node in late(value)
+        if node.op_type not in _BY_MASK and not is_view(node)
+    ]
