@@ -55,7 +55,7 @@ def fitted(x: ArrayLike, spec: ValueSpec, what: str) -> Array:
     Raises
     ------
     UsageError
-        If its shape or dtype does not fit.
+        If its shape or dtype does not fit, or it holds NaN or infinity.
     """
     array = as_array(x, what)
     expected = spec.shape_at(1)[1:]
@@ -130,4 +130,22 @@ def as_array(x: ArrayLike, what: str) -> NDArray[Any]:
 def _in_dtype(array: NDArray[Any], spec: ValueSpec, what: str) -> Array:
     if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
         raise UsageError(f"{what} is {array.dtype}, expected {spec.dtype}")
-    return array.astype(spec.dtype, copy=False)
+    with np.errstate(over="ignore"):
+        fitting = array.astype(spec.dtype, copy=False)
+    _check_finite(fitting, what)
+    return fitting
+
+
+def _check_finite(array: NDArray[Any], what: str) -> None:
+    """Refuse NaN and infinity: a network of signs would go on with them as if nothing was.
+
+    The sum is one pass without a copy; it alone may overflow.
+    """
+    if array.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = array.sum()
+    if np.isfinite(total) or np.isfinite(array).all():
+        return
+    place = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
+    raise UsageError(f"{what} is {array[tuple(place)]} at {place}, expected finite numbers")

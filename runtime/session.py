@@ -208,8 +208,8 @@ class TrainingSession:
         """
         try:
             write_tensors(Path(path), self._persistent, {"steps_done": str(self._step)})
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ArtifactError(f"{path}: cannot be written: {reason}") from None
 
     def resume(self, path: str | Path) -> None:
@@ -292,8 +292,8 @@ def _open_backend(
 ) -> NativeBackend | OnnxruntimeBackend:
     if name not in BACKENDS:
         raise UsageError(f"backend {name!r} is not known; expected {' or '.join(BACKENDS)}")
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise UsageError(f"threads is {threads}, expected 1 to {MAX_THREADS}")
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+        raise UsageError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
     if name == "native":
         if threads is not None:
             set_threads(threads)

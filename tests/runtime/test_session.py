@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -186,6 +186,13 @@ def test_other_array_likes_are_taken(folders: Callable[..., Path], backend: str)
 
 
 @each_backend
+def test_large_numbers_are_no_infinity(folders: Callable[..., Path], backend: str) -> None:
+    """The sum of what is finite may be infinite."""
+    session = TrainingSession(folders(BINARY), backend)
+    session.step(np.full(X.shape, 3e38), Y)
+
+
+@each_backend
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_resume_is_bit_exact(
     folders: Callable[..., Path], backend: str, optimizer: str, tmp_path: Path
@@ -249,7 +256,7 @@ def test_a_save_that_fails_leaves_the_old_one(
 def test_a_place_that_cannot_be_written(folders: Callable[..., Path], tmp_path: Path) -> None:
     session = TrainingSession(folders(BINARY))
     (tmp_path / "file").write_text("mine")
-    for path in (tmp_path / "no" / "c", tmp_path / "file" / "c", tmp_path):
+    for path in (tmp_path / "no" / "c", tmp_path / "file" / "c", tmp_path, Path()):
         with pytest.raises(ArtifactError) as caught:
             session.save(path)
         assert str(path) in one_line(caught.value)
@@ -319,6 +326,9 @@ BAD_STEPS: dict[str, tuple[Any, Any, Any]] = {
     "strings": (X.astype(str), Y, None),
     "complex": (X.astype(complex), Y, None),
     "objects": (np.full(X.shape, None), Y, None),
+    "a nan": (np.where(np.arange(X.size).reshape(X.shape) == 5, np.nan, X), Y, None),
+    "an infinity": (np.where(np.arange(X.size).reshape(X.shape) == 0, -np.inf, X), Y, None),
+    "too large for float32": (np.full(X.shape, 1e39), Y, None),
     "ragged": ([[1.0], [1.0, 2.0]], Y, None),
     "a mapping of another name": ({"z": X}, Y, None),
     "an empty mapping": ({}, Y, None),
@@ -360,8 +370,9 @@ def test_backends_and_threads(folders: Callable[..., Path]) -> None:
     with pytest.raises(UsageError, match="expected native or onnxruntime"):
         TrainingSession(folder, "cuda")
     for backend in BACKENDS:
-        with pytest.raises(UsageError, match="expected 1 to"):
-            TrainingSession(folder, backend, threads=0)
+        for threads in (0, -1, 1000, "two", 1.5):
+            with pytest.raises(UsageError, match="expected 1 to"):
+                TrainingSession(folder, backend, cast(int, threads))
         TrainingSession(folder, backend, threads=1).step(X, Y)
 
 
