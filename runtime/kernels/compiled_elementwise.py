@@ -24,6 +24,7 @@ from bnnopt.runtime.kernels.compiled_normalization import COMPILED_NORMALIZATION
 from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS
 from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
 from bnnopt.runtime.kernels.compiled_planes import COMPILED_PLANES
+from bnnopt.runtime.kernels.compiled_reduction import COMPILED_REDUCTION
 
 
 def binarize(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -168,4 +169,5 @@ COMPILED_ELEMENTWISE: dict[str, CompiledKernel] = {
     **COMPILED_OPTIMIZERS,
     **COMPILED_PACKING,
     **COMPILED_PLANES,
+    **COMPILED_REDUCTION,
 }

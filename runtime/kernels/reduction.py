@@ -14,7 +14,8 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.elementwise import div
 
 
-def _axes_of(x: Array, axes: Array | None, noop_with_empty_axes: int) -> tuple[int, ...]:
+def axes_of(x: Array, axes: Array | None, noop_with_empty_axes: int) -> tuple[int, ...]:
+    """The axes of a reduction, counted from the front."""
     if axes is not None and np.size(axes):
         return tuple(int(axis) % x.ndim for axis in np.ravel(axes))
     return () if noop_with_empty_axes else tuple(range(x.ndim))
@@ -37,7 +38,7 @@ def reduce_sum(
     x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Array:
     """Sum along the axes."""
-    over = _axes_of(x, axes, noop_with_empty_axes)
+    over = axes_of(x, axes, noop_with_empty_axes)
     return np.asarray(np.sum(x, axis=over, dtype=x.dtype, keepdims=bool(keepdims)))
 
 
@@ -46,7 +47,7 @@ def reduce_mean(
     x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Array:
     """Mean along the axes; integers truncate toward zero."""
-    over = _axes_of(x, axes, noop_with_empty_axes)
+    over = axes_of(x, axes, noop_with_empty_axes)
     if x.dtype.kind == "f":
         return np.asarray(np.mean(x, axis=over, keepdims=bool(keepdims)))
     total = np.asarray(np.sum(x, axis=over, keepdims=bool(keepdims)))
@@ -58,7 +59,7 @@ def reduce_max(
     x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Array:
     """Maximum along the axes; of nothing, the lowest value."""
-    over = _axes_of(x, axes, noop_with_empty_axes)
+    over = axes_of(x, axes, noop_with_empty_axes)
     initial = lowest(x.dtype)
     return np.asarray(np.max(x, axis=over, keepdims=bool(keepdims), initial=initial))
 
@@ -67,7 +68,7 @@ def reduce_min(
     x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Array:
     """Minimum along the axes; of nothing, the highest value."""
-    over = _axes_of(x, axes, noop_with_empty_axes)
+    over = axes_of(x, axes, noop_with_empty_axes)
     initial = _highest(x.dtype)
     return np.asarray(np.min(x, axis=over, keepdims=bool(keepdims), initial=initial))
 
@@ -77,7 +78,7 @@ def reduce_prod(
     x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Array:
     """Product along the axes."""
-    over = _axes_of(x, axes, noop_with_empty_axes)
+    over = axes_of(x, axes, noop_with_empty_axes)
     return np.asarray(np.prod(x, axis=over, dtype=x.dtype, keepdims=bool(keepdims)))
 
 
@@ -85,7 +86,7 @@ def reduce_l1(
     x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Array:
     """Sum of |x| along the axes."""
-    over = _axes_of(x, axes, noop_with_empty_axes)
+    over = axes_of(x, axes, noop_with_empty_axes)
     return np.asarray(np.sum(np.abs(x), axis=over, dtype=x.dtype, keepdims=bool(keepdims)))
 
 
@@ -94,7 +95,7 @@ def reduce_sum_square(
     x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Array:
     """Sum of squares along the axes."""
-    over = _axes_of(x, axes, noop_with_empty_axes)
+    over = axes_of(x, axes, noop_with_empty_axes)
     return np.asarray(np.sum(np.square(x), axis=over, dtype=x.dtype, keepdims=bool(keepdims)))
 
 
@@ -113,7 +114,7 @@ def reduce_log_sum_exp(
     x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Array:
     """log(sum(exp(x))) along the axes, without overflow; x is float."""
-    over = _axes_of(x, axes, noop_with_empty_axes)
+    over = axes_of(x, axes, noop_with_empty_axes)
     highest = np.max(x, axis=over, keepdims=True, initial=-np.inf)
     highest = np.where(np.isfinite(highest), highest, x.dtype.type(0))  # inf - inf is NaN
     total = np.sum(np.exp(x - highest), axis=over, keepdims=True)

@@ -52,6 +52,10 @@ BOUNDS = {
     "L1BatchNormalizationGrad": 1e-5,
     "L1BatchNormalizationSigns": 1e-5,
     "L1BatchNormalizationTraining": 1e-5,
+    "ReduceMean": 1e-6,  # the twins sum in float32
+    "ReduceSum": 1e-6,
+    "SoftmaxCrossEntropy": 1e-6,
+    "SoftmaxCrossEntropyGrad": 1e-6,
 }
 
 
@@ -459,6 +463,30 @@ def global_average(s: Source) -> Call:
     return Call("GlobalAveragePool", [x], scales=(largest(x),))
 
 
+def reduction(operator: str, s: Source) -> Call:
+    shape = normalized_shape(s)
+    space = range(2, len(shape))
+    chosen = [[0], [1], [-1], [0, 1], [0, *space], [1, *space]][s.integer(0, 5)]
+    axes: list[Array | None] = [np.array(chosen)] if s.integer(0, 5) else []
+    x = s.finite(*shape)
+    n_summed = math.prod(shape[axis] for axis in chosen) if axes else x.size
+    scale = largest(x) * (1 if operator == "ReduceMean" else n_summed)
+    return Call(operator, [x, *axes], {"keepdims": s.integer(0, 1)}, scales=(scale,))
+
+
+def softmax_cross_entropy(s: Source) -> Call:
+    shape = normalized_shape(s)
+    logits = s.finite(*shape) * np.float32(s.number(1, 30))
+    labels = s.rng.integers(0, shape[1], (shape[0], *shape[2:]))
+    return Call("SoftmaxCrossEntropy", [logits, labels], {}, {1: 0})
+
+
+def softmax_cross_entropy_grad(s: Source) -> Call:
+    forward = softmax_cross_entropy(s)
+    inputs = [scalar(s.number(1, 0.3)), forward.twin()[1], forward.inputs[1]]
+    return Call("SoftmaxCrossEntropyGrad", inputs, {}, {0: 1})
+
+
 def binarize_attributes(s: Source) -> dict[str, Attribute]:
     return {"zero": s.number(1, -1), "ste": "clip", "clip": 1.0}
 
@@ -499,10 +527,14 @@ CALLS: dict[str, Callable[[Source], Call]] = {
         [s.any_map(s.floats(*s.shape))],
         {"low": s.number(-1, 0), "high": s.number(1, 0.1)},
     ),
+    "ReduceMean": lambda s: reduction("ReduceMean", s),
+    "ReduceSum": lambda s: reduction("ReduceSum", s),
     "Relu": lambda s: unary("Relu", s),
     "ReluGrad": lambda s: binary("ReluGrad", s),
     "SignPack": lambda s: Call("SignPack", [s.any_map(s.floats(*s.shape))]),
     "SignUnpack": lambda s: unpack("SignUnpack", s),
+    "SoftmaxCrossEntropy": softmax_cross_entropy,
+    "SoftmaxCrossEntropyGrad": softmax_cross_entropy_grad,
     "Sub": lambda s: arithmetic("Sub", s),
     "Transpose": transpose,
     "UnpackBits": lambda s: unpack("UnpackBits", s),

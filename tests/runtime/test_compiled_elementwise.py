@@ -213,8 +213,18 @@ def test_unusual_cases_are_refused():
     assert refuses(Call("MaxPool", [line], {"kernel_shape": [2]}))
     dy, stray = np.ones((1, 2, 1, 1), np.float32), np.zeros((1, 2, 1, 1), np.int64)
     assert refuses(Call("MaxPoolGrad", [dy, stray], {"input_shape": [2, 2]}))
+    assert refuses(Call("ReduceSum", [np.zeros((2, 3, 2, 3, 2), np.float32), np.array([0, 2, 4])]))
     image = np.zeros((1, 1, 200, 200), np.float16)
     assert refuses(Call("MaxPool", [image], {"kernel_shape": [40, 40]}))
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_class_is_refused(label: int):
+    logits, labels = np.zeros((2, 3), np.float32), np.array([0, label])
+    outputs = [np.ones((), np.float32), np.ones_like(logits)]
+    assert refuses(Call("SoftmaxCrossEntropy", [logits, labels]), *outputs)
+    assert refuses(Call("SoftmaxCrossEntropyGrad", [scalar(1), logits, labels]), outputs[1])
+    assert all((output == 1).all() for output in outputs)
 
 
 # The harness itself.
@@ -246,7 +256,10 @@ def test_harness_finds_a_fault(operator: str, fault: str):
         assert_close(call, run(call, kernel=faulty(operator, fault)), call.twin())
 
 
-@pytest.mark.parametrize("operator", ["BatchNormalizationTraining", "GlobalAveragePool"])
+@pytest.mark.parametrize(
+    "operator",
+    ["BatchNormalizationTraining", "GlobalAveragePool", "ReduceSum", "SoftmaxCrossEntropyGrad"],
+)
 def test_harness_finds_a_relative_error_of_1e_4(operator: str):
     call = CALLS[operator](Source(4, (2, 20), special=False))
     y, *rest = run(call)
