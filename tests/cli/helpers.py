@@ -59,6 +59,7 @@ REPORT = {
     "paper_rule": {
         "standard_bytes": int,
         "optimized_bytes": int,
+        "masks_before_alone": {"standard_bytes": int, "optimized_bytes": int},
         "classes": {
             kind.value: {"standard_bytes": int, "optimized_bytes": int} for kind in PaperClass
         },

@@ -123,6 +123,19 @@ def test_again_into_the_same_folder(bnnopt: Cli, tiny: Path, workspace: Path) ->
     assert sorted(p.name for p in workspace.iterdir()) == ["out", "tiny.onnx"]
 
 
+def test_the_static_sum_of_cnv_is_the_published_one(bnnopt: Cli) -> None:
+    """134.07 -> 32.17 MiB counts pooling masks before alone; 129.09 -> 32.92 on both sides."""
+    assert bnnopt("zoo", "cnv", "-o", "cnv.onnx").exit_code == 0
+    options = ("-b", "100", "-O2", "--disable", "drop-adam-second-moment", "--json", "-")
+    paper = read_report(bnnopt("optimize", "cnv.onnx", *options).stdout)["paper_rule"]
+    totals = [
+        round(found[total] / 2**20, 2)
+        for found in (paper, paper["masks_before_alone"])
+        for total in ("standard_bytes", "optimized_bytes")
+    ]
+    assert totals == [129.09, 32.92, 134.07, 32.17]
+
+
 # Levels and passes -----------------------------------------------------------------------------
 
 
