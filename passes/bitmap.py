@@ -28,8 +28,9 @@ class Bitmap(Pass):
     """Keep of a sparse activation a bitmap and its non-zero values.
 
     Forward:   y = relu(x), pooled or dropped out, then convolved; kept: bits(y), values(y)
-    Backward:  the ReLU gradient reads bits and values; a weight gradient reads y, decoded right
-               before it, so that the dense y is there only while its layer is worked on.
+    Backward:  the ReLU gradient and the weight gradient of a convolution read bits and values, and
+               decode a tile at a time; any other reader gets y decoded right before it, so that
+               the dense y is there only while its layer is worked on.
     Saves:     of 32 bits an element all but 1 + 32 x density.  Numbers: bit-exact, -0.0 and NaN
                too. The density is what a calibration batch showed, times `margin`, else a default
                by operator; a batch that has more spills out of the arena, and is lossless as well.
@@ -68,7 +69,7 @@ class Bitmap(Pass):
         insert_after_definition(step, root, emit.nodes)
         for value in read:
             for node in late(value):
-                _decode(step, node, value, (bits, values))
+                read_bitmap(step, node, value, (bits, values))
         return 1
 
     def _density(self, root: ir.Value) -> tuple[float | None, str]:
@@ -80,18 +81,29 @@ class Bitmap(Pass):
         return padded if padded < 1 or expected is not None else None, "measured, with a margin"
 
 
-def _decode(
+def read_bitmap(
     step: TrainingStep, node: ir.Node, value: ir.Value, encoded: tuple[ir.Value, ir.Value]
 ) -> None:
-    """Let `node` read the encoded form: as it is, or through a decoded copy of its own."""
+    """Let `node` read the encoded form of `value`: as it is, or a decoded copy of its own."""
     shape = list(dims(value)[1:])
-    dy = node.inputs[0]
-    if node.op_type == "ReluGrad" and node.inputs[1] is value and dy is not value:
+    if [v for v in node.inputs if v is value] == [value] and _reads_bitmap(node, value):
         emit = Emitter(step.graph, "backward")
-        emit("BitmapReluGrad", dy, *encoded, name=str(node.name), shape=shape)
+        if node.op_type == "ReluGrad":
+            emit("BitmapReluGrad", node.inputs[0], *encoded, name=str(node.name), shape=shape)
+        else:
+            own = {name: attribute.value for name, attribute in node.attributes.items()}
+            dy = node.inputs[1]
+            emit("BitmapConvWeightGrad", *encoded, dy, name=str(node.name), shape=shape, **own)
         replace_node(step, node, emit)
         return
     emit = Emitter(step.graph, "rebuild")
     decoded = emit("BitmapUnpack", *encoded, name=f"{value.name}.decoded", shape=shape)
     redirect(node, value, decoded)
     step.graph.insert_before(node, emit.nodes)
+
+
+def _reads_bitmap(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a kernel does the work of `node` on bits and values."""
+    if node.op_type == "ConvWeightGrad":
+        return node.inputs[0] is value and len(dims(value)) <= 4  # volumes are left to numpy
+    return node.op_type == "ReluGrad" and node.inputs[1] is value

@@ -15,6 +15,7 @@ READS_DY = {
     **dict.fromkeys(("BatchNormalizationSignsGrad", "MaxPoolGrad", "PackedMaxPoolGrad"), 0),
     **dict.fromkeys(("ConvInputGrad", "BinaryConvInputGrad", "BinaryGemmInputGrad"), 0),
     **dict.fromkeys(("ConvWeightGrad", "BinaryConvWeightGrad", "BinaryGemmWeightGrad"), 1),
+    "BitmapConvWeightGrad": 2,
     **dict.fromkeys(("BinaryConvWeightGradSigns", "BinaryGemmWeightGradSigns"), 1),
 }
 

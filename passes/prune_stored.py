@@ -11,8 +11,8 @@ import onnx_ir as ir
 from bnnopt.analysis import saved, size_bytes
 from bnnopt.ops import Emitter, dims, packed_row_bytes
 from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.bitmap import FLOAT_BYTES
-from bnnopt.passes.rewriting import insert_after_definition, late_beyond_mask, redirect
+from bnnopt.passes.bitmap import FLOAT_BYTES, read_bitmap
+from bnnopt.passes.rewriting import insert_after_definition, late_beyond_mask
 from bnnopt.training_step import TrainingStep, phase
 
 
@@ -66,14 +66,10 @@ class PruneStored(Pass):
         emit = Emitter(step.graph, "forward")
         name = f"{root.name}.pruned"
         emit("PrunedBitmapPack", root, name=name, n_outputs=2, capacity=capacity, keep=[keep])
-        encoded = list(emit.nodes[0].outputs)
+        bits, values = emit.nodes[0].outputs
         insert_after_definition(step, root, emit.nodes)
         for value, node in read:
-            emit = Emitter(step.graph, "rebuild")
-            shape = list(dims(value)[1:])
-            decoded = emit("BitmapUnpack", *encoded, name=f"{value.name}.decoded", shape=shape)
-            redirect(node, value, decoded)
-            step.graph.insert_before(node, emit.nodes)
+            read_bitmap(step, node, value, (bits, values))
         return 1
 
 

@@ -33,6 +33,12 @@ def _decoded(node: ir.Node) -> list[TypedDims]:
     return [(dtype(node.inputs[1]), shape)]
 
 
+def _weight_grad(node: ir.Node) -> list[TypedDims]:
+    channels = ints(node, "shape")[0] // node.attributes["group"].as_int()
+    filters = dims(node.inputs[2])[1]
+    return [(dtype(node.inputs[1]), (filters, channels, *ints(node, "kernel_shape")))]
+
+
 BITMAP_PACK = Operator(
     summary="""bits, values = the sparse form of x, bit for bit: only +0.0 is left out.
 
@@ -132,4 +138,31 @@ BITMAP_RELU_GRAD = Operator(
     in_place={0: 0},
 )
 
-OPERATORS = (BITMAP_PACK, PRUNED_BITMAP_PACK, BITMAP_UNPACK, BITMAP_RELU_GRAD)
+BITMAP_CONV_WEIGHT_GRAD = Operator(
+    summary="""dw of y = Conv(x, w), x in its bitmap form: ConvWeightGrad.
+
+    bits, values: what BitmapPack made of x (N, *shape), shape = (C, *input). dy: (N, M, *output)
+    float. dw: (M, C / group, *kernel_shape), the dtype of x. The other attributes are those of
+    ConvWeightGrad. Kernels decode a part of one sample at a time, so that no dense x need exist.
+    """,
+    signature=(
+        "BitmapConvWeightGrad <shape, kernel_shape, strides, pads, dilations, group>"
+        " (bits, values, dy) => (dw)"
+    ),
+    body="""
+        x = bnnopt.BitmapUnpack <shape: ints = @shape> (bits, values)
+        dw = bnnopt.ConvWeightGrad <
+            kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads,
+            dilations: ints = @dilations, group: int = @group
+        > (x, dy)
+    """,
+    type_rule=_weight_grad,
+)
+
+OPERATORS = (
+    BITMAP_PACK,
+    PRUNED_BITMAP_PACK,
+    BITMAP_UNPACK,
+    BITMAP_RELU_GRAD,
+    BITMAP_CONV_WEIGHT_GRAD,
+)

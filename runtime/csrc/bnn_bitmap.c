@@ -5,6 +5,8 @@
    A row is cut into blocks. Encoding counts the values of every block, adds the counts up, and then
    moves the values of all blocks at once; decoding counts the bits again. Every thread writes the
    values of its own blocks and nothing beyond them. */
+#include "bnn_bitmap.h"
+
 #include "bnn_variants.h"
 
 #if defined(__x86_64__)
@@ -13,21 +15,11 @@
 
 enum { BLOCK = 4096 };
 
-struct bitmap {
-    const float *x;  /* dense input: what is encoded, or dy */
-    float *y;        /* dense output */
-    uint8_t *bits;
-    float *values;   /* including the 0 in front */
-    i64 *offsets;    /* values before each block, and the number of all */
-    const uint32_t *floors; /* for every row the least magnitude to keep, as bits; or NULL */
-    i64 row, row_bytes, blocks; /* elements and bytes of a row, blocks a row */
-};
-
 struct block {
     i64 start, bytes, n; /* first element, first byte of bits, elements */
 };
 
-BNN_INLINE struct block block_of(const struct bitmap *b, i64 i) {
+BNN_INLINE struct block block_of(const bnn_bitmap *b, i64 i) {
     i64 row = i / b->blocks, first = i % b->blocks * BLOCK;
     return (struct block){row * b->row + first, row * b->row_bytes + first / 8,
                           bnn_min(BLOCK, b->row - first)};
@@ -194,7 +186,7 @@ BNN_INLINE BNN_AVX2 void mask_avx2(const float *dy, const uint8_t *bits, const f
 
 /* The loops over blocks. */
 #define MARK(F)                                                                        \
-    struct bitmap *b = context;                                                        \
+    bnn_bitmap *b = context;                                                        \
     (void)thread;                                                                      \
     for (i64 i = begin; i < end; i++) {                                                \
         struct block k = block_of(b, i);                                               \
@@ -202,7 +194,7 @@ BNN_INLINE BNN_AVX2 void mask_avx2(const float *dy, const uint8_t *bits, const f
         b->offsets[i] = F(b->x + k.start, b->bits + k.bytes, k.n, floor);              \
     }
 #define BLOCKS(CALL)                                                                   \
-    struct bitmap *b = context;                                                        \
+    bnn_bitmap *b = context;                                                        \
     (void)thread;                                                                      \
     for (i64 i = begin; i < end; i++) {                                                \
         struct block k = block_of(b, i);                                               \
@@ -216,30 +208,30 @@ BNN_INLINE BNN_AVX2 void mask_avx2(const float *dy, const uint8_t *bits, const f
 #define MASK(F, ...)                                                                   \
     BLOCKS(F(b->x + k.start, b->bits + k.bytes, b->values + before, b->y + k.start,    \
              k.n __VA_ARGS__))
+#define COUNT                                                                          \
+    bnn_bitmap *b = context;                                                           \
+    (void)thread;                                                                      \
+    for (i64 i = begin; i < end; i++) {                                                \
+        struct block k = block_of(b, i);                                               \
+        b->offsets[i] = count_any(b->bits + k.bytes, k.n);                             \
+    }
 #define BODY(NAME, ISA) static void NAME##_body_##ISA(void *context, i64 begin, i64 end, int thread)
 
+BODY(count, any) { COUNT }
 BODY(mark, any) { MARK(mark_any) }
 BODY(gather, any) { GATHER(gather_any) }
 BODY(scatter, any) { SCATTER(scatter_any) }
 BODY(mask, any) { MASK(mask_any) }
 
-static void count_body(void *context, i64 begin, i64 end, int thread) {
-    struct bitmap *b = context;
-    (void)thread;
-    for (i64 i = begin; i < end; i++) {
-        struct block k = block_of(b, i);
-        b->offsets[i] = count_any(b->bits + k.bytes, k.n);
-    }
-}
-
 #if defined(__x86_64__)
+BNN_AVX2 BODY(count, avx2) { COUNT }
 BNN_AVX2 BODY(mark, avx2) { MARK(mark_avx2) }
 BNN_AVX2 BODY(gather, avx2) { GATHER(gather_avx2) }
 BNN_AVX2 BODY(scatter, avx2) { SCATTER(scatter_avx2, , count) }
 BNN_AVX2 BODY(mask, avx2) { MASK(mask_avx2, , count) }
 #endif
 
-static i64 n_blocks(struct bitmap *b, i64 rows, i64 row) {
+static void cut(bnn_bitmap *b, i64 rows, i64 row) {
     if (row % 8 == 0 && !b->floors) { /* no spare bits: one long row */
         row *= rows;
         rows = rows > 0;
@@ -247,7 +239,7 @@ static i64 n_blocks(struct bitmap *b, i64 rows, i64 row) {
     b->row = row;
     b->row_bytes = bnn_ceil_div(row, 8);
     b->blocks = bnn_ceil_div(row, BLOCK);
-    return rows * b->blocks;
+    b->n_blocks = rows * b->blocks;
 }
 
 /* From counts to offsets: each block's becomes the sum of those before it. */
@@ -262,23 +254,73 @@ static void add_up(i64 *offsets, i64 n) {
 
 enum { GRAIN = BNN_GRAIN / BLOCK };
 
+bnn_bitmap bnn_bitmap_of(const uint8_t *bits, const float *values, i64 rows, i64 row) {
+    bnn_bitmap b = {.bits = (uint8_t *)bits, .values = (float *)values};
+    cut(&b, rows, row);
+    return b;
+}
+
+i64 bnn_bitmap_offset_bytes(const bnn_bitmap *b) {
+    return (b->n_blocks + 1) * (i64)sizeof *b->offsets;
+}
+
+void bnn_bitmap_count(bnn_bitmap *b) {
+    bnn_parallel(b->n_blocks, GRAIN, BNN_PICK(count_body), b);
+    add_up(b->offsets, b->n_blocks);
+}
+
+/* The whole bytes that hold a stretch, and the values before them. */
+struct bytes {
+    const uint8_t *bits;
+    i64 before, spare; /* elements of the first byte that are not of the stretch */
+};
+
+BNN_INLINE struct bytes bytes_of(const bnn_bitmap *b, i64 first) {
+    i64 row = first / b->row, at = first % b->row, block = at / BLOCK, spare = at % 8;
+    const uint8_t *bits = b->bits + row * b->row_bytes;
+    i64 within = count_any(bits + block * (BLOCK / 8), at % BLOCK - spare);
+    return (struct bytes){bits + at / 8, b->offsets[row * b->blocks + block] + within, spare};
+}
+
+static const float *stretch_any(const bnn_bitmap *b, i64 first, i64 n, float *room) {
+    struct bytes s = bytes_of(b, first);
+    scatter_any(s.bits, b->values + s.before, room, n + s.spare);
+    return room + s.spare;
+}
+
+#if defined(__x86_64__)
+BNN_AVX2 static const float *stretch_avx2(const bnn_bitmap *b, i64 first, i64 n, float *room) {
+    struct bytes s = bytes_of(b, first);
+    i64 left = b->offsets[b->n_blocks] - s.before;
+    scatter_avx2(s.bits, b->values + s.before, room, n + s.spare, left);
+    return room + s.spare;
+}
+#endif
+
+const float *bnn_bitmap_take(const bnn_bitmap *b, i64 first, i64 n, float *room) {
+#if defined(__x86_64__)
+    if (bnn_has_avx2()) return stretch_avx2(b, first, n, room);
+#endif
+    return stretch_any(b, first, n, room);
+}
+
 /* bits: rows x ceil(row / 8) bytes of x's elements that are not +0.0; the last of `offsets`,
    blocks + 1 of them, is how many there are. */
 BNN_EXPORT void bnn_bitmap_mark_f32(const float *x, uint8_t *bits, i64 *offsets, i64 rows,
                                     i64 row) {
-    struct bitmap b = {.x = x, .bits = bits, .offsets = offsets};
-    i64 n = n_blocks(&b, rows, row);
-    bnn_parallel(n, GRAIN, BNN_PICK(mark_body), &b);
-    add_up(offsets, n);
+    bnn_bitmap b = {.x = x, .bits = bits, .offsets = offsets};
+    cut(&b, rows, row);
+    bnn_parallel(b.n_blocks, GRAIN, BNN_PICK(mark_body), &b);
+    add_up(offsets, b.n_blocks);
 }
 
 /* The same of the elements whose magnitude is at least that of their row. */
 BNN_EXPORT void bnn_bitmap_mark_largest_f32(const float *x, const uint32_t *floors, uint8_t *bits,
                                             i64 *offsets, i64 rows, i64 row) {
-    struct bitmap b = {.x = x, .floors = floors, .bits = bits, .offsets = offsets};
-    i64 n = n_blocks(&b, rows, row);
-    bnn_parallel(n, GRAIN, BNN_PICK(mark_body), &b);
-    add_up(offsets, n);
+    bnn_bitmap b = {.x = x, .floors = floors, .bits = bits, .offsets = offsets};
+    cut(&b, rows, row);
+    bnn_parallel(b.n_blocks, GRAIN, BNN_PICK(mark_body), &b);
+    add_up(offsets, b.n_blocks);
 }
 
 /* values: the 0 in front, then the marked elements; `offsets` as the marking left them, `by_row` as
@@ -286,29 +328,27 @@ BNN_EXPORT void bnn_bitmap_mark_largest_f32(const float *x, const uint32_t *floo
 BNN_EXPORT void bnn_bitmap_gather_f32(const float *x, uint8_t *bits, float *values, i64 *offsets,
                                       i64 rows, i64 row, i64 by_row) {
     const uint32_t unread = 0;
-    struct bitmap b = {.x = x, .bits = bits, .values = values, .offsets = offsets,
+    bnn_bitmap b = {.x = x, .bits = bits, .values = values, .offsets = offsets,
                        .floors = by_row ? &unread : NULL};
-    i64 n = n_blocks(&b, rows, row);
+    cut(&b, rows, row);
     values[0] = 0;
-    bnn_parallel(n, GRAIN, BNN_PICK(gather_body), &b);
+    bnn_parallel(b.n_blocks, GRAIN, BNN_PICK(gather_body), &b);
 }
 
 /* y: rows x row floats again. */
 BNN_EXPORT void bnn_bitmap_scatter_f32(uint8_t *bits, float *values, float *y, i64 *offsets,
                                        i64 rows, i64 row) {
-    struct bitmap b = {.bits = bits, .values = values, .y = y, .offsets = offsets};
-    i64 n = n_blocks(&b, rows, row);
-    bnn_parallel(n, GRAIN, count_body, &b);
-    add_up(offsets, n);
-    bnn_parallel(n, GRAIN, BNN_PICK(scatter_body), &b);
+    bnn_bitmap b = {.bits = bits, .values = values, .y = y, .offsets = offsets};
+    cut(&b, rows, row);
+    bnn_bitmap_count(&b);
+    bnn_parallel(b.n_blocks, GRAIN, BNN_PICK(scatter_body), &b);
 }
 
 /* dx = dy where the element is above 0, else 0 dy; dx may be dy. */
 BNN_EXPORT void bnn_bitmap_relu_grad_f32(const float *dy, uint8_t *bits, float *values, float *dx,
                                          i64 *offsets, i64 rows, i64 row) {
-    struct bitmap b = {.x = dy, .bits = bits, .values = values, .y = dx, .offsets = offsets};
-    i64 n = n_blocks(&b, rows, row);
-    bnn_parallel(n, GRAIN, count_body, &b);
-    add_up(offsets, n);
-    bnn_parallel(n, GRAIN, BNN_PICK(mask_body), &b);
+    bnn_bitmap b = {.x = dy, .bits = bits, .values = values, .y = dx, .offsets = offsets};
+    cut(&b, rows, row);
+    bnn_bitmap_count(&b);
+    bnn_parallel(b.n_blocks, GRAIN, BNN_PICK(mask_body), &b);
 }

@@ -6,6 +6,7 @@
    computed for nothing.
 
    Each channel may have several filters: filter m reads channel m / (M / C). */
+#include "bnn_bitmap.h"
 #include "bnn_real.h"
 
 /* A plane of x (height, width) and the grid of positions that read it. */
@@ -24,6 +25,7 @@ typedef struct {
     const bnn_conv *g;
     const bnn_real_cores *cores;
     bnn_floats x, dy;
+    bnn_bitmap *bitmap; /* of x, in the weight gradient; NULL if x is there */
     const float *w, *b;
     void *y;
     float *dw;
@@ -35,6 +37,7 @@ typedef struct {
     float *x, *y, *sums, *weights;
     i64 *offsets;
     tap *taps;
+    float *decoded; /* the rows of a plane of the bitmap that a band reads */
 } workspace;
 
 /* The copy (step_y phases, step_x phases, phase_rows, pitch) of the rows that positions row ..
@@ -237,12 +240,27 @@ BNN_EXPORT int bnn_conv_depthwise_input_grad_f32f32f32(const bnn_conv *g, const 
 
 /* ---- weight gradient: a unit is one filter, over the whole batch ---- */
 
+/* x, of which the rows are going to be read that n_rows positions from `row` on read; *plane is
+   where the plane would begin. */
+static bnn_floats source(const depthwise *d, const grid *p, i64 row, i64 n_rows, float *decoded,
+                         i64 *plane) {
+    if (!d->bitmap) return d->x;
+    i64 top = p->low_y + row * p->step_y, used = n_rows + p->phase_rows - p->band_rows;
+    i64 begin = bnn_clamp(top, 0, p->height);
+    i64 end = bnn_clamp(top + used * p->step_y, begin, p->height);
+    i64 first = *plane + begin * p->width, n = (end - begin) * p->width;
+    *plane -= first;
+    return (bnn_floats){n ? bnn_bitmap_take(d->bitmap, first, n, decoded) : decoded, 0};
+}
+
 static void add_plane(const depthwise *d, const grid *p, i64 n, i64 m, workspace w) {
     const bnn_conv *g = d->g;
-    i64 x_plane = (n * g->c + m / (g->m / g->c)) * g->h * g->w, dy_plane = (n * g->m + m) * g->ho;
+    i64 dy_plane = (n * g->m + m) * g->ho;
     for (i64 row = 0; row < p->rows; row += p->band_rows) {
         i64 n_rows = bnn_min(p->band_rows, p->rows - row);
-        copy_band(d->cores, d->x, x_plane, p, row, n_rows, w.x);
+        i64 x_plane = (n * g->c + m / (g->m / g->c)) * g->h * g->w;
+        bnn_floats x = source(d, p, row, n_rows, w.decoded, &x_plane);
+        copy_band(d->cores, x, x_plane, p, row, n_rows, w.x);
         /* No position between two rows counts. */
         d->cores->pad(d->dy, (dy_plane + row) * g->wo, g->wo, n_rows, 1, 0, p->cols, p->pitch, w.y);
         d->cores->dot(w.x, w.offsets, g->kh * g->kw, w.y, (n_rows - 1) * p->pitch + p->cols,
@@ -250,12 +268,20 @@ static void add_plane(const depthwise *d, const grid *p, i64 n, i64 m, workspace
     }
 }
 
+static i64 decoded_bytes(const depthwise *d, const grid *p) {
+    i64 rows = bnn_min(p->phase_rows * p->step_y, p->height);
+    return d->bitmap ? floats_bytes(rows * p->width + 7) : 0;
+}
+
 static void add_filters(void *context, i64 begin, i64 end, int thread) {
     const depthwise *d = context;
     const bnn_conv *g = d->g;
     const grid p = forward_grid(g);
     i64 taps = g->kh * g->kw;
-    workspace w = take_workspace(g, &p, d->per_thread[thread]);
+    bnn_scratch scratch = d->per_thread[thread];
+    float *decoded = bnn_take(&scratch, decoded_bytes(d, &p));
+    workspace w = take_workspace(g, &p, scratch);
+    w.decoded = decoded;
     forward_offsets(g, &p, w.offsets);
     for (i64 m = begin; m < end; m++) {
         memset(w.sums, 0, (size_t)(taps * LANES16) * sizeof(float));
@@ -268,16 +294,38 @@ static void add_filters(void *context, i64 begin, i64 end, int thread) {
     }
 }
 
+static int weight_grad(depthwise *d, bnn_scratch scratch) {
+    const bnn_conv *g = d->g;
+    const grid p = forward_grid(g);
+    bnn_scratch per_thread[BNN_MAX_THREADS];
+    if (!bnn_share(&scratch, share_bytes(g, &p) + decoded_bytes(d, &p), per_thread)) return 0;
+    d->per_thread = per_thread;
+    if (d->bitmap) bnn_bitmap_count(d->bitmap);
+    bnn_parallel(g->m, bnn_grain_of(g->n * g->ho * g->wo * g->kh * g->kw), add_filters, d);
+    return 1;
+}
+
 /* As bnn_conv_weight_grad_f32f32f32, for group == C. */
 BNN_EXPORT int bnn_conv_depthwise_weight_grad_f32f32f32(const bnn_conv *g, const void *x,
                                                         i64 x_is_half, const void *dy,
                                                         i64 dy_is_half, float *dw,
                                                         uint8_t *memory, i64 n_bytes) {
-    bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     depthwise d = {.g = g, .cores = bnn_best_real_cores(), .x = {x, (int)x_is_half},
-                   .dy = {dy, (int)dy_is_half}, .dw = dw, .per_thread = per_thread};
-    const grid p = forward_grid(g);
-    if (!bnn_share(&scratch, share_bytes(g, &p), per_thread)) return 0;
-    bnn_parallel(g->m, bnn_grain_of(g->n * g->ho * g->wo * g->kh * g->kw), add_filters, &d);
-    return 1;
+                   .dy = {dy, (int)dy_is_half}, .dw = dw};
+    return weight_grad(&d, (bnn_scratch){memory, memory + n_bytes});
+}
+
+/* As bnn_bitmap_conv_weight_grad_f32f32f32, for group == C. */
+BNN_EXPORT int bnn_bitmap_conv_depthwise_weight_grad_f32f32f32(const bnn_conv *g,
+                                                               const uint8_t *bits,
+                                                               const float *values, const void *dy,
+                                                               i64 dy_is_half, float *dw,
+                                                               uint8_t *memory, i64 n_bytes) {
+    bnn_scratch scratch = {memory, memory + n_bytes};
+    bnn_bitmap x = bnn_bitmap_of(bits, values, g->n, g->c * g->h * g->w);
+    x.offsets = bnn_take(&scratch, bnn_bitmap_offset_bytes(&x));
+    if (!x.offsets) return 0;
+    depthwise d = {.g = g, .cores = bnn_best_real_cores(), .bitmap = &x,
+                   .dy = {dy, (int)dy_is_half}, .dw = dw};
+    return weight_grad(&d, scratch);
 }

@@ -9,13 +9,17 @@
    A unit of work is a block of channels and of filters, over the whole batch: a tile of sums for
    each `lanes` of the filters, which share the copies. Where there are few units, the batch is cut
    into as many parts as the shapes ask for (not the number of threads), whose sums are added in
-   their order. */
+   their order.
+
+   x may come as a bitmap: then what a band reads of a plane is decoded right before it is copied. */
+#include "bnn_bitmap.h"
 #include "bnn_real.h"
 
 typedef struct {
     const bnn_conv *g;
     const bnn_real_cores *cores;
     bnn_floats x, dy;
+    bnn_bitmap *bitmap;     /* of x; NULL if x is there */
     float *dw;
     i64 n_parts, n_bands;
     i64 lanes;              /* of a tile */
@@ -32,6 +36,7 @@ static i64 tile_rows(const bnn_conv *g) { return g->channels * g->kh * g->kw; }
 typedef struct {
     float *x, *dy, *tile;
     i64 *offsets;
+    float *decoded; /* what a band reads of a plane of the bitmap */
 } workspace;
 
 typedef struct {
@@ -66,8 +71,15 @@ static block no_tile(block k) {
     return k;
 }
 
+/* x, of which n elements from `first` on are going to be read; *at counts from where it begins. */
+static bnn_floats source(const gradient *d, i64 first, i64 n, float *decoded, i64 *at) {
+    if (!d->bitmap || n <= 0) return d->x;
+    *at -= first;
+    return (bnn_floats){bnn_bitmap_take(d->bitmap, first, n, decoded), 0};
+}
+
 /* x (channels, samples, in_rows, pitch). */
-static void copy_band(const gradient *d, bnn_band b, block k, float *out) {
+static void copy_band(const gradient *d, bnn_band b, block k, workspace w) {
     const bnn_conv *g = d->g;
     i64 top = b.row * g->sh - g->pt, left = b.col * g->sw - g->pl;
     i64 n_rows = (b.rows - 1) * d->stride_y + (g->kh - 1) * g->dh + 1;
@@ -76,15 +88,19 @@ static void copy_band(const gradient *d, bnn_band b, block k, float *out) {
     i64 last = bnn_clamp(bnn_ceil_div(g->h - top, d->step_y), first, n_rows);
     i64 low = bnn_min(d->pitch, bnn_ceil_div(bnn_max(-left, 0), d->step_x));
     i64 high = bnn_clamp(bnn_ceil_div(g->w - left, d->step_x), low, d->pitch);
+    i64 step = d->step_y * g->w;
+    i64 n_read = high > low ? (last - first - 1) * step + (high - low - 1) * d->step_x + 1 : 0;
     size_t row_bytes = (size_t)d->pitch * sizeof(float);
     for (i64 c = 0; c < k.n_channels; c++) {
         i64 channel = k.group * (g->c / g->group) + k.channel + c;
         for (i64 s = 0; s < b.samples; s++) {
-            float *plane = out + (c * g->samples + s) * d->in_rows * d->pitch;
+            float *plane = w.x + (c * g->samples + s) * d->in_rows * d->pitch;
             i64 y = ((b.sample + s) * g->c + channel) * g->h + top + first * d->step_y;
+            i64 at = y * g->w + left;
+            bnn_floats x = source(d, at + low * d->step_x, n_read, w.decoded, &at);
             memset(plane, 0, (size_t)first * row_bytes);
-            d->cores->pad(d->x, y * g->w + left, d->step_y * g->w, last - first, d->step_x, low,
-                          high, d->pitch, plane + first * d->pitch);
+            d->cores->pad(x, at, step, last - first, d->step_x, low, high, d->pitch,
+                          plane + first * d->pitch);
             memset(plane + last * d->pitch, 0, (size_t)(n_rows - last) * row_bytes);
         }
     }
@@ -111,7 +127,7 @@ static void turn_band(const gradient *d, bnn_band b, block k, float *panel) {
 static void add_band(const gradient *d, bnn_band b, block k, workspace w, float *tile,
                      int add) {
     const bnn_conv *g = d->g;
-    copy_band(d, b, k, w.x);
+    copy_band(d, b, k, w);
     bnn_strips strips = {.start = w.x, .offsets = w.offsets, .step = d->stride_x, .n_terms = b.cols,
                          .run = d->stride_y * d->pitch, .n_runs = b.rows,
                          .group = d->in_rows * d->pitch, .n_groups = b.samples};
@@ -139,6 +155,11 @@ static i64 copy_bytes(const gradient *d) {
 static i64 turned_bytes(const bnn_conv *g) {
     return floats_bytes(g->samples * g->rows * g->cols * PANEL);
 }
+/* Of a band, from the first element that it reads of a plane to the last, in whole bytes of bits. */
+static i64 decoded_bytes(const gradient *d) {
+    i64 floats = (d->in_rows - 1) * d->step_y * d->g->w + (d->pitch - 1) * d->step_x + 8;
+    return d->bitmap ? floats_bytes(floats) : 0;
+}
 /* Floats of the tiles of a unit. */
 static i64 unit_sums(const gradient *d) {
     return bnn_ceil_div(d->g->filters, d->lanes) * tile_rows(d->g) * PANEL;
@@ -149,7 +170,8 @@ static workspace take_workspace(const gradient *d, bnn_scratch scratch) {
     workspace w = {.x = bnn_take(&scratch, copy_bytes(d)),
                    .dy = bnn_take(&scratch, turned_bytes(g)),
                    .tile = bnn_take(&scratch, floats_bytes(unit_sums(d))),
-                   .offsets = bnn_take(&scratch, tile_rows(g) * 8)};
+                   .offsets = bnn_take(&scratch, tile_rows(g) * 8),
+                   .decoded = bnn_take(&scratch, decoded_bytes(d))};
     i64 *offset = w.offsets;
     for (i64 c = 0; c < g->channels; c++)
         for (i64 y = 0; y < g->kh; y++)
@@ -187,32 +209,58 @@ static void add_parts(void *context, i64 begin, i64 end, int thread) {
     }
 }
 
+static gradient make_gradient(const bnn_conv *g, const void *dy, i64 dy_is_half, float *dw,
+                              i64 n_parts) {
+    i64 filters = g->m / g->group, n_lane_blocks = bnn_ceil_div(filters, PANEL);
+    gradient d = {.g = g, .cores = bnn_best_real_cores(), .dy = {dy, (int)dy_is_half}, .dw = dw,
+                  .n_parts = n_parts, .n_bands = bnn_n_bands(g),
+                  .lanes = bnn_round_up(bnn_ceil_div(filters, n_lane_blocks), 16),
+                  .n_channel_blocks = bnn_ceil_div(g->c / g->group, g->channels),
+                  .step_y = g->kh == 1 ? g->sh : 1, .stride_y = g->kh == 1 ? 1 : g->sh,
+                  .step_x = g->kw == 1 ? g->sw : 1, .stride_x = g->kw == 1 ? 1 : g->sw};
+    d.in_rows = (g->rows - 1) * d.stride_y + (g->kh - 1) * g->dh + 1;
+    d.pitch = (g->cols - 1) * d.stride_x + (g->kw - 1) * g->dw + 1;
+    d.n_filter_blocks = bnn_ceil_div(filters, g->filters);
+    return d;
+}
+
+static int run(gradient *d, bnn_scratch scratch) {
+    bnn_scratch per_thread[BNN_MAX_THREADS];
+    i64 sums = floats_bytes(unit_sums(d));
+    if (d->n_parts > 1) {
+        d->sums = bnn_take(&scratch, d->n_parts * n_units(d) * sums);
+        if (!d->sums) return 0;
+    }
+    i64 share = copy_bytes(d) + turned_bytes(d->g) + sums + bnn_round_up(tile_rows(d->g) * 8, 64) +
+                decoded_bytes(d);
+    if (!bnn_share(&scratch, share, per_thread)) return 0;
+    d->per_thread = per_thread;
+    if (d->bitmap) bnn_bitmap_count(d->bitmap);
+    bnn_parallel(n_units(d) * d->n_parts, 1, add_units, d);
+    if (d->n_parts > 1) bnn_parallel(n_units(d), 1, add_parts, d);
+    return 1;
+}
+
 /* dw (M, C / group, kh, kw) of x (N, C, H, W) and dy (N, M, Ho, Wo), the batch in n_parts, which are
    at most the bands. Returns 0, with nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_conv_weight_grad_f32f32f32(const bnn_conv *g, const void *x, i64 x_is_half,
                                               const void *dy, i64 dy_is_half, float *dw,
                                               i64 n_parts, uint8_t *memory, i64 n_bytes) {
-    bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
-    i64 filters = g->m / g->group, n_lane_blocks = bnn_ceil_div(filters, PANEL);
-    gradient d = {.g = g, .cores = bnn_best_real_cores(), .x = {x, (int)x_is_half},
-                  .dy = {dy, (int)dy_is_half}, .dw = dw, .n_parts = n_parts,
-                  .n_bands = bnn_n_bands(g),
-                  .lanes = bnn_round_up(bnn_ceil_div(filters, n_lane_blocks), 16),
-                  .n_channel_blocks = bnn_ceil_div(g->c / g->group, g->channels),
-                  .step_y = g->kh == 1 ? g->sh : 1, .stride_y = g->kh == 1 ? 1 : g->sh,
-                  .step_x = g->kw == 1 ? g->sw : 1, .stride_x = g->kw == 1 ? 1 : g->sw,
-                  .per_thread = per_thread};
-    d.in_rows = (g->rows - 1) * d.stride_y + (g->kh - 1) * g->dh + 1;
-    d.pitch = (g->cols - 1) * d.stride_x + (g->kw - 1) * g->dw + 1;
-    d.n_filter_blocks = bnn_ceil_div(filters, g->filters);
-    i64 sums = floats_bytes(unit_sums(&d));
-    if (n_parts > 1) {
-        d.sums = bnn_take(&scratch, n_parts * n_units(&d) * sums);
-        if (!d.sums) return 0;
-    }
-    i64 share = copy_bytes(&d) + turned_bytes(g) + sums + bnn_round_up(tile_rows(g) * 8, 64);
-    if (!bnn_share(&scratch, share, per_thread)) return 0;
-    bnn_parallel(n_units(&d) * n_parts, 1, add_units, &d);
-    if (n_parts > 1) bnn_parallel(n_units(&d), 1, add_parts, &d);
-    return 1;
+    gradient d = make_gradient(g, dy, dy_is_half, dw, n_parts);
+    d.x = (bnn_floats){x, (int)x_is_half};
+    return run(&d, (bnn_scratch){memory, memory + n_bytes});
+}
+
+/* The same of x in its bitmap form, to the same bits. */
+BNN_EXPORT int bnn_bitmap_conv_weight_grad_f32f32f32(const bnn_conv *g, const uint8_t *bits,
+                                                     const float *values, const void *dy,
+                                                     i64 dy_is_half, float *dw, i64 n_parts,
+                                                     uint8_t *memory, i64 n_bytes) {
+    bnn_scratch scratch = {memory, memory + n_bytes};
+    bnn_bitmap x = bnn_bitmap_of(bits, values, g->n, g->c * g->h * g->w);
+    x.offsets = bnn_take(&scratch, bnn_bitmap_offset_bytes(&x));
+    if (!x.offsets) return 0;
+    gradient d = make_gradient(g, dy, dy_is_half, dw, n_parts);
+    d.bitmap = &x;
+    return run(&d, scratch);
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
@@ -58,6 +60,17 @@ def bitmap_unpack(bits: Array, values: Array, *, shape: list[int]) -> Array:
     x = np.zeros(kept.shape, values.dtype)
     x[kept] = values[1 : np.count_nonzero(kept) + 1]
     return x
+
+
+def samples(bits: Array, values: Array, *, shape: Sequence[int]) -> Iterator[Array]:
+    """Yield the samples of `bitmap_unpack`, decoded one at a time."""
+    first = 0
+    for row in bits:
+        kept = unpack_bits(row[None], shape=shape)[0]
+        x, last = np.zeros(kept.shape, values.dtype), first + int(np.count_nonzero(kept))
+        x[kept] = values[first + 1 : last + 1]
+        first = last
+        yield x
 
 
 @np.errstate(invalid="ignore")

@@ -99,13 +99,14 @@ def _offsets(dense: Array | None, scratch: Array, by_row: bool = False) -> Array
     """The scratch memory as one offset a block and one more; None where it does not do."""
     if dense is None or dense.ndim == 0 or dense.size == 0:
         return None
-    n_bytes = _offset_bytes(dense.shape, by_row)
+    n_bytes = offset_bytes(dense.shape, by_row)
     if scratch.size < n_bytes or scratch.ctypes.data % OFFSET.itemsize:
         return None
     return scratch[:n_bytes].view(OFFSET)
 
 
-def _offset_bytes(shape: Sequence[int], by_row: bool) -> int:
+def offset_bytes(shape: Sequence[int], by_row: bool = False) -> int:
+    """Bytes of the offsets with which a tensor of this shape is encoded or decoded."""
     rows, row = shape[0], math.prod(shape[1:])
     if row % 8 == 0 and not by_row:  # one long row
         rows, row = 1, rows * row
@@ -126,8 +127,8 @@ def scratch_bytes(
     """Bytes of the offsets that a step needs."""
     dense = outputs[0] if operator == "BitmapUnpack" else inputs[0]
     if operator == "PrunedBitmapPack":
-        return _floor_bytes(dense) + _offset_bytes(dense, by_row=True)
-    return _offset_bytes(dense, by_row=False)
+        return _floor_bytes(dense) + offset_bytes(dense, by_row=True)
+    return offset_bytes(dense)
 
 
 COMPILED_BITMAP: dict[str, CompiledKernel] = {

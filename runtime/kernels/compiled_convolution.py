@@ -2,7 +2,8 @@
 
 A convolution is a matrix product whose columns are gathered a panel of 48 at a time; a depthwise
 one goes plane by plane. Maps are float32 or float16, sums float32. How the work is cut depends on
-the shapes alone, never on the number of threads, so that neither does any sum.
+the shapes alone, never on the number of threads, so that neither does any sum. A weight gradient
+also takes x as a bitmap, and decodes of a plane what a band of positions reads.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bnnopt.runtime.kernels.compiled import (
     integers,
     optional,
 )
+from bnnopt.runtime.kernels.compiled_bitmap import offset_bytes
 from bnnopt.runtime.kernels.product_tiling import Convolution
 from bnnopt.runtime.kernels.windows import Window, make_window
 from bnnopt.runtime.library import int64s
@@ -75,7 +77,19 @@ def conv_weight_grad(
     return _run("ConvWeightGrad", (x, dy), dw, attributes, scratch, arrays)
 
 
+def bitmap_conv_weight_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`convolution.bitmap_conv_weight_grad`, values float32, dy float32 or float16."""
+    (bits, values, dy), dw = inputs, outputs[0]
+    if not (covered(bits, dtype=np.uint8) and covered(values, dw) and _is_map(dy)):
+        return False
+    arrays: list[Argument] = [bits, values, dy, _is_half(dy), dw]
+    return _run("BitmapConvWeightGrad", inputs, dw, attributes, scratch, arrays)
+
+
 COMPILED_CONVOLUTION: dict[str, CompiledKernel] = {
+    "BitmapConvWeightGrad": bitmap_conv_weight_grad,
     "Conv": conv,
     "ConvInputGrad": conv_input_grad,
     "ConvWeightGrad": conv_weight_grad,
@@ -92,13 +106,17 @@ def _is_half(array: Array | None) -> int:
 
 
 class _Cut(NamedTuple):
-    """The function for a geometry, what it takes besides, and its scratch: shared, for a thread."""
+    """The function for a geometry, what it takes besides, and its scratch: shared, for a thread.
+
+    ``decoded`` floats of a bitmap are what a thread needs room for, if x is one.
+    """
 
     function: str
     geometry: Convolution
     extra: Sequence[int]
     shared: Sequence[int]
     share: Sequence[int]
+    decoded: int = 0
 
 
 def _run(
@@ -130,7 +148,7 @@ def scratch_bytes(
     Parameters
     ----------
     operator : str
-        ``Conv``, ``RealConv``, ``ConvInputGrad`` or ``ConvWeightGrad``.
+        ``Conv``, ``RealConv``, ``ConvInputGrad``, ``ConvWeightGrad`` or ``BitmapConvWeightGrad``.
     inputs, outputs : sequences of shapes
         The operator's. A smaller batch needs no more.
     attributes : mapping
@@ -147,6 +165,9 @@ def scratch_bytes(
 def _cut(
     operator: str, inputs: Sequence[Shape], output: Shape, attributes: Attributes
 ) -> _Cut | None:
+    if operator == "BitmapConvWeightGrad":
+        x = (inputs[0][0], *(integers(attributes, "shape") or ()))
+        return _of_bitmap(_cut("ConvWeightGrad", (x, inputs[2]), output, attributes), x)
     if any(0 in shape for shape in (*inputs[:2], output)) or len(output) not in (3, 4):
         return None
     if operator in ("Conv", "RealConv"):
@@ -243,7 +264,20 @@ def _weight_grad(g: Convolution) -> _Cut:
         cut.channels * g.taps * 8,
     ]
     shared = [n_parts * n_units * _aligned(sums)] if n_parts > 1 else []
-    return _Cut("bnn_conv_weight_grad_f32f32f32", cut, (n_parts,), shared, share)
+    step = (g.sh if g.kh == 1 else 1) * g.w
+    decoded = (rows - 1) * step + (cols - 1) * (g.sw if g.kw == 1 else 1) + 8
+    return _Cut("bnn_conv_weight_grad_f32f32f32", cut, (n_parts,), shared, share, decoded)
+
+
+def _of_bitmap(cut: _Cut | None, x: Shape) -> _Cut | None:
+    """For x in its bitmap form: offsets to find a band by, and room to decode it."""
+    if cut is None:
+        return None
+    return cut._replace(
+        function=cut.function.replace("bnn_", "bnn_bitmap_", 1),
+        shared=[offset_bytes(x), *cut.shared],
+        share=[cut.decoded * FLOAT_BYTES, *cut.share],
+    )
 
 
 DEPTHWISE = {
@@ -271,7 +305,8 @@ def _depthwise(operator: str, g: Convolution) -> _Cut:
         g.taps * 8,
         g.taps * TAP_BYTES,
     ]
-    return _Cut(DEPTHWISE[operator], cut, (), [], share)
+    decoded = min(g.h, (rows + span_y) * g.sh) * g.w + 7
+    return _Cut(DEPTHWISE[operator], cut, (), [], share, decoded)
 
 
 def _up(a: int, b: int) -> int:

@@ -10,12 +10,13 @@ that depends on the shapes alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.bitmap import samples as bitmap_samples
 from bnnopt.runtime.kernels.windows import Window, make_window
 
 
@@ -144,13 +145,42 @@ def conv_weight_grad(
         result=dy.shape[2:],
     )  # fmt: skip
     dw = _zeros((dy.shape[1], x.shape[1] // group, *kernel_shape), x.dtype, out)
-    if _is_depthwise(x.shape[1], group):
-        _depthwise_weight_grad(x, dy, window, dw)
-        return dw
-    total = dw.reshape(group, dy.shape[1] // group, -1)
-    per_sample = np.empty_like(total)
-    for tile, columns in zip(dy, _column_tiles(x, window, group), strict=True):
-        total += np.matmul(_by_group(tile, group), columns.swapaxes(1, 2), out=per_sample)
+    _add_samples(x, dy, window, group, dw)
+    return dw
+
+
+def bitmap_conv_weight_grad(
+    bits: Array,
+    values: Array,
+    dy: Array,
+    *,
+    shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    group: int,
+) -> Array:
+    """`conv_weight_grad` of an x in its bitmap form, of which one sample at a time is decoded.
+
+    Parameters
+    ----------
+    bits : (N, ceil(K / 8)) uint8
+    values : (capacity or more,) float
+    dy : (N, M, ...) float
+    shape : (C, ...), of a sample of x; K is their product
+
+    Returns
+    -------
+    (M, C / group, *kernel_shape), dtype of values
+    """
+    window = make_window(
+        shape[1:], kernel_shape, strides=strides, pads=pads, dilations=dilations,
+        result=dy.shape[2:],
+    )  # fmt: skip
+    dw = np.zeros((dy.shape[1], shape[0] // group, *kernel_shape), values.dtype)
+    samples = bitmap_samples(bits, values, shape=shape)
+    _add_samples(samples, dy.astype(dw.dtype, copy=False), window, group, dw)
     return dw
 
 
@@ -235,15 +265,27 @@ def _by_group(sample: Array, group: int) -> Array:
     return sample.reshape(group, sample.shape[0] // group, math.prod(sample.shape[1:]))
 
 
-def _column_tiles(x: Array, window: Window, group: int) -> Iterator[Array]:
+def _add_samples(x: Iterable[Array], dy: Array, window: Window, group: int, dw: Array) -> None:
+    """Add to dw the weight gradient of each of the samples of x."""
+    if _is_depthwise(dw.shape[1] * group, group):
+        _depthwise_weight_grad(x, dy, window, group, dw)
+        return
+    total = dw.reshape(group, dy.shape[1] // group, -1)
+    per_sample = np.empty_like(total)
+    for tile, columns in zip(dy, _column_tiles(x, window, group), strict=True):
+        total += np.matmul(_by_group(tile, group), columns.swapaxes(1, 2), out=per_sample)
+
+
+def _column_tiles(x: Iterable[Array], window: Window, group: int) -> Iterator[Array]:
     """Yield the columns of each sample, (group, C / group * taps, positions), in one buffer."""
     if window.is_pointwise:
         yield from (_by_group(sample, group) for sample in x)
         return
-    channels, positions = x.shape[1], math.prod(window.result)
-    columns = np.zeros((channels, math.prod(window.kernel), *window.result), x.dtype)
+    positions, n_taps, columns = math.prod(window.result), math.prod(window.kernel), None
     taps = list(window.taps())
     for sample in x:
+        if columns is None:
+            columns = np.zeros((len(sample), n_taps, *window.result), sample.dtype)
         for tap, source, result in taps:  # never the padding: it stays zero
             columns[:, tap][:, *result] = sample[:, *source]
         yield columns.reshape(group, -1, positions)
@@ -299,10 +341,11 @@ def _depthwise_input_grad(dy: Array, w: Array, window: Window, dx: Array) -> Non
             sample[:, *source] += product
 
 
-def _depthwise_weight_grad(x: Array, dy: Array, window: Window, dw: Array) -> None:
-    channels, axes = x.shape[1], tuple(range(1, x.ndim - 1))
-    multiplier = dw.shape[0] // channels
-    scratch = np.empty((channels, *window.result), x.dtype)
+def _depthwise_weight_grad(
+    x: Iterable[Array], dy: Array, window: Window, channels: int, dw: Array
+) -> None:
+    axes, multiplier = tuple(range(1, dy.ndim - 1)), dw.shape[0] // channels
+    scratch = np.empty((channels, *window.result), dw.dtype)
     total = dw.reshape(dw.shape[0], -1)
     taps = list(window.taps())
     for sample, tile in zip(x, dy, strict=True):

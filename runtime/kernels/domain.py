@@ -80,6 +80,7 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "BinaryGemmWeightGradSigns": binary_products.binary_gemm_weight_grad_signs,
     "Binarize": binarize.binarize,
     "BinarizePack": packing.binarize_pack,
+    "BitmapConvWeightGrad": convolution.bitmap_conv_weight_grad,
     "BitmapPack": bitmap.bitmap_pack,
     "BitmapReluGrad": bitmap.bitmap_relu_grad,
     "BitmapUnpack": bitmap.bitmap_unpack,

@@ -8,6 +8,7 @@ of the row (``numpy.packbits`` with ``bitorder="little"``); the spare bits of th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def pack_bits(mask: Array) -> Array:
     return np.packbits(rows, axis=1, bitorder="little")
 
 
-def unpack_bits(packed: Array, *, shape: list[int]) -> Array:
+def unpack_bits(packed: Array, *, shape: Sequence[int]) -> Array:
     """Unpack (N, ceil(K / 8)) uint8 into (N, *shape) bool."""
     bits = np.unpackbits(packed, axis=1, count=math.prod(shape), bitorder="little")
     return bits.view(np.bool_).reshape(len(packed), *shape)

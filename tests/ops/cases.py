@@ -176,9 +176,19 @@ def convolution_cases() -> list[Case]:
             case("ConvWeightGrad", note, x, dy, kernel_shape=kernel, **shared),
             case("RealConv", note, x, w, dtype=1, **shared),
         ]  # fmt: skip
+        table.append(of_bitmap(table[-2]))
         if note in ("same", "everything"):
-            table += half_convolutions(note, table[-3:])
+            table += half_convolutions(note, table[-4:-1])
     return table
+
+
+def of_bitmap(weight_grad: Case) -> Case:
+    """The weight gradient of a rectified x, which comes as a bitmap with a spare value."""
+    x, dy = weight_grad.inputs
+    x = np.maximum(x, 0)
+    packed = case("BitmapPack", "", x, capacity=int(np.count_nonzero(x)) + 2).twin
+    options = {"shape": list(x.shape[1:]), **weight_grad.attributes}
+    return case("BitmapConvWeightGrad", weight_grad.note, *packed, dy, **options)
 
 
 def half_convolutions(note: str, cases: list[Case]) -> list[Case]:
@@ -186,9 +196,11 @@ def half_convolutions(note: str, cases: list[Case]) -> list[Case]:
     input_grad, weight_grad, forward = cases
     (dy, w), (x, _) = input_grad.inputs, weight_grad.inputs
     halves, w, x = whole_halves(dy), whole_halves(w).astype("f"), whole_halves(x).astype("f")
+    narrow = case("ConvWeightGrad", f"{note}-float16", x, halves, **weight_grad.attributes)
     return [
         case("ConvInputGrad", f"{note}-float16", halves, w, **input_grad.attributes),
-        case("ConvWeightGrad", f"{note}-float16", x, halves, **weight_grad.attributes),
+        narrow,
+        of_bitmap(narrow),
         case("RealConv", f"{note}-float16", x, w, **{**forward.attributes, "dtype": 10}),
     ]
 

@@ -32,6 +32,7 @@ BOUNDS: dict[str, float] = {
     "L1BatchNormalizationGrad": 1e-5,
     "L1BatchNormalizationSigns": 1e-5,
     "L1BatchNormalizationTraining": 1e-5,
+    "BitmapConvWeightGrad": 1e-6,  # sums of some ten products in another order
     "BinaryConvInputGrad": 1e-6,  # sums of some ten terms in another order
     "BinaryConvWeightGrad": 1e-6,
     "BinaryGemmInputGrad": 1e-6,

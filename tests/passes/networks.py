@@ -94,6 +94,25 @@ FLOAT_WEIGHTS = {
     "b": [3],
 }
 
+# Real layers without batch norm, one of them depthwise, whose inputs are rectified.
+RELU = """g (float[batch,2,7,7] x) => (float[batch,3] y) {
+    c1 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1, b1)
+    r1 = Relu (c1)
+    c2 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], group = 4> (r1, w2)
+    r2 = Relu (c2)
+    c3 = Conv <kernel_shape = [3, 3], strides = [2, 2]> (r2, w3)
+    r3 = Relu (c3)
+    f = Flatten (r3)
+    y = Gemm <transB = 1> (f, w4)
+}"""
+RELU_WEIGHTS = {
+    "w1": [4, 2, 3, 3],
+    "b1": [4],
+    "w2": [4, 1, 3, 3],
+    "w3": [5, 4, 3, 3],
+    "w4": [3, 45],
+}
+
 # A dense binary network as PyTorch's F.linear without bias comes out: Transpose, MatMul.
 DENSE = f"""g (float[batch,6] x) => (float[batch,3] y) {{
     w1s = Sign (w1)
@@ -120,6 +139,7 @@ NETWORKS = {
     "binary": (BINARY, BINARY_WEIGHTS),
     "residual": (RESIDUAL, RESIDUAL_WEIGHTS),
     "float": (FLOAT, FLOAT_WEIGHTS),
+    "relu": (RELU, RELU_WEIGHTS),
     "dense": (DENSE, DENSE_WEIGHTS),
     "dropout": (DROPOUT, DROPOUT_WEIGHTS),
 }

@@ -11,6 +11,7 @@ from bnnopt.ops import dims, is_view
 from bnnopt.passes.bitmap import Bitmap
 from bnnopt.training_step import TrainingStep
 from tests.graphs import (
+    Network,
     apply,
     assert_bit_equal,
     network,
@@ -59,6 +60,29 @@ def test_every_reader_takes_the_encoded_form() -> None:
     assert apply(PASS, step)[0] == 0
 
 
+def test_the_weight_gradient_of_a_convolution_decodes_by_itself() -> None:
+    step = small("relu").step()
+    count, _ = apply(PASS, step)
+    assert count == 3
+    assert not kept(step) & {"r1", "r2", "r3"}
+    grads = [n for n in step.graph if n.op_type == "BitmapConvWeightGrad"]
+    shapes = {tuple(n.attributes["shape"].as_ints()) for n in grads}
+    assert shapes == {(4, 7, 7)}
+    assert sorted(n.attributes["group"].as_int() for n in grads) == [1, 4]
+    (use,) = node(step, "BitmapUnpack").outputs[0].uses()
+    assert use.node.op_type == "Gemm"
+
+
+def test_a_volume_is_decoded_right_before_its_weight_gradient() -> None:
+    text = """g (float[batch,1,3,3,3] x) => (float[batch,2] y) {
+        c = Conv (x, w1) r = Relu (c) d = Conv (r, w2) f = Flatten (d) y = Gemm (f, w3) }"""
+    shapes = {"w1": [2, 1, 2, 2, 2], "w2": [2, 2, 2, 2, 2], "w3": [2, 2]}
+    step = network(text, shapes).step()
+    apply(PASS, step)
+    (use,) = node(step, "BitmapUnpack").outputs[0].uses()
+    assert use.node.op_type == "ConvWeightGrad"
+
+
 def test_a_view_is_decoded_in_its_own_shape() -> None:
     step = small("float").step()
     apply(PASS, step)
@@ -94,13 +118,15 @@ def test_expected_densities() -> None:
 
 @pytest.mark.parametrize("backend", RUNNERS)
 @pytest.mark.parametrize("density", ["0", "0.3", None])
-def test_a_denser_batch_than_planned_loses_nothing(density: str | None, backend: str) -> None:
-    net = network(SOURCES, SHAPES)
+@pytest.mark.parametrize("net", [network(SOURCES, SHAPES), small("relu")], ids=["joined", "relu"])
+def test_a_denser_batch_than_planned_loses_nothing(
+    net: Network, density: str | None, backend: str
+) -> None:
     reference = RUNNERS[backend](net, net.step())
     step = net.step()
-    for name in "rjpq":
-        if density is not None:
-            value(step, name).metadata_props[DENSITY_KEY] = density
+    for output in [output for n in step.graph for output in n.outputs]:
+        if density is not None and output.name in ("r", "j", "p", "q", "r1", "r2", "r3"):
+            output.metadata_props[DENSITY_KEY] = density
     count, _ = apply(PASS, step)
     assert count >= 2
     assert_bit_equal(RUNNERS[backend](net, step), reference)

@@ -30,7 +30,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "prune-stored": ("float", ()),
     "mask-pack": ("float", ()),
     "pool-index": ("float", ("mask-pack",)),
-    "bitmap": ("float", ("mask-pack", "pool-index")),
+    "bitmap": ("relu", ("mask-pack",)),
     "binary-output-int16": ("binary", ("sign-pack", "mask-pack", "pool-index", "packed-products")),
     "packed-products": (
         "dense",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,9 @@ CONVOLUTIONS = {
 }
 
 
+DENSITIES = (0, 0.05, 0.6, 1)
+
+
 @dataclass(frozen=True)
 class Call:
     """A call, and for every element of the result the sum of the absolute products in it."""
@@ -63,15 +67,20 @@ class Call:
     dtype: np.dtype[np.generic]
 
     def twin(self, *, magnitude: bool = False) -> Array:
-        wide = [a.astype(np.float64) for a in self.inputs]
+        wide = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in self.inputs]
         if magnitude:
             wide = [np.abs(a) for a in wide]
         result = KERNELS[self.operator](*wide, **self.attributes)
         assert isinstance(result, np.ndarray)
         return result
 
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of the result."""
+        return self.twin().shape
+
     def scratch_bytes(self, threads: int) -> int:
-        shapes = [a.shape for a in self.inputs], [self.twin().shape]
+        shapes = [a.shape for a in self.inputs], [self.shape]
         n_bytes = scratch_bytes(self.operator, *shapes, self.attributes, threads)
         assert n_bytes is not None
         return n_bytes
@@ -107,7 +116,7 @@ def calls_of(g: Geometry, seed: int, *, half: bool = False) -> list[Call]:
 
 def run(call: Call, *, kernels: str = "avx512", threads: int) -> Array:
     """The compiled result, between guards, in exactly the scratch that was asked for."""
-    result = Guarded(np.empty(call.twin().shape, call.dtype), 0)
+    result = Guarded(np.empty(call.shape, call.dtype), 0)
     scratch = Guarded(np.empty(call.scratch_bytes(threads), np.uint8), 0)
     before = [a.tobytes() for a in call.inputs]
     with settings_of(kernels=kernels, threads=threads):
@@ -178,6 +187,58 @@ def test_the_vector_kernels_agree_where_they_sum_in_one_order():
     for call in calls_of(CONVOLUTIONS["strides"], seed=2):
         wide, narrow = (run(call, kernels=kernels, threads=1) for kernels in ("avx512", "avx2"))
         assert wide.tobytes() == narrow.tobytes()
+
+
+def of_bitmap(call: Call, density: float, seed: int) -> tuple[Call, Call]:
+    """A weight gradient of an x with so many zeros, and the same of its bitmap."""
+    x, dy = call.inputs
+    rng = np.random.default_rng(seed)
+    x = np.where(rng.random(x.shape) < density, x, rng.choice(np.float32([0, -0.0]), x.shape))
+    spare = seed % 3
+    packed = KERNELS["BitmapPack"](x, capacity=np.count_nonzero(x.view(np.uint32)) + 1 + spare)
+    assert isinstance(packed, tuple)
+    attributes = {"shape": list(x.shape[1:]), **call.attributes}
+    fused = dataclasses.replace(
+        call, operator="BitmapConvWeightGrad", inputs=[*packed, dy], attributes=attributes
+    )
+    return dataclasses.replace(call, inputs=[x, dy]), fused
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    geometries(),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(INSTRUCTIONS),
+    st.sampled_from([1, 2, 5]),
+    st.sampled_from(DENSITIES),
+    st.booleans(),
+)
+def test_a_bitmap_gives_the_bits_of_the_dense_gradient(
+    g: Geometry, seed: int, kernels: str, threads: int, density: float, half: bool
+):
+    dense, fused = of_bitmap(calls_of(g, seed, half=half)[1], density, seed)
+    want = run(dense, kernels=kernels, threads=1)
+    assert run(fused, kernels=kernels, threads=threads).tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("note", ["stem", "long-line", "many-groups", "depthwise-bands"])
+def test_a_bitmap_on_any_number_of_threads(note: str):
+    dense, fused = of_bitmap(calls_of(CONVOLUTIONS[note], 7)[1], 0.6, 7)
+    for kernels in INSTRUCTIONS:
+        want = run(dense, kernels=kernels, threads=1).tobytes()
+        assert {run(fused, kernels=kernels, threads=n).tobytes() for n in (1, 2, 5)} == {want}
+
+
+@pytest.mark.parametrize("note", ["tile", "depthwise", "grouped", "pointwise"])
+def test_a_changed_bit_of_a_bitmap_is_noticed(note: str):
+    dense, fused = of_bitmap(calls_of(CONVOLUTIONS[note], 8)[1], 0.5, 8)
+    bits = fused.inputs[0].copy()
+    at = np.flatnonzero((bits[0] != 0) & (bits[0] != 255))[0]
+    bits[0, at] = np.roll(np.unpackbits(bits[0, at]), 1) @ (1 << np.arange(8)[::-1])  # as many
+    moved = dataclasses.replace(fused, inputs=[bits, *fused.inputs[1:]])
+    want = run(dense, threads=2).tobytes()
+    assert run(fused, threads=2).tobytes() == want
+    assert run(moved, threads=2).tobytes() != want
 
 
 @pytest.mark.parametrize("call", calls_of(CONVOLUTIONS["tile"], 3), ids=lambda call: call.operator)
