@@ -23,10 +23,19 @@ def _conv(node: ir.Node) -> list[TypedDims]:
     return [(_result_type(node), (n, filters, *result))]
 
 
+def _filters(node: ir.Node) -> int:
+    """Of a weight gradient; a packed dy has its shape as an attribute."""
+    return ints(node, "dy_shape")[0] if "dy_shape" in node.attributes else dims(node.inputs[1])[1]
+
+
+def _dx_type(node: ir.Node) -> ir.DataType:
+    """Of an input gradient: that of dy, or what a packed dy was."""
+    return _result_type(node) if "dtype" in node.attributes else dtype(node.inputs[0])
+
+
 def _conv_weight_grad(node: ir.Node) -> list[TypedDims]:
     channels = ints(node, "x_shape")[0] // node.attributes["group"].as_int()
-    filters = dims(node.inputs[1])[1]
-    return [(ir.DataType.FLOAT, (filters, channels, *ints(node, "kernel_shape")))]
+    return [(ir.DataType.FLOAT, (_filters(node), channels, *ints(node, "kernel_shape")))]
 
 
 def _weight_grad_signs(node: ir.Node) -> list[TypedDims]:
@@ -38,7 +47,7 @@ def _weight_grad_signs(node: ir.Node) -> list[TypedDims]:
 def _conv_input_grad(node: ir.Node) -> list[TypedDims]:
     channels = ints(node, "w_shape")[0] * node.attributes["group"].as_int()
     n = dims(node.inputs[0])[0]
-    return [(dtype(node.inputs[0]), (n, channels, *ints(node, "input_shape")))]
+    return [(_dx_type(node), (n, channels, *ints(node, "input_shape")))]
 
 
 def _gemm(node: ir.Node) -> list[TypedDims]:
@@ -46,11 +55,11 @@ def _gemm(node: ir.Node) -> list[TypedDims]:
 
 
 def _gemm_weight_grad(node: ir.Node) -> list[TypedDims]:
-    return [(ir.DataType.FLOAT, (dims(node.inputs[1])[1], *ints(node, "x_shape")))]
+    return [(ir.DataType.FLOAT, (_filters(node), *ints(node, "x_shape")))]
 
 
 def _gemm_input_grad(node: ir.Node) -> list[TypedDims]:
-    return [(dtype(node.inputs[0]), (dims(node.inputs[0])[0], *ints(node, "w_shape")))]
+    return [(_dx_type(node), (dims(node.inputs[0])[0], *ints(node, "w_shape")))]
 
 
 BINARY_CONV = Operator(

@@ -17,6 +17,7 @@ from bnnopt.ops import (
     optimizers,
     packing,
     pooling,
+    pow2,
 )
 from bnnopt.ops.operator import DOMAIN, Operator
 
@@ -33,6 +34,7 @@ OPERATORS: dict[str, Operator] = {
         normalization,
         optimizers,  # a body's callees come before it: onnx's reference evaluator needs that
         binary_products,
+        pow2,
     )
     for operator in module.OPERATORS
 }

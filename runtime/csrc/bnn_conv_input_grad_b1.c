@@ -14,10 +14,10 @@
 typedef struct {
     const bnn_conv *g;
     const bnn_cores *cores;
-    const void *dy;
+    bnn_map dy;
     const uint8_t *w;
     void *dx;
-    i64 dy_type, dx_type;
+    i64 dx_type;
     uint64_t *words;  /* (filters / 48, n_words): bits of 48 filters for each row */
     i64 n_words;      /* rows of a group, in whole bytes of weights */
     i64 window_rows;  /* rows of dx that a band touches, and those that its last stride skips */
@@ -49,10 +49,11 @@ static void transpose_filters(void *context, i64 begin, i64 end, int thread) {
                             d->words + b * d->n_words);
 }
 
-/* dy of a sample: the number of its first element in what the last argument points to. */
-static i64 sample_at(const gradient *d, i64 sample, const void **dy) {
+/* dy of a sample: the number of its first element in the last argument. */
+static i64 sample_at(const gradient *d, i64 sample, bnn_map *dy) {
     i64 size = d->g->m * d->g->ho * d->g->wo;
-    *dy = d->copy ? d->copy : d->dy;
+    *dy = d->dy;
+    if (d->copy) dy->data = d->copy;
     return (d->copy ? sample - d->sample : sample) * size;
 }
 
@@ -63,15 +64,15 @@ static const float *take_rows(const gradient *d, const block *k, i64 begin, i64 
     *pitch = LANES;
     for (i64 lane = 0; lane < n_lanes; lane += run) {
         i64 s = (begin + lane) / per_sample, at = (begin + lane) % per_sample;
-        const void *dy;
+        bnn_map dy;
         i64 first = sample_at(d, k->sample + s, &dy) + filter * plane + k->row * d->g->wo + at;
         run = bnn_min(per_sample - at, n_lanes - lane);
-        if (run == n_lanes && d->dy_type == BNN_FLOAT && n_lanes % STRIP == 0) {
+        if (run == n_lanes && dy.type == BNN_FLOAT && n_lanes % STRIP == 0) {
             *pitch = plane;
-            return (const float *)dy + first;
+            return (const float *)dy.data + first;
         }
         for (i64 m = 0; m < n; m++)
-            bnn_to_floats(dy, d->dy_type, first + m * plane, t.rows + m * LANES + lane, run);
+            bnn_to_floats(&dy, first + m * plane, t.rows + m * LANES + lane, run);
     }
     return t.rows;
 }
@@ -210,14 +211,14 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
 }
 
 static i64 dy_bytes(const gradient *d, i64 samples) {
-    return samples * d->g->m * d->g->ho * d->g->wo * bnn_size_of(d->dy_type);
+    return samples * d->g->m * d->g->ho * d->g->wo * bnn_size_of(d->dy.type);
 }
 
 static void copy_samples(void *context, i64 begin, i64 end, int thread) {
     const gradient *d = context;
     (void)thread;
     memcpy(d->copy + dy_bytes(d, begin),
-           (const uint8_t *)d->dy + dy_bytes(d, d->sample + begin),
+           (const uint8_t *)d->dy.data + dy_bytes(d, d->sample + begin),
            (size_t)dy_bytes(d, end - begin));
 }
 
@@ -235,13 +236,15 @@ static void add_samples(gradient *d) {
 }
 
 /* dx (N, C, H, W) from dy (N, M, Ho, Wo) and w (M, C / group, kh, kw), w packed; dy and dx: float32
-   or float16; dx may begin where dy does. Returns 0, with nothing done, if the scratch is too small. */
-BNN_EXPORT int bnn_conv_input_grad_b1(const bnn_conv *g, const void *dy, const uint8_t *w, void *dx,
-                                      i64 dy_type, i64 dx_type, uint8_t *memory, i64 n_bytes) {
+   or float16, dy also powers of two with their unit; dx may begin where dy of its type does.
+   Returns 0, with nothing done, if the scratch is too small. */
+BNN_EXPORT int bnn_conv_input_grad_b1(const bnn_conv *g, const void *dy, const float *dy_unit,
+                                      const uint8_t *w, void *dx, i64 dy_type, i64 dx_type,
+                                      uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     i64 channels = g->c / g->group, n_sets = bnn_ceil_div(g->m / g->group, TERMS);
-    gradient d = {.g = g, .cores = bnn_best_cores(), .dy = dy, .w = w, .dx = dx,
-                  .dy_type = dy_type, .dx_type = dx_type,
+    gradient d = {.g = g, .cores = bnn_best_cores(), .w = w, .dx = dx,
+                  .dy = bnn_map_of(dy, dy_type, dy_unit, g->m * g->ho * g->wo), .dx_type = dx_type,
                   .n_words = bnn_round_up(channels * g->kh * g->kw, 8),
                   .is_first = 1, .window_rows = g->rows * g->sh + (g->kh - 1) * g->dh, .per_thread = per_thread};
     d.words = bnn_take(&scratch, n_sets * d.n_words * 8);

@@ -14,8 +14,7 @@ typedef struct {
     const bnn_conv *g;
     const bnn_cores *cores;
     const uint8_t *x, *x_end;
-    const void *dy;
-    i64 dy_type;
+    bnn_map dy;
     void *dw;
     i64 dw_type;
     bnn_scratch *per_thread;
@@ -174,7 +173,7 @@ static void take_row(const gradient *d, bnn_band b, block k, i64 sample, i64 row
     i64 plane = g->ho * g->wo, filter = k.group * (g->m / g->group) + k.filter;
     i64 y = b.row + row, x = b.col + 8 * at, n_cols = bnn_clamp(b.cols - 8 * at, 0, 8 * n_bytes);
     i64 first = ((b.sample + sample) * g->m + filter) * plane + y * g->wo + x;
-    bnn_turn(d->cores, d->dy, d->dy_type, first, plane, n_cols, k.n_filters, rows);
+    bnn_turn(d->cores, &d->dy, first, plane, n_cols, k.n_filters, rows);
     memset(rows + n_cols * LANES, 0, (size_t)((8 * n_bytes - n_cols) * LANES) * sizeof(float));
     if (!d->padded) return;
     for (i64 i = 0; i < n_cols; i++) add_outside(d, y, x + i, rows + i * LANES, t.outside);
@@ -290,15 +289,16 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
     }
 }
 
-/* dw (M, C / group, kh, kw) from x (N, C, H, W), packed, and dy (N, M, Ho, Wo), float32 or float16.
+/* dw (M, C / group, kh, kw) from x (N, C, H, W), packed, and dy (N, M, Ho, Wo), float32 or
+   float16, or powers of two with their unit.
    dw: float32, or its signs (M, ceil(C / group kh kw / 8)) alone, a block of channels whole bytes.
    Returns 0, with nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_conv_weight_grad_b1(const bnn_conv *g, const uint8_t *x, const void *dy,
-                                       void *dw, i64 dy_type, i64 dw_type, uint8_t *memory,
-                                       i64 n_bytes) {
+                                       const float *dy_unit, void *dw, i64 dy_type, i64 dw_type,
+                                       uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
-    gradient d = {.g = g, .cores = bnn_best_cores(), .x = x, .dy = dy,
-                  .dy_type = dy_type, .dw = dw, .dw_type = dw_type,
+    gradient d = {.g = g, .cores = bnn_best_cores(), .x = x,
+                  .dy = bnn_map_of(dy, dy_type, dy_unit, g->m * g->ho * g->wo), .dw = dw, .dw_type = dw_type,
                   .x_end = x + g->n * bnn_ceil_div(g->c * g->h * g->w, 8),
                   .row_bytes = bnn_ceil_div(g->cols, 8), .per_thread = per_thread};
     i64 bottom = (g->ho - 1) * g->sh - g->pt + (g->kh - 1) * g->dh;

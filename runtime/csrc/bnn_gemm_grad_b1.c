@@ -18,7 +18,7 @@ typedef struct {
     i64 n_terms, n_lanes, n_bits;  /* per term: n_bits bits, in rows of whole bytes */
     i64 block, chunk;              /* bits of a block (a multiple of 8), terms of a partial sum */
     i64 term_pitch, lane_pitch;    /* of d, in elements; one of them is 1 */
-    i64 d_type, out_type;
+    i64 out_type;
     int is_direct;                 /* whether tiles are summed where the result belongs */
 } shape;
 
@@ -26,7 +26,7 @@ typedef struct {
     shape s;
     const bnn_cores *cores;
     const uint8_t *bits;
-    const void *d;
+    bnn_map d;
     void *out;
     bnn_scratch *per_thread;
 } product;
@@ -43,13 +43,13 @@ static const float *take_rows(const product *p, i64 term, i64 n_terms, i64 lane,
     i64 first = term * s->term_pitch + lane * s->lane_pitch;
     *pitch = LANES;
     if (s->lane_pitch > 1) {
-        bnn_turn(p->cores, p->d, s->d_type, first, s->lane_pitch, n_terms, n_lanes, t.rows);
-    } else if (s->d_type == BNN_FLOAT && n_lanes % STRIP == 0) {
+        bnn_turn(p->cores, &p->d, first, s->lane_pitch, n_terms, n_lanes, t.rows);
+    } else if (p->d.type == BNN_FLOAT && n_lanes % STRIP == 0) {
         *pitch = s->term_pitch;
-        return (const float *)p->d + first;
+        return (const float *)p->d.data + first;
     } else {
         for (i64 i = 0; i < n_terms; i++)
-            bnn_to_floats(p->d, s->d_type, first + i * s->term_pitch, t.rows + i * LANES, n_lanes);
+            bnn_to_floats(&p->d, first + i * s->term_pitch, t.rows + i * LANES, n_lanes);
     }
     return t.rows;
 }
@@ -113,7 +113,7 @@ static void multiply_few(const product *p, i64 bit, i64 n_bits, tile t) {
     for (i64 term = 0; term < s->n_terms; term += PORTION) {
         i64 n = bnn_min(PORTION, s->n_terms - term);
         for (i64 lane = 0; lane < s->n_lanes; lane++) {
-            bnn_to_floats(p->d, s->d_type, lane * s->lane_pitch + term, t.rows, n);
+            bnn_to_floats(&p->d, lane * s->lane_pitch + term, t.rows, n);
             for (i64 i = 0; i < n_bits; i += LANES)
                 p->cores->flip(p->bits + term * row_bytes + (bit + i) / 8, row_bytes, n, t.rows,
                                bnn_min(LANES, n_bits - i), t.finished + lane * s->block + i);
@@ -156,7 +156,7 @@ static void multiply_blocks(void *context, i64 begin, i64 end, int thread) {
     }
 }
 
-static int multiply(const shape *s, const uint8_t *bits, const void *d, void *out, uint8_t *memory,
+static int multiply(const shape *s, const uint8_t *bits, bnn_map d, void *out, uint8_t *memory,
                     i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     if (!bnn_share(&scratch, share_bytes(s), per_thread)) return 0;
@@ -165,19 +165,21 @@ static int multiply(const shape *s, const uint8_t *bits, const void *d, void *ou
     return 1;
 }
 
-/* dw (M, K) = dy (N, M) transposed times x (N, K), x packed. dy: float32 or float16. dw: float32, or
-   its signs (M, ceil(K / 8)) alone. Returns 0, with nothing done, if the scratch is too small. */
+/* dw (M, K) = dy (N, M) transposed times x (N, K), x packed. dy: float32, float16, or
+   powers of two with their unit. dw: float32, or its signs (M, ceil(K / 8)) alone. Returns 0, with
+   nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_gemm_weight_grad_b1(const bnn_gemm *g, const uint8_t *x, const void *dy,
-                                       void *dw, i64 dy_type, i64 dw_type, uint8_t *memory,
-                                       i64 n_bytes) {
-    shape s = {g->n, g->m, g->k, g->block, g->chunk, g->m, 1, dy_type, dw_type, dw_type == BNN_FLOAT};
-    return multiply(&s, x, dy, dw, memory, n_bytes);
+                                       const float *dy_unit, void *dw, i64 dy_type, i64 dw_type,
+                                       uint8_t *memory, i64 n_bytes) {
+    shape s = {g->n, g->m, g->k, g->block, g->chunk, g->m, 1, dw_type, dw_type == BNN_FLOAT};
+    return multiply(&s, x, bnn_map_of(dy, dy_type, dy_unit, g->m), dw, memory, n_bytes);
 }
 
-/* dx (N, K) = dy (N, M) times w (M, K), w packed; dy and dx: float32 or float16.
-   Returns 0, with nothing done, if the scratch is too small. */
-BNN_EXPORT int bnn_gemm_input_grad_b1(const bnn_gemm *g, const void *dy, const uint8_t *w, void *dx,
-                                      i64 dy_type, i64 dx_type, uint8_t *memory, i64 n_bytes) {
-    shape s = {g->m, g->n, g->k, g->block, g->chunk, 1, g->m, dy_type, dx_type, 0};
-    return multiply(&s, w, dy, dx, memory, n_bytes);
+/* dx (N, K) = dy (N, M) times w (M, K), w packed; dy and dx: float32 or float16, dy also powers
+   of two with their unit. Returns 0, with nothing done, if the scratch is too small. */
+BNN_EXPORT int bnn_gemm_input_grad_b1(const bnn_gemm *g, const void *dy, const float *dy_unit,
+                                      const uint8_t *w, void *dx, i64 dy_type, i64 dx_type,
+                                      uint8_t *memory, i64 n_bytes) {
+    shape s = {g->m, g->n, g->k, g->block, g->chunk, 1, g->m, dx_type, 0};
+    return multiply(&s, w, bnn_map_of(dy, dy_type, dy_unit, g->m), dx, memory, n_bytes);
 }

@@ -128,19 +128,20 @@ i64 bnn_runs(i64 begin, i64 end, i64 rows, i64 cols, bnn_run runs[LANES]) {
     return count;
 }
 
-void bnn_turn(const bnn_cores *cores, const void *d, i64 type, i64 first, i64 pitch, i64 n_rows,
+void bnn_turn(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i64 n_rows,
               i64 n_lanes, float *rows) {
-    const i64 size = bnn_size_of(type);
-    const uint8_t *from = (const uint8_t *)d + first * size;
-    if (type == BNN_FLOAT) {
-        cores->turn((const float *)from, pitch, n_rows, n_lanes, rows);
+    if (d->type == BNN_FLOAT) {
+        cores->turn((const float *)d->data + first, pitch, n_rows, n_lanes, rows);
     } else {
         float wide[LANES * TERMS];
         for (i64 l = 0; l < n_lanes; l++)
-            bnn_decode_halves((const bnn_half *)from + l * pitch, wide + l * TERMS, n_rows);
+            bnn_to_floats(d, first + l * pitch, wide + l * TERMS, n_rows);
         cores->turn(wide, TERMS, n_rows, n_lanes, rows);
     }
+    if (d->type == BNN_POW2) return;
     /* What is wanted next, most likely; the stride is too long for the processor to guess. */
+    const i64 size = bnn_size_of(d->type);
+    const uint8_t *from = (const uint8_t *)d->data + first * size;
     for (i64 l = 0; l < n_lanes; l++)
         for (i64 i = 0; i < n_rows * size; i += 64)
             __builtin_prefetch(from + (l * pitch + n_rows) * size + i);

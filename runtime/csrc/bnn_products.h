@@ -4,6 +4,7 @@
 #define BNN_PRODUCTS_H
 
 #include "bnn_half.h"
+#include "bnn_pow2.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the bit strings are read in little-endian words"
@@ -37,17 +38,32 @@ typedef struct {
 static inline i64 bnn_round_up(i64 a, i64 b) { return bnn_ceil_div(a, b) * b; }
 static inline i64 bnn_clamp(i64 a, i64 low, i64 high) { return bnn_max(low, bnn_min(a, high)); }
 
-/* Types of arrays, as ONNX numbers them; of a result that is uint8, the packed signs are wanted. */
-enum { BNN_FLOAT = 1, BNN_SIGNS = 2, BNN_INT16 = 5, BNN_FLOAT16 = 10 };
+/* Types of arrays, as ONNX numbers them. Of a result that is uint8, the packed signs are wanted; a
+   gradient that is uint8 is packed powers of two. */
+enum { BNN_FLOAT = 1, BNN_SIGNS = 2, BNN_POW2 = 2, BNN_INT16 = 5, BNN_FLOAT16 = 10 };
 
 static inline i64 bnn_size_of(i64 type) { return type == BNN_FLOAT ? 4 : 2; }
 
-/* y[i] = x[first + i], n elements of an array of float32 or float16. */
-static inline void bnn_to_floats(const void *x, i64 type, i64 first, float *y, i64 n) {
-    if (type == BNN_FLOAT)
-        memcpy(y, (const float *)x + first, (size_t)n * sizeof *y);
+/* A gradient dy: float32, float16, or powers of two in rows of `row` elements, times a unit. */
+typedef struct {
+    const void *data;
+    i64 type, row;
+    float unit;
+} bnn_map;
+
+static inline bnn_map bnn_map_of(const void *data, i64 type, const float *unit, i64 row) {
+    return (bnn_map){data, type, row, unit ? *unit : 1};
+}
+
+/* y[i] = x[first + i], n elements; of powers of two those of one row. */
+static inline void bnn_to_floats(const bnn_map *x, i64 first, float *y, i64 n) {
+    if (x->type == BNN_FLOAT)
+        memcpy(y, (const float *)x->data + first, (size_t)n * sizeof *y);
+    else if (x->type == BNN_FLOAT16)
+        bnn_decode_halves((const bnn_half *)x->data + first, y, n);
     else
-        bnn_decode_halves((const bnn_half *)x + first, y, n);
+        bnn_decode_pow2((const uint8_t *)x->data + first / x->row * bnn_pow2_row_bytes(x->row),
+                        x->row, first % x->row, x->unit, y, n);
 }
 
 /* y[first + i] = x[i]. */
@@ -155,8 +171,8 @@ typedef struct {
 
 #define BNN_TABLES_BYTES (TERMS / GROUP * TABLE * STRIP * (i64)sizeof(float))
 
-/* As `turn`, from an array of float32 or float16, from its element `first` on. */
-void bnn_turn(const bnn_cores *cores, const void *d, i64 type, i64 first, i64 pitch, i64 n_rows,
+/* As `turn`, from element `first` on. */
+void bnn_turn(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i64 n_rows,
               i64 n_lanes, float *rows);
 
 extern const bnn_cores bnn_cores_portable;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -77,14 +78,46 @@ def masked_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch
     return _run_rows("bnn_masked_grad", dx, packed, dy, packed, dx, dy_type)
 
 
+def pow2_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`pow2.pow2_pack`."""
+    x, (packed, unit) = inputs[0], outputs
+    x_type = type_of(x)
+    if x_type is None or not covered(packed, dtype=np.uint8) or not covered(unit):
+        return False
+    return _run_pow2("bnn_pow2_pack", x, packed, x, packed, unit, x_type)
+
+
+def pow2_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`pow2.pow2_unpack`."""
+    (packed, unit), x = inputs, outputs[0]
+    if not covered(packed, dtype=np.uint8) or not covered(unit, x):
+        return False
+    return _run_pow2("bnn_pow2_unpack_f32", x, packed, packed, unit, x)
+
+
 def _run_rows(name: str, full: Array | None, packed: Array | None, *arguments: Argument) -> bool:
     """Call with the rows of `full` and their length, between the arrays and the numbers."""
+    return _run_packed(name, full, packed, lambda row: -(-row // 8), arguments)
+
+
+def _run_pow2(name: str, full: Array | None, packed: Array | None, *arguments: Argument) -> bool:
+    """The same of powers of two in 5 bits."""
+    return _run_packed(name, full, packed, lambda row: -(-row // 2) - (-row // 8), arguments)
+
+
+def _run_packed(
+    name: str,
+    full: Array | None,
+    packed: Array | None,
+    row_bytes: Callable[[int], int],
+    arguments: Sequence[Argument],
+) -> bool:
     assert full is not None
     assert packed is not None
     if full.ndim == 0:
         return False
     rows, row = len(full), math.prod(full.shape[1:])
-    if packed.size != rows * -(-row // 8):
+    if packed.size != rows * row_bytes(row):
         return False
     arrays = [a for a in arguments if not isinstance(a, int | float)]
     call(name, *arrays, rows, row, *arguments[len(arrays) :])
@@ -95,6 +128,8 @@ COMPILED_PACKING: dict[str, CompiledKernel] = {
     "BinarizePack": binarize_pack,
     "MaskedGrad": masked_grad,
     "PackBits": pack_bits,
+    "Pow2Pack": pow2_pack,
+    "Pow2Unpack": pow2_unpack,
     "RangePack": range_pack,
     "SignPack": sign_pack,
     "SignUnpack": sign_unpack,

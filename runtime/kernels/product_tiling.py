@@ -252,6 +252,7 @@ def tiling(
     attributes: Attributes,
 ) -> Tiling | None:
     """How the compiled kernel of `op` is cut; None where it leaves the work to numpy."""
+    op, input_shapes = _of_floats(op, input_shapes, attributes)
     if any(0 in shape for shape in (*input_shapes, *output_shapes)):
         return None
     if op in _DENSE:
@@ -290,6 +291,7 @@ def scratch_bytes(
     g = tiling(op, input_shapes, output_shapes, attributes)
     if g is None:
         return 0
+    op, _ = _of_floats(op, input_shapes, attributes)
     if isinstance(g, Convolution):
         shared, shares = _CONVOLUTIONS[op][1](g)
         copied = overwritten_bytes // g.n * g.staged
@@ -297,6 +299,17 @@ def scratch_bytes(
         shared, shares = _DENSE[op][1](g)
         copied = 0
     return _up(shared, 64) + _up(copied, 64) + n_threads * sum(_up(share, 64) for share in shares)
+
+
+def _of_floats(
+    op: str, input_shapes: Sequence[Shape], attributes: Attributes
+) -> tuple[str, Sequence[Shape]]:
+    """The product, and its input shapes, where dy is packed powers of two and their unit."""
+    if not op.endswith("Pow2"):
+        return op, input_shapes
+    dy = 0 if "InputGrad" in op else 1
+    shape = [input_shapes[dy][0], *_ints(attributes, "dy_shape")]
+    return op.removesuffix("Pow2"), [*input_shapes[:dy], shape, *input_shapes[dy + 2 :]]
 
 
 def _geometry(

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from bnnopt.ops import n_index_bits
+from bnnopt.ops.pow2 import POW2_FORMS
 from tests.ops.harness import Array, Attribute, Case
 from tests.ops.oracles import Geometry, clear_bias, max_pool, window_origin
 
@@ -260,6 +261,52 @@ def typed_products(note: str, products: list[Case]) -> list[Case]:
         inputs = [whole_halves(a) if a.dtype == np.float32 else a for a in gradient.inputs]
         table.append(case(gradient.operator, f"{note}-float16", *inputs, **gradient.attributes))
     return table
+
+
+def pow2_cases() -> list[Case]:
+    """Both codecs, and the products of whole dy, of a few magnitudes and with zeros."""
+    octaves = 2.0 ** RNG.integers(-18, 3, (3, 33)) * normal(3, 33)
+    border = np.array([[0x3FB504F3, 0x3FB504F4, 0x407FFFFF, 0x38B504F3, 0x38B504F4]], np.uint32)
+    values = {
+        **{note: normal(*shape) for note, shape in SHAPES.items()},
+        "octaves": octaves.astype(np.float32),
+        "ties": border.view(np.float32),
+        "half": normal(2, 3, 7).astype(np.float16),
+        "small-halves": (np.arange(-8, 9) * 2.0**-24).astype(np.float16).reshape(1, -1),
+        "zeros": np.array([[0.0, -0.0, 0.0]], np.float32),
+        "smallest": np.array([[1e-45, -1e-38, 3e-38]], np.float32),
+        "largest": np.array([[3.4e38, -3e38, 1e34]], np.float32),
+        "infinite": np.array([[1.0, -np.inf], [2.0, 0.0]], np.float32),
+        "not-a-number": np.array([[1.0, -2.0, np.nan]], np.float32),
+    }
+    table = []
+    for note, x in values.items():
+        pack = case("Pow2Pack", note, x)
+        table += [pack, case("Pow2Unpack", note, *pack.twin, shape=list(x.shape[1:]))]
+    for product in binary_product_cases():
+        form = POW2_FORMS.get(product.operator)
+        if form is not None and product.note in ("same", "everything", "odd"):
+            dtypes = (1, 10) if "InputGrad" in form else (1,)
+            table += [packed_dy(form, product, dtype) for dtype in dtypes]
+    return [*table, case("Pow2Unpack", "any-bits", *any_pow2(3, 13), shape=[13])]
+
+
+def packed_dy(form: str, product: Case, dtype: int) -> Case:
+    """The same product of its dy packed; dx in an ONNX dtype."""
+    is_dx, (a, b) = "InputGrad" in form, product.inputs
+    dy = (2.0 ** RNG.integers(-2, 5, (a if is_dx else b).shape)).astype(np.float32)
+    dy *= RNG.integers(-1, 2, dy.shape)
+    packed = case("Pow2Pack", "", dy).twin
+    inputs = (*packed, b) if is_dx else (a, *packed)
+    own: dict[str, Attribute] = {"dy_shape": list(dy.shape[1:])}
+    own |= {"dtype": dtype} if is_dx else {}
+    return case(form, f"{product.note}-{dtype}", *inputs, **product.attributes, **own)
+
+
+def any_pow2(n: int, length: int) -> tuple[Array, Array]:
+    """Bits as they come, the spare ones set as well."""
+    n_bytes = math.ceil(length / 2) + math.ceil(length / 8)
+    return RNG.integers(0, 256, (n, n_bytes), np.uint8), scalar(0.25)
 
 
 def whole_halves(like: Array) -> Array:
@@ -630,4 +677,5 @@ CASES = [
     *bop_cases(),
     *l1_normalization_cases(),
     *level_cases(),
+    *pow2_cases(),
 ]

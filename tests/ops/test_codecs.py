@@ -91,3 +91,50 @@ def test_a_bitmap_keeps_every_bit_but_those_of_zero(
     assert not values[n_kept + 1 :].any()
     unpacked = DOMAIN_KERNELS["BitmapUnpack"](bits, values, shape=list(shape[1:]))
     np.testing.assert_array_equal(unpacked.view(np.uint32), x.view(np.uint32))
+
+
+@settings(deadline=None)
+@given(shapes, seeds, st.integers(-111, 127))
+def test_powers_of_two_round_trip(shape: tuple[int, ...], seed: int, top: int):
+    """Whatever can be represented is exact, if the largest element is there."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 16, shape)
+    codes.flat[rng.integers(codes.size)] = 15
+    signs = rng.choice(np.array([-1, 1], np.float32), shape)
+    x = np.ldexp(np.where(codes > 0, signs, np.float32(0)), top - 15 + codes)
+    packed, unit = DOMAIN_KERNELS["Pow2Pack"](x)
+    n_bytes = math.ceil(math.prod(shape[1:]) / 2) + math.ceil(math.prod(shape[1:]) / 8)
+    assert (packed.shape, packed.dtype) == ((shape[0], n_bytes), np.uint8)
+    assert unit == 2.0 ** (top - 15)
+    unpacked = DOMAIN_KERNELS["Pow2Unpack"](packed, unit, shape=list(shape[1:]))
+    assert_agree([unpacked], [x], 0)
+
+
+@settings(deadline=None)
+@given(shapes, seeds, st.integers(-60, 60), st.sampled_from([np.float32, np.float16]))
+def test_a_power_of_two_is_at_most_half_an_octave_off(
+    shape: tuple[int, ...], seed: int, octave: int, dtype: type[np.floating]
+):
+    rng = np.random.default_rng(seed)
+    octaves = rng.integers(-18, 1, shape) + (octave if dtype is np.float32 else 0)
+    x = np.ldexp(rng.standard_normal(shape), octaves).astype(dtype)
+    packed, unit = DOMAIN_KERNELS["Pow2Pack"](x)
+    q = DOMAIN_KERNELS["Pow2Unpack"](packed, unit, shape=list(shape[1:])).astype(np.float64)
+    wide = x.astype(np.float64)
+    least = 2.0**0.5 * float(unit)
+    kept = np.abs(wide) >= least
+    np.testing.assert_array_equal(q != 0, kept)
+    ratio = q[kept] / wide[kept]
+    assert ((ratio >= 2**-0.5) & (ratio <= 2**0.5)).all()
+    assert np.abs(wide).max() <= least * 2**15
+
+
+@given(shapes, seeds, st.sampled_from([np.nan, np.inf, -np.inf]))
+def test_what_is_not_finite_poisons_the_whole_tensor(
+    shape: tuple[int, ...], seed: int, poison: float
+):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape).astype(np.float32)
+    x.flat[rng.integers(x.size)] = poison
+    packed, unit = DOMAIN_KERNELS["Pow2Pack"](x)
+    assert np.isnan(DOMAIN_KERNELS["Pow2Unpack"](packed, unit, shape=list(shape[1:]))).all()

@@ -141,6 +141,19 @@ def test_adam_without_bias_correction_is_rejected():
     assert_rejected(case, [w - lr * next_m / (np.sqrt(next_v) + np.float32(1e-8)), next_m, next_v])
 
 
+def test_powers_of_two_rounded_halfway_between_them_are_rejected():
+    """Halfway on a line is 1.5, by the logarithm it is the root of 2."""
+    case = BY_NAME["Pow2Pack-ties"]
+    nearer = case.inputs[0] * np.float32(2**0.5 / 1.5)
+    assert_rejected(case, [*dataclasses.replace(case, inputs=(nearer,)).twin])
+
+
+def test_signs_before_the_exponents_are_rejected():
+    case = BY_NAME["Pow2Pack-nine"]
+    packed, unit = case.twin
+    assert_rejected(case, [np.hstack([packed[:, -2:], packed[:, :-2]]), unit])
+
+
 def test_unrounded_float_attribute_is_seen():
     """0.1 is not a float32: a kernel in float64 must get what the model holds."""
     assert rounded({"beta": 0.1, "group": 2}) == {"beta": float(np.float32(0.1)), "group": 2}

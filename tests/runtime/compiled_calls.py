@@ -255,6 +255,23 @@ def unpack(operator: str, s: Source) -> Call:
     return Call(operator, [s.bits(s.shape)], {"shape": list(s.shape[1:])})
 
 
+def pow2_pack(s: Source) -> Call:
+    """Values of many octaves; one in eight tensors has what is not finite, if special."""
+    with np.errstate(over="ignore"):
+        x = np.ldexp(s.floats(*s.shape), s.rng.integers(-12, 13, s.shape))
+    if s.integer(0, 7):
+        x = np.nan_to_num(x, nan=0.25, posinf=-3e38, neginf=1e-44)
+    return Call("Pow2Pack", [s.any_map(x)])
+
+
+def pow2_unpack(s: Source) -> Call:
+    length = math.prod(s.shape[1:])
+    n_bytes = math.ceil(length / 2) + math.ceil(length / 8)
+    packed = s.rng.integers(0, 256, (s.shape[0], n_bytes), np.uint8)
+    unit = scalar(s.number(2.0**-126, 2.0**112, 0.125, 0, np.nan))
+    return Call("Pow2Unpack", [packed, unit], {"shape": list(s.shape[1:])})
+
+
 def masked_grad(s: Source) -> Call:
     dy = s.any_map(s.floats(*s.shape), np.float32, np.float16)
     inputs: list[Array | None] = [dy, s.bits(s.shape)]
@@ -522,6 +539,8 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "PackBits": lambda s: Call("PackBits", [s.rng.random(s.shape) < 0.5]),
     "PackedMaxPool": lambda s: packed_pooling("PackedMaxPool", s),
     "PackedMaxPoolGrad": lambda s: packed_pooling("PackedMaxPoolGrad", s),
+    "Pow2Pack": pow2_pack,
+    "Pow2Unpack": pow2_unpack,
     "RangePack": lambda s: Call(
         "RangePack",
         [s.any_map(s.floats(*s.shape))],

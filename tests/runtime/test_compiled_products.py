@@ -80,7 +80,7 @@ class Product:
         """Of the result."""
         if "dtype" in self.attributes:
             return DTYPES[self.attributes["dtype"]]
-        if self.operator.endswith("Signs"):
+        if "Signs" in self.operator:
             return np.uint8
         return self.inputs[0].dtype.type if "InputGrad" in self.operator else np.float32
 
@@ -336,10 +336,60 @@ def test_layers_in_half_precision(shape: tuple[int, int, int]):
     assert_close(forward, run(forward, threads=2))
 
 
+def with_packed_dy(product: Product, dtype: int = 1) -> tuple[Product, Product]:
+    """The gradient of powers of two, and the same of their 5 bits."""
+    is_dx = "InputGrad" in product.operator
+    inputs, place = [*product.inputs], 0 if is_dx else 1
+    shape = list(inputs[place].shape[1:])
+    packed, unit = DOMAIN_KERNELS["Pow2Pack"](inputs[place])
+    inputs[place] = DOMAIN_KERNELS["Pow2Unpack"](packed, unit, shape=shape)
+    plain = dataclasses.replace(product, inputs=inputs)
+    return plain, dataclasses.replace(
+        product,
+        operator=f"{product.operator}Pow2",
+        inputs=[*inputs[:place], packed, unit, *inputs[place + 1 :]],
+        attributes={**product.attributes, "dy_shape": shape, **({"dtype": dtype} if is_dx else {})},
+    )
+
+
+def assert_packed_dy_gives_the_same_bits(product: Product) -> None:
+    plain, packed = with_packed_dy(product)
+    want = run(plain, threads=2)
+    for kernels, threads in (("avx512", 1), ("avx2", 2), ("portable", 5)):
+        assert run(packed, kernels=kernels, threads=threads).tobytes() == want.tobytes()
+    half = run(with_packed_dy(product, dtype=10)[1], threads=2)
+    with np.errstate(over="ignore"):
+        assert half.tobytes() == want.astype(half.dtype).tobytes()
+
+
+@pytest.mark.parametrize("note", CONVOLUTIONS)
+def test_convolutions_of_packed_powers_of_two(note: str):
+    for product in conv_products(CONVOLUTIONS[note], seed=10)[1:]:
+        assert_packed_dy_gives_the_same_bits(product)
+
+
+@pytest.mark.parametrize("shape", LAYERS, ids=str)
+def test_layers_of_packed_powers_of_two(shape: tuple[int, int, int]):
+    for product in layer_products(*shape, seed=11)[1:]:
+        assert_packed_dy_gives_the_same_bits(product)
+
+
+def test_signs_of_weight_gradients_of_packed_powers_of_two():
+    for product in (
+        conv_products(CONVOLUTIONS["strides"], seed=12)[1],
+        layer_products(65, 65, 65, seed=12)[1],
+    ):
+        signs = dataclasses.replace(product, operator=f"{product.operator}Signs")
+        plain, packed = with_packed_dy(signs)
+        np.testing.assert_array_equal(run(packed, threads=2), run(plain, threads=2))
+
+
 def small_products() -> list[Product]:
     products = [*conv_products(CONVOLUTIONS["tile"], seed=3), *layer_products(5, 70, 9, seed=3)]
     gradients = [product for product in products if "WeightGrad" in product.operator]
-    return products + [dataclasses.replace(p, operator=f"{p.operator}Signs") for p in gradients]
+    packed = [with_packed_dy(p)[1] for p in products if "Grad" in p.operator]
+    signs = [dataclasses.replace(p, operator=f"{p.operator}Signs") for p in gradients]
+    return [*products, *signs, *packed]
 
 
 @pytest.mark.parametrize("product", small_products(), ids=lambda product: product.operator)
