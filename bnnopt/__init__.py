@@ -21,12 +21,13 @@ _HOMES = {
     "Optimized": "bnnopt.compiler",
     "TrainingSession": "bnnopt.runtime",
     "optimize": "bnnopt.compiler",
-    "schedules": "bnnopt.runtime",
 }
 __all__ = ["Optimized", "TrainingSession", "__version__", "optimize", "schedules"]
 
 
 def __getattr__(name: str) -> object:
+    if name == "schedules":
+        return importlib.import_module("bnnopt.runtime.schedules")
     if name not in _HOMES:
         raise AttributeError(f"module 'bnnopt' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

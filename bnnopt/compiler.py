@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
@@ -448,6 +448,7 @@ def _about(built: _Built, training: TrainingStep, report: Report, settings: Sett
         classes=_classes(training, built.evaluation),
         passes=list(dict.fromkeys([*(r.name for r in report.passes), *kernels])),
         pruning=_pruning(built.reference, settings),
+        files={},
     )
 
 
@@ -458,7 +459,7 @@ def _pruning(reference: TrainingStep, settings: Settings) -> dict[str, Any] | No
     weights = [str(value.name) for value in real_weights(reference)]
     if not weights:
         raise UsageError("--prune-weights: the model trains no real-valued layer; leave it out")
-    return asdict(Pruning(settings.prune_weights, settings.prune_end, weights))
+    return Pruning(settings.prune_weights, settings.prune_end, weights)._asdict()
 
 
 def _classes(training: TrainingStep, evaluation: TrainingStep) -> int:

@@ -3,7 +3,6 @@
 if __name__ != "bnnopt.runtime":
     raise ImportError("import this package as bnnopt.runtime, not as runtime")
 
-from bnnopt.runtime import schedules
 from bnnopt.runtime.session import BACKENDS, TrainingSession
 
-__all__ = ["BACKENDS", "TrainingSession", "schedules"]
+__all__ = ["BACKENDS", "TrainingSession"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,16 @@ from bnnopt.runtime.format import (
     FORMAT,
     Artifact,
     Program,
-    fields_digest,
-    file_digest,
+    fields_checksum,
+    file_checksum,
     program_file,
 )
 
+StrPath = str | os.PathLike[str]
 AGAIN = "copy the folder again, or optimize again"
 
 
-def read_artifact(folder: Path) -> Artifact:
+def read_artifact(folder: StrPath) -> Artifact:
     """What a folder says about itself.
 
     Raises
@@ -34,10 +35,10 @@ def read_artifact(folder: Path) -> Artifact:
     ArtifactError
         If the folder is missing, was not written by bnnopt, or by a version with another format.
     """
-    path = folder / ARTIFACT_FILE
+    path = os.path.join(folder, ARTIFACT_FILE)
     try:
-        fields = json.loads(path.read_text())
-        version, digest = fields.pop("format"), fields.pop("digest", None)
+        fields = json.loads(_text(path))
+        version, checksum = fields.pop("format"), fields.pop("checksum", None)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{folder}: not a bnnopt folder: it has no {ARTIFACT_FILE}; write one with "
@@ -49,12 +50,12 @@ def read_artifact(folder: Path) -> Artifact:
         raise ArtifactError(f"{path}: is damaged ({error!r}); {AGAIN}") from None
     if version != FORMAT:
         raise ArtifactError(f"{path}: format {version}, expected {FORMAT}; optimize again")
-    if digest != fields_digest(fields):
+    if checksum != fields_checksum(fields):
         raise ArtifactError(f"{path}: is not as it was written; {AGAIN}")
     return Artifact(**fields)
 
 
-def check_files(folder: Path, artifact: Artifact, names: Iterable[str]) -> None:
+def check_files(folder: StrPath, artifact: Artifact, names: Iterable[str]) -> None:
     """Compare files of the folder with what they were when they were written.
 
     Raises
@@ -63,25 +64,25 @@ def check_files(folder: Path, artifact: Artifact, names: Iterable[str]) -> None:
         If one is missing, cut short or changed.
     """
     for name in names:
-        path = folder / name
+        path = os.path.join(folder, name)
         try:
-            digest = file_digest(path)
+            checksum = file_checksum(path)
         except OSError as error:
             raise ArtifactError(f"{path}: cannot be read: {error.strerror}; {AGAIN}") from None
-        if digest != artifact.files.get(name):
+        if checksum != artifact.files.get(name):
             raise ArtifactError(f"{path}: is not as it was written; {AGAIN}")
 
 
-def read_program(folder: Path, kind: str) -> Program:
+def read_program(folder: StrPath, kind: str) -> Program:
     """A program of the folder, `kind` one of ``training`` and ``evaluation``."""
-    path = folder / program_file(kind)
+    path = os.path.join(folder, program_file(kind))
     try:
-        return Program.from_json(path.read_text())
+        return Program.from_json(_text(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error!r}); {AGAIN}") from None
 
 
-def read_tensors(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
+def read_tensors(path: StrPath) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
     """All tensors of a safetensors file, and its metadata."""
     try:
         with safe_open(path, framework="numpy") as file:
@@ -94,7 +95,7 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, 
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str]
+    path: StrPath, tensors: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str]
 ) -> None:
     """Write a safetensors file so that a crash at any moment leaves the old one or the new one.
 
@@ -103,22 +104,29 @@ def write_tensors(
     OSError
         If it cannot be written; the old one is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
+        open(temporary, "ab").close()
+        mode = os.stat(temporary).st_mode
         save_file(dict(tensors), temporary, dict(metadata))
-        temporary.chmod(mode)  # safetensors makes it the owner's alone
+        os.chmod(temporary, mode)  # safetensors makes it the owner's alone
         _sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        _sync(folder or os.curdir)
     except SafetensorError as error:  # what safetensors makes of an error of the file system
         raise OSError(str(error)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
-def _sync(path: Path) -> None:
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def _sync(path: str) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

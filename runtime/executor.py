@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from bnnopt.runtime.format import Program, StepSpec
 from bnnopt.runtime.kernels.compiled import PreparedCalls, recorded, repeat
-from bnnopt.runtime.kernels.dispatch import REPEATABLE, WRITING
-from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.kernels.dispatch import REPEATABLE, WRITING, numpy_kernel
 
 # Operators whose values may need more than the plan has for them.
 GROWING = frozenset({"BitmapPack", "PrunedBitmapPack"})
@@ -116,7 +115,7 @@ class Executor:
         scratch = self._arena[step.workspace_offset : end]
         is_done = writing is not None and writing(inputs, outputs, step.attributes, scratch)
         if not is_done:
-            results = KERNELS[step.operator](*inputs, **step.attributes)
+            results = numpy_kernel(step.operator)(*inputs, **step.attributes)
             _deliver(results if isinstance(results, tuple) else (results,), outputs)
         if step.operator in GROWING:
             self._spill.adopt(step, outputs, values)

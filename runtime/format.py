@@ -6,17 +6,16 @@ values and its attributes. Weights, optimiser state and constants are in safeten
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
+import os
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-FORMAT = 2
+FORMAT = 3
 ARTIFACT_FILE = "artifact.json"
 WEIGHTS_FILE = "weights.safetensors"
 CONSTANTS_FILE = "constants.safetensors"
@@ -77,8 +76,7 @@ class StepSpec(NamedTuple):
     workspace_bytes: int
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """A planned graph.
 
     Attributes
@@ -104,7 +102,7 @@ class Program:
 
     def to_json(self) -> str:
         """The program as JSON text."""
-        fields = {"format": FORMAT, **vars(self)}
+        fields = {"format": FORMAT, **self._asdict()}
         fields["values"] = [spec._asdict() for spec in self.values]
         fields["steps"] = [spec._asdict() for spec in self.steps]
         return json.dumps(fields, separators=(",", ":"))
@@ -130,8 +128,7 @@ def _step(entry: dict[str, Any]) -> StepSpec:
     )
 
 
-@dataclass(frozen=True)
-class Artifact:
+class Artifact(NamedTuple):
     """What an output folder says about itself.
 
     Attributes
@@ -158,8 +155,8 @@ class Artifact:
         The fields of `bnnopt.runtime.pruning.Pruning`, where weights are pruned.
     packed : mapping of str to list of int
         Shapes of the weights that are kept as sign bits.
-    files : mapping of str to str
-        SHA-256 of every other file of the folder.
+    files : mapping of str to int
+        Checksum of every other file of the folder.
     """
 
     model: str
@@ -173,27 +170,23 @@ class Artifact:
     weights: Sequence[str]
     classes: int
     passes: Sequence[str]
-    pruning: Mapping[str, Any] | None = None
-    packed: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-
-    def write(self, folder: Path) -> None:
-        """Write ``artifact.json``, last: it takes down what the other files of the folder are."""
-        files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-        fields = asdict(replace(self, files=files))
-        fields |= {"digest": fields_digest(fields), "format": FORMAT}
-        (folder / ARTIFACT_FILE).write_text(json.dumps(fields, indent=1))
+    pruning: Mapping[str, Any] | None
+    packed: Mapping[str, Sequence[int]]
+    files: Mapping[str, int]
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_checksum(path: str | os.PathLike[str]) -> int:
+    """CRC-32 of a file's content: it finds damage and mistaken copies, not malice."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 18):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
 
 
-def fields_digest(fields: Mapping[str, Any]) -> str:
-    """SHA-256 of what ``artifact.json`` says, whatever its layout."""
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+def fields_checksum(fields: Mapping[str, Any]) -> int:
+    """CRC-32 of what ``artifact.json`` says, whatever its layout."""
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
 
 
 def program_file(kind: str) -> str:

@@ -8,7 +8,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,8 @@ MAX_THREADS = 4  # a plan has scratch memory for so many; a Raspberry Pi has fou
 def library() -> ctypes.CDLL | None:
     """The shared library of kernels; None, after one warning, where it was not built."""
     for path in _candidates():
-        if path.exists():
-            loaded = ctypes.CDLL(str(path))
+        if os.path.exists(path):
+            loaded = ctypes.CDLL(path)
             loaded.bnn_set_threads(default_threads())
             return loaded
     warnings.warn(
@@ -36,12 +35,12 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def _candidates() -> Iterator[Path]:
+def _candidates() -> Iterator[str]:
     """Beside this package; else where it is installed, if Python found a checkout of it first."""
     for folder in bnnopt.runtime.__path__:
-        yield Path(folder) / NAME
+        yield os.path.join(folder, NAME)
     for entry in sys.path:
-        yield Path(entry) / "bnnopt" / "runtime" / NAME
+        yield os.path.join(entry, "bnnopt", "runtime", NAME)
 
 
 def default_threads() -> int:

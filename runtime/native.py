@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -14,8 +13,7 @@ from bnnopt.runtime.executor import Array, Executor, Observer, aligned_empty, wo
 from bnnopt.runtime.format import CONSTANTS_FILE, EVALUATION, TRAINING, program_file
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes of weights, optimiser state, constants and everything alive in a training step.
 
     Attributes
@@ -38,7 +36,7 @@ class NativeBackend:
 
     Parameters
     ----------
-    folder : Path
+    folder : str
         Written by ``bnnopt optimize``.
     persistent : mapping of str to ndarray
         Buffers that outlive a step, updated in place.
@@ -59,8 +57,8 @@ class NativeBackend:
         program_file(EVALUATION),
     )
 
-    def __init__(self, folder: Path, persistent: Mapping[str, Array]) -> None:
-        constants, _ = read_tensors(folder / CONSTANTS_FILE)
+    def __init__(self, folder: str, persistent: Mapping[str, Array]) -> None:
+        constants, _ = read_tensors(os.path.join(folder, CONSTANTS_FILE))
         self._persistent, self._constants = persistent.values(), constants.values()
         self.training = read_program(folder, TRAINING)
         self.evaluation = read_program(folder, EVALUATION)

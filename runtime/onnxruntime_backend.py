@@ -10,15 +10,15 @@ output to the same memory.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import onnxruntime as ort
 
 from bnnopt.errors import ArtifactError
-from bnnopt.runtime.artifact import read_program
+from bnnopt.runtime.artifact import StrPath, read_program
 from bnnopt.runtime.executor import Array
 from bnnopt.runtime.format import EVALUATION, TRAINING, Program, graph_file, program_file
 
@@ -28,7 +28,7 @@ class OnnxruntimeBackend:
 
     Parameters
     ----------
-    folder : Path
+    folder : str
         Written by ``bnnopt optimize``.
     persistent : mapping of str to ndarray
         Buffers that outlive a step, updated in place.
@@ -48,7 +48,7 @@ class OnnxruntimeBackend:
     )
 
     def __init__(
-        self, folder: Path, persistent: Mapping[str, Array], threads: int | None = None
+        self, folder: str, persistent: Mapping[str, Array], threads: int | None = None
     ) -> None:
         self.training = read_program(folder, TRAINING)
         self.evaluation = read_program(folder, EVALUATION)
@@ -69,14 +69,14 @@ class _Bound:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str,
         kind: str,
         program: Program,
         persistent: Mapping[str, Array],
         threads: int | None,
     ) -> None:
         self._program = program
-        self._session = open_session(folder / graph_file(kind), threads)
+        self._session = open_session(os.path.join(folder, graph_file(kind)), threads)
         self._binding = self._session.io_binding()
         outputs = {value.name for value in self._session.get_outputs()}
         reads = {value.name for value in self._session.get_inputs()}
@@ -108,7 +108,7 @@ class _Bound:
         return output
 
 
-def open_session(path: Path, threads: int | None = None) -> ort.InferenceSession:
+def open_session(path: StrPath, threads: int | None = None) -> ort.InferenceSession:
     """A session that runs the nodes of `path` in the order in which they are stored.
 
     Raises
@@ -125,7 +125,7 @@ def open_session(path: Path, threads: int | None = None) -> ort.InferenceSession
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes share no base but this
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(f"{path}: onnxruntime cannot run it: {reason}") from None

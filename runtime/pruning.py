@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import call, covered
 
 
-@dataclass(frozen=True)
-class Pruning:
+class Pruning(NamedTuple):
     """Which weights are pruned, and how fast.
 
     After step t the share of zeros in every weight tensor is at least

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnnopt.errors import ArtifactError, UsageError
-from bnnopt.runtime.artifact import check_files, read_artifact, read_tensors, write_tensors
+from bnnopt.runtime.artifact import (
+    StrPath,
+    check_files,
+    read_artifact,
+    read_tensors,
+    write_tensors,
+)
 from bnnopt.runtime.feeding import Data, as_array, checked_rate, fitted_inputs, fitted_labels
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, ValueSpec
-from bnnopt.runtime.kernels.packing import sign_unpack
 from bnnopt.runtime.library import MAX_THREADS, set_threads
 from bnnopt.runtime.native import Memory, NativeBackend
 from bnnopt.runtime.pruning import Pruning
@@ -53,9 +58,9 @@ class TrainingSession:
     """
 
     def __init__(
-        self, folder: str | Path, backend: str = "native", threads: int | None = None
+        self, folder: StrPath, backend: str = "native", threads: int | None = None
     ) -> None:
-        self._folder = Path(folder)
+        self._folder = os.fspath(folder)
         self._artifact = read_artifact(self._folder)
         self._persistent = _initial_buffers(self._folder, self._artifact)
         self._step = 0
@@ -188,6 +193,8 @@ class TrainingSession:
 
         Binary weights that are kept as bits are -1 and +1.
         """
+        from bnnopt.runtime.kernels.packing import sign_unpack
+
         packed = self._artifact.packed
         return {
             name: sign_unpack(self._persistent[name], shape=list(packed[name][1:]))
@@ -196,7 +203,7 @@ class TrainingSession:
             for name in self._artifact.weights
         }
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: StrPath) -> None:
         """Write a checkpoint: weights, statistics, optimiser state and the number of steps.
 
         The file is complete or absent whatever happens meanwhile.
@@ -207,12 +214,12 @@ class TrainingSession:
             If it cannot be written.
         """
         try:
-            write_tensors(Path(path), self._persistent, {"steps_done": str(self._step)})
+            write_tensors(path, self._persistent, {"steps_done": str(self._step)})
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ArtifactError(f"{path}: cannot be written: {reason}") from None
 
-    def resume(self, path: str | Path) -> None:
+    def resume(self, path: StrPath) -> None:
         """Go on from a checkpoint, bit-exactly.
 
         Raises
@@ -221,7 +228,7 @@ class TrainingSession:
             If the file is missing, damaged, or from another model or optimiser; nothing has
             changed then.
         """
-        tensors, metadata = read_tensors(Path(path))
+        tensors, metadata = read_tensors(path)
         steps = metadata.get("steps_done", "")
         if not steps.isdecimal():
             raise ArtifactError(f"{path}: not a checkpoint: it does not say how many steps it saw")
@@ -274,9 +281,9 @@ def _filled(array: Array, n: int) -> Array:
     return np.concatenate([array, filler])
 
 
-def _initial_buffers(folder: Path, artifact: Artifact) -> dict[str, Array]:
+def _initial_buffers(folder: str, artifact: Artifact) -> dict[str, Array]:
     check_files(folder, artifact, [WEIGHTS_FILE])
-    weights, _ = read_tensors(folder / WEIGHTS_FILE)
+    weights, _ = read_tensors(os.path.join(folder, WEIGHTS_FILE))
     return {
         name: np.array(weights[name]) if name in weights else np.zeros(shape, artifact.dtypes[name])
         for name, shape in artifact.persistent.items()
@@ -284,7 +291,7 @@ def _initial_buffers(folder: Path, artifact: Artifact) -> dict[str, Array]:
 
 
 def _open_backend(
-    folder: Path,
+    folder: str,
     artifact: Artifact,
     name: str,
     persistent: dict[str, Array],

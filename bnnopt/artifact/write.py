@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -21,9 +22,12 @@ from bnnopt.runtime.format import (
     ARTIFACT_FILE,
     CONSTANTS_FILE,
     EVALUATION,
+    FORMAT,
     TRAINING,
     WEIGHTS_FILE,
     Artifact,
+    fields_checksum,
+    file_checksum,
     graph_file,
     program_file,
 )
@@ -144,4 +148,12 @@ def _write_all(folder: Path, contents: Contents) -> None:
     write_tensors(folder / WEIGHTS_FILE, contents.weights, {})
     ir.save(contents.reference.model, folder / REFERENCE_FILE)
     (folder / REPORT_FILE).write_text(contents.report)
-    contents.about.write(folder)
+    _write_about(folder, contents.about)
+
+
+def _write_about(folder: Path, about: Artifact) -> None:
+    """Write ``artifact.json``, last: it takes down what the other files of the folder are."""
+    files = {path.name: file_checksum(path) for path in sorted(folder.iterdir())}
+    fields = about._replace(files=files)._asdict()
+    fields |= {"checksum": fields_checksum(fields), "format": FORMAT}
+    (folder / ARTIFACT_FILE).write_text(json.dumps(fields, indent=1))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -53,55 +53,46 @@ def type_of(array: Array | None) -> int | None:
     return MAP_TYPES.index(array.dtype)
 
 
-class _Dry(threading.local):
-    names: list[str] | None = None
+PreparedCalls: TypeAlias = list[tuple[Callable[..., int], list[object]]]
+"""C functions with their arguments: what a kernel did, to be done again on the same memory."""
 
-
-_dry = _Dry()
+# Of this thread, while `dry_run` or `recorded` is open in it.
+_named: ContextVar[list[str] | None] = ContextVar("named", default=None)
+_recording: ContextVar[PreparedCalls | None] = ContextVar("recording", default=None)
 
 
 @contextlib.contextmanager
 def dry_run() -> Iterator[list[str]]:
     """Let `call` note the names of this thread's kernels, in the list that is yielded, only."""
     names: list[str] = []
-    _dry.names = names
+    token = _named.set(names)
     try:
         yield names
     finally:
-        _dry.names = None
+        _named.reset(token)
 
 
 def call(name: str, *arguments: Argument) -> int:
     """Call a kernel: arrays go as addresses, None as NULL, int as int64_t, float as float."""
-    if _dry.names is not None:
-        _dry.names.append(name)
+    names, calls = _named.get(), _recording.get()
+    if names is not None:
+        names.append(name)
         return 1
     function, converted = _function(name), [_as_c(argument) for argument in arguments]
-    if _record.calls is not None:
-        _record.calls.append((function, converted))
+    if calls is not None:
+        calls.append((function, converted))
     return int(function(*converted))
-
-
-PreparedCalls: TypeAlias = list[tuple[Callable[..., int], list[object]]]
-"""C functions with their arguments: what a kernel did, to be done again on the same memory."""
-
-
-class _Record(threading.local):
-    calls: PreparedCalls | None = None
-
-
-_record = _Record()
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[PreparedCalls]:
     """Note the calls of this thread; they hold addresses, and the caller keeps the arrays alive."""
     calls: PreparedCalls = []
-    _record.calls = calls
+    token = _recording.set(calls)
     try:
         yield calls
     finally:
-        _record.calls = None
+        _recording.reset(token)
 
 
 def repeat(calls: PreparedCalls) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bnnopt.runtime.format import Attribute
-from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels import Array, Kernel
 from bnnopt.runtime.kernels.compiled import Arrays, Attributes, CompiledKernel
 from bnnopt.runtime.kernels.compiled_bitmap import COMPILED_BITMAP
 from bnnopt.runtime.kernels.compiled_bitmap import scratch_bytes as bitmap_scratch_bytes
@@ -17,15 +17,20 @@ from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
 from bnnopt.runtime.kernels.compiled_planes import COMPILED_PLANES
 from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS
 from bnnopt.runtime.kernels.compiled_products import scratch_bytes as product_scratch_bytes
-from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.library import MAX_THREADS
 
 Shape = Sequence[int]
 
 
+def numpy_kernel(operator: str) -> Kernel:
+    """The numpy kernel of an operator; their modules are loaded with the first that is needed."""
+    from bnnopt.runtime.kernels.table import KERNELS
+
+    return KERNELS[operator]
+
+
 def _numpy(operator: str) -> CompiledKernel:
     """The numpy kernel of an operator that can write its result where it belongs."""
-    kernel = KERNELS[operator]
 
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
         compiled = COMPILED_CONVOLUTION.get(operator)
@@ -33,7 +38,7 @@ def _numpy(operator: str) -> CompiledKernel:
             return True
         if len({a.dtype for a in (*inputs, outputs[0]) if a is not None}) > 1:
             return False
-        kernel(*inputs, **attributes, out=outputs[0])
+        numpy_kernel(operator)(*inputs, **attributes, out=outputs[0])
         return True
 
     return run

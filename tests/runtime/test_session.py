@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -501,7 +499,7 @@ def test_another_format(folders: Callable[..., Path], tmp_path: Path) -> None:
         TrainingSession(tmp_path / "out")
 
 
-# Memory and imports ------------------------------------------------------------------------------
+# Memory ------------------------------------------------------------------------------------------
 
 
 def test_one_arena_of_the_planned_size(folders: Callable[..., Path]) -> None:
@@ -527,22 +525,6 @@ def test_one_arena_of_the_planned_size(folders: Callable[..., Path]) -> None:
                 if spec.place == "arena"
             ]
             assert all(np.may_share_memory(view, backend.arena) for view in in_arena if view.size)
-
-
-HEAVY = {"onnx", "onnx_ir", "rich", "click", "google.protobuf", "onnxruntime", "onnxscript"}
-
-
-def test_the_device_side_needs_numpy_and_safetensors_alone(folders: Callable[..., Path]) -> None:
-    code = f"""
-import sys, numpy as np, bnnopt.runtime
-session = bnnopt.runtime.TrainingSession({str(folders(BINARY))!r})
-session.step(np.zeros((4, 2, 6, 6), np.float32), np.zeros(4, np.int64))
-print(*sys.modules)
-"""
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
-    loaded = set(output.decode().split())
-    assert not loaded & HEAVY
-    assert "safetensors" in loaded
 
 
 @pytest.mark.parametrize("name", ["mlp", "relu-mini"])
