@@ -387,8 +387,8 @@ def test_signs_of_weight_gradients_of_packed_powers_of_two():
 def small_products() -> list[Product]:
     products = [*conv_products(CONVOLUTIONS["tile"], seed=3), *layer_products(5, 70, 9, seed=3)]
     gradients = [product for product in products if "WeightGrad" in product.operator]
-    packed = [with_packed_dy(p)[1] for p in products if "Grad" in p.operator]
     signs = [dataclasses.replace(p, operator=f"{p.operator}Signs") for p in gradients]
+    packed = [with_packed_dy(p)[1] for p in (*products, *signs) if "Grad" in p.operator]
     return [*products, *signs, *packed]
 
 
