@@ -19,6 +19,18 @@ from bnnopt.runtime.kernels.compiled import (
 )
 
 
+def batch_normalization(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`reduction.batch_normalization`; y may be x."""
+    x, y = inputs[0], outputs[0]
+    if not covered(*inputs, y) or _is_empty(x) or attributes.get("training_mode", 0):
+        return False
+    epsilon = number({"epsilon": 1e-5, **attributes}, "epsilon")
+    call("bnn_batch_normalization_f32", *inputs, y, *_planes(x), epsilon)
+    return True
+
+
 def _training(*, l1: bool) -> CompiledKernel:
     """`normalization.batch_normalization_training`; y may be x, and any statistic left out."""
 
@@ -127,6 +139,7 @@ def _planes(x: Array | None) -> tuple[int, int, int]:
 
 
 COMPILED_NORMALIZATION: dict[str, CompiledKernel] = {
+    "BatchNormalization": batch_normalization,
     "BatchNormalizationApply": batch_normalization_apply,
     "BatchNormalizationGrad": _grad(l1=False),
     "BatchNormalizationSigns": _signs(l1=False),

@@ -426,6 +426,13 @@ def batch_normalization(operator: str, s: Source) -> Call:
     return Call(operator, [dy, x, scale, batch_mean, inv_std], {}, {0: 0}, scales)
 
 
+def batch_normalization_running(s: Source) -> Call:
+    shape = normalized_shape(s)
+    inputs = [s.floats(*shape), *(s.finite(shape[1]) for _ in range(3)), s.finite(shape[1]) ** 2]
+    epsilon: dict[str, Attribute] = {"epsilon": s.number(1e-5, 0.1)} if s.integer(0, 3) else {}
+    return Call("BatchNormalization", [*inputs], epsilon, {0: 0})
+
+
 def batch_normalization_apply(s: Source) -> Call:
     shape = normalized_shape(s)
     channels = [s.finite(shape[1]) for _ in range(4)]
@@ -511,6 +518,7 @@ def binarize_attributes(s: Source) -> dict[str, Attribute]:
 CALLS: dict[str, Callable[[Source], Call]] = {
     "Add": lambda s: arithmetic("Add", s),
     "AveragePool": lambda s: pooling("AveragePool", s),
+    "BatchNormalization": batch_normalization_running,
     "BatchNormalizationApply": batch_normalization_apply,
     "BatchNormalizationGrad": lambda s: batch_normalization("BatchNormalizationGrad", s),
     "BatchNormalizationSigns": lambda s: batch_normalization_signs("BatchNormalizationSigns", s),

@@ -209,6 +209,7 @@ def test_unusual_cases_are_refused():
     assert refuses(Call("Mul", [np.zeros((2, 4, 3), np.float32), np.zeros((2, 1, 3), np.float32)]))
     assert refuses(Call("Add", [x[:, :1].copy(), x[:1].copy()]))
     assert refuses(Call("Transpose", [x.astype(np.float64)]))
+    assert refuses(Call("BatchNormalization", [x, *[x[0]] * 4], {"training_mode": 1}), x)
     line = np.zeros((1, 1, 5), np.float32)
     assert refuses(Call("MaxPool", [line], {"kernel_shape": [2]}))
     dy, stray = np.ones((1, 2, 1, 1), np.float32), np.zeros((1, 2, 1, 1), np.int64)
