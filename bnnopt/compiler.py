@@ -31,7 +31,7 @@ from bnnopt.autodiff import (
 )
 from bnnopt.calibration import calibrate
 from bnnopt.errors import BudgetError, ModelError, UsageError
-from bnnopt.evaluation import adopt_storage, shrink
+from bnnopt.evaluation import fit
 from bnnopt.frontend import ForwardGraph, is_artifacts, load_artifacts, load_forward
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
 from bnnopt.ops import dims, dtype
@@ -225,9 +225,7 @@ def optimize(
     baseline = Footprint.of(make_plan(map_kernels(reference, kernels)))
     level, training, records = _rewrite(reference, chosen, say)
     say("shrinking the evaluation")
-    shrink(evaluation, chosen.disable)
-    adopt_storage(evaluation, training)
-    optimized = Footprint.of(make_plan(training))
+    evaluation = fit(evaluation, training, chosen.disable)
     report = Report(
         model=path.name,
         batch_size=forward.batch_size,
@@ -235,7 +233,7 @@ def optimize(
         optimizer=built.optimizer.name,
         baseline=baseline,
         passes=records,
-        optimized=optimized,
+        optimized=Footprint.of(make_plan(training)),
         static=StaticSum.of(reference, records),
         binarized=forward.binarized,
         notes=forward.notes,

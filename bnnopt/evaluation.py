@@ -2,28 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import onnx_ir as ir
 
-from bnnopt.ops import Emitter, dtype
+from bnnopt.artifact import scaled_shapes, with_batch
+from bnnopt.ops import Emitter, dtype, infer_types
 from bnnopt.passes import PASSES, run_passes
 from bnnopt.passes.precision import READS_HALVES
 from bnnopt.passes.rewriting import redirect
+from bnnopt.plan import make_plan
 from bnnopt.training_step import PERSISTENT, TrainingStep, readers, store_as
 
-_PASSES = ("packed-products", "in-place", "schedule")
+_LEAST_PART = 2  # an axis of one sample could be taken for one of those that may be left out
+_BEFORE = ("packed-products",)  # the weights' types are known: it reads them as they are
+_AFTER = ("in-place", "schedule")
 
 
-def shrink(evaluation: TrainingStep, disabled: Collection[str] = ()) -> None:
-    """Run the passes that make an evaluation smaller, all of them bit-equal, but those disabled.
+def fit(
+    evaluation: TrainingStep, training: TrainingStep, disabled: Collection[str] = ()
+) -> TrainingStep:
+    """The evaluation, made small enough for the arena of the training step, whose weights it reads.
 
-    It shares the arena of the training step, and would be the larger one of the two.
+    By passes, all of them bit-equal, but those disabled; and by parts of a batch.
     """
-    run_passes(evaluation, [p for p in PASSES if p.name in _PASSES and p.name not in disabled])
+    _run(evaluation, _BEFORE, disabled)
+    _adopt_storage(evaluation, training)
+    _run(evaluation, _AFTER, disabled)
+    if any(scaled_shapes(step, step.batch_size) is None for step in (training, evaluation)):
+        return evaluation  # something ties it to this batch; a loss may tell where it does not
+    return in_parts(evaluation, make_plan(training).arena_bytes)
 
 
-def adopt_storage(evaluation: TrainingStep, training: TrainingStep) -> None:
+def _run(evaluation: TrainingStep, names: Collection[str], disabled: Collection[str]) -> None:
+    run_passes(evaluation, [p for p in PASSES if p.name in names and p.name not in disabled])
+
+
+def in_parts(evaluation: TrainingStep, arena_bytes: int) -> TrainingStep:
+    """The evaluation of so large a part of a batch that it runs in an arena of that size.
+
+    A batch goes in as few parts as fit; of `_LEAST_PART` samples if nothing does.
+    """
+    whole, n_parts, part = evaluation.batch_size, 1, evaluation
+    while part.batch_size > _LEAST_PART and make_plan(part).arena_bytes > arena_bytes:
+        n_parts += 1
+        part = resized(evaluation, max(math.ceil(whole / n_parts), _LEAST_PART))
+    return part
+
+
+def resized(step: TrainingStep, batch_size: int) -> TrainingStep:
+    """A copy of the step for so many samples."""
+    copy = TrainingStep(with_batch(step.model, batch_size))
+    for node in copy.graph:
+        infer_types(node, copy.opset)
+    return copy
+
+
+def _adopt_storage(evaluation: TrainingStep, training: TrainingStep) -> None:
     """Let `evaluation` read its weights as `training` stores them.
 
     A weight in another type than before is cast back right before the first node that reads it.

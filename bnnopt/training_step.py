@@ -18,6 +18,8 @@ from enum import StrEnum
 
 import onnx_ir as ir
 
+from bnnopt.ops import dims
+
 PHASES = ("forward", "rebuild", "backward", "update")
 
 
@@ -77,6 +79,11 @@ class TrainingStep:
     def loss(self) -> ir.Value:
         """The first output: the loss of a training step, the prediction of an evaluation."""
         return self.graph.outputs[0]
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch, as the graph is typed."""
+        return dims(self.inputs(Role.DATA)[0])[0]
 
     def inputs(self, *roles: Role) -> list[ir.Value]:
         """The graph inputs of the given roles, in graph order."""

@@ -152,12 +152,14 @@ class TrainingSession:
             If a shape does not fit, or the output is not one a sample.
         """
         data = fitted_inputs(x, self._inputs, "predict")
-        output = self._backend.evaluation.values[self._backend.evaluation.outputs[0]]
-        if output.shape[:1] not in ((-1,), (self.batch_size,)):
+        program = self._backend.evaluation
+        output = program.values[program.outputs[0]]
+        if output.shape[:1] not in ((-1,), (program.batch_size,)):
             raise UsageError(f"predict: output {output.name!r} has no axis of samples")
-        starts = range(0, len(data[0]), self.batch_size)
+        n = program.batch_size
         parts = [
-            self._predict_batch(tuple(a[i : i + self.batch_size] for a in data)) for i in starts
+            self._predict_batch(tuple(a[i : i + n] for a in data))
+            for i in range(0, len(data[0]), n)
         ]
         empty = np.empty((0, *output.shape_at(1)[1:]), output.dtype)
         return np.concatenate(parts) if parts else empty
@@ -261,9 +263,9 @@ class TrainingSession:
 
     def _predict_batch(self, data: tuple[Array, ...]) -> Array:
         """A fixed batch is filled up: with running statistics, samples do not see one another."""
-        n = len(data[0])
-        if self._fixed_batch and n < self.batch_size:
-            data = tuple(_filled(array, self.batch_size) for array in data)
+        n, program = len(data[0]), self._backend.evaluation
+        if self._fixed_batch and n < program.batch_size:
+            data = tuple(_filled(array, program.batch_size) for array in data)
         return self._backend.predict(data, len(data[0]))[:n]
 
     def _checked_batch(self, n: int) -> int:

@@ -1,7 +1,8 @@
 """Writes what the device reads."""
 
+from bnnopt.artifact.batch import with_batch
 from bnnopt.artifact.portable import portable_model
-from bnnopt.artifact.program import make_program
+from bnnopt.artifact.program import make_program, scaled_shapes
 from bnnopt.artifact.write import (
     REFERENCE_FILE,
     REPORT_FILE,
@@ -17,5 +18,7 @@ __all__ = [
     "check_folder",
     "make_program",
     "portable_model",
+    "scaled_shapes",
+    "with_batch",
     "write_folder",
 ]

@@ -8,19 +8,19 @@ from bnnopt.ops import dims
 from bnnopt.training_step import Role, role
 
 
-def grown(model: ir.Model, batch_size: int) -> ir.Model:
-    """A copy of the model whose inputs have one more sample; nothing else is typed again."""
+def with_batch(model: ir.Model, batch_size: int) -> ir.Model:
+    """A copy of the model whose inputs have so many samples; nothing else is typed again."""
     copy = model.clone()
     for value in copy.graph.inputs:
         if role(value) in (Role.DATA, Role.LABELS):
-            value.shape = ir.Shape((batch_size + 1, *dims(value)[1:]))
+            value.shape = ir.Shape((batch_size, *dims(value)[1:]))
     return copy
 
 
 def scaled(value: ir.Value, larger: ir.Value, batch_size: int) -> tuple[int, ...] | None:
     """The shape of a value with every axis that grows with the batch as ``-k``: k times the batch.
 
-    `larger` is the same value in the grown graph. None if an axis grows in another way.
+    `larger` is the same value in the larger graph. None if an axis grows in another way.
     """
     shape = []
     for size, more in zip(dims(value), dims(larger), strict=True):

@@ -15,7 +15,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
-from bnnopt.artifact.batch import grown, scaled, symbolic
+from bnnopt.artifact.batch import scaled, symbolic, with_batch
 from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types, is_static
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.training_step import Role, TrainingStep, role
@@ -77,7 +77,7 @@ def _name_inner_values(model: ir.Model) -> None:
 def _larger(model: ir.Model, batch_size: int, opset: int) -> ir.Model:
     """The model for one more sample; for as many where something ties it to this batch."""
     try:
-        return _worked_out(grown(model, batch_size), opset)
+        return _worked_out(with_batch(model, batch_size + 1), opset)
     except InferenceError:
         return _worked_out(model.clone(), opset)
 

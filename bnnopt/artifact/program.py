@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bnnopt.analysis import roots
-from bnnopt.artifact.batch import grown, scaled
+from bnnopt.artifact.batch import scaled, with_batch
 from bnnopt.ops import InferenceError, dims, dtype, infer_types, is_view
 from bnnopt.plan import MemoryPlan
 from bnnopt.runtime.format import Attribute, Program, StepSpec, ValueSpec
@@ -26,7 +26,7 @@ def make_program(step: TrainingStep, plan: MemoryPlan, batch_size: int) -> Progr
     """The step as values with places and steps in order."""
     values = [v for v in _values(step) if v.name]
     index = {value: i for i, value in enumerate(values)}
-    shapes = _scaled_shapes(step, batch_size)
+    shapes = scaled_shapes(step, batch_size)
     places = _places(step, plan)
     return Program(
         batch_size=batch_size,
@@ -104,9 +104,9 @@ def _attribute(attribute: ir.Attr) -> Attribute:
     return attribute.as_string()
 
 
-def _scaled_shapes(step: TrainingStep, batch_size: int) -> dict[ir.Value, tuple[int, ...]] | None:
+def scaled_shapes(step: TrainingStep, batch_size: int) -> dict[ir.Value, tuple[int, ...]] | None:
     """Shapes of all values in terms of the batch; None if something ties the graph to this one."""
-    larger = TrainingStep(grown(step.model, batch_size))
+    larger = TrainingStep(with_batch(step.model, batch_size + 1))
     try:
         for node in larger.graph:
             infer_types(node, step.opset)

@@ -136,9 +136,9 @@ def _write_all(folder: Path, contents: Contents) -> None:
     constants: dict[str, NDArray[np.generic]] = {}
     for kind, step in ((TRAINING, contents.training), (EVALUATION, contents.evaluation)):
         ir.save(step.model, folder / f"{kind}.onnx")
-        ir.save(portable_model(step, contents.about.batch_size), folder / graph_file(kind))
+        ir.save(portable_model(step, step.batch_size), folder / graph_file(kind))
         plan = make_plan(step)
-        program = make_program(step, plan, contents.about.batch_size)
+        program = make_program(step, plan, step.batch_size)
         check_program(program)
         (folder / program_file(kind)).write_text(program.to_json())
         for name, value in step.graph.initializers.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bnnopt.artifact import make_program
-from bnnopt.artifact.program import _scaled_shapes
+from bnnopt.artifact.program import scaled_shapes
 from bnnopt.plan import make_plan
 from bnnopt.runtime.format import Program
 from bnnopt.training_step import PERSISTENT
@@ -43,7 +43,7 @@ def test_shapes_scale_to_those_of_a_smaller_batch(name: str) -> None:
 def test_a_graph_that_is_tied_to_its_batch() -> None:
     net = network(FIXED, {"w": [6, 6]}, loss="mse")
     step = net.step()
-    assert _scaled_shapes(step, net.batch) is None
+    assert scaled_shapes(step, net.batch) is None
     program = program_of(net, *ALL)
     assert program.fixed_batch
     assert all(d >= 0 for value in program.values for d in value.shape)
