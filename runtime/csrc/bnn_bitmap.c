@@ -13,16 +13,19 @@
 #include <immintrin.h>
 #endif
 
-enum { BLOCK = 4096 };
+enum {
+    BLOCK = 4096,
+    SHORT_BLOCK = 512, /* where decoding begins anywhere: as many bits are counted up to there */
+};
 
 struct block {
     i64 start, bytes, n; /* first element, first byte of bits, elements */
 };
 
 BNN_INLINE struct block block_of(const bnn_bitmap *b, i64 i) {
-    i64 row = i / b->blocks, first = i % b->blocks * BLOCK;
+    i64 row = i / b->blocks, first = i % b->blocks * b->block;
     return (struct block){row * b->row + first, row * b->row_bytes + first / 8,
-                          bnn_min(BLOCK, b->row - first)};
+                          bnn_min(b->block, b->row - first)};
 }
 
 BNN_INLINE uint32_t raw(const float *x) {
@@ -73,14 +76,17 @@ BNN_INLINE void gather_any(const float *x, const uint8_t *bits, float *out, i64 
     }
 }
 
-/* `v` points at the value before the block's first: v[0] is there, v[1 .. count] are read. */
-BNN_INLINE void scatter_any(const uint8_t *bits, const float *v, float *y, i64 n) {
-    for (i64 i = 0, k = 0; i < n; i++) {
+/* `v` points at the value before the block's first: v[0] is there, v[1 .. count] are read. Returns
+   how many there were. */
+BNN_INLINE i64 scatter_any(const uint8_t *bits, const float *v, float *y, i64 n) {
+    i64 k = 0;
+    for (i64 i = 0; i < n; i++) {
         uint32_t bit = bits[i / 8] >> i % 8 & 1, u;
         k += bit;
         u = raw(v + k) & -bit;
         memcpy(y + i, &u, sizeof u);
     }
+    return k;
 }
 
 BNN_INLINE void mask_any(const float *dy, const uint8_t *bits, const float *v, float *dx, i64 n) {
@@ -157,15 +163,15 @@ BNN_INLINE BNN_AVX2 __m256 take_avx2(unsigned byte, const float *v, i64 left) {
     return _mm256_and_ps(found, _mm256_castsi256_ps(spread_avx2(byte)));
 }
 
-BNN_INLINE BNN_AVX2 void scatter_avx2(const uint8_t *bits, const float *v, float *y, i64 n,
-                                      i64 count) {
+BNN_INLINE BNN_AVX2 i64 scatter_avx2(const uint8_t *bits, const float *v, float *y, i64 n,
+                                     i64 count) {
     i64 i = 0, k = 0;
     for (; i + 8 <= n; i += 8) {
         unsigned byte = bits[i / 8];
         _mm256_storeu_ps(y + i, take_avx2(byte, v + k, count - k));
         k += __builtin_popcount(byte);
     }
-    scatter_any(bits + i / 8, v + k, y + i, n - i);
+    return k + scatter_any(bits + i / 8, v + k, y + i, n - i);
 }
 
 BNN_INLINE BNN_AVX2 void mask_avx2(const float *dy, const uint8_t *bits, const float *v, float *dx,
@@ -180,6 +186,31 @@ BNN_INLINE BNN_AVX2 void mask_avx2(const float *dy, const uint8_t *bits, const f
         k += __builtin_popcount(byte);
     }
     mask_any(dy + i, bits + i / 8, v + k, dx + i, n - i);
+}
+
+/* Sixteen elements, or their first n. */
+BNN_INLINE BNN_AVX512 i64 expand_avx512(unsigned word, const float *v, i64 left, float *y, i64 n) {
+    const unsigned whole = 0xffff;
+    __mmask16 there = (__mmask16)(left >= 16 ? whole : (1u << left) - 1);
+    __mmask16 wanted = (__mmask16)(n >= 16 ? whole : (1u << n) - 1);
+    __m512 next = _mm512_maskz_loadu_ps(there, v + 1);
+    _mm512_mask_storeu_ps(y, wanted, _mm512_maskz_expand_ps((__mmask16)word, next));
+    return __builtin_popcount(word);
+}
+
+BNN_INLINE BNN_AVX512 i64 scatter_avx512(const uint8_t *bits, const float *v, float *y, i64 n,
+                                         i64 left) {
+    i64 i = 0, k = 0;
+    for (; i + 16 <= n; i += 16) {
+        uint16_t word;
+        memcpy(&word, bits + i / 8, sizeof word);
+        k += expand_avx512(word, v + k, left - k, y + i, 16);
+    }
+    if (i < n) {
+        unsigned word = bits[i / 8] | (i + 8 < n ? bits[i / 8 + 1] << 8 : 0);
+        k += expand_avx512(word, v + k, left - k, y + i, n - i);
+    }
+    return k;
 }
 
 #endif
@@ -231,14 +262,15 @@ BNN_AVX2 BODY(scatter, avx2) { SCATTER(scatter_avx2, , count) }
 BNN_AVX2 BODY(mask, avx2) { MASK(mask_avx2, , count) }
 #endif
 
-static void cut(bnn_bitmap *b, i64 rows, i64 row) {
+static void cut(bnn_bitmap *b, i64 rows, i64 row, i64 block) {
     if (row % 8 == 0 && !b->floors) { /* no spare bits: one long row */
         row *= rows;
         rows = rows > 0;
     }
     b->row = row;
     b->row_bytes = bnn_ceil_div(row, 8);
-    b->blocks = bnn_ceil_div(row, BLOCK);
+    b->block = block;
+    b->blocks = bnn_ceil_div(row, block);
     b->n_blocks = rows * b->blocks;
 }
 
@@ -252,11 +284,11 @@ static void add_up(i64 *offsets, i64 n) {
     }
 }
 
-enum { GRAIN = BNN_GRAIN / BLOCK };
+static i64 grain(const bnn_bitmap *b) { return BNN_GRAIN / b->block; }
 
 bnn_bitmap bnn_bitmap_of(const uint8_t *bits, const float *values, i64 rows, i64 row) {
     bnn_bitmap b = {.bits = (uint8_t *)bits, .values = (float *)values};
-    cut(&b, rows, row);
+    cut(&b, rows, row, SHORT_BLOCK);
     return b;
 }
 
@@ -265,40 +297,57 @@ i64 bnn_bitmap_offset_bytes(const bnn_bitmap *b) {
 }
 
 void bnn_bitmap_count(bnn_bitmap *b) {
-    bnn_parallel(b->n_blocks, GRAIN, BNN_PICK(count_body), b);
+    bnn_parallel(b->n_blocks, grain(b), BNN_PICK(count_body), b);
     add_up(b->offsets, b->n_blocks);
 }
 
-/* The whole bytes that hold a stretch, and the values before them. */
-struct bytes {
+/* The whole bytes that hold a stretch, and the values from the one before its first. */
+struct stretch {
     const uint8_t *bits;
-    i64 before, spare; /* elements of the first byte that are not of the stretch */
+    const float *values;
+    i64 spare, n, left; /* elements before it in its first byte; with those; values to the end */
 };
 
-BNN_INLINE struct bytes bytes_of(const bnn_bitmap *b, i64 first) {
-    i64 row = first / b->row, at = first % b->row, block = at / BLOCK, spare = at % 8;
+BNN_INLINE struct stretch stretch_at(const bnn_bitmap *b, i64 first, i64 n) {
+    i64 row = first < b->row ? 0 : first / b->row, at = first - row * b->row;
+    i64 block = at / SHORT_BLOCK, spare = at % 8;
     const uint8_t *bits = b->bits + row * b->row_bytes;
-    i64 within = count_any(bits + block * (BLOCK / 8), at % BLOCK - spare);
-    return (struct bytes){bits + at / 8, b->offsets[row * b->blocks + block] + within, spare};
+    i64 before = b->offsets[row * b->blocks + block] +
+                 count_any(bits + block * (SHORT_BLOCK / 8), at % SHORT_BLOCK - spare);
+    return (struct stretch){bits + at / 8, b->values + before, spare, n + spare,
+                            b->offsets[b->n_blocks] - before};
+}
+
+enum { LINE = 64 }; /* bytes of a cache line */
+
+/* Asks for as much again behind a stretch of `count` values: there the next one is likely to be. */
+BNN_INLINE const float *taken(struct stretch s, i64 count, const float *room) {
+    for (i64 i = 0; i < count; i += LINE / 4) __builtin_prefetch(s.values + 1 + count + i);
+    for (i64 i = 0; i < s.n / 8; i += LINE) __builtin_prefetch(s.bits + s.n / 8 + i);
+    return room + s.spare;
 }
 
 static const float *stretch_any(const bnn_bitmap *b, i64 first, i64 n, float *room) {
-    struct bytes s = bytes_of(b, first);
-    scatter_any(s.bits, b->values + s.before, room, n + s.spare);
-    return room + s.spare;
+    struct stretch s = stretch_at(b, first, n);
+    return taken(s, scatter_any(s.bits, s.values, room, s.n), room);
 }
 
 #if defined(__x86_64__)
 BNN_AVX2 static const float *stretch_avx2(const bnn_bitmap *b, i64 first, i64 n, float *room) {
-    struct bytes s = bytes_of(b, first);
-    i64 left = b->offsets[b->n_blocks] - s.before;
-    scatter_avx2(s.bits, b->values + s.before, room, n + s.spare, left);
-    return room + s.spare;
+    struct stretch s = stretch_at(b, first, n);
+    return taken(s, scatter_avx2(s.bits, s.values, room, s.n, s.left), room);
+}
+
+BNN_AVX512 static const float *stretch_avx512(const bnn_bitmap *b, i64 first, i64 n,
+                                              float *room) {
+    struct stretch s = stretch_at(b, first, n);
+    return taken(s, scatter_avx512(s.bits, s.values, room, s.n, s.left), room);
 }
 #endif
 
 const float *bnn_bitmap_take(const bnn_bitmap *b, i64 first, i64 n, float *room) {
 #if defined(__x86_64__)
+    if (bnn_has_avx512()) return stretch_avx512(b, first, n, room);
     if (bnn_has_avx2()) return stretch_avx2(b, first, n, room);
 #endif
     return stretch_any(b, first, n, room);
@@ -309,8 +358,8 @@ const float *bnn_bitmap_take(const bnn_bitmap *b, i64 first, i64 n, float *room)
 BNN_EXPORT void bnn_bitmap_mark_f32(const float *x, uint8_t *bits, i64 *offsets, i64 rows,
                                     i64 row) {
     bnn_bitmap b = {.x = x, .bits = bits, .offsets = offsets};
-    cut(&b, rows, row);
-    bnn_parallel(b.n_blocks, GRAIN, BNN_PICK(mark_body), &b);
+    cut(&b, rows, row, BLOCK);
+    bnn_parallel(b.n_blocks, grain(&b), BNN_PICK(mark_body), &b);
     add_up(offsets, b.n_blocks);
 }
 
@@ -318,8 +367,8 @@ BNN_EXPORT void bnn_bitmap_mark_f32(const float *x, uint8_t *bits, i64 *offsets,
 BNN_EXPORT void bnn_bitmap_mark_largest_f32(const float *x, const uint32_t *floors, uint8_t *bits,
                                             i64 *offsets, i64 rows, i64 row) {
     bnn_bitmap b = {.x = x, .floors = floors, .bits = bits, .offsets = offsets};
-    cut(&b, rows, row);
-    bnn_parallel(b.n_blocks, GRAIN, BNN_PICK(mark_body), &b);
+    cut(&b, rows, row, BLOCK);
+    bnn_parallel(b.n_blocks, grain(&b), BNN_PICK(mark_body), &b);
     add_up(offsets, b.n_blocks);
 }
 
@@ -330,25 +379,25 @@ BNN_EXPORT void bnn_bitmap_gather_f32(const float *x, uint8_t *bits, float *valu
     const uint32_t unread = 0;
     bnn_bitmap b = {.x = x, .bits = bits, .values = values, .offsets = offsets,
                        .floors = by_row ? &unread : NULL};
-    cut(&b, rows, row);
+    cut(&b, rows, row, BLOCK);
     values[0] = 0;
-    bnn_parallel(b.n_blocks, GRAIN, BNN_PICK(gather_body), &b);
+    bnn_parallel(b.n_blocks, grain(&b), BNN_PICK(gather_body), &b);
 }
 
 /* y: rows x row floats again. */
 BNN_EXPORT void bnn_bitmap_scatter_f32(uint8_t *bits, float *values, float *y, i64 *offsets,
                                        i64 rows, i64 row) {
     bnn_bitmap b = {.bits = bits, .values = values, .y = y, .offsets = offsets};
-    cut(&b, rows, row);
+    cut(&b, rows, row, BLOCK);
     bnn_bitmap_count(&b);
-    bnn_parallel(b.n_blocks, GRAIN, BNN_PICK(scatter_body), &b);
+    bnn_parallel(b.n_blocks, grain(&b), BNN_PICK(scatter_body), &b);
 }
 
 /* dx = dy where the element is above 0, else 0 dy; dx may be dy. */
 BNN_EXPORT void bnn_bitmap_relu_grad_f32(const float *dy, uint8_t *bits, float *values, float *dx,
                                          i64 *offsets, i64 rows, i64 row) {
     bnn_bitmap b = {.x = dy, .bits = bits, .values = values, .y = dx, .offsets = offsets};
-    cut(&b, rows, row);
+    cut(&b, rows, row, BLOCK);
     bnn_bitmap_count(&b);
-    bnn_parallel(b.n_blocks, GRAIN, BNN_PICK(mask_body), &b);
+    bnn_parallel(b.n_blocks, grain(&b), BNN_PICK(mask_body), &b);
 }

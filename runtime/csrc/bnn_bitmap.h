@@ -11,6 +11,7 @@ typedef struct {
     float *values;   /* including the 0 in front */
     i64 *offsets;    /* values before each block, and the number of all */
     const uint32_t *floors; /* for every row the least magnitude to keep, as bits; or NULL */
+    i64 block;       /* elements of a block */
     i64 row, row_bytes, blocks; /* elements and bytes of a row, blocks a row */
     i64 n_blocks;    /* of all rows */
 } bnn_bitmap;

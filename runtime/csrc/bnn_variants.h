@@ -16,6 +16,8 @@ enum { BNN_GRAIN = 1 << 16 };
 
 #if defined(__x86_64__)
 #define BNN_AVX2 __attribute__((target("avx2,fma,popcnt,f16c")))
+#define BNN_AVX512 \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt,f16c")))
 #define BNN_BOTH(NAME)                                                                     \
     static void NAME##_any(void *context, i64 begin, i64 end, int thread) {                \
         (void)thread;                                                                      \

@@ -19,6 +19,7 @@ from bnnopt.runtime.kernels.compiled import (
 )
 
 BLOCK = 4096  # elements, as in bnn_bitmap.c
+SHORT_BLOCK = 512
 OFFSET = np.dtype(np.int64)
 
 
@@ -105,12 +106,12 @@ def _offsets(dense: Array | None, scratch: Array, by_row: bool = False) -> Array
     return scratch[:n_bytes].view(OFFSET)
 
 
-def offset_bytes(shape: Sequence[int], by_row: bool = False) -> int:
+def offset_bytes(shape: Sequence[int], by_row: bool = False, block: int = BLOCK) -> int:
     """Bytes of the offsets with which a tensor of this shape is encoded or decoded."""
     rows, row = shape[0], math.prod(shape[1:])
     if row % 8 == 0 and not by_row:  # one long row
         rows, row = 1, rows * row
-    return OFFSET.itemsize * (rows * -(-row // BLOCK) + 1)
+    return OFFSET.itemsize * (rows * -(-row // block) + 1)
 
 
 def _floor_bytes(shape: Sequence[int]) -> int:

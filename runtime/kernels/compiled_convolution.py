@@ -25,7 +25,7 @@ from bnnopt.runtime.kernels.compiled import (
     integers,
     optional,
 )
-from bnnopt.runtime.kernels.compiled_bitmap import offset_bytes
+from bnnopt.runtime.kernels.compiled_bitmap import SHORT_BLOCK, offset_bytes
 from bnnopt.runtime.kernels.product_tiling import Convolution
 from bnnopt.runtime.kernels.windows import Window, make_window
 from bnnopt.runtime.library import int64s
@@ -275,7 +275,7 @@ def _of_bitmap(cut: _Cut | None, x: Shape) -> _Cut | None:
         return None
     return cut._replace(
         function=cut.function.replace("bnn_", "bnn_bitmap_", 1),
-        shared=[offset_bytes(x), *cut.shared],
+        shared=[offset_bytes(x, block=SHORT_BLOCK), *cut.shared],
         share=[cut.decoded * FLOAT_BYTES, *cut.share],
     )
 
