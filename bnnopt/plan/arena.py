@@ -1,11 +1,12 @@
 """Placement of buffers in one arena: offsets such that what lives at the same time never overlaps.
 
-Greedy by size, or by start, into the lowest gap that fits (Pisarchyk and Lee, arXiv:2001.03288,
-"Greedy by Size"); whichever gives the smaller arena is taken.
+Greedy into the lowest gap that fits (Pisarchyk and Lee, arXiv:2001.03288, "Greedy by Size" and "by
+Breadth"), in one order after another, until the arena is as small as what is needed at once.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,13 +33,33 @@ def aligned(n_bytes: int) -> int:
 
 def place(intervals: Sequence[Interval]) -> tuple[list[int], int]:
     """Offsets of the intervals, and the size of the arena, in bytes."""
+    needed = _needed(intervals)
+    origin = min((i.first for i in intervals), default=0)
+    busiest = {i: max(needed[i.first - origin : i.last + 1 - origin]) for i in intervals}
     orders: list[Callable[[Interval], tuple[int, ...]]] = [
         lambda i: (-i.n_bytes, i.first),
+        lambda i: (-busiest[i], i.first - i.last),
+        lambda i: (-i.n_bytes, -i.last),
         lambda i: (i.first, -i.n_bytes),
-        lambda i: (-(i.last - i.first), -i.n_bytes),
+        lambda i: (i.first - i.last, -i.n_bytes),
     ]
-    plans = [_place_in_order(intervals, order) for order in orders]
-    return min(plans, key=lambda plan: plan[1])
+    best: tuple[list[int], int] | None = None
+    for order in orders:
+        if best is None or best[1] > max(needed):
+            plan = _place_in_order(intervals, order)
+            best = plan if best is None else min(best, plan, key=lambda plan: plan[1])
+    assert best is not None
+    return best
+
+
+def _needed(intervals: Sequence[Interval]) -> list[int]:
+    """Bytes needed at each step from the first to the last, which no placement can do without."""
+    ends = [step for i in intervals for step in (i.first, i.last + 1)]
+    change = dict.fromkeys(range(min(ends, default=0), max(ends, default=0) + 1), 0)
+    for i in intervals:
+        change[i.first] += aligned(i.n_bytes)
+        change[i.last + 1] -= aligned(i.n_bytes)
+    return list(itertools.accumulate(change.values()))
 
 
 def _place_in_order(

@@ -61,3 +61,27 @@ def test_alignment() -> None:
 
 def test_an_empty_plan() -> None:
     assert place([]) == ([], 0)
+
+
+def test_another_order_is_tried_where_the_first_leaves_a_gap() -> None:
+    lives = [(4, 2, 4), (2, 2, 5), (5, 5, 8), (2, 3, 3)]  # 8 units at once, at step 3
+    intervals = [Interval(64 * n, first, last) for n, first, last in lives]
+    assert place(intervals)[1] == 64 * 8
+    by_size = sorted(intervals, key=lambda i: (-i.n_bytes, i.first))
+    by_start = sorted(intervals, key=lambda i: (i.first, -i.n_bytes))
+    assert min(map(lowest_places, (by_size, by_start))) > 64 * 8
+
+
+def lowest_places(intervals: list[Interval]) -> int:
+    """The arena that comes of placing each as low as those before it allow."""
+    placed: list[tuple[int, Interval]] = []
+    for interval in intervals:
+        others = [(o, i) for o, i in placed if i.meets(interval)]
+        ends = [0, *sorted(o + i.n_bytes for o, i in others)]
+        offset = next(
+            e
+            for e in ends
+            if all(e + interval.n_bytes <= o or e >= o + i.n_bytes for o, i in others)
+        )
+        placed.append((offset, interval))
+    return max(o + i.n_bytes for o, i in placed)
