@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -32,14 +31,14 @@ def with_value(program: Program, name: str, **fields: object) -> Program:
     at = index_of(program, name)
     values = list(program.values)
     values[at] = values[at]._replace(**fields)
-    return replace(program, values=tuple(values))
+    return program._replace(values=tuple(values))
 
 
 def with_step(program: Program, operator: str, **fields: object) -> Program:
     steps = list(program.steps)
     at = next(i for i, s in enumerate(steps) if s.operator == operator and s.workspace_bytes)
     steps[at] = steps[at]._replace(**fields)
-    return replace(program, steps=tuple(steps))
+    return program._replace(steps=tuple(steps))
 
 
 def at(name: str) -> int:
@@ -83,7 +82,7 @@ def unaligned(program: Program) -> Program:
 
 
 def too_small_an_arena(program: Program) -> Program:
-    return replace(program, arena_bytes=program.arena_bytes - 64)
+    return program._replace(arena_bytes=program.arena_bytes - 64)
 
 
 def scratch_over_an_input(program: Program) -> Program:
@@ -103,7 +102,7 @@ def scratch_over_what_is_kept(program: Program) -> Program:
 
 def read_before_it_is_made(program: Program) -> Program:
     steps = list(program.steps)
-    return replace(program, steps=(*steps[1:], steps[0]))
+    return program._replace(steps=(*steps[1:], steps[0]))
 
 
 def weight_read_after_its_update(program: Program) -> Program:
@@ -114,7 +113,7 @@ def weight_read_after_its_update(program: Program) -> Program:
     made = next(i for i, s in enumerate(steps) if update.inputs[1] in s.outputs)
     late = StepSpec("Neg", "late", "backward", update.inputs[:1], (0,), {}, False, 0, 0)
     assert first_read < made
-    return replace(program, steps=(*steps[: made + 1], update, late, *steps[made + 1 :]))
+    return program._replace(steps=(*steps[: made + 1], update, late, *steps[made + 1 :]))
 
 
 def product_over_its_operand(program: Program) -> Program:
@@ -191,4 +190,4 @@ def test_unread_values_need_no_memory_of_their_own() -> None:
     program = Program(4, True, 64, values, (step,), {"data": [0]}, (1,), {})
     check_program(program)  # in place
     with pytest.raises(OverlapError, match="as it reads it"):
-        check_program(replace(program, steps=(step._replace(operator="MatMul"),)))
+        check_program(program._replace(steps=(step._replace(operator="MatMul"),)))
