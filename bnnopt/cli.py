@@ -194,6 +194,12 @@ _json_option = click.option(
 @click.option("--passes", type=_Names(), default=(), help="Only these passes, separated by commas.")
 @click.option("--disable", type=_Names(), default=(), help="Not these passes, separated by commas.")
 @click.option(
+    "--enable",
+    type=_Names(),
+    default=(),
+    help="Also these passes, such as pow2-gradients, which no level has.",
+)
+@click.option(
     "--budget",
     "budget_bytes",
     type=_Size(),

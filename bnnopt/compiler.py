@@ -84,6 +84,7 @@ class Settings:
     sign_zero: str = "+1"
     passes: Sequence[str] = ()
     disable: Sequence[str] = ()
+    enable: Sequence[str] = ()
     budget_bytes: int | None = None
     seed: int = 0
     calibrate: str | None = None
@@ -177,8 +178,8 @@ def optimize(
         Straight-through estimator: a name, or ``PATTERN=NAME`` for the nodes that match.
     sign_zero : str
         ``+1``, or ``keep`` for ONNX's 0.
-    passes, disable : sequence of str
-        Only these passes; all but these.
+    passes, disable, enable : sequence of str
+        Only these passes; all but these; these as well.
     budget_bytes : int
         Take the least lossy passes whose planned peak fits: none, all lossless ones, then the
         lossy ones too, one after the other, that with the tightest bound first.
@@ -373,7 +374,7 @@ def _check(settings: Settings) -> None:
         raise UsageError(f"--prune-end {settings.prune_end}: expected a number of steps")
     if not 0 <= settings.seed < N_SEEDS:
         raise UsageError(f"--seed {settings.seed}: expected a number from 0 to {N_SEEDS - 1}")
-    select(settings.level, settings.passes, settings.disable)
+    _selected(settings, settings.level)
 
 
 def _rewrite(
@@ -381,7 +382,7 @@ def _rewrite(
 ) -> tuple[str, TrainingStep, list[PassRecord]]:
     """The level, the rewritten step and the ledger; with a budget the least lossy that fits."""
     if settings.budget_bytes is None:
-        asked = select(settings.level, settings.passes, settings.disable)
+        asked = _selected(settings, settings.level)
         return settings.level, *_run(reference, settings, asked, say)
     peaks = []
     for level, asked in _candidates(settings):
@@ -396,14 +397,18 @@ def _rewrite(
     )
 
 
+def _selected(settings: Settings, level: str) -> list[Pass]:
+    return select(level, settings.passes, settings.disable, settings.enable)
+
+
 def _candidates(settings: Settings) -> Iterator[tuple[str, list[Pass]]]:
     """Levels and sets of passes, the least lossy first; with `passes` those only."""
     if settings.passes:
-        yield settings.level, select(settings.level, settings.passes, settings.disable)
+        yield settings.level, _selected(settings, settings.level)
         return
     tried: list[list[Pass]] = []
     for level in LEVELS:
-        for chosen in by_loss(select(level, disabled=settings.disable)):
+        for chosen in by_loss(_selected(settings, level)):
             if chosen not in tried:
                 tried.append(chosen)
                 yield level, chosen

@@ -24,6 +24,7 @@ from bnnopt.passes.l1_batch_norm import L1BatchNorm
 from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.passes.packed_products import PackedProducts
 from bnnopt.passes.pool_index import PoolIndex
+from bnnopt.passes.pow2_gradients import Pow2Gradients
 from bnnopt.passes.prune_stored import PruneStored
 from bnnopt.passes.rebuild_activations import RebuildActivations
 from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
@@ -60,6 +61,7 @@ PASSES: tuple[Pass, ...] = (
     ImmediateUpdate(),
     StreamGradients(),
     InPlace(),
+    Pow2Gradients(),  # when it is known which dx is written over its dy
     Schedule(),
 )
 LEVELS = ("O0", "O1", "O2")
@@ -80,15 +82,20 @@ class PassRecord:
     chosen: tuple[Skip, ...] = ()
 
 
-def select(level: str, only: Sequence[str] = (), disabled: Sequence[str] = ()) -> list[Pass]:
+def select(
+    level: str,
+    only: Sequence[str] = (),
+    disabled: Sequence[str] = (),
+    enabled: Sequence[str] = (),
+) -> list[Pass]:
     """The passes to run, in their order.
 
     Parameters
     ----------
     level : str
         One of `LEVELS`; not used where `only` names passes.
-    only, disabled : sequence of str
-        Names of passes.
+    only, disabled, enabled : sequence of str
+        Names of passes; `enabled` are there beside those of the level, or of `only`.
 
     Raises
     ------
@@ -98,11 +105,11 @@ def select(level: str, only: Sequence[str] = (), disabled: Sequence[str] = ()) -
     if level not in LEVELS:
         raise UsageError(f"level {level!r} is not known; expected {', '.join(LEVELS)}")
     known = {candidate.name for candidate in PASSES}
-    for name in (*only, *disabled):
+    for name in (*only, *disabled, *enabled):
         if name not in known:
             raise UsageError(f"pass {name!r} is not known; expected some of {', '.join(known)}")
     wanted = set(only) or {p.name for p in PASSES if p.level <= int(level[1:])}
-    return [p for p in PASSES if p.name in wanted - set(disabled)]
+    return [p for p in PASSES if p.name in wanted.union(enabled) - set(disabled)]
 
 
 def run_passes(

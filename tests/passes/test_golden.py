@@ -48,6 +48,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "immediate-update": ("dense", ()),
     "stream-gradients": ("binary", ("sign-pack", "packed-products", "immediate-update")),
     "in-place": ("dense", ("immediate-update",)),
+    "pow2-gradients": ("binary", ("sign-pack", "packed-products", "stream-gradients")),
     "schedule": ("binary", ("redirect-consumers", "sign-pack", "immediate-update", "in-place")),
 }
 
