@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bnnopt.runtime.format import Program, StepSpec
 from bnnopt.runtime.kernels.compiled import PreparedCalls, recorded, repeat
-from bnnopt.runtime.kernels.dispatch import REPEATABLE, WRITING, numpy_kernel
+from bnnopt.runtime.kernels.dispatch import REPEATABLE, WRITING
 
 # Operators whose values may need more than the plan has for them.
 GROWING = frozenset({"BitmapPack", "PrunedBitmapPack"})
@@ -115,8 +115,9 @@ class Executor:
         scratch = self._arena[step.workspace_offset : end]
         is_done = writing is not None and writing(inputs, outputs, step.attributes, scratch)
         if not is_done:
-            results = numpy_kernel(step.operator)(*inputs, **step.attributes)
-            _deliver(results if isinstance(results, tuple) else (results,), outputs)
+            from bnnopt.runtime.kernels.fallback import run_numpy
+
+            run_numpy(step.operator, inputs, outputs, step.attributes)
         if step.operator in GROWING:
             self._spill.adopt(step, outputs, values)
         return is_done
@@ -132,17 +133,6 @@ def _repeatable(program: Program) -> frozenset[int]:
         if step.operator in REPEATABLE and not grown & set(step.inputs):
             found.append(position)
     return frozenset(found)
-
-
-def _deliver(results: tuple[Array, ...], outputs: list[Array | None]) -> None:
-    """Copy results to where they belong; one that has outgrown its place takes that over."""
-    for i, (output, result) in enumerate(zip(outputs, results, strict=False)):
-        if output is None:
-            continue
-        if result.size > output.size:
-            outputs[i] = result
-        else:
-            np.copyto(output, result)
 
 
 class Spill:

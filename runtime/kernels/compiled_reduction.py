@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels import Array, axes_of
 from bnnopt.runtime.kernels.compiled import (
     Arrays,
     Attributes,
@@ -17,7 +17,6 @@ from bnnopt.runtime.kernels.compiled import (
     integer,
     optional,
 )
-from bnnopt.runtime.kernels.reduction import axes_of
 
 
 def _reduce(*, mean: bool) -> CompiledKernel:

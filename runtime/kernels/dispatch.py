@@ -55,7 +55,10 @@ COMPILED: dict[str, CompiledKernel] = {
 WRITING: dict[str, CompiledKernel] = {
     **COMPILED,
     **{
-        name: _numpy(name) for name in ("Conv", "ConvInputGrad", "ConvWeightGrad", "Gemm", "MatMul")
+        name: _numpy(name)
+        for name in (
+            *("Concat", "Conv", "ConvInputGrad", "ConvWeightGrad", "Gemm", "MatMul", "Softmax"),
+        )
     },
 }
 

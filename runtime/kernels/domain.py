@@ -63,8 +63,18 @@ def real_conv(
     return cast(y, to=dtype)
 
 
-DOMAIN_KERNELS: dict[str, Kernel] = {
+ELEMENTWISE: dict[str, Kernel] = {
     "ApproxSignGrad": binarize.approx_sign_grad,
+    "Binarize": binarize.binarize,
+    "ClipGrad": binarize.clip_grad,
+    "ReluGrad": binarize.relu_grad,
+    "SwishSignGrad": binarize.swish_sign_grad,
+    "Ternarize": binarize.ternarize,
+}
+"""As `standard.ELEMENTWISE`."""
+
+DOMAIN_KERNELS: dict[str, Kernel] = {
+    **ELEMENTWISE,
     "BatchNormalizationApply": normalization.batch_normalization_apply,
     "BatchNormalizationGrad": normalization.batch_normalization_grad,
     "BatchNormalizationLevels": normalization.batch_normalization_levels,
@@ -85,13 +95,11 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "BinaryGemmWeightGradPow2": pow2.binary_gemm_weight_grad_pow2,
     "BinaryGemmWeightGradSigns": binary_products.binary_gemm_weight_grad_signs,
     "BinaryGemmWeightGradSignsPow2": pow2.binary_gemm_weight_grad_signs_pow2,
-    "Binarize": binarize.binarize,
     "BinarizePack": packing.binarize_pack,
     "BitmapConvWeightGrad": convolution.bitmap_conv_weight_grad,
     "BitmapPack": bitmap.bitmap_pack,
     "BitmapReluGrad": bitmap.bitmap_relu_grad,
     "BitmapUnpack": bitmap.bitmap_unpack,
-    "ClipGrad": binarize.clip_grad,
     "ConvInputGrad": conv_input_grad,
     "ConvWeightGrad": convolution.conv_weight_grad,
     "Dropout": dropout.dropout,
@@ -111,15 +119,12 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "PrunedBitmapPack": bitmap.pruned_bitmap_pack,
     "RangePack": packing.range_pack,
     "RealConv": real_conv,
-    "ReluGrad": binarize.relu_grad,
     "RoundToHalf": optimizers.round_to_half,
     "SignGrad": optimizers.sign_grad,
     "SignPack": packing.sign_pack,
     "SignUnpack": packing.sign_unpack,
     "SoftmaxCrossEntropy": loss.softmax_cross_entropy,
     "SoftmaxCrossEntropyGrad": loss.softmax_cross_entropy_grad,
-    "SwishSignGrad": binarize.swish_sign_grad,
-    "Ternarize": binarize.ternarize,
     "UnpackBits": packing.unpack_bits,
     **optimizers.STEPS,
 }

@@ -10,15 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels import Array, axes_of
 from bnnopt.runtime.kernels.elementwise import div
-
-
-def axes_of(x: Array, axes: Array | None, noop_with_empty_axes: int) -> tuple[int, ...]:
-    """The axes of a reduction, counted from the front."""
-    if axes is not None and np.size(axes):
-        return tuple(int(axis) % x.ndim for axis in np.ravel(axes))
-    return () if noop_with_empty_axes else tuple(range(x.ndim))
 
 
 def lowest(dtype: np.dtype[Any]) -> float | int:
@@ -145,9 +138,9 @@ def cum_sum(x: Array, axis: Array, *, exclusive: int = 0, reverse: int = 0) -> A
 
 
 @np.errstate(all="ignore")
-def softmax(x: Array, *, axis: int = -1) -> Array:
-    """exp(x) / sum(exp(x)) along one axis, without overflow."""
-    y = np.asarray(x - np.max(x, axis=axis, keepdims=True))
+def softmax(x: Array, *, axis: int = -1, out: Array | None = None) -> Array:
+    """exp(x) / sum(exp(x)) along one axis, without overflow, in `out` if given."""
+    y = np.asarray(np.subtract(x, np.max(x, axis=axis, keepdims=True), out=out))
     np.exp(y, out=y)
     y /= np.sum(y, axis=axis, keepdims=True)
     return y

@@ -1,6 +1,6 @@
 """Operators that move, select or make elements without computing with them.
 
-Reshape, Flatten, Squeeze and Unsqueeze return views; all others return new arrays.
+Those that need no new memory return views.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def unsqueeze(x: Array, axes: Array) -> Array:
 
 def transpose(x: Array, *, perm: Sequence[int] | None = None) -> Array:
     """Permute the axes, or reverse them without `perm`."""
-    return np.transpose(x, perm).copy()
+    return np.transpose(x, perm)
 
 
-def concat(*arrays: Array, axis: int) -> Array:
-    """Join the arrays along an axis."""
-    return np.concatenate(arrays, axis=axis)
+def concat(*arrays: Array, axis: int, out: Array | None = None) -> Array:
+    """Join the arrays along an axis, in `out` if given."""
+    return np.concatenate(arrays, axis=axis, out=out)
 
 
 def split(
@@ -76,7 +76,7 @@ def split(
     else:
         raise ValueError("Split: found neither the input 'split' nor 'num_outputs', expected one")
     ends = np.cumsum(lengths)[:-1]
-    return tuple(piece.copy() for piece in np.split(x, ends, axis=axis))
+    return tuple(np.split(x, ends, axis=axis))
 
 
 def slice_(
@@ -95,7 +95,7 @@ def slice_(
         if step < 0 and start < -x.shape[axis]:
             start = 0  # ONNX clamps it to the first element; Python would select nothing
         index[axis] = slice(start, end, step)
-    return x[tuple(index)].copy()
+    return np.asarray(x[tuple(index)])
 
 
 def pad(
@@ -131,7 +131,7 @@ def pad(
 
 def expand(x: Array, shape: Array) -> Array:
     """Broadcast x and `shape` to each other."""
-    return np.broadcast_to(x, np.broadcast_shapes(x.shape, _ints(shape))).copy()
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, _ints(shape)))
 
 
 def tile(x: Array, repeats: Array) -> Array:

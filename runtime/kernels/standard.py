@@ -1,7 +1,7 @@
 """The one table of kernels of the standard ONNX operators, opset 18 and what later ones kept.
 
-Except for those in `VIEW_OPERATORS` a kernel returns new arrays that share no memory with its
-inputs, C-contiguous if the inputs are.
+A kernel leaves its inputs alone. Those that only shape, cut or repeat may return a view of one;
+all others return new arrays, C-contiguous if the inputs are.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from bnnopt.runtime.kernels import (
 )
 from bnnopt.runtime.kernels.elementwise import from_fold, from_ufunc
 
-VIEW_OPERATORS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-"""Operators whose result is a view of their first input (or a copy, if that is not contiguous)."""
-
-STANDARD_KERNELS: dict[str, Kernel] = {
+ELEMENTWISE: dict[str, Kernel] = {
     # arithmetic
     "Add": from_ufunc(np.add),
     "Sub": from_ufunc(np.subtract),
@@ -56,8 +53,6 @@ STANDARD_KERNELS: dict[str, Kernel] = {
     "HardSigmoid": elementwise.hard_sigmoid,
     "HardSwish": elementwise.hard_swish,
     "Softplus": elementwise.softplus,
-    "Softmax": reduction.softmax,
-    "LogSoftmax": reduction.log_softmax,
     # comparison, logic and bits
     "Where": elementwise.where,
     "Less": from_ufunc(np.less),
@@ -77,6 +72,12 @@ STANDARD_KERNELS: dict[str, Kernel] = {
     "BitShift": elementwise.bit_shift,
     # types
     "Cast": elementwise.cast,
+}
+"""Kernels whose result has, at each place, what they make of the inputs' elements there."""
+
+STANDARD_KERNELS: dict[str, Kernel] = {
+    **ELEMENTWISE,
+    # types
     "CastLike": elementwise.cast_like,
     "Identity": elementwise.identity,
     # layers
@@ -102,6 +103,8 @@ STANDARD_KERNELS: dict[str, Kernel] = {
     "ReduceLogSumExp": reduction.reduce_log_sum_exp,
     "ArgMax": reduction.arg_max,
     "CumSum": reduction.cum_sum,
+    "Softmax": reduction.softmax,
+    "LogSoftmax": reduction.log_softmax,
     # shapes and selection
     "Concat": shaping.concat,
     "Split": shaping.split,
