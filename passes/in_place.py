@@ -97,8 +97,9 @@ def _candidates(node: ir.Node) -> list[tuple[int, int]]:
 
 
 def _same_size(node: ir.Node, pair: tuple[int, int]) -> bool:
-    value = node.inputs[pair[1]]
-    return value is not None and size_bytes(value) == size_bytes(node.outputs[pair[0]])
+    """Whether both are there and as large; an output without a name is left out."""
+    output, value = node.outputs[pair[0]], node.inputs[pair[1]]
+    return bool(output.name) and value is not None and size_bytes(value) == size_bytes(output)
 
 
 def is_free(node: ir.Node, pair: tuple[int, int], home: dict[ir.Value, Buffer], index: int) -> bool:

@@ -114,6 +114,22 @@ def test_a_view_keeps_its_source_alive() -> None:
     assert in_place_pairs(node(step, "Add"))
 
 
+def test_a_gradient_that_is_left_out_takes_over_nothing() -> None:
+    """Nothing before the batch norm is trained: its dx has no name, and no buffer."""
+    net = network(
+        """g (float[batch,5] x) => (float[batch,5] y) {
+            h = Neg (x)
+            y, m, v = BatchNormalization <training_mode = 1> (h, gamma, beta, mean, var)
+        }""",
+        {"gamma": [5], "beta": [5], "mean": [5], "var": [5]},
+        loss="mse",
+    )
+    step = net.with_passes("l1-batch-norm", "float16-gradients")
+    assert node(step, "L1BatchNormalizationGrad").outputs[0].name == ""
+    apply(PASS, step)
+    assert not in_place_pairs(node(step, "L1BatchNormalizationGrad"))
+
+
 def test_the_checker_knows_every_operator_that_may_overwrite() -> None:
     own = {name for name, operator in OPERATORS.items() if operator.in_place}
     optimizers = {name for name in own if name.endswith(check._OPTIMIZER)}
