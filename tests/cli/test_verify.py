@@ -130,6 +130,19 @@ def test_defects() -> None:
     assert "'w' has cosine 0.8000" in Verification(turned, False, min_cosine=0.81).defect
 
 
+def test_signs_are_held_to_those_of_the_reference() -> None:
+    """Of a gradient with one large element, its own signs have a cosine of 0.5."""
+    gradient = np.array([1, 0.01, -0.01, 0.01], np.float32)
+    signs = np.sign(gradient)
+    own, turned, worse = (_difference(gradient, signs * turn) for turn in (1, [1, 1, 1, -1], -1))
+    assert own.reach == own.cosine < 0.53
+    assert turned.cosine < own.cosine
+    assert not Verification({"w": own, "v": turned}, False, min_cosine=0.58).defect
+    assert "'w' has cosine -0.5" in Verification({"w": worse}, False, min_cosine=0.58).defect
+    dense = Difference(0.1, own.cosine)
+    assert "'w' has cosine 0.51" in Verification({"w": dense}, False, min_cosine=0.58).defect
+
+
 def test_other_batches_give_other_numbers(bnnopt: Cli, folder: Path) -> None:
     tamper(folder, "attribute")
     texts = {
