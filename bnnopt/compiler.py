@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
-from numbers import Integral, Real
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,7 @@ from numpy.typing import NDArray
 from bnnopt.analysis import real_weights
 from bnnopt.artifact import Contents, make_program, write_folder
 from bnnopt.autodiff import (
-    LOSSES,
     OPTIMIZERS,
-    Bop,
     Optimizer,
     Selection,
     TrainingOptions,
@@ -45,7 +41,6 @@ from bnnopt.passes import (
     kernel_passes,
     map_kernels,
     run_passes,
-    select,
     with_pass,
 )
 from bnnopt.plan import make_plan
@@ -54,43 +49,13 @@ from bnnopt.runtime.format import Artifact
 from bnnopt.runtime.kernels.selection import kernels_of
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.pruning import Pruning
+from bnnopt.settings import LOSS_NAMES, Settings, check, with_options
 from bnnopt.static_sum import StaticSum
 from bnnopt.tables import size
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, role
 
 Progress = Callable[[str], None]
-LOSS_NAMES = (*LOSSES, "none")
-SIGN_ZEROS = ("+1", "keep")
 FLOAT16_MAX = 65504.0
-N_SEEDS = 1 << 32  # of the hash behind dropout
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The options of ``bnnopt optimize``; see `optimize`."""
-
-    batch_size: int | None = None
-    level: str = "O1"
-    loss: str | None = None
-    optimizer: str | None = None
-    momentum: float = 0.9
-    gamma: float = Bop.gamma
-    tau: float = Bop.tau
-    learning_rate: float | None = None
-    freeze: Sequence[str] = ()
-    train: Sequence[str] = ()
-    last: int | None = None
-    ste: Sequence[str] = ()
-    sign_zero: str = "+1"
-    passes: Sequence[str] = ()
-    disable: Sequence[str] = ()
-    enable: Sequence[str] = ()
-    budget_bytes: int | None = None
-    seed: int = 0
-    calibrate: str | None = None
-    prune_stored: float | None = None
-    prune_weights: float | None = None
-    prune_end: int = 1000
 
 
 @dataclass(frozen=True)
@@ -210,8 +175,8 @@ def optimize(
     >>> optimized = bnnopt.optimize("model.onnx", batch_size=100, level="O1")
     >>> optimized.save("out")
     """
-    chosen = _settings(settings or Settings(), options)
-    _check(chosen)
+    chosen = with_options(settings or Settings(), options)
+    check(chosen)
     say = progress or (lambda line: None)
     path = Path(model)
     say("reading the model")
@@ -313,76 +278,12 @@ def _check_kernels(path: Path, *steps: TrainingStep) -> None:
             )
 
 
-def _settings(settings: Settings, options: Mapping[str, object]) -> Settings:
-    """The settings with `options` in place, each of the right type."""
-    types = {entry.name: str(entry.type) for entry in fields(Settings)}
-    changes: dict[str, Any] = {}
-    for name, value in options.items():
-        if name not in types:
-            near = get_close_matches(name, types, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(types)}"
-            raise UsageError(f"optimize: there is no option {name!r}; {hint}")
-        changes[name] = _converted(name, value, types[name])
-    return replace(settings, **changes)
-
-
-def _converted(name: str, value: object, expected: str) -> object:
-    """A value of the type that `Settings` declares; a lone text stands for a sequence of one."""
-    if value is None and "None" in expected:
-        return None
-    if expected == "Sequence[str]":
-        values = (value,) if isinstance(value, str) else value
-        if isinstance(values, Sequence) and all(isinstance(v, str) for v in values):
-            return tuple(values)
-    elif isinstance(value, bool):
-        pass  # is an int to Python, but no number of anything
-    elif expected.startswith("int") and isinstance(value, Integral):
-        return int(value)
-    elif expected.startswith("float") and isinstance(value, Real):
-        return float(value)
-    elif expected.startswith("str") and isinstance(value, str):
-        return value
-    raise UsageError(f"optimize: {name} is {value!r}, expected {expected}")
-
-
-def _check(settings: Settings) -> None:
-    choices = {
-        "--loss": (settings.loss, LOSS_NAMES),
-        "--optimizer": (settings.optimizer, OPTIMIZERS),
-        "--sign-zero": (settings.sign_zero, SIGN_ZEROS),
-    }
-    for option, (found, expected) in choices.items():
-        if found is not None and found not in expected:
-            raise UsageError(f"{option} {found}: expected {', '.join(expected)}")
-    if not (0 < settings.gamma <= 1 and 0 <= settings.tau < math.inf):
-        raise UsageError(
-            f"--gamma {settings.gamma}, --tau {settings.tau}: expected above 0 to 1, and 0 or more"
-        )
-    if not 0 <= settings.momentum < 1:
-        raise UsageError(f"--momentum {settings.momentum}: expected a number from 0 to below 1")
-    rate = settings.learning_rate
-    if rate is not None and not 0 < rate < math.inf:
-        raise UsageError(f"--lr {rate}: expected a number above 0")
-    stored = settings.prune_stored
-    if stored is not None and not 0 < stored < 1:
-        raise UsageError(f"--prune-stored {stored}: expected a number between 0 and 1")
-    if settings.prune_weights is not None and not 0 < settings.prune_weights < 1:
-        raise UsageError(
-            f"--prune-weights {settings.prune_weights}: expected a number between 0 and 1"
-        )
-    if settings.prune_end < 1:
-        raise UsageError(f"--prune-end {settings.prune_end}: expected a number of steps")
-    if not 0 <= settings.seed < N_SEEDS:
-        raise UsageError(f"--seed {settings.seed}: expected a number from 0 to {N_SEEDS - 1}")
-    _selected(settings, settings.level)
-
-
 def _rewrite(
     reference: TrainingStep, settings: Settings, say: Progress
 ) -> tuple[str, TrainingStep, list[PassRecord]]:
     """The level, the rewritten step and the ledger; with a budget the least lossy that fits."""
     if settings.budget_bytes is None:
-        asked = _selected(settings, settings.level)
+        asked = settings.selected(settings.level)
         return settings.level, *_run(reference, settings, asked, say)
     peaks = []
     for level, asked in _candidates(settings):
@@ -397,18 +298,14 @@ def _rewrite(
     )
 
 
-def _selected(settings: Settings, level: str) -> list[Pass]:
-    return select(level, settings.passes, settings.disable, settings.enable)
-
-
 def _candidates(settings: Settings) -> Iterator[tuple[str, list[Pass]]]:
     """Levels and sets of passes, the least lossy first; with `passes` those only."""
     if settings.passes:
-        yield settings.level, _selected(settings, settings.level)
+        yield settings.level, settings.selected(settings.level)
         return
     tried: list[list[Pass]] = []
     for level in LEVELS:
-        for chosen in by_loss(_selected(settings, level)):
+        for chosen in by_loss(settings.selected(level)):
             if chosen not in tried:
                 tried.append(chosen)
                 yield level, chosen

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bnnopt import __version__, autodiff, compiler, frontend, passes, runtime
+from bnnopt import __version__, autodiff, frontend, passes, runtime, settings
 from bnnopt.cli import BACKENDS, ESTIMATORS, LOSSES, OPTIMIZERS, cli
 from tests.cli.helpers import MODELS, ROOT, Cli
 
@@ -75,7 +75,7 @@ def test_version(bnnopt: Cli) -> None:
 
 def test_names_in_the_help_are_those_that_work() -> None:
     assert OPTIMIZERS == autodiff.OPTIMIZERS
-    assert LOSSES == compiler.LOSS_NAMES
+    assert LOSSES == settings.LOSS_NAMES
     assert BACKENDS == runtime.BACKENDS
     assert tuple(frontend.ESTIMATORS) == ESTIMATORS
 
