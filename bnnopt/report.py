@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bnnopt.frontend import Binarized
 from bnnopt.passes import PassRecord
+from bnnopt.passes.base import Skip
 from bnnopt.plan import MemoryPlan
 from bnnopt.static_sum import StaticSum, render_static
 from bnnopt.tables import (
@@ -209,8 +210,7 @@ def _choices(report: Report) -> Group:
     parts: list[RenderableType] = [Text("What was chosen by bytes", "bold"), Text()]
     for record in report.passes:
         if record.chosen:
-            choices = [(choice.node, choice.reason) for choice in record.chosen]
-            parts.append(definitions(record.name, choices))
+            parts.append(_reasons(record.name, record.chosen))
     return Group(*parts if len(parts) > 2 else ())
 
 
@@ -219,8 +219,11 @@ def _skips(report: Report) -> Group:
     parts: list[RenderableType] = [Text("What was left alone, and why", "bold"), Text()]
     for record in report.passes:
         if record.skipped:
-            reasons = [(skip.node, skip.reason) for skip in record.skipped]
-            parts.append(definitions(record.name, reasons))
+            parts.append(_reasons(record.name, record.skipped))
         elif not record.rewrites:
             parts += [Text(record.name, "bold"), Text("  nothing in the graph that it applies to")]
     return Group(*parts)
+
+
+def _reasons(name: str, notes: Sequence[Skip]) -> RenderableType:
+    return definitions(name, [(note.node, note.reason) for note in notes])

@@ -179,6 +179,18 @@ MASKED_GRAD = Operator(
     in_place={0: 0},
 )
 
+# What both directions compute places with.
+_WINDOW_GEOMETRY = """
+        width64 = Constant <value_int: int = @width> ()
+        width_value = Cast <to = 6> (width64)
+        kernel_width64 = Constant <value_int: int = @kernel_width> ()
+        kernel_width_value = Cast <to = 6> (kernel_width64)
+        row_dilation64 = Constant <value_int: int = @row_dilation> ()
+        row_dilation_value = Cast <to = 6> (row_dilation64)
+        column_dilation64 = Constant <value_int: int = @column_dilation> ()
+        column_dilation_value = Cast <to = 6> (column_dilation64)
+"""
+
 POOL_INDEX_PACK = Operator(
     summary="""packed = the place in its window of every pooling output, in n bits each.
 
@@ -192,19 +204,12 @@ POOL_INDEX_PACK = Operator(
         "PoolIndexPack <plane, width, kernel_width, row_dilation, column_dilation, bit_values>"
         " (indices, origin) => (packed)"
     ),
-    body="""
+    body=_WINDOW_GEOMETRY
+    + """
         plane_value = Constant <value_int: int = @plane> ()
         in_plane = Mod (indices, plane_value)
         in_plane32 = Cast <to = 6> (in_plane)
         offset = Sub (in_plane32, origin)
-        width64 = Constant <value_int: int = @width> ()
-        width_value = Cast <to = 6> (width64)
-        kernel_width64 = Constant <value_int: int = @kernel_width> ()
-        kernel_width_value = Cast <to = 6> (kernel_width64)
-        row_dilation64 = Constant <value_int: int = @row_dilation> ()
-        row_dilation_value = Cast <to = 6> (row_dilation64)
-        column_dilation64 = Constant <value_int: int = @column_dilation> ()
-        column_dilation_value = Cast <to = 6> (column_dilation64)
         dilated_row = Div (offset, width_value)
         row = Div (dilated_row, row_dilation_value)
         dilated_column = Mod (offset, width_value)
@@ -233,7 +238,8 @@ POOL_INDEX_UNPACK = Operator(
         "PoolIndexUnpack <plane, width, kernel_width, row_dilation, column_dilation, bit_values,"
         " bit_shape> (packed, origin) => (indices)"
     ),
-    body="""
+    body=_WINDOW_GEOMETRY
+    + """
         bits = bnnopt.UnpackBits <shape: ints = @bit_shape> (packed)
         bits8 = Cast <to = 2> (bits)
         bit_values64 = Constant <value_ints: ints = @bit_values> ()
@@ -242,14 +248,6 @@ POOL_INDEX_UNPACK = Operator(
         place_values = Unsqueeze (bit_values8, last)
         place_column = MatMulInteger (bits8, place_values)
         place = Squeeze (place_column, last)
-        width64 = Constant <value_int: int = @width> ()
-        width_value = Cast <to = 6> (width64)
-        kernel_width64 = Constant <value_int: int = @kernel_width> ()
-        kernel_width_value = Cast <to = 6> (kernel_width64)
-        row_dilation64 = Constant <value_int: int = @row_dilation> ()
-        row_dilation_value = Cast <to = 6> (row_dilation64)
-        column_dilation64 = Constant <value_int: int = @column_dilation> ()
-        column_dilation_value = Cast <to = 6> (column_dilation64)
         row = Div (place, kernel_width_value)
         column = Mod (place, kernel_width_value)
         row_step = Mul (row_dilation_value, width_value)

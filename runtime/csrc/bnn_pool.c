@@ -69,26 +69,7 @@ BNN_INLINE void average_pool_f32(void *context, i64 begin, i64 end) {
     }
 }
 
-BNN_INLINE void global_average_pool_f32(void *context, i64 begin, i64 end) {
-    const struct pool *p = context;
-    const i64 n = p->g.w;
-    for (i64 plane = begin; plane < end; plane++) {
-        const float *x = p->x + plane * n;
-        v4d a, b, sums[2] = {{0}};
-        i64 i = 0;
-        for (; i + 8 <= n; i += 8) {
-            bnn_load_wide(&a, x + i);
-            bnn_load_wide(&b, x + i + 4);
-            sums[0] += a, sums[1] += b;
-        }
-        for (; i < n; i++) sums[0][i % 4] += x[i];
-        a = sums[0] + sums[1];
-        p->y[plane] = (float)(bnn_sum4(&a) / (double)n);
-    }
-}
-
 BNN_BOTH(average_pool_f32)
-BNN_BOTH(global_average_pool_f32)
 
 /* `window` is the 14 numbers of struct bnn_window; the divisor counts the elements inside, and the
    padding if `counts_pad`. */
@@ -97,9 +78,4 @@ BNN_EXPORT void bnn_average_pool_f32(const float *x, float *y, const i64 *window
     struct pool p = {.x = x, .y = y, .counts_pad = counts_pad != 0};
     memcpy(&p.g, window, sizeof p.g);
     bnn_parallel(planes, bnn_grain_of(p.g.h * p.g.w), BNN_PICK(average_pool_f32), &p);
-}
-
-BNN_EXPORT void bnn_global_average_pool_f32(const float *x, float *y, i64 planes, i64 length) {
-    struct pool p = {.x = x, .y = y, .g = {.w = length}};
-    bnn_parallel(planes, bnn_grain_of(length), BNN_PICK(global_average_pool_f32), &p);
 }

@@ -165,21 +165,6 @@ def max_pool_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scrat
     return bool(call("bnn_max_pool_grad_f32", dy, indices, dx, *sizes))
 
 
-def global_average_pool(
-    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
-) -> bool:
-    """`pooling.global_average_pool`."""
-    x, y = inputs[0], outputs[0]
-    if not covered(x, y):
-        return False
-    assert x is not None
-    if x.ndim < 3 or x.size == 0:
-        return False
-    planes, length = math.prod(x.shape[:2]), math.prod(x.shape[2:])
-    call("bnn_global_average_pool_f32", x, y, planes, length)
-    return True
-
-
 def transpose(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`shaping.transpose` of elements of 4 bytes, at most four axes once runs are joined."""
     x, y = inputs[0], outputs[0]
@@ -212,7 +197,6 @@ def _joined_axes(x: Array, perm: list[int] | None) -> list[tuple[int, int]]:
 
 COMPILED_PLANES: dict[str, CompiledKernel] = {
     "AveragePool": average_pool,
-    "GlobalAveragePool": global_average_pool,
     "MaxPool": max_pool,
     "MaxPoolGrad": max_pool_grad,
     "PackedMaxPool": packed_max_pool,

@@ -38,6 +38,18 @@ def _reduce(*, mean: bool) -> CompiledKernel:
     return run
 
 
+def global_average_pool(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`pooling.global_average_pool`, with sums in float64."""
+    x, y = inputs[0], outputs[0]
+    if x is None or not covered(x, y) or x.ndim < 3 or x.size == 0:
+        return False
+    planes, length = math.prod(x.shape[:2]), math.prod(x.shape[2:])
+    call("bnn_reduce_f32", x, y, 1, 1, planes, length, length)
+    return True
+
+
 def _groups(shape: Sequence[int], summed: Collection[int]) -> list[int] | None:
     """Lengths of what is kept, summed, kept and summed in turn; None if axes alternate more."""
     lengths = [1]
@@ -88,6 +100,7 @@ def _sizes(x: Array | None, labels: Array | None) -> tuple[int, int, int] | None
 
 
 COMPILED_REDUCTION: dict[str, CompiledKernel] = {
+    "GlobalAveragePool": global_average_pool,
     "ReduceMean": _reduce(mean=True),
     "ReduceSum": _reduce(mean=False),
     "SoftmaxCrossEntropy": softmax_cross_entropy,

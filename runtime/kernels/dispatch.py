@@ -67,7 +67,7 @@ WRITING: dict[str, CompiledKernel] = {
 # are prepared once and repeated. Others read a learning rate, a bound or an index first.
 REPEATABLE = frozenset(
     {*COMPILED_NORMALIZATION, *COMPILED_PACKING, *COMPILED_PLANES, *COMPILED_PRODUCTS}
-    | {"Binarize", "Cast", "ClipGrad", "Relu", "ReluGrad"}
+    | {"Binarize", "Cast", "ClipGrad", "GlobalAveragePool", "Relu", "ReluGrad"}
 ) - {"MaxPoolGrad"}
 
 

@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from hypothesis import strategies as st
@@ -77,7 +78,20 @@ class Call:
         copies = [None if a is None else a.copy() for a in self.inputs]
         with np.errstate(all="ignore"):
             results = KERNELS[self.operator](*copies, **self.attributes)
-        return results if isinstance(results, tuple) else (results,)
+        found = results if isinstance(results, tuple) else (results,)
+        return tuple(np.array(result, order="C") for result in found)  # it may be a view
+
+
+class Scratched(Protocol):
+    """A call of a kernel that needs scratch memory; `dtype` is its result's."""
+
+    inputs: Sequence[Array]
+    attributes: Mapping[str, Attribute]
+    dtype: np.dtype[np.generic] | type[np.generic]
+
+    def twin(self) -> Array: ...
+
+    def scratch_bytes(self, threads: int) -> int: ...
 
 
 class Guarded:
@@ -141,6 +155,22 @@ def assert_close(call: Call, got: list[Array], want: tuple[Array, ...]) -> None:
         if w.dtype.kind == "f" and call.operator not in ANY_ZERO:
             numbers = ~np.isnan(w)
             np.testing.assert_array_equal(np.signbit(g[numbers]), np.signbit(w[numbers]))
+
+
+def assert_scratch_is_checked(kernel: CompiledKernel, call: Scratched) -> None:
+    """With a little less than it needs it is refused, and nothing is written."""
+    result = Guarded(np.zeros(call.twin().shape, call.dtype), 0)
+    scratch = Guarded(np.empty(call.scratch_bytes(2) - 64, np.uint8), 0)
+    with settings_of(threads=2):
+        assert not kernel(call.inputs, [result.array], call.attributes, scratch.array)
+    scratch.check()
+    assert (scratch.array == FILL).all()
+    assert (result.array.view(np.uint8) == FILL).all()
+
+
+def assert_float64_is_refused(kernel: CompiledKernel, call: Scratched) -> None:
+    result, scratch = np.empty(call.twin().shape, np.float64), np.empty(1 << 22, np.uint8)
+    assert not kernel(call.inputs, [result], call.attributes, scratch)
 
 
 def largest(array: Array) -> float:

@@ -18,7 +18,13 @@ from bnnopt.runtime.kernels.compiled_convolution import COMPILED_CONVOLUTION, sc
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.library import library
 from tests.ops.oracles import Geometry
-from tests.runtime.compiled_calls import INSTRUCTIONS, Guarded, settings_of
+from tests.runtime.compiled_calls import (
+    INSTRUCTIONS,
+    Guarded,
+    assert_float64_is_refused,
+    assert_scratch_is_checked,
+    settings_of,
+)
 
 pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
 
@@ -251,20 +257,10 @@ class TestControls:
             assert_close(call, wrong)
 
     def test_too_little_scratch_is_refused_and_nothing_written(self, call: Call):
-        result = Guarded(np.zeros(call.twin().shape, np.float32), 0)
-        scratch = Guarded(np.empty(call.scratch_bytes(2) - 64, np.uint8), 0)
-        with settings_of(threads=2):
-            kernel = COMPILED_CONVOLUTION[call.operator]
-            assert not kernel(call.inputs, [result.array], call.attributes, scratch.array)
-        scratch.check()
-        assert (scratch.array == 0xA5).all()
-        assert (result.array.view(np.uint8) == 0xA5).all()
+        assert_scratch_is_checked(COMPILED_CONVOLUTION[call.operator], call)
 
     def test_float64_is_left_to_numpy(self, call: Call):
-        result = np.empty(call.twin().shape, np.float64)
-        scratch = np.empty(1 << 22, np.uint8)
-        kernel = COMPILED_CONVOLUTION[call.operator]
-        assert not kernel(call.inputs, [result], call.attributes, scratch)
+        assert_float64_is_refused(COMPILED_CONVOLUTION[call.operator], call)
 
 
 def test_a_nan_in_the_scratch_is_never_read_into_a_result():

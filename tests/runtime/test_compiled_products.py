@@ -19,7 +19,13 @@ from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS, scratch_
 from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
 from bnnopt.runtime.library import library
 from tests.ops.oracles import Geometry
-from tests.runtime.compiled_calls import INSTRUCTIONS, Guarded, settings_of
+from tests.runtime.compiled_calls import (
+    INSTRUCTIONS,
+    Guarded,
+    assert_float64_is_refused,
+    assert_scratch_is_checked,
+    settings_of,
+)
 
 pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
 
@@ -402,20 +408,10 @@ class TestControls:
             assert_close(product, wrong)
 
     def test_too_little_scratch_is_refused_and_nothing_written(self, product: Product):
-        result = Guarded(np.zeros(product.twin().shape, product.dtype), 0)
-        scratch = Guarded(np.empty(product.scratch_bytes(2) - 64, np.uint8), 0)
-        with settings_of(threads=2):
-            kernel = COMPILED_PRODUCTS[product.operator]
-            assert not kernel(product.inputs, [result.array], product.attributes, scratch.array)
-        scratch.check()
-        assert (scratch.array == 0xA5).all()
-        assert (result.array.view(np.uint8) == 0xA5).all()
+        assert_scratch_is_checked(COMPILED_PRODUCTS[product.operator], product)
 
     def test_float64_is_left_to_numpy(self, product: Product):
-        result = np.empty(product.twin().shape, np.float64)
-        scratch = np.empty(1 << 22, np.uint8)
-        kernel = COMPILED_PRODUCTS[product.operator]
-        assert not kernel(product.inputs, [result], product.attributes, scratch)
+        assert_float64_is_refused(COMPILED_PRODUCTS[product.operator], product)
 
 
 def test_scratch_is_small_and_never_grows_with_the_batch():
