@@ -1,32 +1,43 @@
-"""float16-activations: outputs of real convolutions in half precision."""
+"""float16-activations: real-valued maps of the forward pass in half precision."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.ops import Emitter, dims, window
+from bnnopt.analysis import is_binary
+from bnnopt.ops import Emitter, dims, infer_types, window
 from bnnopt.ops.emit import Attribute
 from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.precision import READS_X
-from bnnopt.passes.rewriting import replace_node
+from bnnopt.passes.precision import COMPARES_X, READS_X
+from bnnopt.passes.rebuilding import BATCH_NORMS
+from bnnopt.passes.rewriting import redirect, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers
+
+_TYPE_OF_INPUT = frozenset({"Add", "MaxPool", "Relu"})
+_PRODUCERS = BATCH_NORMS | _TYPE_OF_INPUT | {"Conv"}
+_READ_WIDENED = frozenset(
+    {"ApproxSignGrad", "AveragePool", "Binarize", "GlobalAveragePool", "SwishSignGrad"}
+)
 
 
 @dataclass(frozen=True)
 class Float16Activations(Pass):
-    """Write the output of a real convolution in float16 where only batch norm reads it.
+    """Write real-valued maps in float16: outputs of real convolutions, residual sums, pooled maps.
 
-    Forward:   y = conv(x, wb) of a real x, as in the first layer; z = batch_norm(y)
-    Backward:  y, kept or computed again, is float16 as well.
-    Saves:     16 bits an element of y.
-    Numbers:   lossy: y is summed in float32 and rounded to 11 digits (at most 65504). A sign whose
-               input is next to 0 may turn, some 1 in 10^5; a deep binary network with random
-               weights amplifies even that (CNV: to a third of the last layer's signs), so this is
-               another function, and gradients are compared with its own; training is not hurt.
-    Skips:     an output that something else reads; a convolution with a bias, or not in float32.
+    Forward:   x' = x + batch_norm(sign(x) * wb): x, x' and what batch norm gives are float16; so
+               are conv(x, w) of a real x, relu(x) and max_pool(x). All are computed in float32.
+    Backward:  what is kept of them, or computed again, is float16 as well.
+    Saves:     16 bits an element of each.
+    Numbers:   lossy: a map is rounded to 11 digits (at most 65504). A sign whose input is next to 0
+               may turn, some 1 in 10^5; a deep binary network with random weights amplifies even
+               that (CNV: to a third of the last layer's signs), so this is another function, and
+               gradients are compared with its own; training is not hurt.
+    Skips:     a map that a convolution or any other operator reads in float32; one of which only
+               signs are read; a convolution with a bias.
     Source:    Wang et al., arXiv:2102.04270, algorithm 2 (Y in float16).
     """
 
@@ -37,29 +48,76 @@ class Float16Activations(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        convolutions = [node for node in step.graph if node.op_type == "Conv"]
-        return sum(self._narrow(step, trace, node) for node in convolutions)
-
-    def _narrow(self, step: TrainingStep, trace: Trace, node: ir.Node) -> int:
-        y, w = node.outputs[0], node.inputs[1]
-        users = readers(y)
-        others = [user for user in users if not _reads_any(user, y)]
-        if others or not users:
-            reader = others[0].op_type if others else "nothing"
-            return trace.skip(node, f"{reader} reads it, in float32")
-        if len(node.inputs) > 2 or y.dtype != ir.DataType.FLOAT:
-            return trace.skip(node, "it has a bias, or is not in float32")
-        emit = Emitter(step.graph, phase(node))
-        group = node.attributes.get("group")
-        attributes: dict[str, Attribute] = {
-            "dtype": int(ir.DataType.FLOAT16),
-            "group": group.as_int() if group is not None else 1,
-            **window(node, dims(w)[2:]).attributes(),
-        }
-        emit("RealConv", *node.inputs, name=str(node.name), n_outputs=1, **attributes)
-        replace_node(step, node, emit)
-        return 1
+        narrow = _narrowable(step, trace)
+        for node in [node for node in step.graph if node.outputs[0] in narrow]:
+            _narrow(step, node)
+        return len(narrow)
 
 
-def _reads_any(node: ir.Node, y: ir.Value) -> bool:
-    return node.op_type in READS_X and node.inputs[READS_X[node.op_type]] is y
+def _narrowable(step: TrainingStep, trace: Trace) -> set[ir.Value]:
+    """The largest set of maps of which each is made from, and read by, what takes the others."""
+    found = {node.outputs[0]: node for node in step.graph if _is_candidate(node)}
+    while True:
+        obstacles = {y: _obstacle(node, found.keys()) for y, node in found.items()}
+        wide = {y: reason for y, reason in obstacles.items() if reason is not None}
+        if not wide:
+            return set(found)
+        for y, reason in wide.items():
+            trace.skip(found.pop(y), reason)
+
+
+def _is_candidate(node: ir.Node) -> bool:
+    """Whether a node makes a real-valued float32 map, which is read as more than signs."""
+    if node.op_type not in _PRODUCERS or phase(node) != "forward":
+        return False
+    y = node.outputs[0]
+    is_product_of_signs = node.op_type == "Conv" and all(map(is_binary, node.inputs[:2]))
+    if y.dtype != ir.DataType.FLOAT or y.is_graph_output() or is_product_of_signs:
+        return False
+    later = [reader for reader in readers(y) if phase(reader) == "forward"]
+    return any(reader.op_type != "Binarize" for reader in later)
+
+
+def _obstacle(node: ir.Node, narrow: Collection[ir.Value]) -> str | None:
+    """Why the node's output has to stay as it is while only the maps in `narrow` change."""
+    if node.op_type == "Conv" and len(node.inputs) > 2:
+        return "it has a bias"
+    if node.op_type in _TYPE_OF_INPUT and not set(narrow).issuperset(node.inputs):
+        return "what it reads is float32"
+    for use in node.outputs[0].uses():
+        reader = use.node
+        if reader.op_type in _TYPE_OF_INPUT and reader.outputs[0] in narrow:
+            continue
+        index = {**READS_X, **COMPARES_X}.get(reader.op_type)
+        if index != use.idx and reader.op_type not in _READ_WIDENED:
+            return f"{reader.op_type} reads it, in float32"
+    return None
+
+
+def _narrow(step: TrainingStep, node: ir.Node) -> None:
+    """Let the node write float16; its inputs are what they are to be."""
+    if node.op_type == "Conv":
+        node = _half_convolution(step, node)
+    elif node.op_type in BATCH_NORMS:
+        node.attributes["dtype"] = ir.AttrInt64("dtype", int(ir.DataType.FLOAT16))
+    infer_types(node, step.opset)
+    y = node.outputs[0]
+    for reader in readers(y):
+        if reader.op_type in _READ_WIDENED:
+            emit = Emitter(step.graph, "rebuild" if phase(reader) == "backward" else "forward")
+            name, to = f"{y.name}.wide", int(ir.DataType.FLOAT)
+            redirect(reader, y, emit("Cast", y, name=name, to=to))
+            step.graph.insert_before(reader, emit.nodes)
+
+
+def _half_convolution(step: TrainingStep, node: ir.Node) -> ir.Node:
+    emit = Emitter(step.graph, phase(node))
+    group = node.attributes.get("group")
+    attributes: dict[str, Attribute] = {
+        "dtype": int(ir.DataType.FLOAT16),
+        "group": group.as_int() if group is not None else 1,
+        **window(node, dims(node.inputs[1])[2:]).attributes(),
+    }
+    emit("RealConv", *node.inputs, name=str(node.name), n_outputs=1, **attributes)
+    replace_node(step, node, emit)
+    return emit.nodes[-1]

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from bnnopt.analysis import is_persistent
 from bnnopt.ops import Emitter, dims, infer_types, is_view
 from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.precision import READS_DY
+from bnnopt.passes.precision import READS_DY, is_half
 from bnnopt.passes.rewriting import insert_after_definition, redirect
 from bnnopt.training_step import Role, TrainingStep, is_loss_gradient, phase, readers
 
@@ -99,11 +99,11 @@ def _unscale(step: TrainingStep, node: ir.Node, scale: float) -> None:
 
 def _narrow(step: TrainingStep, node: ir.Node, scaled: set[ir.Value | None]) -> None:
     """Let a gradient operator take and give float16, with casts where it does not."""
-    halves = [v for v in node.inputs if v is not None and _is_half(v) and v in scaled]
+    halves = [v for v in node.inputs if v is not None and is_half(v) and v in scaled]
     if halves and _accepts(node, halves[0]):
         for value in node.inputs if node.op_type == "Add" else ():
             assert value is not None
-            if not _is_half(value):
+            if not is_half(value):
                 _cast_for(step, node, value, ir.DataType.FLOAT16)
         infer_types(node, step.opset)
     else:
@@ -131,10 +131,6 @@ def _cast_for(step: TrainingStep, node: ir.Node, value: ir.Value, kind: ir.DataT
     emit = Emitter(step.graph, "backward")
     redirect(node, value, emit("Cast", value, name=f"{value.name}.cast", to=int(kind)))
     step.graph.insert_before(node, emit.nodes)
-
-
-def _is_half(value: ir.Value) -> bool:
-    return value.dtype == ir.DataType.FLOAT16
 
 
 def _accepts(node: ir.Node, value: ir.Value) -> bool:

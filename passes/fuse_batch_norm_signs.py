@@ -52,7 +52,7 @@ class FuseBatchNormSigns(Pass):
 
 
 def _replace(step: TrainingStep, norm: ir.Node, packs: dict[str, ir.Node]) -> None:
-    attributes = {name: attribute.value for name, attribute in norm.attributes.items()}
+    attributes = {name: norm.attributes[name].value for name in ("epsilon", "momentum")}
     attributes |= {"zero": 1.0, "low": 0.0, "high": 0.0}  # of the bits that nobody reads
     attributes["shape"] = list(dims(norm.inputs[0])[1:])
     for pack in packs.values():

@@ -43,6 +43,7 @@ PASSES: tuple[Pass, ...] = (
     BinaryWeightGradients(),
     DropAdamSecondMoment(),
     L1BatchNorm(),
+    Float16Activations(),
     RedirectConsumers(),
     SignPack(),
     RecomputeBinaryProducts(),
@@ -55,7 +56,6 @@ PASSES: tuple[Pass, ...] = (
     FuseBatchNormSigns(),
     BnnBatchNormBackward(),
     BinaryOutputInt16(),
-    Float16Activations(),
     Float16Gradients(),
     Float16State(),  # when it is known which products read bits
     ImmediateUpdate(),

@@ -12,6 +12,7 @@ from bnnopt.analysis import is_binary
 from bnnopt.ops import Emitter, dims, ints, is_view, window
 from bnnopt.ops.emit import Attribute
 from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.precision import is_half
 from bnnopt.passes.rebuilding import packed_form
 from bnnopt.passes.rewriting import drop_unread, replace_node
 from bnnopt.training_step import TrainingStep, phase
@@ -222,16 +223,25 @@ def _turned(node: ir.Node | None) -> ir.Value | None:
 
 
 def _pack_at_once(step: TrainingStep, node: ir.Node) -> int:
-    """SignPack(Binarize(x)) that nothing else reads becomes BinarizePack(x)."""
+    """SignPack(Binarize(x)) that nothing else reads becomes BinarizePack(x).
+
+    Where x is another map cast to float32, the bits of that one are the same.
+    """
     signs = node.inputs[0]
     binarize = signs.producer() if signs is not None else None
     if binarize is None or binarize.op_type != "Binarize" or len(binarize.outputs[0].uses()) != 1:
         return 0
     emit = Emitter(step.graph, phase(node))
     zero = binarize.attributes["zero"].as_float()
-    emit("BinarizePack", binarize.inputs[0], name=str(node.name), zero=zero)
+    x = binarize.inputs[0]
+    wide = x.producer() if x is not None else None
+    if wide is not None and wide.op_type == "Cast" and is_half(wide.inputs[0]):
+        x = wide.inputs[0]
+    emit("BinarizePack", x, name=str(node.name), zero=zero)
     replace_node(step, node, emit)
     step.graph.remove(binarize, safe=True)
+    if wide is not None and not wide.outputs[0].uses():
+        step.graph.remove(wide, safe=True)
     return 1
 
 

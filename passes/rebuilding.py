@@ -91,6 +91,7 @@ def _sources(node: ir.Node) -> list[ir.Value | None]:
 def _copy(node: ir.Node, inputs: list[ir.Value | None], emit: Emitter) -> ir.Value:
     name = f"{node.outputs[0].name}.rebuilt"
     if node.op_type in BATCH_NORMS:
-        return emit("BatchNormalizationApply", *inputs, name=name)
+        dtype = node.attributes["dtype"].as_int()
+        return emit("BatchNormalizationApply", *inputs, name=name, dtype=dtype)
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     return emit(node.op_type, *inputs, name=name, **attributes)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from bnnopt.ops import dims, is_view
 from bnnopt.training_step import Role, TrainingStep, phase, readers
 
-PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "RealConv"})
 _SELECTIONS = frozenset(
     {"Transpose", "MaxPool", "PackedMaxPool", "Slice", "Concat", "Split", "Gather"}
 )
@@ -65,7 +65,7 @@ def _is_scaled(node: ir.Node) -> bool:
 def fan_in(node: ir.Node) -> int:
     """Terms of the sum behind one output element of a convolution or matrix product."""
     weight = dims(node.inputs[1])
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "RealConv"):
         return math.prod(weight[1:])
     turned = node.op_type == "Gemm" and "transB" in node.attributes
     transposed = turned and node.attributes["transB"].as_int() == 1

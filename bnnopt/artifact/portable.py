@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 
@@ -16,11 +17,15 @@ from onnx_ir.passes.common import (
 )
 
 from bnnopt.artifact.batch import scaled, symbolic, with_batch
-from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types, is_static
+from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types, is_static, is_view
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.training_step import Role, TrainingStep, role
 
 SMALL = 4096  # elements of a value that is worked out beforehand
+_MOVES = {  # what takes float16 as it is: it copies, casts, or asks for a shape
+    *("Cast", "CastLike", "Concat", "Expand", "Gather", "Pad", "Shape", "Size", "Slice", "Split"),
+    "Transpose",
+}
 
 
 def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
@@ -40,6 +45,7 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     model.graph.opset_imports.pop(DOMAIN, None)
     _worked_out(model, step.opset)
+    _compute_wide(model.graph, step.opset)
     larger = _larger(model, batch_size, step.opset)
     pairs = list(zip(list(model.graph), larger.graph, strict=True))
     for node, twin in pairs:
@@ -56,6 +62,43 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
     RemoveUnusedNodesPass()(model)
     DeduplicateInitializersPass()(model)
     return model
+
+
+def _compute_wide(graph: ir.Graph, opset: int) -> None:
+    """Let what computes with float16 do so in float32, between casts that are written down.
+
+    onnxruntime has few float16 kernels for processors: it would put casts there by itself, and
+    leave out those that undo each other, with the rounding.
+    """
+    number = itertools.count()
+    for node in list(graph):
+        halves = [i for i, value in enumerate(node.inputs) if _is_half(value)]
+        if node.op_type in _MOVES or is_view(node) or not halves:
+            continue
+        for i in halves:
+            wide = _cast(node.inputs[i], ir.DataType.FLOAT, opset, f"wide.{next(number)}")
+            graph.insert_before(node, wide)
+            node.replace_input_with(i, wide.outputs[0])
+        old = [output for output in node.outputs if _is_half(output)]
+        _work_out(node, opset)
+        for output in old:
+            half = _cast(output, ir.DataType.FLOAT16, opset, f"half.{next(number)}")
+            graph.insert_after(node, half)
+            output.replace_all_uses_with(half.outputs[0], replace_graph_outputs=True)
+            half.replace_input_with(0, output)
+            output.name, half.outputs[0].name = half.outputs[0].name, output.name
+
+
+def _is_half(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype == ir.DataType.FLOAT16
+
+
+def _cast(value: ir.Value | None, kind: ir.DataType, opset: int, name: str) -> ir.Node:
+    assert value is not None
+    attributes = ir.convenience.convert_attributes({"to": int(kind)})
+    cast = ir.Node("", "Cast", [value], attributes, outputs=[ir.Value(name=name)], name=name)
+    _work_out(cast, opset)
+    return cast
 
 
 def _write_out_outputs(model: ir.Model) -> None:

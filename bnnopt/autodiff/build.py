@@ -236,6 +236,7 @@ def _train_batch_norm(
         n_outputs=5,
         epsilon=1e-5 if epsilon is None else epsilon.as_float(),
         momentum=0.9 if momentum is None else momentum.as_float(),
+        dtype=int(ir.DataType.FLOAT),
     )
     training = y.producer()
     assert training is not None

@@ -8,7 +8,11 @@ from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, packed_row_byt
 
 
 def _training(node: ir.Node) -> list[TypedDims]:
-    return [(dtype(node.inputs[1]), dims(node.inputs[0])), *_statistics(node)]
+    return [*_result(node), *_statistics(node)]
+
+
+def _result(node: ir.Node) -> list[TypedDims]:
+    return [(ir.DataType(node.attributes["dtype"].as_int()), dims(node.inputs[0]))]
 
 
 def _signs(node: ir.Node) -> list[TypedDims]:
@@ -68,7 +72,8 @@ def _training_body(spread: str) -> str:
         scaled = Mul (centred, factor)
         y_flat = Add (scaled, bias_channel)
         x_shape = Shape (x)
-        y = Reshape (y_flat, x_shape)
+        y_wide = Reshape (y_flat, x_shape)
+        y = Cast <to: int = @dtype> (y_wide)
         batch_mean = Reshape (mean, vector)
         inv_std = Reshape (inverse, vector)
         batch_var = Reshape (variance, vector)
@@ -148,7 +153,8 @@ _L1_DIRECTION = """
 BATCH_NORMALIZATION_TRAINING = Operator(
     summary="""y = (x - mean) inv_std scale + bias, with the batch's own mean and variance.
 
-    x: (N, C, ...) float32, float16 or int16; y: the same shape, float32; all others (C,) float32.
+    x: (N, C, ...) float32, float16 or int16; y: the same shape, of `dtype`, which is 1 for float32
+    and 10 for float16: then it is computed in float32 and rounded; all others (C,) float32.
     inv_std = 1 / sqrt(variance + epsilon), variance biased (divided by the count). Running
     statistics, as ONNX BatchNormalization in training mode: next = momentum * running +
     (1 - momentum) * batch.
@@ -156,7 +162,8 @@ BATCH_NORMALIZATION_TRAINING = Operator(
     Source: ONNX BatchNormalization-15; Ioffe and Szegedy, arXiv:1502.03167, algorithm 1.
     """,
     signature=(
-        "BatchNormalizationTraining <epsilon, momentum> (x, scale, bias, running_mean, running_var)"
+        "BatchNormalizationTraining <epsilon, momentum, dtype>"
+        " (x, scale, bias, running_mean, running_var)"
         " => (y, next_mean, next_var, batch_mean, inv_std)"
     ),
     body=_training_body(_L2_VARIANCE),
@@ -167,10 +174,11 @@ BATCH_NORMALIZATION_TRAINING = Operator(
 BATCH_NORMALIZATION_APPLY = Operator(
     summary="""y = (x - mean) inv_std scale + bias: y of BatchNormalizationTraining once more.
 
-    x: (N, C, ...) float32, float16 or int16; y: the same shape, float32; all others (C,) float32,
-    `batch_mean` and `inv_std` as BatchNormalizationTraining left them: then y is the same bits.
+    x: (N, C, ...) float32, float16 or int16; y: the same shape, of `dtype`; all others (C,)
+    float32, `batch_mean` and `inv_std` as BatchNormalizationTraining left them: then y is the same
+    bits.
     """,
-    signature="BatchNormalizationApply (x, scale, bias, batch_mean, inv_std) => (y)",
+    signature="BatchNormalizationApply <dtype> (x, scale, bias, batch_mean, inv_std) => (y)",
     body="""
         flat_shape = Constant <value_ints = [0, 0, -1]> ()
         channel = Constant <value_ints = [1, -1, 1]> ()
@@ -185,9 +193,10 @@ BATCH_NORMALIZATION_APPLY = Operator(
         scaled = Mul (centred, factor)
         y_flat = Add (scaled, bias_channel)
         x_shape = Shape (x)
-        y = Reshape (y_flat, x_shape)
+        y_wide = Reshape (y_flat, x_shape)
+        y = Cast <to: int = @dtype> (y_wide)
     """,
-    type_rule=lambda node: [(dtype(node.inputs[1]), dims(node.inputs[0]))],
+    type_rule=_result,
     in_place={0: 0},
 )
 
@@ -215,7 +224,7 @@ L1_BATCH_NORMALIZATION_TRAINING = Operator(
     Source: arXiv:2102.04270, algorithm 2, line 4; Wu et al., arXiv:1802.09769.
     """,
     signature=(
-        "L1BatchNormalizationTraining <epsilon, momentum>"
+        "L1BatchNormalizationTraining <epsilon, momentum, dtype>"
         " (x, scale, bias, running_mean, running_var)"
         " => (y, next_mean, next_var, batch_mean, inv_std)"
     ),
@@ -305,7 +314,7 @@ BATCH_NORMALIZATION_LEVELS = Operator(
 def _signs_body(norm: str, slopes: str) -> str:
     return f"""
         y, next_mean, next_var, batch_mean, inv_std = bnnopt.{norm} <
-            epsilon: float = @epsilon, momentum: float = @momentum
+            epsilon: float = @epsilon, momentum: float = @momentum, dtype: int = 1
         > (x, scale, bias, running_mean, running_var)
         signs = bnnopt.BinarizePack <zero: float = @zero> (y)
         mask = bnnopt.RangePack <low: float = @low, high: float = @high> (y)

@@ -10,7 +10,8 @@ struct norm {
     const void *x;
     enum bnn_type type;
     const float *scale, *bias, *mean, *var;
-    float *y; /* or NULL: then the bits, of which one may be NULL */
+    void *y; /* or NULL: then the bits, of which one may be NULL */
+    enum bnn_type y_type;
     uint8_t *signs, *ranges;
     float *next_mean, *next_var, *batch_mean, *inv_std;
     float *levels, *slopes; /* (c, 4), or NULL; see finish_groups */
@@ -210,7 +211,11 @@ BNN_INLINE void put_bits(const struct norm *p, i64 sample, i64 at, const float *
 
 BNN_INLINE void write_floats(const struct norm *p, i64 first, i64 width, const struct line *line) {
     float room[BNN_TILE];
-    EACH_TILE(apply(bnn_floats(p->x, i, m, p->type, room), p->y + i, m, line[j]))
+    EACH_TILE({
+        float *y = bnn_room(p->y, i, p->y_type, room);
+        apply(bnn_floats(p->x, i, m, p->type, room), y, m, line[j]);
+        bnn_keep(y, p->y, i, m, p->y_type);
+    })
 }
 
 /* Planes follow one another without a gap, so a tile may hold the end of one and the next. */
@@ -322,7 +327,7 @@ BNN_INLINE void normalize_rows(void *context, i64 begin, i64 end) {
         const i64 width = bnn_min(p->step, p->c - first);
         struct moments moments[STRIP];
         struct row_groups sums;
-        float mean[STRIP], factor[STRIP], bits_of[STRIP], room[BNN_TILE];
+        float mean[STRIP], factor[STRIP], rounded[STRIP], room[BNN_TILE];
         const float *bias = p->bias + first;
         memset(&sums, 0, sizeof sums);
         measure_rows(p, first, width, moments);
@@ -331,12 +336,14 @@ BNN_INLINE void normalize_rows(void *context, i64 begin, i64 end) {
             mean[j] = line.mean, factor[j] = line.factor;
         }
         for (i64 n = 0; n < p->n; n++) {
-            const float *x = bnn_floats(p->x, n * p->c + first, width, p->type, room);
-            float *y = p->y ? p->y + n * p->c + first : bits_of;
+            const i64 i = n * p->c + first;
+            const float *x = bnn_floats(p->x, i, width, p->type, room);
+            float *y = p->y ? bnn_room(p->y, i, p->y_type, rounded) : rounded;
             BNN_SAME_OR_APART
             for (i64 j = 0; j < width; j++) y[j] = (x[j] - mean[j]) * factor[j] + bias[j];
             if (p->levels) add_row(p, x, y, mean, width, &sums);
-            if (!p->y) put_bits(p, n, first, y, width);
+            if (p->y) bnn_keep(y, p->y, i, width, p->y_type);
+            else put_bits(p, n, first, y, width);
         }
         for (i64 j = 0; p->levels && j < width; j++) {
             struct groups g;
@@ -368,15 +375,15 @@ static void normalize(struct norm *p) {
     bnn_parallel(bnn_ceil_div(p->c, p->step), grain, body, p);
 }
 
-/* x is of `type`; y may be x where that is float. next_mean, next_var, batch_mean and inv_std may be
+/* x is of `type`, y of `y_type`, float or half; y may be x where they are as wide. next_mean, next_var, batch_mean and inv_std may be
    NULL. `rest` is 1 - momentum. */
 BNN_EXPORT void bnn_batch_normalization_training(
     const void *x, const float *scale, const float *bias, const float *running_mean,
-    const float *running_var, float *y, float *next_mean, float *next_var, float *batch_mean,
-    float *inv_std, i64 l1, i64 type, i64 n, i64 c, i64 length, float epsilon, float momentum,
-    float rest) {
+    const float *running_var, void *y, float *next_mean, float *next_var, float *batch_mean,
+    float *inv_std, i64 l1, i64 type, i64 y_type, i64 n, i64 c, i64 length, float epsilon,
+    float momentum, float rest) {
     struct norm p = {.x = x, .type = type, .scale = scale, .bias = bias, .mean = running_mean,
-                     .var = running_var, .y = y, .l1 = l1 != 0, .next_mean = next_mean, .next_var = next_var,
+                     .var = running_var, .y = y, .y_type = y_type, .l1 = l1 != 0, .next_mean = next_mean, .next_var = next_var,
                      .batch_mean = batch_mean, .inv_std = inv_std, .n = n, .c = c,
                      .length = length, .epsilon = epsilon, .momentum = momentum, .rest = rest};
     normalize(&p);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,9 +37,10 @@ def _training(*, l1: bool) -> CompiledKernel:
 
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
         y, statistics = outputs[0], [optional(outputs, i) for i in range(1, 5)]
-        if not covered(y):
+        y_type = _float_type(y)
+        if y_type is None:
             return False
-        return _normalize("training", inputs, [y], statistics, attributes, l1)
+        return _normalize("training", inputs, [y], statistics, attributes, l1, y_types=[y_type])
 
     return run
 
@@ -57,7 +59,7 @@ def _signs(*, l1: bool) -> CompiledKernel:
         plus = int(number(attributes, "zero") > 0)
         bounds = number(attributes, "low"), number(attributes, "high")
         kept = [*statistics, *tables]
-        return _normalize("signs", inputs, bits, kept, attributes, l1, plus, *bounds)
+        return _normalize("signs", inputs, bits, kept, attributes, l1, [plus, *bounds])
 
     return run
 
@@ -69,7 +71,8 @@ def _normalize(
     kept: Arrays,
     attributes: Attributes,
     l1: bool,
-    *options: float,
+    options: Sequence[float] = (),
+    y_types: Sequence[int] = (),
 ) -> bool:
     x, x_type = inputs[0], type_of(inputs[0])
     if x_type is None or not covered(*inputs[1:], *[k for k in kept if k is not None]):
@@ -78,7 +81,7 @@ def _normalize(
         return False
     momentum = number(attributes, "momentum")
     rates = number(attributes, "epsilon"), momentum, 1 - momentum
-    sizes = int(l1), x_type, *_planes(x)
+    sizes = int(l1), x_type, *y_types, *_planes(x)
     call(f"bnn_batch_normalization_{kind}", *inputs, *results, *kept, *sizes, *rates, *options)
     return True
 
@@ -87,11 +90,16 @@ def batch_normalization_apply(
     inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
 ) -> bool:
     """`normalization.batch_normalization_apply`; y may be x."""
-    x, y, x_type = inputs[0], outputs[0], type_of(inputs[0])
-    if x_type is None or not covered(*inputs[1:], y) or _is_empty(x):
+    x, y = inputs[0], outputs[0]
+    x_type, y_type = type_of(x), _float_type(y)
+    if x_type is None or y_type is None or not covered(*inputs[1:]) or _is_empty(x):
         return False
-    call("bnn_batch_normalization_apply", *inputs, y, x_type, *_planes(x))
+    call("bnn_batch_normalization_apply", *inputs, y, x_type, y_type, *_planes(x))
     return True
+
+
+def _float_type(y: Array | None) -> int | None:
+    return type_of(y) if y is not None and y.dtype.kind == "f" else None
 
 
 def _grad(*, l1: bool) -> CompiledKernel:

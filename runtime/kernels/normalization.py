@@ -9,6 +9,8 @@ import numpy as np
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.packing import binarize_pack, range_pack, unpack_bits
 
+FLOAT, HALF = 1, 10  # as ONNX numbers its types
+
 
 def batch_normalization_training(
     x: Array,
@@ -19,6 +21,7 @@ def batch_normalization_training(
     *,
     epsilon: float,
     momentum: float,
+    dtype: int = FLOAT,
 ) -> tuple[Array, ...]:
     """Normalise x with the batch's own mean and (biased) variance.
 
@@ -26,16 +29,18 @@ def batch_normalization_training(
     ----------
     x : (N, C, ...) float or int16
     scale, bias, running_mean, running_var : (C,) float
+    dtype : int
+        Of y: `HALF`, or else that of scale.
 
     Returns
     -------
-    y : (N, C, ...), dtype of scale
+    y : (N, C, ...)
     next_mean, next_var : (C,)
         momentum * running + (1 - momentum) * batch.
     batch_mean, inv_std : (C,)
         inv_std = 1 / sqrt(variance + epsilon).
     """
-    return _normalize(x, scale, bias, running_mean, running_var, epsilon, momentum, l1=False)
+    return _normalize(x, scale, bias, running_mean, running_var, epsilon, momentum, dtype, l1=False)
 
 
 def l1_batch_normalization_training(
@@ -47,9 +52,10 @@ def l1_batch_normalization_training(
     *,
     epsilon: float,
     momentum: float,
+    dtype: int = FLOAT,
 ) -> tuple[Array, ...]:
     """`batch_normalization_training` with the square of mean|x - mean| for the variance."""
-    return _normalize(x, scale, bias, running_mean, running_var, epsilon, momentum, l1=True)
+    return _normalize(x, scale, bias, running_mean, running_var, epsilon, momentum, dtype, l1=True)
 
 
 def _normalize(
@@ -60,6 +66,7 @@ def _normalize(
     running_var: Array,
     epsilon: float,
     momentum: float,
+    dtype: int,
     *,
     l1: bool,
 ) -> tuple[Array, ...]:
@@ -75,23 +82,29 @@ def _normalize(
     y += _column(bias)
     next_mean = running_mean * momentum + mean * (1 - momentum)
     next_var = running_var * momentum + variance * (1 - momentum)
-    return y.reshape(x.shape), next_mean, next_var, mean, inv_std
+    return _rounded(y.reshape(x.shape), dtype), next_mean, next_var, mean, inv_std
 
 
 def batch_normalization_apply(
-    x: Array, scale: Array, bias: Array, batch_mean: Array, inv_std: Array
+    x: Array, scale: Array, bias: Array, batch_mean: Array, inv_std: Array, *, dtype: int = FLOAT
 ) -> Array:
-    """Return y of `batch_normalization_training` again, (N, C, ...) in the dtype of scale.
+    """Return y of `batch_normalization_training` again, (N, C, ...).
 
     Parameters
     ----------
     x : (N, C, ...) float or int16
     scale, bias, batch_mean, inv_std : (C,) float
+    dtype : int
+        As there.
     """
     y = _by_channel(x).astype(scale.dtype, copy=False) - _column(batch_mean)
     y *= _column(inv_std * scale)
     y += _column(bias)
-    return y.reshape(x.shape)
+    return _rounded(y.reshape(x.shape), dtype)
+
+
+def _rounded(y: Array, dtype: int) -> Array:
+    return y.astype(np.float16) if dtype == HALF else y
 
 
 def batch_normalization_grad(

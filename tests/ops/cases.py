@@ -395,17 +395,18 @@ def normalization_cases() -> list[Case]:
         scale, bias, mean, var = normal(c), normal(c), normal(c), normal(c) ** 2
         training = case(
             "BatchNormalizationTraining", note, x, scale, bias, mean, var,
-            epsilon=1e-5, momentum=0.9,
+            epsilon=1e-5, momentum=0.9, dtype=1,
         )  # fmt: skip
         *_, batch_mean, inv_std = training.twin
         dy = normal(*x.shape)
         table += [
             training,
             case("BatchNormalizationGrad", note, dy, x, scale, batch_mean, inv_std),
-            case("BatchNormalizationApply", note, x, scale, bias, batch_mean, inv_std),
+            case("BatchNormalizationApply", note, x, scale, bias, batch_mean, inv_std, dtype=1),
         ]
     *_, last = table[::3]
-    return [*table, Case(last.operator, "options", last.inputs, {"epsilon": 0.1, "momentum": 0.25})]
+    options = {"epsilon": 0.1, "momentum": 0.25, "dtype": 10}
+    return [*table, Case(last.operator, "options", last.inputs, options)]
 
 
 def narrow_cases() -> list[Case]:
@@ -428,12 +429,13 @@ def narrow_cases() -> list[Case]:
         scale, bias, mean, var = normal(3), normal(3), normal(3), normal(3) ** 2
         training = case(
             "BatchNormalizationTraining", note, x, scale, bias, mean, var,
-            epsilon=1e-5, momentum=0.9,
+            epsilon=1e-5, momentum=0.9, dtype=10,
         )  # fmt: skip
         *_, batch_mean, inv_std = training.twin
         dy = normal(*x.shape).astype(np.float16)
         grad = case("BatchNormalizationGrad", note, dy, x, scale, batch_mean, inv_std)
-        table += [training, grad]
+        again = "BatchNormalizationApply", note, x, scale, bias, batch_mean, inv_std
+        table += [training, grad, case(*again, dtype=10)]
     return table
 
 
@@ -471,7 +473,7 @@ def l1_normalization_cases() -> list[Case]:
         scale, bias, mean, var = normal(c), normal(c), normal(c), normal(c) ** 2
         training = case(
             "L1BatchNormalizationTraining", note, x, scale, bias, mean, var,
-            epsilon=1e-5, momentum=0.9,
+            epsilon=1e-5, momentum=0.9, dtype=10 if x.dtype == np.int16 else 1,
         )  # fmt: skip
         *_, batch_mean, inv_std = training.twin
         dy = normal(*x.shape)

@@ -1,4 +1,4 @@
-"""float16-activations: what only a batch norm reads of a real convolution is half."""
+"""float16-activations: real-valued maps are half wherever all that touches them takes that."""
 
 from __future__ import annotations
 
@@ -7,50 +7,118 @@ import onnx_ir as ir
 import pytest
 
 from bnnopt.analysis import saved_bytes
+from bnnopt.passes import PASSES
 from bnnopt.passes.float16_activations import Float16Activations
-from tests.graphs import apply, ops, run_native, run_stock, value
-from tests.passes.networks import small
+from bnnopt.plan import make_plan
+from tests.graphs import Network, apply, network, ops, run_native, run_stock, value
+from tests.passes.networks import batch_norm, batch_norm_weights, small
 
 PASS = Float16Activations()
+HALF = ir.DataType.FLOAT16
+LOSSLESS = [p.name for p in PASSES if p.lossless]
+
+# A stem as in ResNets, then a shortcut around a binary convolution and an average pool.
+STEM = f"""g (float[batch,2,8,8] x) => (float[batch,3] y) {{
+    c0 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w0)
+    {batch_norm("c0", "n0", 0)}
+    r0 = Relu (n0)
+    p0 = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (r0)
+    {batch_norm("p0", "a", 1)}
+    s = Sign (a)
+    wb = Sign (w)
+    c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s, wb)
+    {batch_norm("c", "n", 2)}
+    r = Add (n, a)
+    q = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (r)
+    f = Flatten (q)
+    y = Gemm <transB = 1> (f, w3)
+}}"""
+STEM_WEIGHTS = {
+    "w0": [4, 2, 3, 3],
+    **batch_norm_weights(0, 4),
+    **batch_norm_weights(1, 4),
+    "w": [4, 4, 3, 3],
+    **batch_norm_weights(2, 4),
+    "w3": [3, 16],
+}
 
 
-def test_the_output_that_batch_norm_reads_is_half() -> None:
-    step = small("binary").with_passes("redirect-consumers", "packed-products")
-    before = saved_bytes(step)
-    assert apply(PASS, step) == (1, [])
-    assert value(step, "c1").dtype == ir.DataType.FLOAT16
-    assert ops(step).count("RealConv") == 1
-    assert before - saved_bytes(step) == 2 * 4 * 4 * 6 * 6
+def stem(**options: object) -> Network:
+    return network(STEM, STEM_WEIGHTS, **options)
+
+
+def test_maps_between_what_takes_half_are_half() -> None:
+    step = stem().step()
+    assert apply(PASS, step) == (7, [])
+    assert all(value(step, name).dtype is HALF for name in ("c0", "n0", "r0", "p0", "a", "n", "r"))
+    assert value(step, "c").dtype is ir.DataType.FLOAT  # of signs: exact, and soon int16
+    assert ops(step).count("Cast") == 2  # in front of Binarize and AveragePool
     assert apply(PASS, step) == (0, [])
+
+
+def test_codecs_and_kernels_read_half_as_it_is() -> None:
+    step = stem().with_passes(PASS.name, *LOSSLESS)
+    forward = [node.op_type for node in step.graph if node.metadata_props["phase"] == "forward"]
+    assert forward.count("Cast") == 1  # in front of AveragePool
+    assert {"BinarizePack", "PackedMaxPool", "RangePack"} <= set(forward)
+    before = stem().with_passes(*LOSSLESS)
+    assert make_plan(step).peak_bytes < make_plan(before).peak_bytes
+    halved = 2 * 4 * (4 * 8 * 8 + 4 * 4 * 4)  # c0 and p0, at 2 bytes less an element, batch 4
+    assert saved_bytes(step) == saved_bytes(before) - halved
+
+
+def test_signs_alone_are_no_reason() -> None:
+    """Of a batch norm in front of a sign nothing is kept but bits, which rounding could turn."""
+    step = small("binary").step()
+    count, skipped = apply(PASS, step)
+    assert (count, skipped) == (1, [("p2", "what it reads is float32")])
+    assert value(step, "c1").dtype is HALF
+    assert value(step, "n1").dtype is value(step, "n2").dtype is ir.DataType.FLOAT
 
 
 def test_what_is_computed_again_is_half_as_well() -> None:
-    names = ("redirect-consumers", "sign-pack", "recompute-binary-products", "packed-products")
-    step = small("binary").with_passes(*names)
-    assert ops(step).count("Conv") == 2
-    assert apply(PASS, step)[0] == 2
-    assert not ops(step).count("Conv")
+    step = small("binary").with_passes(PASS.name, "sign-pack", "recompute-binary-products")
+    assert ops(step, "rebuild").count("RealConv") == 1
+    assert ops(step).count("RealConv") == 2
 
 
-def test_other_readers_are_a_reason() -> None:
+def test_a_reader_of_floats_keeps_the_whole_chain() -> None:
     step = small("float").step()
     count, skipped = apply(PASS, step)
     assert count == 2
-    assert not skipped
-    step = small("dropout").step()
-    assert apply(PASS, step) == (0, [])
-    count, skipped = apply(PASS, small("binary").step())
-    assert (count, skipped) == (1, [("c2", "MaxPool reads it, in float32")])
+    assert ("p1", "what it reads is float32") in skipped or (
+        "p1",
+        "Conv reads it, in float32",
+    ) in skipped
+    assert all(value(step, name).dtype is ir.DataType.FLOAT for name in ("n1", "r1", "p1", "r2"))
 
 
 @pytest.mark.parametrize("run", [run_native, run_stock])
-def test_gradients_keep_their_direction(run) -> None:
-    net = small("float")
+@pytest.mark.parametrize("name", ["float", "stem"])
+def test_gradients_keep_their_direction(name: str, run) -> None:
+    net = stem(batch=16) if name == "stem" else small(name)
     step = net.step()
     apply(PASS, step)
     exact, found = run(net, net.step(), 1), run(net, step, 1)
-    np.testing.assert_allclose(found.losses, exact.losses, rtol=1e-2)
+    np.testing.assert_allclose(found.losses, exact.losses, rtol=2e-2)
     assert found.losses != exact.losses
-    for name, gradient in exact.gradients[0].items():
-        a, b = found.gradients[0][name].ravel(), gradient.ravel()
-        assert a @ b > 0.98 * np.linalg.norm(a) * np.linalg.norm(b), name
+    for parameter, gradient in exact.gradients[0].items():
+        a, b = found.gradients[0][parameter].ravel(), gradient.ravel()
+        assert a @ b > 0.97 * np.linalg.norm(a) * np.linalg.norm(b), parameter
+
+
+@pytest.mark.parametrize("run", [run_native, run_stock], ids=["native", "onnxruntime"])
+def test_lossless_passes_stay_lossless_behind_it(run) -> None:
+    """Rewritten kernels round where the reference does: the same bits but for sums of float32."""
+    net = stem(batch=8)
+    reference = net.with_passes(PASS.name, "packed-products")
+    exact, found = run(net, reference, 2), run(net, net.with_passes(PASS.name, *LOSSLESS), 2)
+    assert found.losses == exact.losses
+    for parameter, gradient in exact.gradients[1].items():
+        np.testing.assert_array_equal(found.gradients[1][parameter], gradient, parameter)
+
+
+def test_training_goes_down() -> None:
+    net = stem(batch=8)
+    losses = run_native(net, net.with_passes(PASS.name, *LOSSLESS), 20, repeat=True).losses
+    assert losses[-1] < 0.8 * losses[0]

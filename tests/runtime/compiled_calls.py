@@ -439,9 +439,12 @@ def batch_normalization(operator: str, s: Source) -> Call:
     c = shape[1]
     x, dy = s.finite(*shape), s.finite(*shape)
     scale, bias, mean, var = s.finite(c), s.finite(c), s.finite(c), s.finite(c) ** 2
-    attributes = {"epsilon": s.number(1e-5, 0.1), "momentum": s.number(0.9, 0.25)}
+    attributes: dict[str, Attribute] = {
+        "epsilon": s.number(1e-5, 0.1),
+        "momentum": s.number(0.9, 0.25),
+    }
     x, dy = s.any_map(x), s.any_map(dy, np.float32, np.float16)
-    in_place = {0: 0} if x.dtype == np.float32 else {}
+    attributes["dtype"], in_place = normalized_type(s, x)
     training = Call(
         operator.replace("Grad", "Training"), [x, scale, bias, mean, var], attributes, in_place
     )
@@ -467,8 +470,14 @@ def batch_normalization_apply(s: Source) -> Call:
     shape = normalized_shape(s)
     channels = [s.finite(shape[1]) for _ in range(4)]
     x = s.any_map(s.finite(*shape))
-    in_place = {0: 0} if x.dtype == np.float32 else {}
-    return Call("BatchNormalizationApply", [x, *channels], {}, in_place)
+    dtype, in_place = normalized_type(s, x)
+    return Call("BatchNormalizationApply", [x, *channels], {"dtype": dtype}, in_place)
+
+
+def normalized_type(s: Source, x: Array) -> tuple[int, dict[int, int]]:
+    """What a batch norm of x writes, and whether it may do so over x."""
+    dtype, n_bytes = [(1, 4), (10, 2)][s.integer(0, 1)]
+    return dtype, {0: 0} if x.dtype.itemsize == n_bytes else {}
 
 
 def batch_normalization_signs(operator: str, s: Source) -> Call:
