@@ -126,7 +126,7 @@ def run(
         assert shared is not None
         outputs.append(shared)
     inputs = [None if b is None else b.array for b in buffers]
-    results = [b.array for b in outputs]
+    results = [b.array.view(like.dtype) for b, like in zip(outputs, call.twin(), strict=True)]
     assert kernel(inputs, results, call.attributes, np.empty(0, np.uint8)), "not covered"
     for i, (buffer, array) in enumerate(zip(buffers, call.inputs, strict=True)):
         if buffer is None:
