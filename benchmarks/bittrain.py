@@ -1,52 +1,68 @@
 """BitTrain's networks: what is kept for the backward pass, the peak, sparsity, and equal bits.
 
     python -m benchmarks.bittrain plan --sizes 32 224 --batches 8 16     bytes at -O0 and -O1
-    python -m benchmarks.bittrain steps --networks resnet18 --sizes 224  seconds, equal bits
-    python -m benchmarks.bittrain memory --networks resnet18             resident growth
-    python -m benchmarks.bittrain train --networks mobilenet_v2          loss curve on Fashion-MNIST
+    python -m benchmarks.bittrain sparsity --networks resnet18 --batches 32 --steps 300
+    python -m benchmarks.bittrain bits --sizes 32                        equal gradients and weights
+    python -m benchmarks.bittrain steps --networks resnet18 --sizes 224  seconds, resident growth
+    python -m benchmarks.bittrain train --networks mobilenet_v2          curves of a fine-tuning
 
-``plan`` has one line for the codecs of -O1 alike, one without ``rebuild-activations``, so that the
-bitmap does all it can, both at the density that two batches of random images show at the first
-weights, and one at 70 % zeros in every ReLU (``--density`` changes that). Needs the oracle extra;
-the networks are those of ``tests/exports/float_networks.py``.
+``plan`` goes by the density that two batches of random images show at the first weights; with
+``--alone`` it has two lines more without ``rebuild-activations``, so that the bitmap does all it
+can: at that density, and at 70 % zeros in every ReLU (``--density`` changes that). ``sparsity``
+trains on Fashion-MNIST, counts the zeros behind every ReLU before and after, and plans with both.
+``bits`` has a negative control, a lossy pass. Needs the oracle extra; the networks are those of
+``tests/exports/float_networks.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
+import json
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.steps import EAGER, Process
+
 MIB = 2**20
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 WITHOUT = ("rebuild-activations",)
+FINE_TUNING_RATE = 1e-4
+
+# -O1 as it is, and with the bitmap for all that it can keep.
+LEVELS: dict[str, dict[str, Any]] = {
+    "-O0": {"level": "O0"},
+    "-O1": {"level": "O1"},
+    "-O1, bitmap alone": {"level": "O1", "disable": WITHOUT},
+}
 
 
 def main() -> None:
-    """Run one of the four measurements."""
+    """Run one of the measurements."""
     from tests.exports.float_networks import FLOAT_NETWORKS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("plan", "steps", "memory", "train"))
+    runs = {"plan": plan, "sparsity": sparsity, "bits": bits, "steps": steps, "train": train}
+    parser.add_argument("what", choices=runs)
     parser.add_argument("--networks", nargs="+", default=list(FLOAT_NETWORKS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[32])
     parser.add_argument("--batches", nargs="+", type=int, default=[8])
+    parser.add_argument("--alone", action="store_true", help="plan: the bitmap alone as well")
     parser.add_argument("--density", type=float, default=0.3)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    run = {"plan": plan, "steps": steps, "memory": memory, "train": train}[options.what]
     for name in options.networks:
         for size in options.sizes:
             for batch in options.batches:
                 with tempfile.TemporaryDirectory() as scratch:
-                    run(name, _export(name, size, Path(scratch)), batch, options)
+                    path = _export(name, size, Path(scratch))
+                    runs[options.what](name, path, batch, options)
 
 
 def _export(name: str, size: int, scratch: Path) -> Path:
@@ -73,13 +89,13 @@ def plan(name: str, path: Path, batch: int, options: argparse.Namespace) -> None
 
     data = path.with_suffix(".npz")
     np.savez(data, x=_images(path, 2 * batch))
-    for label, disable in (("-O1", ()), ("-O1, bitmap alone", WITHOUT)):
-        chosen: dict[str, Any] = {"calibrate": str(data), "disable": disable}
+    for label in ("-O1", "-O1, bitmap alone") if options.alone else ("-O1",):
+        chosen = {**LEVELS[label], "calibrate": str(data)}
         report = bnnopt.optimize(path, batch_size=batch, **chosen).report
-        before, after = report.baseline, report.optimized
-        _line(path, batch, label, before, after)
-        if disable:
-            _densities(report)
+        _line(path, batch, label, report.baseline, report.optimized)
+        _densities(report)
+    if not options.alone:
+        return
     before, after = at_density(path, batch, options.density)
     _line(path, batch, f"-O1, bitmap alone, {1 - options.density:.0%} zeros", before, after)
 
@@ -123,121 +139,171 @@ def at_density(path: Path, batch: int, density: float) -> tuple[Any, Any]:
     return Footprint.of(make_plan(reference)), Footprint.of(make_plan(step))
 
 
+# Sparsity ---------------------------------------------------------------------------------------
+
+
+def sparsity(name: str, path: Path, batch: int, options: argparse.Namespace) -> None:
+    """Train on Fashion-MNIST; print the zeros behind each ReLU before and after, and the plans."""
+    import bnnopt
+
+    size = int(path.stem.rpartition("_")[2])
+    images, labels = _fashion(size, batch * (options.steps + 8))
+    data = path.with_suffix(".npz")
+    np.savez(data, x=images[-8 * batch :])
+    folder = path.with_name("trained")
+    bnnopt.optimize(path, batch_size=batch).save(folder)
+    session = bnnopt.TrainingSession(folder, threads=options.threads)
+    losses = _run(session, images[: -8 * batch], labels, batch)
+    trained = _with_weights(path, session)
+    print(
+        f"{path.stem} batch {batch}: {len(losses)} steps, loss {np.mean(losses[:10]):.3f} -> "
+        f"{np.mean(losses[-10:]):.3f}; least zeros of eight batches not seen, before and after:"
+    )
+    before, after = zeros(path, batch, data), zeros(trained, batch, data)
+    for value, share in before.items():
+        print(f"    {value:55} {share:6.1%} {after[value]:6.1%}")
+    means = [float(np.mean(list(shares.values()))) for shares in (before, after)]
+    print(f"    {'mean':55} {means[0]:6.1%} {means[1]:6.1%}")
+    for weights, model in (("first", path), ("trained", trained)):
+        for label in ("-O1", "-O1, bitmap alone"):
+            chosen = {**LEVELS[label], "calibrate": str(data)}
+            report = bnnopt.optimize(model, batch_size=batch, **chosen).report
+            _line(path, batch, f"{label}, {weights} weights", report.baseline, report.optimized)
+
+
+def zeros(path: Path, batch: int, data: Path) -> dict[str, float]:
+    """The share of zeros in the output of each ReLU that is kept, as joined or pooled, by name."""
+    from bnnopt.autodiff import TrainingOptions, build_training_step, make_optimizer
+    from bnnopt.calibration import calibrate
+    from bnnopt.frontend import load_forward
+
+    forward = load_forward(path, batch)
+    options = TrainingOptions("cross-entropy", make_optimizer("adam"))
+    step = build_training_step(forward, options, path)
+    densities = calibrate(step, forward.weights, batch, data)
+    kinds = {str(v.name): node.op_type for node in step.graph for v in node.outputs}
+    sparse = ("Relu", "Clip", "MaxPool", "Concat")
+    return {
+        f"{kinds[name]} {name.removesuffix('_output_0')}": 1 - density
+        for name, density in densities.items()
+        if kinds.get(name) in sparse
+    }
+
+
+def _with_weights(path: Path, session: Any) -> Path:
+    """The model with the session's weights in place of its own."""
+    import onnx
+
+    model, weights = onnx.load(path), session.parameters()
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            array = np.ascontiguousarray(weights[tensor.name])
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    trained = path.with_name(f"trained_{path.name}")
+    onnx.save(model, trained)
+    return trained
+
+
 # Running ----------------------------------------------------------------------------------------
 
 
-def _sessions(path: Path, batch: int, **chosen: Any) -> Iterator[Any]:
-    """A session at -O0 and one at -O1."""
+def bits(name: str, path: Path, batch: int, options: argparse.Namespace) -> None:
+    """Print whether -O1 has the bits of -O0 after some steps: losses, gradients, weights, state."""
     import bnnopt
+    from bnnopt.verification import verify_folder
 
-    for level in ("O0", "O1"):
-        folder = path.with_name(level)
-        bnnopt.optimize(path, batch_size=batch, level=level, **chosen).save(folder)
-        yield bnnopt.TrainingSession(folder, threads=2)
+    pruned = {"level": "O1", "prune_stored": 0.5}
+    for label, chosen in {**LEVELS, "control: --prune-stored 0.5": pruned}.items():
+        if label == "-O0":
+            continue
+        folder = path.with_name("verified")
+        bnnopt.optimize(path, batch_size=batch, **chosen).save(folder)
+        found = verify_folder(folder, "native", n_steps=options.steps)
+        answer = "yes" if found.bit_equal else "no"
+        print(f"{path.stem} batch {batch}, {options.steps} steps, {label}: bit-equal {answer}",
+              flush=True)  # fmt: skip
 
 
 def steps(name: str, path: Path, batch: int, options: argparse.Namespace) -> None:
-    """Print the fastest step of -O1 over that of -O0, taken in turns, and whether bits agree."""
-    images, labels = _images(path, batch), np.arange(batch) % 10
-    for label, disable in (("-O1", ()), ("-O1, bitmap alone", WITHOUT)):
-        pair = list(_sessions(path, batch, disable=disable))
-        seconds: list[list[float]] = [[], []]
-        losses: list[list[float]] = [[], []]
-        for _ in range(options.steps):
-            for i, session in enumerate(pair):
-                start = time.perf_counter()
-                losses[i].append(session.step(images, labels))
-                seconds[i].append(time.perf_counter() - start)
+    """Print seconds a step, as contestants take turns, and how the resident set of each grows."""
+    import bnnopt
+
+    size, planned = int(path.stem.rpartition("_")[2]), {}
+    options.ort_training = None
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for label, chosen in {**LEVELS, EAGER: LEVELS["-O0"]}.items():
+            folder = path.with_name(label)
+            folder.mkdir()
+            np.savez(folder / "batch.npz", x=_images(path, batch), labels=np.arange(batch) % 10)
+            model = {"name": name, "size": size}
+            (folder / "model.json").write_text(json.dumps(model))
+            if label != EAGER:
+                optimized = bnnopt.optimize(path, batch_size=batch, **chosen)
+                optimized.save(folder / "out")
+                planned[label] = optimized.report.optimized.peak_bytes
+                del optimized
+            process = Process(EAGER if label == EAGER else "bnnopt", folder, options)
+            stack.callback(process.close)
+            if process.ready():
+                running[label] = process
+        rounds = [[p.step()["wall"] for p in running.values()] for _ in range(options.steps + 1)]
+        seconds = [min(times[1:]) for times in zip(*rounds, strict=True)]
+        for (label, process), fastest in zip(running.items(), seconds, strict=True):
+            print(
+                f"{path.stem} batch {batch} {label}: {fastest:.3f} s, over -O0 "
+                f"{fastest / seconds[0]:.2f}; resident growth {process.finish() / MIB:.1f} MiB, "
+                f"planned {planned.get(label, 0) / MIB:.1f}",
+                flush=True,
+            )
+
+
+def train(name: str, path: Path, batch: int, options: argparse.Namespace) -> None:
+    """Train half of the steps, fine-tune the other half at each level, and compare the curves.
+
+    On Fashion-MNIST, grey repeated to three channels: 28 x 28 pixels, in a border, or repeated.
+    """
+    import bnnopt
+
+    images, labels = _fashion(int(path.stem.rpartition("_")[2]), batch * options.steps)
+    half = batch * (options.steps // 2)
+    sessions: dict[str, Any] = {}
+    curves: dict[str, list[float]] = {}
+    for label, chosen in {"before": LEVELS["-O1"], **LEVELS}.items():
+        folder = path.with_name(label)
+        bnnopt.optimize(path, batch_size=batch, **chosen).save(folder)
+        session = bnnopt.TrainingSession(folder, threads=options.threads)
+        if label == "before":
+            _run(session, images[:half], labels, batch)
+            path = _with_weights(path, session)
+            continue
+        curves[label] = _run(session, images[half:], labels[half:], batch, FINE_TUNING_RATE)
+        sessions[label] = session
+    for label, session in sessions.items():
+        first, last = np.mean(curves[label][:5]), np.mean(curves[label][-5:])
+        same = curves[label] == curves["-O0"] and _same_weights(session, sessions["-O0"])
         print(
-            f"{path.stem} batch {batch} {label}: {min(seconds[1]):.2f} s, -O0 "
-            f"{min(seconds[0]):.2f} s, ratio {min(seconds[1]) / min(seconds[0]):.2f}; same bits: "
-            f"{losses[0] == losses[1] and _same_weights(*pair)}; {pair[1].memory}",
+            f"{name} batch {batch} {label}: {len(curves[label])} steps, loss {first:.4f} -> "
+            f"{last:.4f}, curve and weights those of -O0: {same}; {session.memory}",
             flush=True,
         )
+
+
+def _run(
+    session: Any,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    batch: int,
+    rate: float | None = None,
+) -> list[float]:
+    starts = range(0, len(images), batch)
+    return [session.step(images[i : i + batch], labels[i : i + batch], rate) for i in starts]
 
 
 def _same_weights(first: Any, second: Any) -> bool:
     others = second.parameters()
     return all(
         others[key].tobytes() == array.tobytes() for key, array in first.parameters().items()
-    )
-
-
-def memory(name: str, path: Path, batch: int, options: argparse.Namespace) -> None:
-    """Print how much the resident set of a process grows that trains, at both levels."""
-    import bnnopt
-    from benchmarks.resident_memory import measure
-
-    for level in ("O0", "O1"):
-        folder = path.with_name(level)
-        planned = bnnopt.optimize(path, batch_size=batch, level=level).report.optimized.peak_bytes
-        bnnopt.optimize(path, batch_size=batch, level=level).save(folder)
-        found = measure(folder, "native", options.steps)
-        growth = found["growth_bytes"]
-        assert isinstance(growth, int)
-        print(
-            f"{path.stem} batch {batch} -{level}: planned {planned / MIB:.1f} MiB, resident growth "
-            f"{growth / MIB:.1f} MiB",
-            flush=True,
-        )
-    print(f"{path.stem} batch {batch} PyTorch: resident growth {_pytorch(name, path, batch)} MiB")
-
-
-PYTORCH = """
-import sys, threading, time
-import numpy as np, torch
-from tests.exports.float_networks import make_float_network
-name, size, batch, n_steps = sys.argv[1], *map(int, sys.argv[2:])
-torch.set_num_threads(2)
-x = torch.from_numpy(np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32))
-y = torch.arange(batch) % 10
-def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
-base, peak, running = resident(), 0, True
-def watch():
-    global peak
-    while running:
-        peak = max(peak, resident())
-        time.sleep(0.001)
-watcher = threading.Thread(target=watch)
-watcher.start()
-model = make_float_network(name, size)
-optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-for _ in range(n_steps):
-    optimizer.zero_grad()
-    torch.nn.functional.cross_entropy(model(x), y).backward()
-    optimizer.step()
-running = False
-watcher.join()
-print(round((peak - base) / 2**20, 1))
-"""
-
-
-def _pytorch(name: str, path: Path, batch: int) -> str:
-    import subprocess
-    import sys
-
-    size = path.stem.rpartition("_")[2]
-    command = [sys.executable, "-c", PYTORCH, name, size, str(batch), "3"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def train(name: str, path: Path, batch: int, options: argparse.Namespace) -> None:
-    """Train at both levels on Fashion-MNIST, grey repeated to three channels; compare the curves.
-
-    The images have 28 x 28 pixels; a border, or repeated pixels, make them as large as the input.
-    """
-    images, labels = _fashion(int(path.stem.rpartition("_")[2]), batch * options.steps)
-    curves, pair = [], list(_sessions(path, batch))
-    for session in pair:
-        starts = range(0, len(images), batch)
-        curves.append([session.step(images[i : i + batch], labels[i : i + batch]) for i in starts])
-    tenth = max(1, len(curves[0]) // 10)
-    first, last = (float(np.mean(part)) for part in (curves[0][:tenth], curves[0][-tenth:]))
-    print(
-        f"{path.stem} batch {batch}: {len(curves[0])} steps, loss {first:.3f} -> {last:.3f}, "
-        f"curves the same bits: {curves[0] == curves[1]}, weights: {_same_weights(*pair)}; "
-        f"{pair[1].memory}",
-        flush=True,
     )
 
 

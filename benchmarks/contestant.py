@@ -1,9 +1,9 @@
 """One contestant of `benchmarks.steps`, in a process of its own.
 
 It sets up a training step, says ``ready``, runs one step for every line of standard input and
-answers with its seconds, and at the end of the input says by how much its resident memory grew at
-most since its libraries were imported and the batch was read. The file stands alone, so that an
-interpreter without bnnopt can run it.
+answers with its seconds and loss, and at the end of the input says by how much its resident memory
+grew at most since its libraries were imported and the batch was read. The file stands alone, so
+that an interpreter without bnnopt can run it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-Step = Callable[[], object]
+Step = Callable[[], "float | None"]
 LEARNING_RATE = 1e-3
 
 
@@ -30,8 +30,9 @@ def main() -> None:
     _say({"ready": True})
     for _ in sys.stdin:
         wall, processor = time.perf_counter(), time.process_time()
-        step()
-        _say({"wall": time.perf_counter() - wall, "processor": time.process_time() - processor})
+        loss = step()
+        wall, processor = time.perf_counter() - wall, time.process_time() - processor
+        _say({"wall": wall, "processor": processor, "loss": loss})
     _say({"growth_bytes": memory.growth_bytes()})
 
 
@@ -101,14 +102,17 @@ def pytorch(
     return step
 
 
-def _network(folder: Path, name: str, is_zoo: bool) -> tuple[list[Any], Callable[..., Any]]:
-    """Parameters, and the loss of a batch and its labels."""
+def _network(
+    folder: Path, name: str, is_zoo: bool = False, size: int = 0
+) -> tuple[list[Any], Callable[..., Any]]:
+    """Parameters, and the loss of a batch and its labels; `size` is that of a float network."""
     import torch
 
     if not is_zoo:
+        from tests.exports.float_networks import make_float_network
         from tests.exports.torch_models import make_model
 
-        module = make_model(name)
+        module = make_float_network(name, size) if size else make_model(name)
         cross_entropy = torch.nn.functional.cross_entropy
         return [*module.parameters()], lambda x, labels: cross_entropy(module(x), labels)
     import onnx

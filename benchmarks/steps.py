@@ -57,12 +57,12 @@ class Process:
         print(f"{self.name}: {self._log.read().strip().splitlines()[-1]}")
         return False
 
-    def step(self, clock: str) -> float:
-        """Run one step: its seconds."""
+    def step(self) -> dict[str, float]:
+        """Run one step: its seconds, ``wall`` and ``processor``, and ``loss`` if it says that."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return float(self._answer()[clock])
+        return self._answer()
 
     def finish(self) -> int:
         """End it: how much its resident memory grew, in bytes."""
@@ -165,7 +165,7 @@ def _has_artifacts(folder: Path, python: str | None) -> bool:
 def show(running: list[Process], options: argparse.Namespace) -> None:
     """Let them take turns and print the table."""
     clock = "processor" if options.cpu_time else "wall"
-    rounds = [[process.step(clock) for process in running] for _ in range(options.rounds + 1)]
+    rounds = [[process.step()[clock] for process in running] for _ in range(options.rounds + 1)]
     seconds = {
         process.name: min(times[1:])  # the first step is a warm-up
         for process, times in zip(running, zip(*rounds, strict=True), strict=True)
