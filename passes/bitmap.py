@@ -34,7 +34,8 @@ class Bitmap(Pass):
     Saves:     of 32 bits an element all but 1 + 32 x density.  Numbers: bit-exact, -0.0 and NaN
                too. The density is what a calibration batch showed, times `margin`, else a default
                by operator; a batch that has more spills out of the arena, and is lossless as well.
-    Skips:     too dense to gain; a view with other rows reads it.
+    Skips:     too dense to gain; a view with other rows reads it; a gradient that a pooling
+               scatters, at least 75 % zeros, is masked in place and read by its own layer at once.
     Source:    Hosny et al., arXiv:2110.15362.
     """
 
@@ -43,6 +44,12 @@ class Bitmap(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
+        for node in step.graph:
+            if node.op_type in ("MaxPoolGrad", "PackedMaxPoolGrad"):
+                dx = node.outputs[0]
+                trace.skip(
+                    dx, f"scattered by a pooling, {size_bytes(dx)} B: read at once, not kept"
+                )
         return sum(
             self._encode(step, trace, root, [v for v in views if is_kept(v) and late(v)])
             for root, views in saved(step).items()

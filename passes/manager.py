@@ -23,6 +23,7 @@ from bnnopt.passes.in_place import InPlace
 from bnnopt.passes.l1_batch_norm import L1BatchNorm
 from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.passes.packed_products import PackedProducts
+from bnnopt.passes.pool_before_join import PoolBeforeJoin
 from bnnopt.passes.pool_index import PoolIndex
 from bnnopt.passes.pow2_gradients import Pow2Gradients
 from bnnopt.passes.prune_stored import PruneStored
@@ -44,6 +45,7 @@ PASSES: tuple[Pass, ...] = (
     DropAdamSecondMoment(),
     L1BatchNorm(),
     Float16Activations(),
+    PoolBeforeJoin(),
     RedirectConsumers(),
     SignPack(),
     RecomputeBinaryProducts(),

@@ -113,6 +113,19 @@ RELU_WEIGHTS = {
     "w4": [3, 45],
 }
 
+# Two branches, joined and pooled, as in SqueezeNet.
+JOINED = """g (float[batch,2,7,7] x) => (float[batch,3] y) {
+    c1 = Conv <kernel_shape = [1, 1]> (x, w1)
+    r1 = Relu (c1)
+    c2 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w2)
+    r2 = Relu (c2)
+    j = Concat <axis = 1> (r1, r2)
+    p = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (j)
+    f = Flatten (p)
+    y = Gemm <transB = 1> (f, w3)
+}"""
+JOINED_WEIGHTS = {"w1": [3, 2, 1, 1], "w2": [5, 2, 3, 3], "w3": [3, 72]}
+
 # A dense binary network as PyTorch's F.linear without bias comes out: Transpose, MatMul.
 DENSE = f"""g (float[batch,6] x) => (float[batch,3] y) {{
     w1s = Sign (w1)
@@ -139,6 +152,7 @@ NETWORKS = {
     "binary": (BINARY, BINARY_WEIGHTS),
     "residual": (RESIDUAL, RESIDUAL_WEIGHTS),
     "float": (FLOAT, FLOAT_WEIGHTS),
+    "joined": (JOINED, JOINED_WEIGHTS),
     "relu": (RELU, RELU_WEIGHTS),
     "dense": (DENSE, DENSE_WEIGHTS),
     "dropout": (DROPOUT, DROPOUT_WEIGHTS),

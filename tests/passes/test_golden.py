@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parent / "golden"
 SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "binary-weight-gradients": ("dense", ()),
     "drop-adam-second-moment": ("dense-adam", ("binary-weight-gradients",)),
+    "pool-before-join": ("joined", ()),
     "redirect-consumers": ("dense", ()),
     "sign-pack": ("dense", ("redirect-consumers",)),
     "recompute-binary-products": ("dense", ("redirect-consumers", "sign-pack")),
