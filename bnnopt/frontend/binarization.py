@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.errors import UsageError
+from bnnopt.frontend.idioms import detached, own_estimator, written_out
 from bnnopt.frontend.normalize import Binarized, ForwardGraph
 from bnnopt.ops import DOMAIN, infer_types
 
@@ -37,19 +39,27 @@ def match_sign(node: ir.Node) -> Match | None:
     return Match(node.inputs[0], zero=0.0)
 
 
+def match_written_out(node: ir.Node) -> Match | None:
+    """``where(x >= 0, 1, -1)``, ``(x >= 0).float() * 2 - 1`` and whatever has the same values."""
+    found = written_out(node)
+    return None if found is None else Match(*found)
+
+
 RULES: dict[str, Rule] = {
     "sign": match_sign,
+    "written out": match_written_out,
 }
 
 
 @dataclass(frozen=True)
 class Estimators:
-    """Which straight-through estimator a node gets: the last option that names it, else `default`.
+    """Which straight-through estimator a node gets: the last option that names it, else `default`,
+    else the one that the file writes out, else the clipped one.
 
     `overrides` are (pattern of node names, estimator).
     """
 
-    default: str = "clipped"
+    default: str | None = None
     overrides: Sequence[tuple[str, str]] = ()
 
     @classmethod
@@ -68,10 +78,11 @@ class Estimators:
                 default = name
         return cls(default, tuple(overrides))
 
-    def of(self, name: str) -> str:
-        """The estimator of the node called `name`."""
+    def of(self, name: str, own: tuple[str, float] | None = None) -> tuple[str, float]:
+        """The estimator of the node called `name`, and its clip; `own` is the file's."""
         found = [ste for pattern, ste in self.overrides if fnmatch.fnmatchcase(name, pattern)]
-        return found[-1] if found else self.default
+        asked = found[-1] if found else self.default
+        return own or (ESTIMATORS[0], 1.0) if asked is None else (asked, 1.0)
 
 
 def recognize(forward: ForwardGraph, estimators: Estimators, keep_zero: bool) -> None:
@@ -81,11 +92,28 @@ def recognize(forward: ForwardGraph, estimators: Estimators, keep_zero: bool) ->
             match = rule(node)
             if match is not None:
                 zero = match.zero if keep_zero else (match.zero or 1.0)
-                _binarize(forward, node, match.source, zero, estimators.of(str(node.name)), idiom)
+                own = own_estimator(node.outputs[0], match.source)
+                estimator = estimators.of(str(node.name), own)
+                _binarize(forward, node, match.source, zero, estimator, idiom)
                 break
+    _settle_detached(forward)
+    RemoveUnusedNodesPass()(forward.model)
     _check_overrides(forward, estimators)
     if not keep_zero and any(b.idiom == "sign" for b in forward.binarized):
         forward.notes.append("ONNX Sign is read with sign(0) = +1; --sign-zero keep leaves 0")
+
+
+def _settle_detached(forward: ForwardGraph) -> None:
+    """Read ``(b - s) + s`` as b, which has an estimator of its own."""
+    for node in list(forward.graph):
+        found = detached(node)
+        if found is None:
+            continue
+        node.outputs[0].replace_all_uses_with(found[0], replace_graph_outputs=True)
+        forward.graph.remove(node, safe=True)
+        note = "(b - s) + s, PyTorch's b.detach() - s.detach() + s, is read as b"
+        if note not in forward.notes:
+            forward.notes.append(note)
 
 
 def _check_overrides(forward: ForwardGraph, estimators: Estimators) -> None:
@@ -96,10 +124,15 @@ def _check_overrides(forward: ForwardGraph, estimators: Estimators) -> None:
 
 
 def _binarize(
-    forward: ForwardGraph, node: ir.Node, source: ir.Value, zero: float, ste: str, idiom: str
+    forward: ForwardGraph,
+    node: ir.Node,
+    source: ir.Value,
+    zero: float,
+    estimator: tuple[str, float],
+    idiom: str,
 ) -> None:
-    old = node.outputs[0]
-    attributes: dict[str, str | float] = {"ste": ste, "clip": 1.0}
+    old, (ste, clip) = node.outputs[0], estimator
+    attributes: dict[str, str | float] = {"ste": ste, "clip": clip}
     if zero:
         attributes["zero"] = zero
     binarize = ir.Node(

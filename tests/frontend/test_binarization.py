@@ -82,3 +82,61 @@ def test_a_sign_as_the_output(tmp_path: Path) -> None:
     forward = load(parse(text, {"w": np.ones(3, np.float32)}), tmp_path)
     assert [v.name for v in forward.graph.outputs] == ["y"]
     assert forward.graph.outputs[0].producer().op_type == "Binarize"
+
+
+# Written out -----------------------------------------------------------------------------------
+
+NUMBERS = "zero = Constant <value_float = 0.0> () one = Constant <value_float = 1.0> () " \
+    "minus = Constant <value_float = -1.0> () two = Constant <value_float = 2.0> ()"  # fmt: skip
+FLOAT = 1  # of onnx.TensorProto
+GE21 = f"c = GreaterOrEqual (h, zero) f = Cast <to = {FLOAT}> (c) t = Mul (f, two) "
+SURROGATE = f"""below = Less (h, zero) m = Cast <to = {FLOAT}> (below) not = Sub (one, m)
+    low = Less (h, minus) high = Less (h, one) square = Mul (h, h) double = Mul (h, two)
+    up = Add (double, square) down = Sub (double, square) left = Mul (up, m) right = Mul (down, not)
+    inner = Add (left, right) a = Where (high, inner, one) s = Where (low, minus, a)"""
+IDIOMS = {
+    "where": ("c = GreaterOrEqual (h, zero) b = Where (c, one, minus)", "clipped", "+1"),
+    "where above": ("c = Greater (h, zero) b = Where (c, one, minus)", "clipped", "-1"),
+    "where below": ("c = Less (h, zero) b = Where (c, minus, one)", "clipped", "+1"),
+    "to float": (GE21 + "b = Sub (t, one)", "clipped", "+1"),
+    "plus minus one": (GE21 + "b = Add (minus, t)", "clipped", "+1"),
+    "identity": (GE21 + "q = Sub (t, one) d = Sub (q, h) b = Add (h, d)", "identity", "+1"),
+    "clip": (
+        "s = Clip (h, minus, one) q = Sign (h) d = Sub (q, s) b = Add (d, s)", "clipped", "+1",
+    ),
+    "Bi-Real": (SURROGATE + " q = Sign (h) d = Sub (q, s) b = Add (d, s)", "approx-sign", "+1"),
+}  # fmt: skip
+OTHERS = {
+    "another threshold": "c = GreaterOrEqual (h, one) b = Where (c, one, minus)",
+    "other values": "c = GreaterOrEqual (h, zero) b = Where (c, two, minus)",
+    "two tensors": "c = GreaterOrEqual (h, x) b = Where (c, one, minus)",
+    "a mask": "c = GreaterOrEqual (h, zero) b = Where (c, h, minus)",
+    "a constant": "d = Sub (h, one) b = Add (d, one)",
+}
+
+
+def idiom(text: str) -> str:
+    body = f"{NUMBERS} h = Mul (x, w) {text} y = Mul (b, w)"
+    return f"g (float[batch,3] x) => (float[batch,3] y) {{ {body} }}"
+
+
+@pytest.mark.parametrize("name", IDIOMS)
+def test_written_out(name: str, tmp_path: Path) -> None:
+    """One operator is left of each idiom, with the values that the file's own would give."""
+    text, ste, zero = IDIOMS[name]
+    model = parse(idiom(text), {"w": np.ones(3, np.float32)})
+    forward = load(model, tmp_path)
+    (found,) = forward.binarized
+    assert (found.ste, found.zero) == (ste, zero)
+    assert [n.op_type for n in forward.graph] == ["Mul", "Binarize", "Mul"]
+    x = np.array([[-2.0, 0.0, 0.5]])
+    assert run(forward.graph, {"x": x, **forward.weights})["y"].tolist() == [[-1, float(zero), 1]]
+    asked = load(parse(idiom(text), {"w": np.ones(3, np.float32)}), tmp_path, ste=["swish-sign"])
+    assert asked.binarized[0].ste == "swish-sign"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_only_looks_like_a_binarisation(name: str, tmp_path: Path) -> None:
+    forward = load(parse(idiom(OTHERS[name]), {"w": np.ones(3, np.float32)}), tmp_path)
+    assert not forward.binarized
+    assert not forward.notes
