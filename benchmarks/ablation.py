@@ -1,4 +1,4 @@
-"""What each pass of -O2 saves and costs: alone, and one after the other.
+"""What each lossy pass saves and costs alone, and the passes of -O2 one after the other.
 
     python -m benchmarks.ablation --model binarynet --batch-size 100
 
@@ -25,6 +25,12 @@ NEEDS = {
     "drop-adam-second-moment": ["binary-weight-gradients"],
     "bnn-batch-norm-backward": ["l1-batch-norm"],
 }
+# Not a pass of -O2. Where one map serves dy and dx it leaves a layer alone: without the passes that
+# see to that it has every layer.
+FIVE_BITS = {
+    "pow2-gradients": (),
+    "pow2-gradients, without stream-gradients and in-place": ("stream-gradients", "in-place"),
+}
 
 
 def main() -> None:
@@ -32,28 +38,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="binarynet", help="of the zoo")
     parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--only", nargs="*", metavar="PASS", help="rows of the second table")
     options = parser.parse_args()
-    passes = select(LEVELS[-1])
-    lossless = [p.name for p in passes if p.lossless]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "net.onnx"
         ir.save(build(options.model), path)
-        compiled = bnnopt.optimize(path, batch_size=options.batch_size, level=LEVELS[-1])
-        print("| after pass | kept for backward, MiB | planned peak, MiB | numbers |")
-        print("|---|---|---|---|")
-        for r in compiled.report.passes:
-            print(
-                f"| {r.name} | {r.saved_bytes / MIB:.2f} | {r.peak_bytes / MIB:.2f} | "
-                f"{'bit-equal' if r.lossless else 'lossy'} |"
-            )
-        print("\n| -O1 and | planned peak, MiB | cosine of each weight gradient, first to last |")
+        if options.only is None:
+            print(ledger(bnnopt.optimize(path, batch_size=options.batch_size, level=LEVELS[-1])))
+        print("| -O1 and | planned peak, MiB | cosine of each weight gradient, first to last |")
         print("|---|---|---|", flush=True)
-        print(row("all, -O2", compiled), flush=True)
-        for p in passes:
-            if not p.lossless:
-                chosen = [*lossless, *NEEDS.get(p.name, []), p.name]
+        for name, chosen in variants().items():
+            if options.only is None or name.partition(",")[0] in options.only:
                 one = bnnopt.optimize(path, batch_size=options.batch_size, passes=chosen)
-                print(row(p.name, one), flush=True)
+                print(row(name, one), flush=True)
+
+
+def variants() -> dict[str, list[str]]:
+    """The passes of each row of the second table."""
+    passes = select(LEVELS[-1])
+    lossless = [p.name for p in passes if p.lossless]
+    lossy = [p.name for p in passes if not p.lossless]
+    return {
+        "all, -O2": [p.name for p in passes],
+        **{name: [*lossless, *NEEDS.get(name, []), name] for name in lossy},
+        **{
+            label: [name for name in lossless if name not in left_out] + ["pow2-gradients"]
+            for label, left_out in FIVE_BITS.items()
+        },
+    }
+
+
+def ledger(compiled: bnnopt.Optimized) -> str:
+    """The passes of a level, one after the other."""
+    lines = [
+        "| after pass | kept for backward, MiB | planned peak, MiB | numbers |",
+        "|---|---|---|---|",
+    ]
+    for r in compiled.report.passes:
+        lines.append(
+            f"| {r.name} | {r.saved_bytes / MIB:.2f} | {r.peak_bytes / MIB:.2f} | "
+            f"{'bit-equal' if r.lossless else 'lossy'} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def row(name: str, compiled: bnnopt.Optimized) -> str:

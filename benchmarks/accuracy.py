@@ -51,7 +51,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--only", nargs="*", help="these variants, such as O1 O2 float16-state")
+    parser.add_argument(
+        "--only", nargs="*", help="these variants, such as O1 float16-state O2+pow2-gradients"
+    )
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
@@ -108,9 +110,10 @@ def network(model: str, seed: int) -> ir.Model:
 
 
 def compiled(path: Path, variant: str) -> bnnopt.Optimized:
-    """A level, or the lossless level with one lossy pass and what it needs."""
-    if variant in LEVELS:
-        return bnnopt.optimize(path, batch_size=BATCH, level=variant)
+    """A level, with passes beside it perhaps, or -O1 with one lossy pass and what it needs."""
+    level, *more = variant.split("+")
+    if level in LEVELS:
+        return bnnopt.optimize(path, batch_size=BATCH, level=level, enable=more)
     others = LOSSY - {variant} - NEEDS.get(variant, set())
     return bnnopt.optimize(path, batch_size=BATCH, level=LEVELS[-1], disable=sorted(others))
 
@@ -164,8 +167,9 @@ def table(runs: Iterable[dict[str, Any]]) -> str:
         last = [run["accuracy"][-1] for run in found]
         curve = [statistics.fmean(a) for a in zip(*(r["accuracy"] for r in found), strict=True)]
         peak = found[0]["peak_bytes"] / 2**20
+        name = f"-{variant}" if variant[:2] in LEVELS else variant
         lines.append(
-            f"| {'-' + variant if variant in LEVELS else variant} | {statistics.fmean(last):.2f} "
+            f"| {name} | {statistics.fmean(last):.2f} "
             f"({min(last):.2f} to {max(last):.2f}) | {peak:.2f} MiB | "
             f"{' '.join(f'{a:.1f}' for a in curve)} |"
         )

@@ -128,17 +128,34 @@ i64 bnn_runs(i64 begin, i64 end, i64 rows, i64 cols, bnn_run runs[LANES]) {
     return count;
 }
 
+/* As bnn_to_floats, for rows of `wide` that lie `pitch` apart. Fetches what is wanted next. */
+static void decode_lanes(const bnn_map *d, i64 first, i64 pitch, i64 n_rows, i64 n_lanes,
+                         float *wide) {
+    const i64 row_bytes = bnn_pow2_row_bytes(d->row);
+    const uint8_t *row = (const uint8_t *)d->data + first / d->row * row_bytes;
+    for (i64 l = 0, at = first % d->row; l < n_lanes; l++, at += pitch, wide += TERMS) {
+        for (; at >= d->row; at -= d->row) row += row_bytes;
+        bnn_decode_pow2(row, d->row, at, d->unit, wide, n_rows);
+        __builtin_prefetch(row + (at + n_rows) / 2);
+        __builtin_prefetch(row + bnn_pow2_exponent_bytes(d->row) + (at + n_rows) / 8);
+    }
+}
+
 void bnn_turn(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i64 n_rows,
               i64 n_lanes, float *rows) {
+    float wide[LANES * TERMS];
+    if (d->type == BNN_POW2) {
+        decode_lanes(d, first, pitch, n_rows, n_lanes, wide);
+        cores->turn(wide, TERMS, n_rows, n_lanes, rows);
+        return;
+    }
     if (d->type == BNN_FLOAT) {
         cores->turn((const float *)d->data + first, pitch, n_rows, n_lanes, rows);
     } else {
-        float wide[LANES * TERMS];
         for (i64 l = 0; l < n_lanes; l++)
             bnn_to_floats(d, first + l * pitch, wide + l * TERMS, n_rows);
         cores->turn(wide, TERMS, n_rows, n_lanes, rows);
     }
-    if (d->type == BNN_POW2) return;
     /* What is wanted next, most likely; the stride is too long for the processor to guess. */
     const i64 size = bnn_size_of(d->type);
     const uint8_t *from = (const uint8_t *)d->data + first * size;
