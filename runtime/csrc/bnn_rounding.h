@@ -1,17 +1,16 @@
-/* Rounding to half precision by chance, with the random bits of the RandomBits operator. */
+/* The random bits of the RandomBits operator, and rounding to half precision by them. */
 #ifndef BNN_ROUNDING_H
 #define BNN_ROUNDING_H
 
 #include "bnn_half.h"
 
-/* lowbias32 of i + stream; the upper 13 bits. */
-BNN_INLINE uint32_t random13(uint32_t i) {
+/* lowbias32. */
+BNN_INLINE uint32_t random32(uint32_t i) {
     i ^= i >> 16;
     i *= 0x7feb352du;
     i ^= i >> 15;
     i *= 0x846ca68bu;
-    i ^= i >> 16;
-    return i >> 19;
+    return i ^ i >> 16;
 }
 
 enum { HALF_GAP = 10 << 23, LEAST_GAP = (127 - 24) << 23, HIGHEST_BITS = 0x477fe000 };
@@ -46,7 +45,7 @@ BNN_INLINE void store_nearest(float *x, void *y, i64 n) {
 }
 
 BNN_INLINE void store_by_chance(float *x, void *y, uint32_t counter, i64 n) {
-    for (i64 i = 0; i < n; i++) x[i] = chance_half(x[i], random13(counter + (uint32_t)i));
+    for (i64 i = 0; i < n; i++) x[i] = chance_half(x[i], random32(counter + (uint32_t)i) >> 19);
     bnn_encode_halves(x, y, n);
 }
 

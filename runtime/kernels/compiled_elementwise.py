@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import (
     FLOAT16,
@@ -16,6 +18,7 @@ from bnnopt.runtime.kernels.compiled import (
     CompiledKernel,
     call,
     covered,
+    integer,
     number,
     optional,
     scalar,
@@ -25,6 +28,7 @@ from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS
 from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
 from bnnopt.runtime.kernels.compiled_planes import COMPILED_PLANES
 from bnnopt.runtime.kernels.compiled_reduction import COMPILED_REDUCTION
+from bnnopt.runtime.kernels.dropout import stream_start
 
 
 def binarize(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -64,6 +68,19 @@ def clip(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
         return False
     kind = "clip" if len(limits) == 2 else f"clip_{next(iter(limits))}"
     return _map(kind, x, None, y, limits.get("low", 0.0), limits.get("high", 0.0))
+
+
+def dropout(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`dropout.dropout`; y may be x, and the mask left out."""
+    (x, step), y, mask = inputs, outputs[0], optional(outputs, 1)
+    threshold = integer(attributes, "threshold")
+    if x is None or step is None or not covered(x, y) or not 0 <= threshold < 1 << 32:
+        return False
+    if mask is not None and not covered(mask, dtype=np.bool_):
+        return False
+    stream = stream_start(step, integer(attributes, "seed"))
+    call("bnn_dropout_f32", x, y, mask, x.size, stream, threshold, number(attributes, "scale"))
+    return True
 
 
 def _map(
@@ -163,6 +180,7 @@ COMPILED_ELEMENTWISE: dict[str, CompiledKernel] = {
     "Div": div,
     "Mul": mul,
     "Relu": relu,
+    "Dropout": dropout,
     "ReluGrad": relu_grad,
     "Sub": sub,
     **COMPILED_NORMALIZATION,

@@ -302,6 +302,15 @@ def pow2_unpack(s: Source) -> Call:
     return Call("Pow2Unpack", [packed, unit], {"shape": list(s.shape[1:])})
 
 
+def dropout(s: Source) -> Call:
+    options: dict[str, Attribute] = {
+        "threshold": s.integer(0, 2**32 - 1),
+        "scale": s.number(2, 1.3),
+    }
+    options["seed"] = s.integer(0, 2**32 - 1)
+    return Call("Dropout", [s.floats(*s.shape), np.array(s.integer(1, 999))], options, {0: 0})
+
+
 def masked_grad(s: Source) -> Call:
     dy = s.any_map(s.floats(*s.shape), np.float32, np.float16)
     inputs: list[Array | None] = [dy, s.bits(s.shape)]
@@ -571,6 +580,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Clip": clip_call,
     "ClipGrad": lambda s: binary("ClipGrad", s, low=s.number(-1, 0), high=s.number(1, 0.1)),
     "Div": lambda s: arithmetic("Div", s),
+    "Dropout": dropout,
     "GlobalAveragePool": global_average,
     "L1BatchNormalizationGrad": lambda s: batch_normalization("L1BatchNormalizationGrad", s),
     "L1BatchNormalizationSigns": lambda s: batch_normalization_signs(

@@ -24,8 +24,11 @@ ACTIVATIONS = """mobile (float[N, 3, 32, 32] x) => (float[N, 5] y) {
         c = LeakyRelu (b)
         d = PRelu (c, slope)
         e = Sigmoid (d)
-        f = Concat <axis = 1> (d, e)
-        h = GlobalAveragePool (f)
+        ratio = Constant <value_float = 0.3> ()
+        train = Constant <value = bool {1}> ()
+        f = Dropout (e, ratio, train)
+        g = Concat <axis = 1> (d, f)
+        h = GlobalAveragePool (g)
         i = Flatten (h)
         y = MatMul (i, v)
     }"""

@@ -139,7 +139,7 @@ def test_a_nan_stays_in_its_channel():
 
 
 @pytest.mark.parametrize(
-    "operator", ["MaxPool", "BatchNormalizationTraining", "BatchNormalizationSigns"]
+    "operator", ["Dropout", "MaxPool", "BatchNormalizationTraining", "BatchNormalizationSigns"]
 )
 def test_outputs_may_be_left_out(operator: str):
     call = CALLS[operator](Source(5, (3, 4), special=False))
