@@ -23,6 +23,7 @@ from bnnopt.passes.in_place import InPlace
 from bnnopt.passes.l1_batch_norm import L1BatchNorm
 from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.passes.packed_products import PackedProducts
+from bnnopt.passes.pool_batch_norm_backward import PoolBatchNormBackward
 from bnnopt.passes.pool_before_join import PoolBeforeJoin
 from bnnopt.passes.pool_index import PoolIndex
 from bnnopt.passes.pow2_gradients import Pow2Gradients
@@ -57,6 +58,7 @@ PASSES: tuple[Pass, ...] = (
     PackedProducts(),
     FuseBatchNormSigns(),
     BnnBatchNormBackward(),
+    PoolBatchNormBackward(),
     BinaryOutputInt16(),
     Float16Gradients(),
     Float16State(),  # when it is known which products read bits

@@ -16,6 +16,7 @@ from bnnopt.ops import (
     normalization,
     optimizers,
     packing,
+    pooled_normalization,
     pooling,
     pow2,
 )
@@ -32,6 +33,7 @@ OPERATORS: dict[str, Operator] = {
         pooling,
         bitmap,
         normalization,
+        pooled_normalization,
         optimizers,  # a body's callees come before it: onnx's reference evaluator needs that
         binary_products,
         pow2,

@@ -1,12 +1,10 @@
 /* The gradient of max pooling over (planes, h, w), from indices or from places in windows. */
+#include "bnn_places.h"
 #include "bnn_tiles.h"
 
 #include <stdatomic.h>
 
-enum {
-    TILE = 64,         /* outputs of a row that are worked on together */
-    MAX_SUMS = 1 << 15 /* elements of a plane of halves whose gradients are added up */
-};
+enum { TILE = 64 }; /* outputs of a row that are worked on together */
 
 struct scatter {
     const float *dy;
@@ -50,29 +48,8 @@ struct spread {
     enum bnn_type type;
     i64 channels, h, w, out_h, out_w, n_bits, row_bytes;
     int pairs; /* the windows are 2 x 2, side by side, and inside */
-    int32_t offsets[256];
+    int32_t offsets[MAX_PLACES];
 };
-
-/* Places, from bit `first` of a sample's on. */
-struct reader {
-    const uint8_t *next;
-    unsigned bits, left;
-};
-
-BNN_INLINE struct reader reader_at(const uint8_t *packed, i64 first) {
-    const unsigned skipped = (unsigned)(first % 8);
-    if (!skipped) return (struct reader){packed + first / 8, 0, 0};
-    return (struct reader){packed + first / 8 + 1, (unsigned)packed[first / 8] >> skipped,
-                           8 - skipped};
-}
-
-BNN_INLINE unsigned take(struct reader *r, unsigned n_bits) {
-    if (r->left < n_bits) r->bits |= (unsigned)*r->next++ << r->left, r->left += 8;
-    const unsigned place = r->bits & ((1u << n_bits) - 1);
-    r->bits >>= n_bits;
-    r->left -= n_bits;
-    return place;
-}
 
 /* 0 .. 7 of `first` at 0, 2 .. 14 of y, and those of `second` between them; 0 + x, so no -0. */
 BNN_INLINE void store_pairs(float *y, const v8f *first, const v8f *second) {
@@ -200,9 +177,7 @@ BNN_EXPORT int bnn_packed_max_pool_grad(const void *dy, const uint8_t *packed,
                        .n_bits = n_bits, .pairs = (int)pairs};
     if (type != BNN_F32 && !pairs && h * w > MAX_SUMS) return 0;
     s.row_bytes = bnn_ceil_div(channels * out_h * out_w * n_bits, 8);
-    for (i64 place = 0; place < 1 << n_bits; place++)
-        s.offsets[place] = (int32_t)(place / kernel_w * dilation_h * w +
-                                     place % kernel_w * dilation_w);
+    bnn_place_offsets(s.offsets, n_bits, w, kernel_w, dilation_h, dilation_w);
     bnn_parallel(samples * channels, bnn_grain_of(h * w), BNN_PICK(packed_max_pool_grad), &s);
     return 1;
 }

@@ -53,6 +53,19 @@ def _pack_floats(name: str, x: Array | None, packed: Array | None, *bounds: floa
     return _run_rows(name, x, packed, x, packed, x_type, *bounds)
 
 
+def threshold_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`pooled_normalization.threshold_pack`."""
+    (x, threshold), packed = inputs, outputs[0]
+    x_type = type_of(x)
+    if x_type is None or not covered(threshold) or not covered(packed, dtype=np.uint8):
+        return False
+    assert x is not None
+    if x.ndim < 2 or x.size == 0:
+        return False
+    call("bnn_threshold_pack", x, threshold, packed, x_type, *x.shape[:2], math.prod(x.shape[2:]))
+    return True
+
+
 def unpack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`packing.unpack_bits`."""
     packed, mask = inputs[0], outputs[0]
@@ -133,5 +146,6 @@ COMPILED_PACKING: dict[str, CompiledKernel] = {
     "RangePack": range_pack,
     "SignPack": sign_pack,
     "SignUnpack": sign_unpack,
+    "ThresholdPack": threshold_pack,
     "UnpackBits": unpack_bits,
 }

@@ -16,6 +16,7 @@ from bnnopt.runtime.kernels.compiled import (
     covered,
     integer,
     integers,
+    number,
     optional,
     type_of,
 )
@@ -103,6 +104,29 @@ def packed_max_pool_grad(
     pairs = int((n_bits, *geometry) == (2, 2, 1, 1) and _side_by_side(origin, *dx.shape[2:]))
     name = "bnn_packed_max_pool_grad"
     return bool(call(name, dy, packed, origin, dx, dy_type, *sizes, *geometry, n_bits, pairs))
+
+
+def l1_batch_normalization_pool_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`pooled_normalization.l1_batch_normalization_pool_grad`; either sum may be left out."""
+    (dy, y, packed, origin, signs, *channels), dx = inputs, outputs[0]
+    sums = [optional(outputs, i) for i in range(1, 3)]
+    dy_type, y_type, n_bits = type_of(dy), type_of(y), _n_place_bits(attributes)
+    fits = covered(packed, signs, dtype=np.uint8) and covered(origin, dtype=np.int32)
+    fits = fits and covered(*channels, *[s for s in sums if s is not None])
+    if not fits or None in (dy_type, y_type, n_bits) or dy_type != type_of(dx):
+        return False
+    assert dx is not None
+    assert origin is not None
+    if dx.size == 0 or dx.ndim != 4:
+        return False
+    names = ("kernel_width", "row_dilation", "column_dilation")
+    geometry = [integer(attributes, name) for name in names]
+    numbers = (integer(attributes, "relu"), dy_type, y_type, *dx.shape, origin.size, *geometry)
+    epsilon = number(attributes, "epsilon")
+    name = "bnn_batch_normalization_pool_grad"
+    return bool(call(name, *inputs, dx, *sums, *numbers, n_bits, epsilon))
 
 
 def _side_by_side(origin: Array, height: int, width: int) -> bool:
@@ -197,6 +221,7 @@ def _joined_axes(x: Array, perm: list[int] | None) -> list[tuple[int, int]]:
 
 COMPILED_PLANES: dict[str, CompiledKernel] = {
     "AveragePool": average_pool,
+    "L1BatchNormalizationPoolGrad": l1_batch_normalization_pool_grad,
     "MaxPool": max_pool,
     "MaxPoolGrad": max_pool_grad,
     "PackedMaxPool": packed_max_pool,

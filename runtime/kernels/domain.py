@@ -17,6 +17,7 @@ from bnnopt.runtime.kernels import (
     normalization,
     optimizers,
     packing,
+    pooled_normalization,
     pooling,
     pow2,
 )
@@ -103,6 +104,7 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "ConvInputGrad": conv_input_grad,
     "ConvWeightGrad": convolution.conv_weight_grad,
     "Dropout": dropout.dropout,
+    "L1BatchNormalizationPoolGrad": pooled_normalization.l1_batch_normalization_pool_grad,
     "L1BatchNormalizationGrad": normalization.l1_batch_normalization_grad,
     "L1BatchNormalizationSigns": normalization.l1_batch_normalization_signs,
     "L1BatchNormalizationTraining": normalization.l1_batch_normalization_training,
@@ -125,6 +127,7 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "SignUnpack": packing.sign_unpack,
     "SoftmaxCrossEntropy": loss.softmax_cross_entropy,
     "SoftmaxCrossEntropyGrad": loss.softmax_cross_entropy_grad,
+    "ThresholdPack": pooled_normalization.threshold_pack,
     "UnpackBits": packing.unpack_bits,
     **optimizers.STEPS,
 }

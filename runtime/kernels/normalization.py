@@ -70,16 +70,16 @@ def _normalize(
     *,
     l1: bool,
 ) -> tuple[Array, ...]:
-    flat = _by_channel(x).astype(scale.dtype, copy=False)
+    flat = by_channel(x).astype(scale.dtype, copy=False)
     mean = flat.mean(axis=(0, 2))
-    y = flat - _column(mean)
+    y = flat - column(mean)
     if l1:
         variance = np.abs(y).mean(axis=(0, 2)) ** 2
     else:
         variance = np.einsum("ncl,ncl->c", y, y) / (x.size // mean.size)
     inv_std = 1 / np.sqrt(variance + epsilon)
-    y *= _column(inv_std * scale)
-    y += _column(bias)
+    y *= column(inv_std * scale)
+    y += column(bias)
     next_mean = running_mean * momentum + mean * (1 - momentum)
     next_var = running_var * momentum + variance * (1 - momentum)
     return _rounded(y.reshape(x.shape), dtype), next_mean, next_var, mean, inv_std
@@ -97,9 +97,9 @@ def batch_normalization_apply(
     dtype : int
         As there.
     """
-    y = _by_channel(x).astype(scale.dtype, copy=False) - _column(batch_mean)
-    y *= _column(inv_std * scale)
-    y += _column(bias)
+    y = by_channel(x).astype(scale.dtype, copy=False) - column(batch_mean)
+    y *= column(inv_std * scale)
+    y += column(bias)
     return _rounded(y.reshape(x.shape), dtype)
 
 
@@ -142,20 +142,20 @@ def _differentiate(
     dy: Array, x: Array, scale: Array, batch_mean: Array, inv_std: Array, *, l1: bool
 ) -> tuple[Array, Array, Array]:
     count = x.size // scale.size
-    dy_flat = _by_channel(dy).astype(scale.dtype, copy=False)
-    dx = _by_channel(x) - _column(batch_mean)
-    dx *= _column(inv_std)
+    dy_flat = by_channel(dy).astype(scale.dtype, copy=False)
+    dx = by_channel(x) - column(batch_mean)
+    dx *= column(inv_std)
     dbias = dy_flat.sum(axis=(0, 2))
     dscale = np.einsum("ncl,ncl->c", dy_flat, dx)
     if l1:
         size = np.abs(dx).mean(axis=(0, 2))
         np.sign(dx, out=dx)
-        dx -= _column(dx.mean(axis=(0, 2)))
-        dx *= _column(size)
-    dx *= _column(dscale / count)
-    dx += _column(dbias / count)
+        dx -= column(dx.mean(axis=(0, 2)))
+        dx *= column(size)
+    dx *= column(dscale / count)
+    dx += column(dbias / count)
     np.subtract(dy_flat, dx, out=dx)
-    dx *= _column(scale * inv_std)
+    dx *= column(scale * inv_std)
     return dx.reshape(x.shape).astype(dy.dtype, copy=False), dscale, dbias
 
 
@@ -177,11 +177,11 @@ def batch_normalization_levels(
     slopes : (C, 4)
         The same of (s - mean(s)) mean|xh|, s = sgn(xh).
     """
-    unit = _by_channel(x).astype(inv_std.dtype, copy=False) - _column(batch_mean)
-    unit *= _column(inv_std)
+    unit = by_channel(x).astype(inv_std.dtype, copy=False) - column(batch_mean)
+    unit *= column(inv_std)
     direction = np.sign(unit)
-    direction -= _column(direction.mean(axis=(0, 2)))
-    direction *= _column(np.abs(unit).mean(axis=(0, 2)))
+    direction -= column(direction.mean(axis=(0, 2)))
+    direction *= column(np.abs(unit).mean(axis=(0, 2)))
     pairs = _pairs(signs, mask, shape)
     levels, slopes = np.zeros((2, len(inv_std), 4), inv_std.dtype)
     for pair in range(4):
@@ -195,7 +195,7 @@ def batch_normalization_levels(
 def _pairs(signs: Array, mask: Array, shape: list[int]) -> Array:
     """Sign + 2 mask of every element, (N, C, L) uint8."""
     plus, inside = (unpack_bits(bits, shape=shape) for bits in (signs, mask))
-    return _by_channel(plus + np.uint8(2) * inside)
+    return by_channel(plus + np.uint8(2) * inside)
 
 
 def batch_normalization_signs(
@@ -280,21 +280,23 @@ def batch_normalization_signs_grad(
     """
     count, pairs = dy.size // scale.size, _pairs(signs, mask, shape)
     channel = np.arange(len(scale)).reshape(-1, 1)
-    wide = _by_channel(dy).astype(scale.dtype, copy=False)
+    wide = by_channel(dy).astype(scale.dtype, copy=False)
     kept = np.where(pairs >= 2, wide, scale.dtype.type(0))
     dbias = kept.sum(axis=(0, 2))
     dscale = np.einsum("ncl,ncl->c", kept, levels[channel, pairs])
     dx = slopes[channel, pairs]
-    dx *= _column(dscale / count)
-    dx += _column(dbias / count)
+    dx *= column(dscale / count)
+    dx += column(dbias / count)
     np.subtract(kept, dx, out=dx)
-    dx *= _column(scale * inv_std)
+    dx *= column(scale * inv_std)
     return dx.reshape(dy.shape).astype(dy.dtype, copy=False), dscale, dbias
 
 
-def _by_channel(x: Array) -> Array:
+def by_channel(x: Array) -> Array:
+    """A view of (N, C, ...) as (N, C, length)."""
     return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
 
 
-def _column(per_channel: Array) -> Array:
+def column(per_channel: Array) -> Array:
+    """One value a channel, to go with `by_channel`."""
     return per_channel.reshape(-1, 1)

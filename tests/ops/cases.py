@@ -380,6 +380,28 @@ def packed_pooling_cases() -> list[Case]:
     return table
 
 
+def pooled_normalization_cases() -> list[Case]:
+    """Both types of dy and y, a ReLU between or none, a scale of 0, planes of odd lengths."""
+    table = []
+    grads = [c for c in packed_pooling_cases() if c.operator == "PackedMaxPoolGrad"]
+    for i, pooled in enumerate(grads):
+        dy, packed, origin = pooled.inputs
+        c, shape = dy.shape[1], [dy.shape[1], *pooled.attributes["input_shape"]]  # type: ignore[misc]
+        y = normal(*dy.shape).astype([np.float16, np.float32, np.float32][i % 3])
+        channel = [normal(c) * (np.arange(c) != 1), normal(c), 1 + abs(normal(c))]
+        inputs = (dy, y, packed, origin, random_bits(len(dy), shape), *channel)
+        own: dict[str, Attribute] = {"relu": i % 2, "epsilon": 0.1, "shape": shape}
+        attributes = {**pooled.attributes, **own}
+        table.append(Case("L1BatchNormalizationPoolGrad", pooled.note, inputs, attributes))
+    edges = EDGES.reshape(1, 2, 5)
+    table.append(case("ThresholdPack", "edges", edges, np.array([0, 1], np.float32)))
+    for note, shape in [("image", (2, 3, 5, 3)), ("rows", (4, 19))]:
+        for dtype in (np.float32, np.float16, np.int16):
+            x = (3 * normal(*shape)).astype(dtype)
+            table.append(case("ThresholdPack", f"{note}-{x.dtype}", x, normal(shape[1])))
+    return table
+
+
 def normalization_cases() -> list[Case]:
     inputs = {
         "image": normal(4, 3, 5, 2),
@@ -673,6 +695,7 @@ CASES = [
     *optimizer_cases(),
     *binary_product_cases(),
     *packed_pooling_cases(),
+    *pooled_normalization_cases(),
     *narrow_cases(),
     *bitmap_cases(),
     *rounding_cases(),

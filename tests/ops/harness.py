@@ -30,6 +30,7 @@ BOUNDS: dict[str, float] = {
     "BatchNormalizationLevels": 1e-5,
     "BatchNormalizationSignsGrad": 1e-5,
     "L1BatchNormalizationGrad": 1e-5,
+    "L1BatchNormalizationPoolGrad": 1e-5,
     "L1BatchNormalizationSigns": 1e-5,
     "L1BatchNormalizationTraining": 1e-5,
     "BitmapConvWeightGrad": 1e-6,  # sums of some ten products in another order

@@ -125,6 +125,13 @@ def test_batch_norm_gradient_without_the_statistics_is_rejected():
     assert_rejected(case, [dy * (scale * inv_std)[:, None, None], *case.twin[1:]])
 
 
+def test_pooled_batch_norm_gradient_without_its_side_bits_is_rejected():
+    case = BY_NAME["L1BatchNormalizationPoolGrad-plain"]
+    inputs = [*case.inputs]
+    inputs[4] = np.zeros_like(inputs[4])
+    assert_rejected(case, [*dataclasses.replace(case, inputs=tuple(inputs)).twin])
+
+
 def test_unbiased_variance_is_rejected():
     case = BY_NAME["BatchNormalizationTraining-image"]
     x, *_, running_var = case.inputs

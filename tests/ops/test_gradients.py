@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
-from tests.ops.cases import CONVOLUTIONS, LINE_POOLING, POOLINGS
+from tests.ops.cases import CASES, CONVOLUTIONS, LINE_POOLING, POOLINGS
 from tests.ops.harness import Array, assert_agree
 from tests.ops.oracles import (
     Geometry,
@@ -125,6 +125,32 @@ def test_batch_normalization_grad(kind: str, shape: tuple[int, ...], normal: Nor
     assert_gradient(dx, lambda x: forward(x, scale, bias), x, dy)
     assert_gradient(dscale, lambda scale: forward(x, scale, bias), scale, dy)
     assert_gradient(dbias, lambda bias: forward(x, scale, bias), bias, dy)
+
+
+@pytest.mark.parametrize("relu", [0, 1])
+@pytest.mark.parametrize("pooling", ["overlap-pad", "plain", "asymmetric"])
+def test_gradient_from_the_pool_is_that_of_the_chain(pooling: str, relu: int, normal: Normal):
+    """In float64: what was pooled and on which side of the mean x lies say all that L1 asks."""
+    g = POOLINGS[pooling]
+    x, c = normal(g.x_shape), g.c
+    scale, bias = np.array([1.5, -0.7, 0.3][:c]), np.array([0.2, -0.1, 0.4][:c])
+    n, *_, mean, inv_std = batch_norm("L1", x, scale, bias)
+    found = np.maximum(n, 0) if relu else n
+    pool = next(k for k in CASES if str(k) == f"PackedMaxPool-{pooling}")
+    grad = next(k for k in CASES if str(k) == f"PackedMaxPoolGrad-{pooling}")
+    y, packed = DOMAIN_KERNELS["PackedMaxPool"](found, pool.inputs[1], **pool.attributes)
+    dy, places = normal(y.shape), (packed, pool.inputs[1])
+    chain = DOMAIN_KERNELS["PackedMaxPoolGrad"](dy, *places, **grad.attributes)
+    chain = np.where(found > 0, chain, 0) if relu else chain
+    want = DOMAIN_KERNELS["L1BatchNormalizationGrad"](chain, x, scale, mean, inv_std)
+    signs = DOMAIN_KERNELS["ThresholdPack"](n, bias)
+    shape = list(x.shape[1:])
+    got = DOMAIN_KERNELS["L1BatchNormalizationPoolGrad"](
+        dy, y, *places, signs, scale, bias, inv_std,
+        relu=relu, epsilon=1e-3, shape=shape, **grad.attributes,
+    )  # fmt: skip
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.abs(b).max())
 
 
 def batch_norm(kind: str, x: Array, scale: Array, bias: Array) -> tuple[Array, ...]:

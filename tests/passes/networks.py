@@ -148,6 +148,31 @@ DROPOUT = """g (float[batch,6] x) => (float[batch,3] y) {
 }"""
 DROPOUT_WEIGHTS = {"w1": [9, 6], "w2": [3, 9]}
 
+# A stem as in ResNets, then a shortcut around a binary convolution and an average pool.
+STEM = f"""g (float[batch,2,8,8] x) => (float[batch,3] y) {{
+    c0 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w0)
+    {batch_norm("c0", "n0", 0)}
+    r0 = Relu (n0)
+    p0 = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (r0)
+    {batch_norm("p0", "a", 1)}
+    s = Sign (a)
+    wb = Sign (w)
+    c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s, wb)
+    {batch_norm("c", "n", 2)}
+    r = Add (n, a)
+    q = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (r)
+    f = Flatten (q)
+    y = Gemm <transB = 1> (f, w3)
+}}"""
+STEM_WEIGHTS = {
+    "w0": [4, 2, 3, 3],
+    **batch_norm_weights(0, 4),
+    **batch_norm_weights(1, 4),
+    "w": [4, 4, 3, 3],
+    **batch_norm_weights(2, 4),
+    "w3": [3, 16],
+}
+
 NETWORKS = {
     "binary": (BINARY, BINARY_WEIGHTS),
     "residual": (RESIDUAL, RESIDUAL_WEIGHTS),
@@ -161,6 +186,6 @@ BATCH_NORM_NETWORKS = ("binary", "residual", "float")  # of images
 
 
 def small(name: str, **options: Any) -> Network:
-    """A network of the table."""
-    text, weights = NETWORKS[name]
+    """A network of the table, or the one with a stem."""
+    text, weights = {**NETWORKS, "stem": (STEM, STEM_WEIGHTS)}[name]
     return network(text, weights, **options)

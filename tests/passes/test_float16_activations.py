@@ -10,45 +10,16 @@ from bnnopt.analysis import saved_bytes
 from bnnopt.passes import PASSES
 from bnnopt.passes.float16_activations import Float16Activations
 from bnnopt.plan import make_plan
-from tests.graphs import Network, apply, network, ops, run_native, run_stock, value
-from tests.passes.networks import batch_norm, batch_norm_weights, small
+from tests.graphs import apply, ops, run_native, run_stock, value
+from tests.passes.networks import small
 
 PASS = Float16Activations()
 HALF = ir.DataType.FLOAT16
 LOSSLESS = [p.name for p in PASSES if p.lossless]
 
-# A stem as in ResNets, then a shortcut around a binary convolution and an average pool.
-STEM = f"""g (float[batch,2,8,8] x) => (float[batch,3] y) {{
-    c0 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w0)
-    {batch_norm("c0", "n0", 0)}
-    r0 = Relu (n0)
-    p0 = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (r0)
-    {batch_norm("p0", "a", 1)}
-    s = Sign (a)
-    wb = Sign (w)
-    c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s, wb)
-    {batch_norm("c", "n", 2)}
-    r = Add (n, a)
-    q = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (r)
-    f = Flatten (q)
-    y = Gemm <transB = 1> (f, w3)
-}}"""
-STEM_WEIGHTS = {
-    "w0": [4, 2, 3, 3],
-    **batch_norm_weights(0, 4),
-    **batch_norm_weights(1, 4),
-    "w": [4, 4, 3, 3],
-    **batch_norm_weights(2, 4),
-    "w3": [3, 16],
-}
-
-
-def stem(**options: object) -> Network:
-    return network(STEM, STEM_WEIGHTS, **options)
-
 
 def test_maps_between_what_takes_half_are_half() -> None:
-    step = stem().step()
+    step = small("stem").step()
     assert apply(PASS, step) == (7, [])
     assert all(value(step, name).dtype is HALF for name in ("c0", "n0", "r0", "p0", "a", "n", "r"))
     assert value(step, "c").dtype is ir.DataType.FLOAT  # of signs: exact, and soon int16
@@ -57,11 +28,11 @@ def test_maps_between_what_takes_half_are_half() -> None:
 
 
 def test_codecs_and_kernels_read_half_as_it_is() -> None:
-    step = stem().with_passes(PASS.name, *LOSSLESS)
+    step = small("stem").with_passes(PASS.name, *LOSSLESS)
     forward = [node.op_type for node in step.graph if node.metadata_props["phase"] == "forward"]
     assert forward.count("Cast") == 1  # in front of AveragePool
     assert {"BinarizePack", "PackedMaxPool", "RangePack"} <= set(forward)
-    before = stem().with_passes(*LOSSLESS)
+    before = small("stem").with_passes(*LOSSLESS)
     assert make_plan(step).peak_bytes < make_plan(before).peak_bytes
     halved = 2 * 4 * (4 * 8 * 8 + 4 * 4 * 4)  # c0 and p0, at 2 bytes less an element, batch 4
     assert saved_bytes(step) == saved_bytes(before) - halved
@@ -96,7 +67,7 @@ def test_a_reader_of_floats_keeps_the_whole_chain() -> None:
 @pytest.mark.parametrize("run", [run_native, run_stock])
 @pytest.mark.parametrize("name", ["float", "stem"])
 def test_gradients_keep_their_direction(name: str, run) -> None:
-    net = stem(batch=16) if name == "stem" else small(name)
+    net = small(name, batch=16)
     step = net.step()
     apply(PASS, step)
     exact, found = run(net, net.step(), 1), run(net, step, 1)
@@ -110,7 +81,7 @@ def test_gradients_keep_their_direction(name: str, run) -> None:
 @pytest.mark.parametrize("run", [run_native, run_stock], ids=["native", "onnxruntime"])
 def test_lossless_passes_stay_lossless_behind_it(run) -> None:
     """Rewritten kernels round where the reference does: the same bits but for sums of float32."""
-    net = stem(batch=8)
+    net = small("stem", batch=8)
     reference = net.with_passes(PASS.name, "packed-products")
     exact, found = run(net, reference, 2), run(net, net.with_passes(PASS.name, *LOSSLESS), 2)
     assert found.losses == exact.losses
@@ -119,6 +90,6 @@ def test_lossless_passes_stay_lossless_behind_it(run) -> None:
 
 
 def test_training_goes_down() -> None:
-    net = stem(batch=8)
+    net = small("stem", batch=8)
     losses = run_native(net, net.with_passes(PASS.name, *LOSSLESS), 20, repeat=True).losses
     assert losses[-1] < 0.8 * losses[0]

@@ -51,6 +51,7 @@ BOUNDS = {
     "BatchNormalizationTraining": 1e-5,
     "GlobalAveragePool": 1e-6,
     "L1BatchNormalizationGrad": 1e-5,
+    "L1BatchNormalizationPoolGrad": 1e-5,
     "L1BatchNormalizationSigns": 1e-5,
     "L1BatchNormalizationTraining": 1e-5,
     "ReduceMean": 1e-6,  # the twins sum in float32
@@ -436,6 +437,29 @@ def packed_pooling(operator: str, s: Source) -> Call:
     return Call("PackedMaxPoolGrad", [dy, packed, origin], places)
 
 
+def pool_batch_normalization_grad(s: Source) -> Call:
+    pooled = packed_pooling("PackedMaxPoolGrad", s)
+    like, packed, origin = pooled.inputs
+    assert like is not None
+    n, c, h, w = len(like), like.shape[1], *pooled.attributes["input_shape"]  # type: ignore[misc]
+    dy, y = s.any_map(s.finite(*like.shape), np.float32, np.float16), s.finite(*like.shape)
+    scale, bias, inv_std = s.finite(c), s.finite(c), 1 + np.abs(s.finite(c))
+    signs = s.bits((n, c * h * w))
+    own: dict[str, Attribute] = {"relu": s.integer(0, 1), "epsilon": s.number(1e-5, 0.1)}
+    attributes = {**pooled.attributes, **own, "shape": [c, h, w]}
+    inputs = [dy, s.any_map(y, np.float32, np.float16), packed, origin, signs]
+    size = largest(dy) * origin.size * n  # type: ignore[union-attr]
+    scales = (9 * largest(dy) * largest(scale) * largest(inv_std) + 1e-3, 9 * size * 1e3, size)
+    return Call(
+        "L1BatchNormalizationPoolGrad", [*inputs, scale, bias, inv_std], attributes, {}, scales
+    )
+
+
+def threshold_pack(s: Source) -> Call:
+    shape = normalized_shape(s)
+    return Call("ThresholdPack", [s.any_map(s.floats(*shape)), s.finite(shape[1])])
+
+
 def normalized_shape(s: Source) -> tuple[int, ...]:
     if math.prod(s.shape) > 10_000:
         return [(300, 515), (4, 70, 33, 17), (1000, 2, 7)][s.integer(0, 2)]
@@ -590,6 +614,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
         "L1BatchNormalizationTraining", s
     ),
     "MaskedGrad": masked_grad,
+    "L1BatchNormalizationPoolGrad": pool_batch_normalization_grad,
     "MaxPool": lambda s: pooling("MaxPool", s),
     "MaxPoolGrad": max_pool_grad,
     "Mul": lambda s: arithmetic("Mul", s),
@@ -612,6 +637,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "SoftmaxCrossEntropy": softmax_cross_entropy,
     "SoftmaxCrossEntropyGrad": softmax_cross_entropy_grad,
     "Sub": lambda s: arithmetic("Sub", s),
+    "ThresholdPack": threshold_pack,
     "Transpose": transpose,
     "UnpackBits": lambda s: unpack("UnpackBits", s),
     **{name: functools.partial(optimizer, name) for name in COMPILED_OPTIMIZERS},
