@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -118,12 +117,14 @@ def _array(path: Path, name: str, alone: bool, shape: tuple[int, ...]) -> Array:
             key = "x" if alone and name not in file else name
             if key not in file:
                 found = ", ".join(list(file)[:5]) or "none"
-                expected = f"{name!r} or 'x'" if alone else repr(name)
+                expected = " or ".join(dict.fromkeys((repr(name), "'x'" if alone else repr(name))))
                 raise UsageError(f"--calibrate {path}: arrays {found} found, expected {expected}")
             array = np.asarray(file[key])
     except FileNotFoundError:
         raise UsageError(f"--calibrate {path}: no such file; check the path") from None
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile):
+    except UsageError:
+        raise
+    except Exception:  # numpy raises whatever its readers do, from EOFError to TokenError
         raise UsageError(
             f"--calibrate {path}: not an .npz file; write it with numpy.savez(file, x=x)"
         ) from None
@@ -131,5 +132,9 @@ def _array(path: Path, name: str, alone: bool, shape: tuple[int, ...]) -> Array:
         raise UsageError(
             f"--calibrate {path}: {key!r} is {array.dtype} {list(array.shape)}, expected float32 "
             f"[n, {', '.join(map(str, shape))}]"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UsageError(
+            f"--calibrate {path}: {key!r} has NaN or infinity; expected finite numbers"
         )
     return array.astype(np.float32, copy=False)

@@ -412,9 +412,9 @@ def zoo(name: str | None, output: Path | None, seed: int, **sizes: int | None) -
 
 def _read_report(folder: Path) -> dict[str, Any]:
     from bnnopt.artifact import REPORT_FILE
-    from bnnopt.runtime.artifact import read_artifact
+    from bnnopt.runtime.artifact import check_files, read_artifact
 
-    read_artifact(folder)
+    check_files(folder, read_artifact(folder), [REPORT_FILE, "training.onnx"])
     path = folder / REPORT_FILE
     try:
         report: dict[str, Any] = json.loads(path.read_text())

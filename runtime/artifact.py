@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -119,6 +120,14 @@ def write_tensors(
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def tensors_checksum(tensors: Mapping[str, NDArray[np.generic]]) -> int:
+    """CRC-32 of the elements of all tensors, in the order of their names."""
+    checksum = 0
+    for name in sorted(tensors):
+        checksum = zlib.crc32(np.ascontiguousarray(tensors[name]).data, checksum)
+    return checksum
 
 
 def _text(path: str) -> str:

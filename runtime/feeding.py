@@ -87,13 +87,24 @@ def fitted_labels(
         raise UsageError(f"step: y has shape {list(labels.shape)}, expected {list(shape)}")
     if spec.dtype != "int64":
         return (_in_dtype(labels, spec, "step: y"),)
+    check_classes(labels, classes, "step: y")
+    return (labels.astype(np.int64, copy=False),)
+
+
+def check_classes(labels: NDArray[Any], classes: int, what: str) -> None:
+    """Refuse what are no integers from 0 to ``classes - 1``.
+
+    Raises
+    ------
+    UsageError
+        If the dtype or range does not fit.
+    """
     if labels.dtype.kind not in "iu":
-        raise UsageError(f"step: y is {labels.dtype}, expected integer class labels")
+        raise UsageError(f"{what} is {labels.dtype}, expected integer class labels")
     if labels.size and (labels.min() < 0 or labels.max() >= classes):
         raise UsageError(
-            f"step: y has labels from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}"
+            f"{what} has labels from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}"
         )
-    return (labels.astype(np.int64, copy=False),)
 
 
 def checked_rate(rate: Any) -> float:
@@ -102,13 +113,13 @@ def checked_rate(rate: Any) -> float:
     Raises
     ------
     UsageError
-        If it is none, or not finite, or negative.
+        If it is none, or negative, or not finite in float32.
     """
     try:
         number = float(rate)
     except (TypeError, ValueError):
         number = math.nan
-    if not (math.isfinite(number) and number >= 0):
+    if not 0 <= number <= float(np.finfo(np.float32).max):
         raise UsageError(f"step: lr is {rate!r}, expected a finite number, 0 or more")
     return number
 

@@ -14,9 +14,17 @@ from bnnopt.runtime.artifact import (
     check_files,
     read_artifact,
     read_tensors,
+    tensors_checksum,
     write_tensors,
 )
-from bnnopt.runtime.feeding import Data, as_array, checked_rate, fitted_inputs, fitted_labels
+from bnnopt.runtime.feeding import (
+    Data,
+    as_array,
+    check_classes,
+    checked_rate,
+    fitted_inputs,
+    fitted_labels,
+)
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, ValueSpec
 from bnnopt.runtime.library import MAX_THREADS, set_threads
 from bnnopt.runtime.native import Memory, NativeBackend
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.generic]
 BACKENDS = ("native", "onnxruntime")
+_MOST_DIGITS = 18  # of a number of steps in an int64
 _OTHER = "the checkpoint is of another model, optimiser or level"
 
 
@@ -175,7 +184,7 @@ class TrainingSession:
         Raises
         ------
         UsageError
-            If shapes do not fit, or the output is no score for each class.
+            If shapes or labels do not fit, or the output is no score for each class.
         """
         labels = as_array(y, "evaluate: y")
         predictions = self.predict(x)
@@ -188,6 +197,7 @@ class TrainingSession:
             raise UsageError(
                 f"evaluate: y has shape {list(labels.shape)}, expected {list(expected)}, not empty"
             )
+        check_classes(labels, predictions.shape[1], "evaluate: y")
         return float(np.mean(np.argmax(predictions, axis=1) == labels))
 
     def parameters(self) -> dict[str, Array]:
@@ -216,7 +226,9 @@ class TrainingSession:
             If it cannot be written.
         """
         try:
-            write_tensors(path, self._persistent, {"steps_done": str(self._step)})
+            checksum = str(tensors_checksum(self._persistent))
+            metadata = {"steps_done": str(self._step), "checksum": checksum}
+            write_tensors(path, self._persistent, metadata)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ArtifactError(f"{path}: cannot be written: {reason}") from None
@@ -232,7 +244,7 @@ class TrainingSession:
         """
         tensors, metadata = read_tensors(path)
         steps = metadata.get("steps_done", "")
-        if not steps.isdecimal():
+        if not steps.isdecimal() or len(steps) > _MOST_DIGITS:
             raise ArtifactError(f"{path}: not a checkpoint: it does not say how many steps it saw")
         foreign = sorted(tensors.keys() - self._persistent.keys())
         if foreign:
@@ -243,6 +255,8 @@ class TrainingSession:
                 state = "missing" if found is None else f"{found.dtype} {list(found.shape)}"
                 expected = f"{array.dtype} {list(array.shape)}"
                 raise ArtifactError(f"{path}: {name!r} is {state}, expected {expected}; {_OTHER}")
+        if metadata.get("checksum") != str(tensors_checksum(tensors)):
+            raise ArtifactError(f"{path}: is not as it was written; take another checkpoint")
         for name, array in self._persistent.items():
             np.copyto(array, tensors[name])
         self._step = int(steps)

@@ -86,6 +86,7 @@ def build_training_step(
             f"{path}: nothing to train: the loss depends on none of {len(parameters)} parameters "
             "that are not frozen; freeze less, or export with the weights as initializers"
         )
+    _note_outputs(forward)
     _note_untrained(forward, [str(p.name) for p in parameters if p not in gradients])
     return _complete(model, updates, gradients, options.optimizer)
 
@@ -148,6 +149,13 @@ def _complete(
 def _differentiable(parameter: ir.Value) -> ir.Value:
     """The parameter; of one that is kept as bits, its signs."""
     return readers(parameter)[0].outputs[0] if parameter.dtype == ir.DataType.UINT8 else parameter
+
+
+def _note_outputs(forward: ForwardGraph) -> None:
+    names = [str(value.name) for value in forward.graph.outputs]
+    note = f"{len(names)} outputs; the loss is taken of the first, {names[0]!r}, alone"
+    if len(names) > 1 and note not in forward.notes:
+        forward.notes.append(note)
 
 
 def _note_untrained(forward: ForwardGraph, names: list[str]) -> None:

@@ -448,6 +448,7 @@ def test_a_weight_that_the_loss_does_not_read_is_not_trained(tmp_path: Path) -> 
     step = training_step(forward, "mse")
     assert set(step.gradients()) == {"w"}
     assert [v.name for v in step.graph.inputs if role(v) in PERSISTENT] == ["w"]
+    assert forward.notes[0] == "2 outputs; the loss is taken of the first, 'y', alone"
 
 
 def test_parameters_that_no_gradient_reaches_are_told(tmp_path: Path) -> None:

@@ -90,13 +90,17 @@ def test_explain_shows_the_bytes_of_each_way(bnnopt: Cli, data: Path, tmp_path: 
         ({"x": IMAGES[:5]}, "5 samples found, expected at least one batch of 8"),
         ({"x": IMAGES[:, :2]}, r"'x' is float32 \[19, 2, 32, 32\], expected float32 \[n, 3, 32"),
         ({"x": IMAGES > 0}, "'x' is bool"),
-        ({"images": IMAGES}, "arrays images found, expected 'x'"),
-        (None, "not an .npz file"),
+        ({"images": IMAGES}, "arrays images found, expected 'x'$"),
+        ({"x": np.full_like(IMAGES, np.nan)}, "'x' has NaN or infinity"),
+        (b"PK and no more", "not an .npz file"),
+        (b"", "not an .npz file"),
     ],
 )
-def test_a_file_that_does_not_fit(arrays: dict[str, Any] | None, expected: str, data: Path) -> None:
-    if arrays is None:
-        data.write_bytes(b"PK and no more")
+def test_a_file_that_does_not_fit(
+    arrays: dict[str, Any] | bytes, expected: str, data: Path
+) -> None:
+    if isinstance(arrays, bytes):
+        data.write_bytes(arrays)
     else:
         np.savez(data, **arrays)
     with pytest.raises(UsageError, match=expected):

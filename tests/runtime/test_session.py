@@ -287,6 +287,14 @@ def wrong_checkpoints(folders: Callable[..., Path], scratch: Path) -> dict[str, 
     }.items():
         found[name] = scratch / name
         artifact.write_tensors(found[name], changed, {"steps_done": "3"})
+    _, metadata = artifact.read_tensors(good)
+    for name, changes in {
+        "a flipped bit": (tensors | {"w1": tensors["w1"] * np.float32(1.0001)}, metadata),
+        "steps beyond int64": (tensors, metadata | {"steps_done": "9" * 19}),
+        "no checksum": (tensors, {"steps_done": "3"}),
+    }.items():
+        found[name] = scratch / name
+        artifact.write_tensors(found[name], *changes)
     for optimizer, text in (("sgd", BINARY), ("adam", DENSE)):
         found[optimizer + " other"] = scratch / f"other-{optimizer}"
         TrainingSession(folders(text, optimizer)).save(found[optimizer + " other"])
@@ -342,6 +350,7 @@ BAD_STEPS: dict[str, tuple[Any, Any, Any]] = {
     "nan rate": (X, Y, float("nan")),
     "infinite rate": (X, Y, float("inf")),
     "negative rate": (X, Y, -0.1),
+    "rate beyond float32": (X, Y, 1e39),
     "two rates": (X, Y, np.array([0.1, 0.2])),
 }
 
@@ -356,7 +365,9 @@ def test_what_does_not_fit_changes_nothing(folders: Callable[..., Path], backend
             session.step(x, y, lr)
         assert "step" in one_line(caught.value), name
         assert state(session) == before, name
-    for x, y in ((X, Y[:2]), (X[:0], Y[:0]), (X[:, :1], Y), (X, None), (X, [[1], [1, 2]])):
+    evaluations = ((X, Y[:2]), (X[:0], Y[:0]), (X[:, :1], Y), (X, None), (X, [[1], [1, 2]]),
+                   (X, Y + 0.5), (X, Y + 3), (X, Y - 1), (X, Y.astype(str)))  # fmt: skip
+    for x, y in evaluations:
         with pytest.raises(UsageError) as caught:
             session.evaluate(x, y)
         one_line(caught.value)
