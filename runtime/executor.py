@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bnnopt.runtime.format import Program, StepSpec
 from bnnopt.runtime.kernels.compiled import PreparedCalls, recorded, repeat
-from bnnopt.runtime.kernels.dispatch import REPEATABLE, WRITING
+from bnnopt.runtime.kernels.dispatch import COMPILED, REPEATABLE
 
 # Operators whose values may need more than the plan has for them.
 GROWING = frozenset({"BitmapPack", "PrunedBitmapPack"})
@@ -110,10 +110,10 @@ class Executor:
         """Run a step, and say whether its compiled kernel did all the work."""
         inputs = [values[i] if i >= 0 else None for i in step.inputs]
         outputs = [values[i] if i >= 0 else None for i in step.outputs]
-        writing = WRITING.get(step.operator)
+        compiled = COMPILED.get(step.operator)
         end = step.workspace_offset + step.workspace_bytes
         scratch = self._arena[step.workspace_offset : end]
-        is_done = writing is not None and writing(inputs, outputs, step.attributes, scratch)
+        is_done = compiled is not None and compiled(inputs, outputs, step.attributes, scratch)
         if not is_done:
             from bnnopt.runtime.kernels.fallback import run_numpy
 

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.convolution import conv, conv_input_grad, conv_weight_grad
+from bnnopt.runtime.kernels.convolution import conv, conv_input_grad, weight_grad_of_samples
 from bnnopt.runtime.kernels.elementwise import cast
 from bnnopt.runtime.kernels.packing import binarize_pack
 
 TILE_BYTES = 1 << 20  # of unpacked floats, but one row at least
+FILTERS_BYTES = 1 << 22  # the same of a convolution's weights: each tile gathers its columns anew
 
 
 def binary_conv(
@@ -42,13 +43,14 @@ def binary_conv(
     -------
     (N, M, Ho, Wo), integers, in the dtype with the ONNX number `dtype`
     """
-    w = _signs(w_packed, w_shape, np.float32)
-    return np.concatenate(
-        [
+    tiles = []
+    for _, x in _tiles(x_packed, x_shape, np.float32):
+        filters = [
             cast(conv(x, w, strides=strides, pads=pads, dilations=dilations, group=group), to=dtype)
-            for _, x in _tiles(x_packed, x_shape, np.float32)
+            for _, w in _filters(w_packed, w_shape, np.float32, group)
         ]
-    )
+        tiles.append(np.concatenate(filters, axis=1))
+    return np.concatenate(tiles)
 
 
 def binary_conv_weight_grad(
@@ -61,6 +63,7 @@ def binary_conv_weight_grad(
     pads: Sequence[int],
     dilations: Sequence[int],
     group: int,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of `binary_conv` with respect to its weights, one sample at a time.
 
@@ -68,19 +71,19 @@ def binary_conv_weight_grad(
     ----------
     x_packed : (N, ceil(C H W / 8)) uint8; `x_shape` is (C, H, W)
     dy : (N, M, Ho, Wo) float
+    out : as the result, optional
+        Where to write it.
 
     Returns
     -------
     (M, C / group, *kernel_shape), the dtype of dy, but float32 for float16
     """
-    dy = _wide(dy)
-    dw = np.zeros((dy.shape[1], x_shape[0] // group, *kernel_shape), dy.dtype)
-    for rows, x in _tiles(x_packed, x_shape, dy.dtype):
-        dw += conv_weight_grad(
-            x, dy[rows], kernel_shape=kernel_shape, strides=strides, pads=pads,
-            dilations=dilations, group=group,
-        )  # fmt: skip
-    return dw
+    dtype = np.result_type(dy.dtype, np.float32)
+    samples = (sample for _, tile in _tiles(x_packed, x_shape, dtype) for sample in tile)
+    return weight_grad_of_samples(
+        samples, dy, shape=x_shape, dtype=dtype, kernel_shape=kernel_shape, strides=strides,
+        pads=pads, dilations=dilations, group=group, out=out,
+    )  # fmt: skip
 
 
 def binary_conv_weight_grad_signs(
@@ -127,11 +130,12 @@ def binary_conv_input_grad(
     (N, C, *input_shape), the dtype of dy
     """
     wide = _wide(dy)
-    w = _signs(w_packed, w_shape, wide.dtype)
-    dx = conv_input_grad(
-        wide, w, input_shape=input_shape, strides=strides, pads=pads, dilations=dilations,
-        group=group,
-    )  # fmt: skip
+    dx = np.zeros((len(dy), w_shape[0] * group, *input_shape), wide.dtype)
+    for rows, w in _filters(w_packed, w_shape, wide.dtype, group):
+        dx += conv_input_grad(
+            wide[:, rows], w, input_shape=input_shape, strides=strides, pads=pads,
+            dilations=dilations, group=group,
+        )  # fmt: skip
     return dx.astype(dy.dtype, copy=False)
 
 
@@ -173,16 +177,31 @@ def _wide(dy: Array) -> Array:
 
 def _signs(packed: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
     """Unpack to (N, *shape) of -1 and +1."""
-    bits = np.unpackbits(packed, axis=1, count=math.prod(shape), bitorder="little")
-    signs = bits.astype(dtype)
+    length = math.prod(shape)
+    signs = np.empty((len(packed), length), dtype)
+    step = max(1, TILE_BYTES // 8 // max(length, 1))
+    for start in range(0, len(packed), step):
+        rows = slice(start, start + step)
+        signs[rows] = np.unpackbits(packed[rows], axis=1, count=length, bitorder="little")
     signs *= 2
     signs -= 1
     return signs.reshape(len(packed), *shape)
 
 
-def _tiles(packed: Array, shape: Sequence[int], dtype: DTypeLike) -> Iterator[tuple[slice, Array]]:
-    """Yield slices of the rows, and what they unpack to."""
-    step = max(1, TILE_BYTES // (math.prod(shape) * np.dtype(dtype).itemsize or 1))
+def _filters(
+    packed: Array, shape: Sequence[int], dtype: DTypeLike, group: int
+) -> Iterator[tuple[slice, Array]]:
+    """Yield slices of the filters, and what they unpack to; the filters of groups all at once."""
+    if group > 1:
+        return iter([(slice(None), _signs(packed, shape, dtype))])
+    return _tiles(packed, shape, dtype, FILTERS_BYTES)
+
+
+def _tiles(
+    packed: Array, shape: Sequence[int], dtype: DTypeLike, n_bytes: int = TILE_BYTES
+) -> Iterator[tuple[slice, Array]]:
+    """Yield slices of the rows, and what they unpack to, about `n_bytes`."""
+    step = max(1, n_bytes // (math.prod(shape) * np.dtype(dtype).itemsize or 1))
     for start in range(0, len(packed), step):
         rows = slice(start, start + step)
         yield rows, _signs(packed[rows], shape, dtype)

@@ -19,6 +19,8 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.bitmap import samples as bitmap_samples
 from bnnopt.runtime.kernels.windows import Window, make_window
 
+PRODUCT_ELEMENTS = 1 << 18  # of a weight gradient, added at a time
+
 
 def conv(
     x: Array,
@@ -31,7 +33,6 @@ def conv(
     group: int = 1,
     kernel_shape: Sequence[int] | None = None,
     auto_pad: str = "NOTSET",
-    out: Array | None = None,
 ) -> Array:
     """Convolve, one sample at a time.
 
@@ -40,8 +41,6 @@ def conv(
     x : (N, C, ...) float
     w : (M, C / group, ...), same dtype; its spatial dimensions are `kernel_shape`
     b : (M,), same dtype, optional
-    out : as the result, optional
-        Where to write it.
 
     Returns
     -------
@@ -50,7 +49,7 @@ def conv(
     window = make_window(
         x.shape[2:], w.shape[2:], strides=strides, pads=pads, dilations=dilations, auto_pad=auto_pad
     )
-    y = _zeros((x.shape[0], w.shape[0], *window.result), x.dtype, out)
+    y = np.zeros((x.shape[0], w.shape[0], *window.result), x.dtype)
     if _is_depthwise(x.shape[1], group):
         _depthwise(x, w, window, y)
     else:
@@ -71,7 +70,6 @@ def conv_input_grad(
     pads: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
     group: int = 1,
-    out: Array | None = None,
 ) -> Array:
     """Gradient of a convolution with respect to its input, one sample at a time.
 
@@ -84,8 +82,6 @@ def conv_input_grad(
     w : (M, C / group, ...) float, what is summed in
     input_shape : spatial dimensions of x
     pads : all begins, then all ends
-    out : as the result, optional
-        Where to write it, if dy and w have one dtype.
 
     Returns
     -------
@@ -102,7 +98,7 @@ def conv_input_grad(
         result=dy.shape[2:],
     )  # fmt: skip
     channels = w.shape[1] * group
-    dx = _zeros((dy.shape[0], channels, *input_shape), dy.dtype, out)
+    dx = np.zeros((dy.shape[0], channels, *input_shape), dy.dtype)
     if _is_depthwise(channels, group):
         _depthwise_input_grad(dy, w, window, dx)
     else:
@@ -139,14 +135,10 @@ def conv_weight_grad(
     -------
     (M, C / group, *kernel_shape), dtype of x
     """
-    dy = dy.astype(x.dtype, copy=False)
-    window = make_window(
-        x.shape[2:], kernel_shape, strides=strides, pads=pads, dilations=dilations,
-        result=dy.shape[2:],
+    return weight_grad_of_samples(
+        x, dy, shape=x.shape[1:], dtype=x.dtype, kernel_shape=kernel_shape, strides=strides,
+        pads=pads, dilations=dilations, group=group, out=out,
     )  # fmt: skip
-    dw = _zeros((dy.shape[1], x.shape[1] // group, *kernel_shape), x.dtype, out)
-    _add_samples(x, dy, window, group, dw)
-    return dw
 
 
 def bitmap_conv_weight_grad(
@@ -174,13 +166,32 @@ def bitmap_conv_weight_grad(
     -------
     (M, C / group, *kernel_shape), dtype of values
     """
+    return weight_grad_of_samples(
+        bitmap_samples(bits, values, shape=shape), dy, shape=shape, dtype=values.dtype,
+        kernel_shape=kernel_shape, strides=strides, pads=pads, dilations=dilations, group=group,
+    )  # fmt: skip
+
+
+def weight_grad_of_samples(
+    x: Iterable[Array],
+    dy: Array,
+    *,
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    kernel_shape: Sequence[int],
+    strides: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    dilations: Sequence[int] | None,
+    group: int,
+    out: Array | None = None,
+) -> Array:
+    """`conv_weight_grad` of samples of one `shape` that come one by one, summed in `dtype`."""
     window = make_window(
         shape[1:], kernel_shape, strides=strides, pads=pads, dilations=dilations,
         result=dy.shape[2:],
     )  # fmt: skip
-    dw = np.zeros((dy.shape[1], shape[0] // group, *kernel_shape), values.dtype)
-    samples = bitmap_samples(bits, values, shape=shape)
-    _add_samples(samples, dy.astype(dw.dtype, copy=False), window, group, dw)
+    dw = _zeros((dy.shape[1], shape[0] // group, *kernel_shape), dtype, out)
+    _add_samples(x, dy, window, group, dw)
     return dw
 
 
@@ -271,9 +282,12 @@ def _add_samples(x: Iterable[Array], dy: Array, window: Window, group: int, dw: 
         _depthwise_weight_grad(x, dy, window, group, dw)
         return
     total = dw.reshape(group, dy.shape[1] // group, -1)
-    per_sample = np.empty_like(total)
+    step = max(1, PRODUCT_ELEMENTS * total.shape[1] // max(total.size, 1))
     for tile, columns in zip(dy, _column_tiles(x, window, group), strict=True):
-        total += np.matmul(_by_group(tile, group), columns.swapaxes(1, 2), out=per_sample)
+        rows = _by_group(tile.astype(dw.dtype, copy=False), group)
+        for start in range(0, total.shape[1], step):  # a product of all is as large as dw
+            part = slice(start, start + step)
+            total[:, part] += np.matmul(rows[:, part], columns.swapaxes(1, 2))
 
 
 def _column_tiles(x: Iterable[Array], window: Window, group: int) -> Iterator[Array]:

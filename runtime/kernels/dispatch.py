@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bnnopt.runtime.format import Attribute
-from bnnopt.runtime.kernels import Array, Kernel
-from bnnopt.runtime.kernels.compiled import Arrays, Attributes, CompiledKernel
+from bnnopt.runtime.kernels.compiled import CompiledKernel
 from bnnopt.runtime.kernels.compiled_bitmap import COMPILED_BITMAP
 from bnnopt.runtime.kernels.compiled_bitmap import scratch_bytes as bitmap_scratch_bytes
 from bnnopt.runtime.kernels.compiled_convolution import COMPILED_CONVOLUTION
@@ -22,46 +21,12 @@ from bnnopt.runtime.library import MAX_THREADS
 Shape = Sequence[int]
 
 
-def numpy_kernel(operator: str) -> Kernel:
-    """The numpy kernel of an operator; their modules are loaded with the first that is needed."""
-    from bnnopt.runtime.kernels.table import KERNELS
-
-    return KERNELS[operator]
-
-
-def _numpy(operator: str) -> CompiledKernel:
-    """The numpy kernel of an operator that can write its result where it belongs."""
-
-    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-        compiled = COMPILED_CONVOLUTION.get(operator)
-        if compiled is not None and compiled(inputs, outputs, attributes, scratch):
-            return True
-        if len({a.dtype for a in (*inputs, outputs[0]) if a is not None}) > 1:
-            return False
-        numpy_kernel(operator)(*inputs, **attributes, out=outputs[0])
-        return True
-
-    return run
-
-
 COMPILED: dict[str, CompiledKernel] = {
     **COMPILED_BITMAP,
     **COMPILED_CONVOLUTION,
     **COMPILED_ELEMENTWISE,
     **COMPILED_PRODUCTS,
 }
-
-# Kernels that write into the caller's memory; all others return new arrays, which are copied.
-WRITING: dict[str, CompiledKernel] = {
-    **COMPILED,
-    **{
-        name: _numpy(name)
-        for name in (
-            *("Concat", "Conv", "ConvInputGrad", "ConvWeightGrad", "Gemm", "MatMul", "Softmax"),
-        )
-    },
-}
-
 
 # Kernels whose C calls follow from shapes, attributes and addresses alone, never from values: they
 # are prepared once and repeated. Others read a learning rate, a bound or an index first.

@@ -34,7 +34,6 @@ def conv_input_grad(
     dilations: list[int],
     group: int,
     output_padding: list[int],
-    out: Array | None = None,
 ) -> Array:
     """`convolution.conv_input_grad`; `output_padding` follows from the shapes."""
     return convolution.conv_input_grad(
@@ -45,7 +44,6 @@ def conv_input_grad(
         pads=pads,
         dilations=dilations,
         group=group,
-        out=out,
     )
 
 

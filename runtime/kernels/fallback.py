@@ -1,7 +1,8 @@
 """Runs numpy kernels over the caller's memory; loaded with the first step that C does not cover.
 
-Elementwise kernels go tile by tile: what they allocate stays small, and in the cache. Others
-return new arrays, or views of their inputs, and these are copied.
+Elementwise kernels go tile by tile: what they allocate stays small, and in the cache. Some others
+write where the result belongs. The rest return new arrays, or views of their inputs, part by part
+where they can, and these are copied.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import numpy as np
 from bnnopt.runtime.kernels import Array, Kernel
 from bnnopt.runtime.kernels.compiled import Arrays, Attributes
 from bnnopt.runtime.kernels.domain import ELEMENTWISE as ELEMENTWISE_OF_DOMAIN
+from bnnopt.runtime.kernels.parts import in_parts
 from bnnopt.runtime.kernels.standard import ELEMENTWISE as STANDARD_ELEMENTWISE
 from bnnopt.runtime.kernels.table import KERNELS
 
 TILE = 8192  # elements
 ELEMENTWISE = frozenset({*STANDARD_ELEMENTWISE, *ELEMENTWISE_OF_DOMAIN})
 
+# Kernels that write to `out`, if all arrays but packed ones are of one dtype.
+INTO = frozenset({"BinaryConvWeightGrad", "Concat", "ConvWeightGrad", "Gemm", "MatMul", "Softmax"})
 
+
+@np.errstate(all="ignore")
 def run_numpy(
     operator: str, inputs: Arrays, outputs: list[Array | None], attributes: Attributes
 ) -> None:
@@ -28,8 +34,13 @@ def run_numpy(
     if operator in ELEMENTWISE and output is not None:
         _run_in_tiles(kernel, inputs, output, attributes)
         return
-    results = kernel(*inputs, **attributes)
-    _deliver(results if isinstance(results, tuple) else (results,), outputs)
+    types = {a.dtype for a in (*inputs, output) if a is not None and a.dtype != np.uint8}
+    if operator in INTO and len(types) <= 1:
+        kernel(*inputs, **attributes, out=output)
+        return
+    for taken, own, places in in_parts(operator, inputs, outputs, attributes):
+        results = kernel(*taken, **own)
+        _deliver(results if isinstance(results, tuple) else (results,), places)
 
 
 def _run_in_tiles(kernel: Kernel, inputs: Arrays, output: Array, attributes: Attributes) -> None:

@@ -10,7 +10,7 @@ from bnnopt.runtime import executor
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import recorded, repeat
 from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS
-from bnnopt.runtime.kernels.dispatch import REPEATABLE, WRITING
+from bnnopt.runtime.kernels.dispatch import COMPILED, REPEATABLE
 from bnnopt.runtime.library import library
 from tests.graphs import run_native, zoo
 from tests.runtime.compiled_calls import CALLS, Call, Source
@@ -42,13 +42,13 @@ def outputs_of(call: Call) -> list[Array]:
 
 
 def test_every_repeatable_kernel_is_in_the_table():
-    assert set(WRITING) >= REPEATABLE
+    assert set(COMPILED) >= REPEATABLE
     assert set(calls()) == REPEATABLE
 
 
 @pytest.mark.parametrize("operator", sorted(REPEATABLE))
 def test_repeated_calls_read_the_values_of_now(operator: str):
-    call, kernel = calls()[operator], WRITING[operator]
+    call, kernel = calls()[operator], COMPILED[operator]
     raw = np.empty((1 << 20) + 64, np.uint8)
     scratch = raw[-raw.ctypes.data % 64 :][: 1 << 20]
     outputs = outputs_of(call)
@@ -68,7 +68,7 @@ def test_nothing_is_recorded_behind_the_block():
     call = calls()["Relu"]
     with recorded() as prepared:
         pass
-    assert WRITING["Relu"](call.inputs, outputs_of(call), call.attributes, np.empty(0, np.uint8))
+    assert COMPILED["Relu"](call.inputs, outputs_of(call), call.attributes, np.empty(0, np.uint8))
     assert prepared == []
 
 
