@@ -2,6 +2,7 @@
    byte, the spare bits of its last byte are 0. */
 #include "bnn_pack.h"
 
+#include "bnn_rows.h"
 #include "bnn_tiles.h"
 
 #if defined(__x86_64__)
@@ -12,7 +13,7 @@ struct pack {
     const void *x;
     enum bnn_type type;
     uint8_t *packed;
-    i64 row, row_bytes, piece, pieces; /* elements and bytes a row, elements and number of pieces */
+    struct bnn_rows rows;
     enum bnn_test test;
     float low, high;
 };
@@ -124,26 +125,24 @@ static void pack_pieces(void *context, i64 begin, i64 end, int thread) {
     const struct pack *p = context;
     (void)thread;
     for (i64 i = begin; i < end; i++) {
-        const i64 row = i / p->pieces, start = i % p->pieces * p->piece;
-        const i64 n = bnn_min(p->piece, p->row - start), tile = p->type == BNN_F32 ? n : BNN_TILE;
-        uint8_t *out = p->packed + row * p->row_bytes + start / 8;
-        for (i64 at = 0; at < n; at += tile) {
-            const i64 m = bnn_min(tile, n - at);
+        const struct bnn_piece piece = bnn_piece_of(&p->rows, i);
+        const i64 tile = p->type == BNN_F32 ? piece.n : BNN_TILE;
+        uint8_t *out = p->packed + piece.byte;
+        for (i64 at = 0; at < piece.n; at += tile) {
+            const i64 m = bnn_min(tile, piece.n - at);
             float room[BNN_TILE];
-            const float *x = bnn_floats(p->x, row * p->row + start + at, m, p->type, room);
+            const float *x = bnn_floats(p->x, piece.element + at, m, p->type, room);
             bnn_pack_floats(x, out + at / 8, m, p->test, p->low, p->high);
         }
     }
 }
 
-#define PACK_B8(PACK)                                                        \
-    const struct pack *p = context;                                          \
-    (void)thread;                                                            \
-    for (i64 i = begin; i < end; i++) {                                      \
-        i64 row = i / p->pieces, start = i % p->pieces * p->piece;           \
-        const uint8_t *x = (const uint8_t *)p->x + row * p->row + start;     \
-        uint8_t *out = p->packed + row * p->row_bytes + start / 8;           \
-        PACK(x, out, bnn_min(p->piece, p->row - start));                     \
+#define PACK_B8(PACK)                                                          \
+    const struct pack *p = context;                                            \
+    (void)thread;                                                              \
+    for (i64 i = begin; i < end; i++) {                                        \
+        const struct bnn_piece piece = bnn_piece_of(&p->rows, i);              \
+        PACK((const uint8_t *)p->x + piece.element, p->packed + piece.byte, piece.n); \
     }
 
 static void pack_b8_body_any(void *context, i64 begin, i64 end, int thread) {
@@ -156,37 +155,26 @@ BNN_AVX2 static void pack_b8_body_avx2(void *context, i64 begin, i64 end, int th
 }
 #endif
 
-static void pack(struct pack *p, bnn_body body, i64 rows) {
-    if (p->row % 8 == 0) { /* no spare bits: one long row */
-        p->row *= rows;
-        rows = rows > 0;
-    }
-    p->row_bytes = bnn_ceil_div(p->row, 8);
-    p->piece = BNN_GRAIN;
-    p->pieces = bnn_ceil_div(p->row, p->piece);
-    bnn_parallel(rows * p->pieces, bnn_grain_of(bnn_min(p->row, p->piece)), body, p);
-}
-
 /* x: rows x row elements of a type. packed: rows x ceil(row / 8) bytes. */
 BNN_EXPORT void bnn_sign_pack(const void *x, uint8_t *packed, i64 rows, i64 row, i64 type) {
-    struct pack p = {.x = x, .packed = packed, .row = row, .type = type, .test = BNN_GREATER};
-    pack(&p, pack_pieces, rows);
+    struct pack p = {.x = x, .packed = packed, .rows = {row}, .type = type, .test = BNN_GREATER};
+    bnn_parallel_rows(&p.rows, rows, pack_pieces, &p);
 }
 
 BNN_EXPORT void bnn_not_negative_pack(const void *x, uint8_t *packed, i64 rows, i64 row,
                                       i64 type) {
-    struct pack p = {.x = x, .packed = packed, .row = row, .type = type, .test = BNN_NOT_LESS};
-    pack(&p, pack_pieces, rows);
+    struct pack p = {.x = x, .packed = packed, .rows = {row}, .type = type, .test = BNN_NOT_LESS};
+    bnn_parallel_rows(&p.rows, rows, pack_pieces, &p);
 }
 
 BNN_EXPORT void bnn_range_pack(const void *x, uint8_t *packed, i64 rows, i64 row, i64 type,
                                float low, float high) {
-    struct pack p = {.x = x, .packed = packed, .row = row, .type = type, .test = BNN_RANGE,
+    struct pack p = {.x = x, .packed = packed, .rows = {row}, .type = type, .test = BNN_RANGE,
                      .low = low, .high = high};
-    pack(&p, pack_pieces, rows);
+    bnn_parallel_rows(&p.rows, rows, pack_pieces, &p);
 }
 
 BNN_EXPORT void bnn_pack_bits_b8(const uint8_t *mask, uint8_t *packed, i64 rows, i64 row) {
-    struct pack p = {.x = mask, .packed = packed, .row = row};
-    pack(&p, BNN_PICK(pack_b8_body), rows);
+    struct pack p = {.x = mask, .packed = packed, .rows = {row}};
+    bnn_parallel_rows(&p.rows, rows, BNN_PICK(pack_b8_body), &p);
 }

@@ -1,5 +1,6 @@
 /* Bits to booleans, to -1 and +1, and as a mask of gradients. The layout is that of bnn_pack.c; the
    spare bits of a row's last byte are not read. */
+#include "bnn_rows.h"
 #include "bnn_tiles.h"
 
 #if defined(__x86_64__)
@@ -11,7 +12,7 @@ struct unpack {
     const void *dy; /* as out, of `type` */
     void *out;
     enum bnn_type type;
-    i64 row, row_bytes, piece, pieces;
+    struct bnn_rows rows;
 };
 
 BNN_INLINE unsigned bit_of(const uint8_t *packed, i64 i) { return packed[i / 8] >> (i % 8) & 1u; }
@@ -120,14 +121,12 @@ BNN_INLINE BNN_AVX2 void unpack_bits_avx2(const uint8_t *packed, void *out, i64 
 #endif
 
 /* Calls UNPACK on every piece of begin .. end - 1; SIZE is the bytes of an output element. */
-#define PIECES(UNPACK, SIZE)                                                  \
-    const struct unpack *u = context;                                         \
-    (void)thread;                                                             \
-    for (i64 i = begin; i < end; i++) {                                       \
-        i64 row = i / u->pieces, start = i % u->pieces * u->piece;            \
-        i64 element = row * u->row + start;                                   \
-        UNPACK(u->packed + row * u->row_bytes + start / 8,                    \
-               (char *)u->out + element * (SIZE), bnn_min(u->piece, u->row - start)); \
+#define PIECES(UNPACK, SIZE)                                                                 \
+    const struct unpack *u = context;                                                        \
+    (void)thread;                                                                            \
+    for (i64 i = begin; i < end; i++) {                                                      \
+        const struct bnn_piece piece = bnn_piece_of(&u->rows, i);                            \
+        UNPACK(u->packed + piece.byte, (char *)u->out + piece.element * (SIZE), piece.n);    \
     }
 
 /* What has to be converted goes tile by tile. */
@@ -137,14 +136,13 @@ BNN_INLINE BNN_AVX2 void unpack_bits_avx2(const uint8_t *packed, void *out, i64 
         float room[BNN_TILE];                                                                  \
         (void)thread;                                                                          \
         for (i64 i = begin; i < end; i++) {                                                    \
-            const i64 row = i / u->pieces, start = i % u->pieces * u->piece;                   \
-            const i64 last = bnn_min(start + u->piece, u->row);                                \
-            const i64 tile = u->type == BNN_F32 ? u->piece : BNN_TILE;                         \
-            for (i64 at = start; at < last; at += tile) {                                      \
-                const i64 element = row * u->row + at, m = bnn_min(tile, last - at);           \
+            const struct bnn_piece piece = bnn_piece_of(&u->rows, i);                          \
+            const i64 tile = u->type == BNN_F32 ? piece.n : BNN_TILE;                          \
+            for (i64 at = 0; at < piece.n; at += tile) {                                       \
+                const i64 element = piece.element + at, m = bnn_min(tile, piece.n - at);       \
                 const float *dy = bnn_floats(u->dy, element, m, u->type, room);                \
                 float *dx = bnn_room(u->out, element, u->type, room);                          \
-                masked_grad_##ISA(u->packed + row * u->row_bytes + at / 8, dy, dx, m);         \
+                masked_grad_##ISA(u->packed + piece.byte + at / 8, dy, dx, m);                 \
                 bnn_keep(dx, u->out, element, m, u->type);                                     \
             }                                                                                  \
         }                                                                                      \
@@ -164,31 +162,20 @@ BNN_AVX2 MASKED_GRAD(avx2)
 BNN_AVX2 BODY(unpack_bits, avx2, 1)
 #endif
 
-static void unpack(struct unpack *u, bnn_body body, i64 rows) {
-    if (u->row % 8 == 0) { /* no spare bits: one long row */
-        u->row *= rows;
-        rows = rows > 0;
-    }
-    u->row_bytes = bnn_ceil_div(u->row, 8);
-    u->piece = BNN_GRAIN;
-    u->pieces = bnn_ceil_div(u->row, u->piece);
-    bnn_parallel(rows * u->pieces, bnn_grain_of(bnn_min(u->row, u->piece)), body, u);
-}
-
 /* packed: rows x ceil(row / 8) bytes. y: rows x row, +1 where the bit is set, else -1. */
 BNN_EXPORT void bnn_sign_unpack_f32(const uint8_t *packed, float *y, i64 rows, i64 row) {
-    struct unpack u = {.packed = packed, .out = y, .row = row};
-    unpack(&u, BNN_PICK(sign_unpack_body), rows);
+    struct unpack u = {.packed = packed, .out = y, .rows = {row}};
+    bnn_parallel_rows(&u.rows, rows, BNN_PICK(sign_unpack_body), &u);
 }
 
 BNN_EXPORT void bnn_unpack_bits_b8(const uint8_t *packed, uint8_t *mask, i64 rows, i64 row) {
-    struct unpack u = {.packed = packed, .out = mask, .row = row};
-    unpack(&u, BNN_PICK(unpack_bits_body), rows);
+    struct unpack u = {.packed = packed, .out = mask, .rows = {row}};
+    bnn_parallel_rows(&u.rows, rows, BNN_PICK(unpack_bits_body), &u);
 }
 
 /* dx = dy times the bit, both of `type`; dx may be dy. */
 BNN_EXPORT void bnn_masked_grad(const void *dy, const uint8_t *packed, void *dx, i64 rows, i64 row,
                                 i64 type) {
-    struct unpack u = {.packed = packed, .dy = dy, .out = dx, .type = type, .row = row};
-    unpack(&u, BNN_PICK(masked_grad_body), rows);
+    struct unpack u = {.packed = packed, .dy = dy, .out = dx, .type = type, .rows = {row}};
+    bnn_parallel_rows(&u.rows, rows, BNN_PICK(masked_grad_body), &u);
 }
