@@ -55,7 +55,10 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="plan: the bitmap alone as well")
     parser.add_argument("--density", type=float, default=0.3)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--plan-sizes", nargs="+", type=int, help="sparsity: of the inputs planned")
+    parser.add_argument("--plan-batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu-time", action="store_true", help="steps: processor time, not wall")
     options = parser.parse_args()
     for name in options.networks:
         for size in options.sizes:
@@ -147,28 +150,38 @@ def sparsity(name: str, path: Path, batch: int, options: argparse.Namespace) -> 
     import bnnopt
 
     size = int(path.stem.rpartition("_")[2])
-    images, labels = _fashion(size, batch * (options.steps + 8))
-    data = path.with_suffix(".npz")
-    np.savez(data, x=images[-8 * batch :])
+    images, labels = _fashion(size, batch * options.steps)
     folder = path.with_name("trained")
     bnnopt.optimize(path, batch_size=batch).save(folder)
     session = bnnopt.TrainingSession(folder, threads=options.threads)
-    losses = _run(session, images[: -8 * batch], labels, batch)
-    trained = _with_weights(path, session)
+    losses = _run(session, images, labels, batch)
     print(
         f"{path.stem} batch {batch}: {len(losses)} steps, loss {np.mean(losses[:10]):.3f} -> "
-        f"{np.mean(losses[-10:]):.3f}; least zeros of eight batches not seen, before and after:"
+        f"{np.mean(losses[-10:]):.3f}"
     )
-    before, after = zeros(path, batch, data), zeros(trained, batch, data)
+    for at in options.plan_sizes or [size]:
+        first = _export(name, at, path.parent)
+        _compare(first, _with_weights(first, session), batch * options.steps, options)
+
+
+def _compare(first: Path, trained: Path, n_seen: int, options: argparse.Namespace) -> None:
+    """Zeros and plans of both on images that were not seen."""
+    import bnnopt
+
+    data, batch = first.with_suffix(".npz"), options.plan_batch
+    images, _ = _fashion(int(first.stem.rpartition("_")[2]), 8 * batch, skip=n_seen)
+    np.savez(data, x=images)
+    before, after = (zeros(path, batch, data) for path in (first, trained))
+    print(f"{first.stem} batch {batch}: least zeros of eight batches, before and after")
     for value, share in before.items():
         print(f"    {value:55} {share:6.1%} {after[value]:6.1%}")
     means = [float(np.mean(list(shares.values()))) for shares in (before, after)]
     print(f"    {'mean':55} {means[0]:6.1%} {means[1]:6.1%}")
-    for weights, model in (("first", path), ("trained", trained)):
+    for weights, model in (("first", first), ("trained", trained)):
         for label in ("-O1", "-O1, bitmap alone"):
             chosen = {**LEVELS[label], "calibrate": str(data)}
             report = bnnopt.optimize(model, batch_size=batch, **chosen).report
-            _line(path, batch, f"{label}, {weights} weights", report.baseline, report.optimized)
+            _line(first, batch, f"{label}, {weights} weights", report.baseline, report.optimized)
 
 
 def zeros(path: Path, batch: int, data: Path) -> dict[str, float]:
@@ -212,7 +225,7 @@ def bits(name: str, path: Path, batch: int, options: argparse.Namespace) -> None
     import bnnopt
     from bnnopt.verification import verify_folder
 
-    pruned = {"level": "O1", "prune_stored": 0.5}
+    pruned = {**LEVELS["-O1, bitmap alone"], "prune_stored": 0.5}
     for label, chosen in {**LEVELS, "control: --prune-stored 0.5": pruned}.items():
         if label == "-O0":
             continue
@@ -229,7 +242,7 @@ def steps(name: str, path: Path, batch: int, options: argparse.Namespace) -> Non
     import bnnopt
 
     size, planned = int(path.stem.rpartition("_")[2]), {}
-    options.ort_training = None
+    options.ort_training, clock = None, "processor" if options.cpu_time else "wall"
     with contextlib.ExitStack() as stack:
         running = {}
         for label, chosen in {**LEVELS, EAGER: LEVELS["-O0"]}.items():
@@ -247,7 +260,7 @@ def steps(name: str, path: Path, batch: int, options: argparse.Namespace) -> Non
             stack.callback(process.close)
             if process.ready():
                 running[label] = process
-        rounds = [[p.step()["wall"] for p in running.values()] for _ in range(options.steps + 1)]
+        rounds = [[p.step()[clock] for p in running.values()] for _ in range(options.steps + 1)]
         seconds = [min(times[1:]) for times in zip(*rounds, strict=True)]
         for (label, process), fastest in zip(running.items(), seconds, strict=True):
             print(
@@ -307,17 +320,17 @@ def _same_weights(first: Any, second: Any) -> bool:
     )
 
 
-def _fashion(size: int, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _fashion(size: int, n: int, skip: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     with gzip.open(FASHION / "train-images-idx3-ubyte.gz") as file:
-        grey = np.frombuffer(file.read(16 + n * 784), np.uint8, offset=16).reshape(n, 28, 28)
+        pixels = np.frombuffer(file.read(16 + (skip + n) * 784), np.uint8, offset=16 + skip * 784)
     with gzip.open(FASHION / "train-labels-idx1-ubyte.gz") as file:
-        labels = np.frombuffer(file.read(8 + n), np.uint8, offset=8).astype(np.int64)
+        labels = np.frombuffer(file.read(8 + skip + n), np.uint8, offset=8 + skip)
     times = size // 28
     border = size - 28 * times
-    grey = grey.repeat(times, 1).repeat(times, 2)
+    grey = pixels.reshape(n, 28, 28).repeat(times, 1).repeat(times, 2)
     pads = (0, 0), (border // 2, border - border // 2), (border // 2, border - border // 2)
     scaled = np.pad(grey, pads).astype(np.float32) / 127.5 - 1
-    return np.repeat(scaled[:, None], 3, 1), labels
+    return np.repeat(scaled[:, None], 3, 1), labels.astype(np.int64)
 
 
 if __name__ == "__main__":
