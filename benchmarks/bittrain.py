@@ -252,7 +252,8 @@ def steps(name: str, path: Path, batch: int, options: argparse.Namespace) -> Non
             model = {"name": name, "size": size}
             (folder / "model.json").write_text(json.dumps(model))
             if label != EAGER:
-                optimized = bnnopt.optimize(path, batch_size=batch, **chosen)
+                batch_file = str(folder / "batch.npz")
+                optimized = bnnopt.optimize(path, batch_size=batch, calibrate=batch_file, **chosen)
                 optimized.save(folder / "out")
                 planned[label] = optimized.report.optimized.peak_bytes
                 del optimized
