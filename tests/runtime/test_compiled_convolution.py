@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled_bitmap import SHORT_BLOCK
 from bnnopt.runtime.kernels.compiled_convolution import COMPILED_CONVOLUTION, scratch_bytes
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.library import library
@@ -301,6 +303,16 @@ def test_scratch_is_small_and_never_grows_with_the_batch():
             ]
         assert needs[g.n] == needs[4 * g.n]
         assert all(few <= many < 3 << 19 for few, many in zip(needs[1], needs[g.n], strict=True))
+
+
+def test_a_bitmap_needs_room_for_a_band_and_for_its_offsets():
+    for note in ("tile", "stem", "pointwise-stride", "depthwise-bands"):
+        g = CONVOLUTIONS[note]
+        dense, fused = of_bitmap(calls_of(g, 9)[1], 0.5, 9)
+        n_blocks = -(-dense.inputs[0].size // SHORT_BLOCK)
+        plane = math.prod(g.space)
+        more = fused.scratch_bytes(2) - dense.scratch_bytes(2)
+        assert 8 * n_blocks < more <= 8 * (n_blocks + g.n) + 2 * 4 * (plane + 16) + 4 * 64
 
 
 def test_volumes_and_huge_kernels_are_left_to_numpy():
