@@ -98,13 +98,30 @@ class TrainingStep:
                 yield by_name[target], output
 
     def gradients(self) -> dict[str, ir.Value]:
-        """Parameter name to the gradient that its optimiser step reads."""
-        return {
-            node.metadata_props["parameter"]: node.inputs[1]
+        """Parameter name to the gradient that its optimiser step reads, or makes and names."""
+        found = {
+            node.metadata_props["parameter"]: gradient_of(node)
             for node in self.graph
             if phase(node) == "update" and "parameter" in node.metadata_props
-            if node.inputs[1] is not None
         }
+        return {name: gradient for name, gradient in found.items() if gradient.name}
+
+
+def gradient_of(node: ir.Node) -> ir.Value:
+    """The gradient of an optimiser step: an output that updates nothing, or its second input."""
+    made = [output for output in node.outputs if "updates" not in output.metadata_props]
+    gradient = made[0] if made else node.inputs[1]
+    assert gradient is not None
+    return gradient
+
+
+def name_gradients(step: TrainingStep) -> TrainingStep:
+    """Name the gradients that are made and taken in one node, so that they are written as well."""
+    for node in step.graph:
+        if phase(node) == "update" and "parameter" in node.metadata_props:
+            gradient = gradient_of(node)
+            gradient.name = gradient.name or f"{node.metadata_props['parameter']}.grad"
+    return step
 
 
 def mark_update(output: ir.Value, target: ir.Value) -> ir.Value:

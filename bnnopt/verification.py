@@ -27,7 +27,14 @@ from bnnopt.runtime.artifact import read_artifact, read_tensors
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.format import TRAINING, WEIGHTS_FILE, Artifact
 from bnnopt.tables import Column, Listing, Row
-from bnnopt.training_step import PERSISTENT, Role, TrainingStep, is_constant, phase
+from bnnopt.training_step import (
+    PERSISTENT,
+    Role,
+    TrainingStep,
+    is_constant,
+    name_gradients,
+    phase,
+)
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -153,7 +160,7 @@ def verify_folder(
     runs = []
     for file in (REFERENCE_FILE, f"{TRAINING}.onnx"):
         say(f"running {n_steps} steps of {file} on {backend}")
-        step = load_step(folder / file)
+        step = name_gradients(load_step(folder / file))
         _check_belongs(step, about, folder / file)
         if file == REFERENCE_FILE:
             step = map_kernels(step, about.passes)

@@ -18,6 +18,7 @@ from bnnopt.passes.float16_activations import Float16Activations
 from bnnopt.passes.float16_gradients import Float16Gradients
 from bnnopt.passes.float16_state import Float16State
 from bnnopt.passes.fuse_batch_norm_signs import FuseBatchNormSigns
+from bnnopt.passes.fuse_updates import FuseUpdates
 from bnnopt.passes.immediate_update import ImmediateUpdate
 from bnnopt.passes.in_place import InPlace
 from bnnopt.passes.l1_batch_norm import L1BatchNorm
@@ -63,6 +64,7 @@ PASSES: tuple[Pass, ...] = (
     Float16Gradients(),
     Float16State(),  # when it is known which products read bits
     ImmediateUpdate(),
+    FuseUpdates(),
     StreamGradients(),
     InPlace(),
     Pow2Gradients(),  # when it is known which dx is written over its dy

@@ -30,7 +30,7 @@ from bnnopt.passes.verify import interface, verify
 from bnnopt.plan import check_program, make_plan
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.onnxruntime_backend import open_session
-from bnnopt.training_step import Role, TrainingStep, is_constant, phase
+from bnnopt.training_step import Role, TrainingStep, is_constant, name_gradients, phase
 from tests.zoo import build_small
 
 Array = NDArray[Any]
@@ -240,6 +240,7 @@ def run_native(
     repeat: bool = False,
 ) -> Trajectory:
     """Some steps, on one batch if `repeat`, on the native executor; its plan is checked first."""
+    step = name_gradients(TrainingStep(step.model.clone()))
     program = make_program(step, make_plan(step), net.batch)
     check_program(program)
     found = Trajectory(persistent=initial(step, net.weights))
@@ -269,7 +270,7 @@ def run_stock(
     net: Network, step: TrainingStep, n_steps: int = 2, batch: int | None = None
 ) -> Trajectory:
     """Some steps of the portable graph on stock onnxruntime."""
-    step = TrainingStep(step.model.clone())
+    step = name_gradients(TrainingStep(step.model.clone()))
     gradients = {name: str(v.name) for name, v in step.gradients().items()}
     for function in functions_for(step.graph, step.opset):
         step.model.functions[function.identifier()] = function

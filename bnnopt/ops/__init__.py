@@ -18,6 +18,7 @@ from bnnopt.ops.operator import (
 )
 from bnnopt.ops.packing import n_index_bits
 from bnnopt.ops.registry import OPERATORS, functions_for, is_view
+from bnnopt.ops.updates import fused_name
 from bnnopt.ops.windows import Window, window
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "dims",
     "dtype",
     "functions_for",
+    "fused_name",
     "infer_types",
     "ints",
     "is_static",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -84,6 +84,20 @@ def ints(node: ir.Node, name: str) -> list[int]:
 def like(*input_indices: int) -> TypeRule:
     """A rule: output i has the type and shape of input ``input_indices[i]``."""
     return lambda node: [(dtype(node.inputs[i]), dims(node.inputs[i])) for i in input_indices]
+
+
+_INTEGERS = frozenset({"group", "stochastic", "seed"})
+_LISTS = frozenset({"x_shape", "kernel_shape", "strides", "pads", "dilations", "shape"})
+
+
+def passed_on(names: Iterable[str]) -> str:
+    """A function's attributes as it hands them on to another, in ONNX text."""
+    kinds = [
+        (name, "int" if name in _INTEGERS else "ints" if name in _LISTS else "float")
+        for name in names
+    ]
+    listed = ", ".join(f"{name}: {kind} = @{name}" for name, kind in kinds)
+    return f"<{listed}>" if listed else ""
 
 
 def packed_row_bytes(shape: Dims, n_bits: int = 1) -> int:

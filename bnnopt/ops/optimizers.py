@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.operator import MIN_OPSET, Operator, TypedDims, dims, dtype, like
+from bnnopt.ops.operator import MIN_OPSET, Operator, TypedDims, dims, dtype, like, passed_on
 
 SGD_STEP = Operator(
     summary="""next_w = w - lr dw: stochastic gradient descent.
@@ -287,7 +287,6 @@ def _of_halves(base: Operator) -> Operator:
     """The operator that keeps in float16 what `base` keeps in float32."""
     function = base.function(MIN_OPSET)
     own = ", ".join([*function.attribute, "stochastic", "seed"])
-    passed = ", ".join(f"{name}: float = @{name}" for name in function.attribute)
     given = list(function.input) if "step" in function.input else [*function.input, "step"]
     read = ", ".join(f"{name}32" if name in _WIDEN else name for name in function.input)
     lines = "\n        ".join(_WIDEN[name] for name in function.input if name in _WIDEN)
@@ -307,7 +306,7 @@ def _of_halves(base: Operator) -> Operator:
         shrink = Reciprocal (grow)
         {lines}
         {", ".join(f"wide_{name}" for name in function.output)} =
-            bnnopt.{base.name} {f"<{passed}>" if passed else ""} ({read})
+            bnnopt.{base.name} {passed_on(function.attribute)} ({read})
         {narrowed}
         """,
         type_rule=base.type_rule,
@@ -319,10 +318,6 @@ def _of_signs(base: Operator) -> Operator:
     """The operator that reads `packed` signs where `base` reads dw."""
     function = base.function(MIN_OPSET)
     own = ", ".join(["shape", "scale", "limit", *function.attribute])
-    passed = ", ".join(
-        f"{name}: {'int' if name in ('stochastic', 'seed') else 'float'} = @{name}"
-        for name in function.attribute
-    )
     read = ", ".join("packed" if name == "dw" else name for name in function.input)
     outputs = ", ".join(function.output)
     return Operator(
@@ -333,10 +328,8 @@ def _of_signs(base: Operator) -> Operator:
         """,
         signature=f"Sign{base.name} <{own}> ({read}) => ({outputs})",
         body=f"""
-            dw = bnnopt.SignGrad <
-                shape: ints = @shape, scale: float = @scale, limit: float = @limit
-            > (packed, w)
-            {outputs} = bnnopt.{base.name} {f"<{passed}>" if passed else ""} (
+            dw = bnnopt.SignGrad {passed_on(["shape", "scale", "limit"])} (packed, w)
+            {outputs} = bnnopt.{base.name} {passed_on(function.attribute)} (
                 {", ".join(function.input)}
             )
         """,
@@ -406,14 +399,7 @@ HALF_BOP_STEP = Operator(
 
 RULES = (SGD_STEP, MOMENTUM_STEP, ADAM_STEP, FIRST_MOMENT_STEP)
 _HALVES = tuple(_of_halves(rule) for rule in RULES)
-_SIGNS = tuple(_of_signs(rule) for rule in (*RULES, *_HALVES))
-OPERATORS = (
-    ROUND_TO_HALF,
-    SIGN_GRAD,
-    ADAMW_STEP,
-    BOP_STEP,
-    HALF_BOP_STEP,
-    *RULES,
-    *_HALVES,
-    *_SIGNS,
-)
+OF_SIGNS = tuple(_of_signs(rule) for rule in (*RULES, *_HALVES))
+OF_BITS = (BOP_STEP, HALF_BOP_STEP)  # binary weights without latent ones
+OF_FLOATS = (*RULES, ADAMW_STEP, *_HALVES)
+OPERATORS = (ROUND_TO_HALF, SIGN_GRAD, *OF_BITS, *OF_FLOATS, *OF_SIGNS)

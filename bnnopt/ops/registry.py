@@ -19,6 +19,7 @@ from bnnopt.ops import (
     pooled_normalization,
     pooling,
     pow2,
+    updates,
 )
 from bnnopt.ops.operator import DOMAIN, Operator
 
@@ -37,6 +38,7 @@ OPERATORS: dict[str, Operator] = {
         optimizers,  # a body's callees come before it: onnx's reference evaluator needs that
         binary_products,
         pow2,
+        updates,
     )
     for operator in module.OPERATORS
 }

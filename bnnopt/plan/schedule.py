@@ -94,7 +94,8 @@ def _spine_dependencies(
 ) -> Dependencies:
     """Dependencies among the nodes that have a turn: an idle one stands for what it reads.
 
-    Where an update waits for an idle node, it waits for whoever reads what that makes.
+    Where an update waits for an idle node, it waits for whoever reads what that makes; for those of
+    the forward pass, if there are any, as the first of them has it run.
     """
     direct = dependencies(step)
     own = {node: set(_needed(node, idle, {})) for node in spine}
@@ -106,8 +107,13 @@ def _spine_dependencies(
     for node in spine:
         waits_for = direct[node].union(*(direct[other] for other in own[node]))
         foreign = (waits_for & idle) - own[node]
-        found[node] = (waits_for - idle).union(*(users.get(n, set()) for n in foreign)) - {node}
+        found[node] = (waits_for - idle).union(*(_first(users.get(n, set())) for n in foreign))
+        found[node].discard(node)
     return found
+
+
+def _first(users: set[ir.Node]) -> set[ir.Node]:
+    return {node for node in users if phase(node) == "forward"} or users
 
 
 def _needed(node: ir.Node, idle: set[ir.Node], rank: dict[ir.Node, int]) -> list[ir.Node]:

@@ -15,8 +15,8 @@ typedef struct {
     const bnn_cores *cores;
     const uint8_t *x, *x_end;
     bnn_map dy;
-    void *dw;
-    i64 dw_type;
+    float *dw;     /* where it is summed, if it has no sink */
+    bnn_sink sink; /* takes each row of a unit when all bands are summed */
     bnn_scratch *per_thread;
     i64 row_bytes;  /* of a row of positions */
     i64 phase_rows; /* rows of x that lie a whole number of strides apart */
@@ -28,7 +28,7 @@ typedef struct {
     uint8_t *bits;
     i64 *offsets;
     float *rows, *tables, *sums, *outside; /* outside: (taps, 64) */
-    float *finished; /* of the signs: dw of the unit, (filters, channels, taps) */
+    float *finished; /* of a sink: dw of the unit, (filters, channels, taps) */
 } tile;
 
 typedef struct {
@@ -212,9 +212,9 @@ static void add_band(const gradient *d, bnn_band b, block k, tile t) {
 static void place(const gradient *d, block *k, i64 first, tile t) {
     const bnn_conv *g = d->g;
     i64 taps = g->kh * g->kw, row = g->c / g->group * taps;
-    if (d->dw_type == BNN_FLOAT) {
+    if (!d->sink.take) {
         k->pitch = row;
-        k->dw = (float *)d->dw + (k->group * (g->m / g->group) + k->filter) * row +
+        k->dw = d->dw + (k->group * (g->m / g->group) + k->filter) * row +
                 k->channel * taps;
     } else {
         k->pitch = k->n_channels * taps;
@@ -222,19 +222,17 @@ static void place(const gradient *d, block *k, i64 first, tile t) {
     }
 }
 
-/* The bits of filters first .. last - 1, which begin at a byte for every block of channels. */
-static void pack_block(const gradient *d, block k, i64 first, i64 last, tile t) {
+/* Hand on filters first .. last - 1. */
+static void hand_on(const gradient *d, block k, i64 first, i64 last, tile t) {
     const bnn_conv *g = d->g;
-    i64 taps = g->kh * g->kw, row_bytes = bnn_ceil_div(g->c / g->group * taps, 8);
-    uint8_t *signs = (uint8_t *)d->dw + k.channel * taps / 8 +
-                     (k.group * (g->m / g->group) + first) * row_bytes;
+    i64 row = k.group * (g->m / g->group) + first, start = k.channel * g->kh * g->kw;
     for (i64 i = 0; i < last - first; i++)
-        bnn_pack_signs(t.finished + i * k.pitch, k.pitch, signs + i * row_bytes);
+        d->sink.take(d->sink.context, row + i, start, t.finished + i * k.pitch, k.pitch);
 }
 
 static i64 finished_bytes(const gradient *d) {
     const bnn_conv *g = d->g;
-    if (d->dw_type == BNN_FLOAT) return 0;
+    if (!d->sink.take) return 0;
     return g->filters * g->channels * g->kh * g->kw * (i64)sizeof(float);
 }
 
@@ -285,20 +283,24 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
                 add_band(d, b, k, t);
             }
         }
-        if (d->dw_type == BNN_SIGNS) pack_block(d, k, first, last, t);
+        if (d->sink.take) hand_on(d, k, first, last, t);
     }
 }
 
 /* dw (M, C / group, kh, kw) from x (N, C, H, W), packed, and dy (N, M, Ho, Wo), float32 or
    float16, or powers of two with their unit.
-   dw: float32, or its signs (M, ceil(C / group kh kw / 8)) alone, a block of channels whole bytes.
+   dw: float32, or its signs (M, ceil(C / group kh kw / 8)) alone, a block of channels whole bytes;
+   or NULL with an `update` of w (M, C / group, kh, kw), which takes dw as it is finished.
    Returns 0, with nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_conv_weight_grad_b1(const bnn_conv *g, const uint8_t *x, const void *dy,
-                                       const float *dy_unit, void *dw, i64 dy_type, i64 dw_type,
-                                       uint8_t *memory, i64 n_bytes) {
+                                       const float *dy_unit, void *dw, const bnn_update *update,
+                                       i64 dy_type, i64 dw_type, uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
+    bnn_sign_rows signs = {dw_type == BNN_SIGNS ? dw : NULL,
+                           bnn_ceil_div(g->c / g->group * g->kh * g->kw, 8)};
     gradient d = {.g = g, .cores = bnn_best_cores(), .x = x,
-                  .dy = bnn_map_of(dy, dy_type, dy_unit, g->m * g->ho * g->wo), .dw = dw, .dw_type = dw_type,
+                  .dy = bnn_map_of(dy, dy_type, dy_unit, g->m * g->ho * g->wo),
+                  .dw = dw, .sink = bnn_sink_of(update, &signs),
                   .x_end = x + g->n * bnn_ceil_div(g->c * g->h * g->w, 8),
                   .row_bytes = bnn_ceil_div(g->cols, 8), .per_thread = per_thread};
     i64 bottom = (g->ho - 1) * g->sh - g->pt + (g->kh - 1) * g->dh;

@@ -20,6 +20,7 @@ typedef struct {
     i64 term_pitch, lane_pitch;    /* of d, in elements; one of them is 1 */
     i64 out_type;
     int is_direct;                 /* whether tiles are summed where the result belongs */
+    bnn_sink sink;                 /* else where rows of them go, if not to the result */
 } shape;
 
 typedef struct {
@@ -79,14 +80,13 @@ static void add_terms(const product *p, i64 term, i64 n_terms, i64 n_bits, i64 l
     }
 }
 
-/* Round a finished tile (n_lanes, block) to the type of the result. */
+/* Hand on a finished tile (n_lanes, block), or round it to the type of the result. */
 static void finish_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_lanes, tile t) {
     const shape *s = &p->s;
     for (i64 l = 0; l < n_lanes; l++) {
         const float *row = t.finished + l * s->block;
-        if (s->out_type == BNN_SIGNS)
-            bnn_pack_signs(row, n_bits,
-                           (uint8_t *)p->out + (lane + l) * bnn_ceil_div(s->n_bits, 8) + bit / 8);
+        if (s->sink.take)
+            s->sink.take(s->sink.context, lane + l, bit, row, n_bits);
         else
             bnn_from_floats(row, p->out, s->out_type, (lane + l) * s->n_bits + bit, n_bits);
     }
@@ -166,12 +166,15 @@ static int multiply(const shape *s, const uint8_t *bits, bnn_map d, void *out, u
 }
 
 /* dw (M, K) = dy (N, M) transposed times x (N, K), x packed. dy: float32, float16, or
-   powers of two with their unit. dw: float32, or its signs (M, ceil(K / 8)) alone. Returns 0, with
-   nothing done, if the scratch is too small. */
+   powers of two with their unit. dw: float32, or its signs (M, ceil(K / 8)) alone; or NULL with an
+   `update` of w (M, K), which takes dw as it is finished. Returns 0, with nothing done, if the
+   scratch is too small. */
 BNN_EXPORT int bnn_gemm_weight_grad_b1(const bnn_gemm *g, const uint8_t *x, const void *dy,
-                                       const float *dy_unit, void *dw, i64 dy_type, i64 dw_type,
-                                       uint8_t *memory, i64 n_bytes) {
-    shape s = {g->n, g->m, g->k, g->block, g->chunk, g->m, 1, dw_type, dw_type == BNN_FLOAT};
+                                       const float *dy_unit, void *dw, const bnn_update *update,
+                                       i64 dy_type, i64 dw_type, uint8_t *memory, i64 n_bytes) {
+    bnn_sign_rows signs = {dw_type == BNN_SIGNS ? dw : NULL, bnn_ceil_div(g->k, 8)};
+    bnn_sink sink = bnn_sink_of(update, &signs);
+    shape s = {g->n, g->m, g->k, g->block, g->chunk, g->m, 1, dw_type, !sink.take, sink};
     return multiply(&s, x, bnn_map_of(dy, dy_type, dy_unit, g->m), dw, memory, n_bytes);
 }
 
@@ -180,6 +183,6 @@ BNN_EXPORT int bnn_gemm_weight_grad_b1(const bnn_gemm *g, const uint8_t *x, cons
 BNN_EXPORT int bnn_gemm_input_grad_b1(const bnn_gemm *g, const void *dy, const float *dy_unit,
                                       const uint8_t *w, void *dx, i64 dy_type, i64 dx_type,
                                       uint8_t *memory, i64 n_bytes) {
-    shape s = {g->m, g->n, g->k, g->block, g->chunk, 1, g->m, dx_type, 0};
+    shape s = {g->m, g->n, g->k, g->block, g->chunk, 1, g->m, dx_type, 0, {NULL, NULL}};
     return multiply(&s, w, bnn_map_of(dy, dy_type, dy_unit, g->m), dx, memory, n_bytes);
 }

@@ -1,41 +1,26 @@
 /* Optimiser steps, with the numpy kernels' operations in their order: equal to the last bit.
 
    A step works on blocks of float32. The gradient of a block is there, or is made of its sign bits
-   and the weights: dw = +-scale, 0 where |w| > limit. Weights and state are float32, or float16 and
-   widened and rounded block by block. The outputs may be the buffers of w, m and v. */
+   and the weights, or of what a product has just summed. Weights and state are float32, or float16
+   and widened and rounded block by block. */
+#include "bnn_products.h"
 #include "bnn_rounding.h"
+#include "bnn_update.h"
 
 #include <math.h>
 
-enum rule { SGD, MOMENTUM, ADAM, FIRST_MOMENT };
 enum { BLOCK = 512 };
 
-struct rates {
-    float rate, keep1, take1, keep2, take2, correction2, epsilon, scale, limit;
-};
-
-struct step {
-    enum rule rule;
-    struct rates rates;
-    const void *w, *m, *v; /* float, or bnn_half if `half` */
-    const float *dw;
-    const uint8_t *bits; /* instead of dw: rows of row_bytes, as bnn_pack.c lays them out */
-    void *next_w, *next_m, *next_v;
-    i64 row, row_bytes, piece, pieces; /* elements and bytes a row, elements and number of pieces */
-    int half, stochastic;
-    uint32_t stream; /* where the counter of the random bits begins */
-};
-
-BNN_INLINE void sgd_step(const struct rates *rates, const float *w, const float *dw, float *next_w,
+BNN_INLINE void sgd_step(const bnn_update *u, const float *w, const float *dw, float *next_w,
                          i64 n) {
-    const float rate = rates->rate;
+    const float rate = u->rate;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) next_w[i] = w[i] - dw[i] * rate;
 }
 
-BNN_INLINE void momentum_step(const struct rates *rates, const float *w, const float *dw,
+BNN_INLINE void momentum_step(const bnn_update *u, const float *w, const float *dw,
                               const float *m, float *next_w, float *next_m, i64 n) {
-    const float rate = rates->rate, keep = rates->keep1;
+    const float rate = u->rate, keep = u->keep1;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
         float weight = w[i], moment = m[i] * keep + dw[i];
@@ -44,9 +29,9 @@ BNN_INLINE void momentum_step(const struct rates *rates, const float *w, const f
     }
 }
 
-BNN_INLINE void first_moment_step(const struct rates *rates, const float *w, const float *dw,
+BNN_INLINE void first_moment_step(const bnn_update *u, const float *w, const float *dw,
                                   const float *m, float *next_w, float *next_m, i64 n) {
-    const float rate = rates->rate, keep = rates->keep1, take = rates->take1;
+    const float rate = u->rate, keep = u->keep1, take = u->take1;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
         float weight = w[i], moment = m[i] * keep + dw[i] * take;
@@ -55,10 +40,10 @@ BNN_INLINE void first_moment_step(const struct rates *rates, const float *w, con
     }
 }
 
-BNN_INLINE void adam_step(const struct rates *rates, const float *w, const float *dw,
+BNN_INLINE void adam_step(const bnn_update *u, const float *w, const float *dw,
                           const float *m, const float *v, float *next_w, float *next_m,
                           float *next_v, i64 n) {
-    const struct rates r = *rates;
+    const bnn_update r = *u;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
         float weight = w[i], slope = dw[i];
@@ -67,15 +52,15 @@ BNN_INLINE void adam_step(const struct rates *rates, const float *w, const float
         float bottom = sqrtf(second / r.correction2) + r.epsilon;
         next_m[i] = first;
         next_v[i] = second;
-        next_w[i] = weight - first * r.rate / bottom;
+        next_w[i] = (weight - first * r.rate / bottom) * r.keep;
     }
 }
 
 /* dw of the weights w, from bit 0 of `bits` on. Times 0 or 1, as in the operator's body. */
-BNN_INLINE void sign_grad(const struct rates *r, const uint8_t *bits, const float *w, float *dw,
+BNN_INLINE void sign_grad(const bnn_update *u, const uint8_t *bits, const float *w, float *dw,
                           i64 n) {
     const v8i places = {1, 2, 4, 8, 16, 32, 64, 128};
-    const v8f zero = {0}, one = zero + 1.0f, scale = zero + r->scale, limit = zero + r->limit;
+    const v8f zero = {0}, one = zero + 1.0f, scale = zero + u->scale, limit = zero + u->limit;
     i64 i = 0;
     for (; i + 8 <= n; i += 8) {
         v8f weight;
@@ -86,9 +71,37 @@ BNN_INLINE void sign_grad(const struct rates *r, const uint8_t *bits, const floa
         memcpy(dw + i, &slope, sizeof slope);
     }
     for (; i < n; i++) {
-        float sign = (bits[i / 8] & (1 << i % 8)) ? r->scale : -r->scale;
-        dw[i] = sign * (float)(fabsf(w[i]) <= r->limit);
+        float sign = (bits[i / 8] & (1 << i % 8)) ? u->scale : -u->scale;
+        dw[i] = sign * (float)(fabsf(w[i]) <= u->limit);
     }
+}
+
+/* dw of the weights w, from what a product has summed: as ClipGrad and a product with a number. */
+BNN_INLINE void masked_grad(const bnn_update *u, const float *raw, const float *w, float *dw, i64 n) {
+    const float scale = u->scale, limit = u->limit;
+    if (limit < 0)
+        for (i64 i = 0; i < n; i++) dw[i] = raw[i] * scale;
+    else
+        for (i64 i = 0; i < n; i++) dw[i] = raw[i] * (float)(fabsf(w[i]) <= limit) * scale;
+}
+
+/* What the gradient of a block is made of: one of them is there. */
+struct slope {
+    const float *dw;
+    const uint8_t *bits;
+    const float *raw; /* of a product */
+};
+
+/* The gradient of the weights w, the first of which is weight `at`. */
+BNN_INLINE const float *gradient_of(const bnn_update *u, struct slope s, i64 at, const float *w,
+                                    float *made, i64 n) {
+    uint8_t bits[BLOCK / 8];
+    if (s.dw) return s.dw;
+    if (s.raw && u->of_signs) bnn_pack_signs(s.raw, n, bits);
+    if (s.raw && !u->of_signs) masked_grad(u, s.raw, w, made, n);
+    else sign_grad(u, s.bits ? s.bits : bits, w, made, n);
+    if (u->dw) memcpy(u->dw + at, made, (size_t)n * sizeof *made);
+    return made;
 }
 
 /* A block in float32: where its inputs are and its outputs go. */
@@ -97,83 +110,138 @@ struct block {
     float *next_w, *next_m, *next_v;
 };
 
-BNN_INLINE void run_rule(const struct step *s, const struct block *b, i64 n) {
-    const struct rates *r = &s->rates;
-    if (s->rule == SGD) sgd_step(r, b->w, b->dw, b->next_w, n);
-    if (s->rule == MOMENTUM) momentum_step(r, b->w, b->dw, b->m, b->next_w, b->next_m, n);
-    if (s->rule == FIRST_MOMENT) first_moment_step(r, b->w, b->dw, b->m, b->next_w, b->next_m, n);
-    if (s->rule == ADAM)
-        adam_step(r, b->w, b->dw, b->m, b->v, b->next_w, b->next_m, b->next_v, n);
+BNN_INLINE void run_rule(const bnn_update *u, const struct block *b, i64 n) {
+    if (u->rule == BNN_SGD) sgd_step(u, b->w, b->dw, b->next_w, n);
+    if (u->rule == BNN_MOMENTUM) momentum_step(u, b->w, b->dw, b->m, b->next_w, b->next_m, n);
+    if (u->rule == BNN_FIRST_MOMENT)
+        first_moment_step(u, b->w, b->dw, b->m, b->next_w, b->next_m, n);
+    if (u->rule == BNN_ADAM)
+        adam_step(u, b->w, b->dw, b->m, b->v, b->next_w, b->next_m, b->next_v, n);
 }
 
-BNN_INLINE void block_step(const struct step *s, i64 at, const uint8_t *bits, i64 n) {
+BNN_INLINE void float_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
     float made[BLOCK];
-    struct block b = {.w = (const float *)s->w + at, .dw = s->dw + at,
-                      .m = (const float *)s->m + at, .v = (const float *)s->v + at,
-                      .next_w = (float *)s->next_w + at, .next_m = (float *)s->next_m + at,
-                      .next_v = (float *)s->next_v + at};
-    if (bits) {
-        sign_grad(&s->rates, bits, b.w, made, n);
-        b.dw = made;
-    }
-    run_rule(s, &b, n);
+    struct block b = {.w = (const float *)u->w + at, .m = (const float *)u->m + at,
+                      .v = (const float *)u->v + at, .next_w = (float *)u->next_w + at,
+                      .next_m = (float *)u->next_m + at, .next_v = (float *)u->next_v + at};
+    b.dw = gradient_of(u, s, at, b.w, made, n);
+    run_rule(u, &b, n);
 }
 
-BNN_INLINE void half_block_step(const struct step *s, i64 at, const uint8_t *bits, i64 n) {
+BNN_INLINE void half_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
     float w[BLOCK], m[BLOCK], v[BLOCK], made[BLOCK];
-    struct block b = {w, bits ? made : s->dw + at, m, v, w, m, v};
-    const uint32_t counter = s->stream + (uint32_t)at;
-    bnn_decode_halves((const bnn_half *)s->w + at, w, n);
-    if (s->m) bnn_decode_halves((const bnn_half *)s->m + at, m, n);
-    if (s->v) bnn_decode_halves((const bnn_half *)s->v + at, v, n);
-    for (i64 i = 0; s->m && i < n; i++) m[i] *= 1 / STATE_SCALE;
-    for (i64 i = 0; s->v && i < n; i++) v[i] = v[i] * (1 / STATE_SCALE) * (v[i] * (1 / STATE_SCALE));
-    if (bits) sign_grad(&s->rates, bits, w, made, n);
-    run_rule(s, &b, n);
-    for (i64 i = 0; s->m && i < n; i++) m[i] *= STATE_SCALE;
-    for (i64 i = 0; s->v && i < n; i++) v[i] = sqrtf(v[i]) * STATE_SCALE;
-    if (s->stochastic) store_by_chance(w, (bnn_half *)s->next_w + at, counter, n);
-    else store_nearest(w, (bnn_half *)s->next_w + at, n);
-    if (s->m) store_nearest(m, (bnn_half *)s->next_m + at, n);
-    if (s->v) store_by_chance(v, (bnn_half *)s->next_v + at, counter, n);
+    const uint32_t counter = (uint32_t)(u->stream + at);
+    bnn_decode_halves((const bnn_half *)u->w + at, w, n);
+    if (u->m) bnn_decode_halves((const bnn_half *)u->m + at, m, n);
+    if (u->v) bnn_decode_halves((const bnn_half *)u->v + at, v, n);
+    for (i64 i = 0; u->m && i < n; i++) m[i] *= 1 / STATE_SCALE;
+    for (i64 i = 0; u->v && i < n; i++) v[i] = v[i] * (1 / STATE_SCALE) * (v[i] * (1 / STATE_SCALE));
+    struct block b = {w, gradient_of(u, s, at, w, made, n), m, v, w, m, v};
+    run_rule(u, &b, n);
+    for (i64 i = 0; u->m && i < n; i++) m[i] *= STATE_SCALE;
+    for (i64 i = 0; u->v && i < n; i++) v[i] = sqrtf(v[i]) * STATE_SCALE;
+    if (u->stochastic) store_by_chance(w, (bnn_half *)u->next_w + at, counter, n);
+    else store_nearest(w, (bnn_half *)u->next_w + at, n);
+    if (u->m) store_nearest(m, (bnn_half *)u->next_m + at, n);
+    if (u->v) store_by_chance(v, (bnn_half *)u->next_v + at, counter, n);
 }
+
+/* Eight binary weights or fewer: the bits that turn. */
+BNN_INLINE unsigned turning(const float *m, unsigned signs, float threshold, i64 n) {
+    unsigned turns = 0;
+    for (i64 i = 0; i < n; i++) {
+        unsigned pushes_plus = m[i] > 0, is_plus = signs >> i & 1;
+        turns |= (unsigned)(fabsf(m[i]) > threshold && pushes_plus == is_plus) << i;
+    }
+    return turns;
+}
+
+/* Bop: binary weights without latent ones, arXiv:1906.02107. */
+BNN_INLINE void bop_block(const bnn_update *u, i64 at, i64 byte, struct slope s, i64 n) {
+    float m[BLOCK], made[BLOCK];
+    const uint8_t *w = (const uint8_t *)u->w + byte;
+    uint8_t *next_w = (uint8_t *)u->next_w + byte;
+    const float *dw = gradient_of(u, s, at, NULL, made, n);
+    if (u->half) {
+        bnn_decode_halves((const bnn_half *)u->m + at, m, n);
+        for (i64 i = 0; i < n; i++) m[i] *= 1 / STATE_SCALE;
+    } else {
+        memcpy(m, (const float *)u->m + at, (size_t)n * sizeof *m);
+    }
+    const float keep = u->keep1, take = u->take1;
+    for (i64 i = 0; i < n; i++) m[i] = m[i] * keep + dw[i] * take;
+    for (i64 i = 0; i < n; i += 8) {
+        unsigned signs = w[i / 8], used = (1u << bnn_min(8, n - i)) - 1;
+        unsigned turns = turning(m + i, signs, u->threshold, bnn_min(8, n - i));
+        next_w[i / 8] = (uint8_t)((signs ^ turns) & used);
+    }
+    if (u->half) {
+        for (i64 i = 0; i < n; i++) m[i] *= STATE_SCALE;
+        store_by_chance(m, (bnn_half *)u->next_m + at, (uint32_t)(u->stream + at), n);
+    } else {
+        memcpy((float *)u->next_m + at, m, (size_t)n * sizeof *m);
+    }
+}
+
+BNN_INLINE void update_block(const bnn_update *u, i64 row, i64 start, struct slope s, i64 n) {
+    i64 at = row * u->row + start;
+    if (u->rule == BNN_BOP) bop_block(u, at, row * bnn_ceil_div(u->row, 8) + start / 8, s, n);
+    else if (u->half) half_block(u, at, s, n);
+    else float_block(u, at, s, n);
+}
+
+struct stretch {
+    const bnn_update *update;
+    i64 row, start;
+    const float *raw;
+};
+
+BNN_INLINE void update_stretch(void *context, i64 begin, i64 end) {
+    const struct stretch *s = context;
+    for (i64 i = begin; i < end; i += BLOCK)
+        update_block(s->update, s->row, s->start + i, (struct slope){.raw = s->raw + i},
+                     bnn_min(BLOCK, end - i));
+}
+
+BNN_BOTH(update_stretch)
+
+void bnn_update_row(const void *context, i64 row, i64 start, const float *dw, i64 n) {
+    struct stretch s = {context, row, start, dw};
+    BNN_PICK(update_stretch)(&s, 0, n, 0);
+}
+
+struct step {
+    const bnn_update *update;
+    const float *dw;
+    const uint8_t *bits;
+    i64 row_bytes, piece, pieces; /* elements and number of pieces of a row */
+};
 
 BNN_INLINE void step_pieces(void *context, i64 begin, i64 end) {
     const struct step *s = context;
+    i64 row_length = s->update->row;
     for (i64 i = begin; i < end; i++) {
         i64 row = i / s->pieces, start = i % s->pieces * s->piece;
-        i64 n = bnn_min(s->piece, s->row - start);
-        for (i64 j = 0; j < n; j += BLOCK) {
-            const uint8_t *bits = s->bits + row * s->row_bytes + (start + j) / 8;
-            i64 at = row * s->row + start + j, length = bnn_min(BLOCK, n - j);
-            if (s->half) half_block_step(s, at, s->bits ? bits : NULL, length);
-            else block_step(s, at, s->bits ? bits : NULL, length);
+        i64 stop = bnn_min(start + s->piece, row_length);
+        for (i64 j = start; j < stop; j += BLOCK) {
+            struct slope slope = {.dw = s->dw ? s->dw + row * row_length + j : NULL,
+                                  .bits = s->bits ? s->bits + row * s->row_bytes + j / 8 : NULL};
+            update_block(s->update, row, j, slope, bnn_min(BLOCK, stop - j));
         }
     }
 }
 
 BNN_BOTH(step_pieces)
 
-/* w, m, v and the outputs: rows x row floats, or halves if `half`; m and v may be NULL where the rule
-   has none. In half precision m is STATE_SCALE times the momentum, v STATE_SCALE times the root of
-   the second moment. Either dw, rows x row floats, or bits: rows x ceil(row / 8) bytes. `numbers` are
-   those of struct rates: rate, beta1, 1 - beta1, beta2, 1 - beta2, 1 - beta2^step, epsilon, scale,
-   limit. The rate of Adam is lr / (1 - beta1^step); that of the first moment is that over
-   (root + epsilon). */
-BNN_EXPORT void bnn_optimizer_step(i64 rule, const void *w, const float *dw, const uint8_t *bits,
-                                   const void *m, const void *v, void *next_w, void *next_m,
-                                   void *next_v, i64 rows, i64 row, const float *numbers, i64 half,
-                                   i64 stochastic, i64 stream) {
-    struct step s = {.rule = (enum rule)rule, .w = w, .dw = dw, .m = m, .v = v, .bits = bits,
-                     .next_w = next_w, .next_m = next_m, .next_v = next_v, .row = row,
-                     .half = (int)half, .stochastic = (int)stochastic, .stream = (uint32_t)stream};
-    memcpy(&s.rates, numbers, sizeof s.rates);
-    if (!bits || row % 8 == 0) { /* no spare bits: one long row */
-        s.row *= rows;
-        rows = rows > 0;
+/* One step of all weights. Either dw, as many floats, or bits: their signs, in rows of whole bytes. */
+BNN_EXPORT void bnn_optimizer_step(const bnn_update *update, const float *dw, const uint8_t *bits) {
+    bnn_update u = *update;
+    if ((!bits && u.rule != BNN_BOP) || u.row % 8 == 0) { /* no spare bits: one long row */
+        u.row *= u.rows;
+        u.rows = u.rows > 0;
     }
-    s.row_bytes = bnn_ceil_div(s.row, 8);
-    s.piece = BNN_GRAIN;
-    s.pieces = bnn_ceil_div(s.row, s.piece);
-    bnn_parallel(rows * s.pieces, bnn_grain_of(bnn_min(s.row, s.piece)), BNN_PICK(step_pieces), &s);
+    struct step s = {.update = &u, .dw = dw, .bits = bits, .row_bytes = bnn_ceil_div(u.row, 8),
+                     .piece = BNN_GRAIN, .pieces = bnn_ceil_div(u.row, BNN_GRAIN)};
+    i64 grain = bnn_grain_of(bnn_min(u.row, s.piece));
+    bnn_parallel(u.rows * s.pieces, grain, BNN_PICK(step_pieces), &s);
 }

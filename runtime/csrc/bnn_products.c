@@ -81,6 +81,11 @@ void bnn_pack_signs(const float *x, i64 n, uint8_t *bits) {
     bits[i / 8] = (uint8_t)last;
 }
 
+void bnn_sign_row(const void *context, i64 row, i64 start, const float *dw, i64 n) {
+    const bnn_sign_rows *signs = context;
+    bnn_pack_signs(dw, n, signs->bits + row * signs->row_bytes + start / 8);
+}
+
 void *bnn_take(bnn_scratch *scratch, i64 n_bytes) {
     i64 size = bnn_round_up(n_bytes, 64);
     if (!scratch->next || scratch->end - scratch->next < size) {

@@ -5,6 +5,7 @@
 
 #include "bnn_half.h"
 #include "bnn_pow2.h"
+#include "bnn_update.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the bit strings are read in little-endian words"
@@ -76,6 +77,20 @@ static inline void bnn_from_floats(const float *x, void *y, i64 type, i64 first,
 
 /* Bit i of `bits` = whether x[i] >= 0 (or is NaN), in whole bytes. */
 void bnn_pack_signs(const float *x, i64 n, uint8_t *bits);
+
+/* The signs of a weight gradient, in rows of whole bytes; bnn_sign_row writes some of a row. */
+typedef struct {
+    uint8_t *bits;
+    i64 row_bytes;
+} bnn_sign_rows;
+
+void bnn_sign_row(const void *context, i64 row, i64 start, const float *dw, i64 n);
+
+/* Where dw goes: to an optimiser, or its signs; take is NULL where it is summed in its place. */
+static inline bnn_sink bnn_sink_of(const bnn_update *update, const bnn_sign_rows *signs) {
+    if (update) return (bnn_sink){bnn_update_row, update};
+    return signs->bits ? (bnn_sink){bnn_sign_row, signs} : (bnn_sink){NULL, NULL};
+}
 
 /* bnn_differing[16 * a + b] = number of bits where the nibbles a and b differ. */
 extern const uint8_t bnn_differing[256];

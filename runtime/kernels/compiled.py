@@ -30,7 +30,7 @@ FLOAT32 = np.dtype(np.float32)  # as a dtype, comparing takes a third of the tim
 MAP_TYPES = [FLOAT32, np.dtype(np.float16), np.dtype(np.int16)]  # in the order of enum bnn_type
 FLOAT16 = np.dtype(np.float16)
 
-Argument: TypeAlias = Array | ctypes.Array[ctypes.c_int64] | int | float | None
+Argument: TypeAlias = Array | ctypes.Array[ctypes.c_int64] | ctypes.Structure | int | float | None
 
 
 def covered(*arrays: Array | None, dtype: DTypeLike = FLOAT32) -> bool:
@@ -73,7 +73,7 @@ def dry_run() -> Iterator[list[str]]:
 
 
 def call(name: str, *arguments: Argument) -> int:
-    """Call a kernel: arrays go as addresses, None as NULL, int as int64_t, float as float."""
+    """Call a kernel: arrays and structs by address, None as NULL, int as int64_t, float as is."""
     names, calls = _named.get(), _recording.get()
     if names is not None:
         names.append(name)
@@ -115,6 +115,8 @@ def _as_c(argument: Argument) -> object:
         return ctypes.c_int64(argument)
     if isinstance(argument, float):
         return ctypes.c_float(argument)
+    if isinstance(argument, ctypes.Structure):
+        return ctypes.byref(argument)
     return argument  # None is NULL, a C array its address
 
 

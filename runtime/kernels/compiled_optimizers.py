@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,98 +26,156 @@ from bnnopt.runtime.kernels.compiled import (
 from bnnopt.runtime.kernels.dropout import stream_start
 from bnnopt.runtime.kernels.optimizers import adamw_correction
 
-Rates = Callable[[float, int, Attributes], list[float]]
-"""(learning rate, number of the step, attributes) to rate, beta1, 1 - beta1, beta2, .. epsilon."""
+Rates = Callable[[float, int, Attributes], Mapping[str, float]]
+"""(learning rate, number of the step, attributes) to the numbers of an `Update`."""
 
 
-def _sgd(lr: float, step: int, attributes: Attributes) -> list[float]:
-    return [lr, 0, 0, 0, 0, 0, 0]
+class Update(ctypes.Structure):
+    """A step of rows x row weights: `bnn_update` in C, which says what the fields are."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rule", "rows", "row")),
+        *((name, ctypes.c_int64) for name in ("half", "stochastic", "stream", "of_signs")),
+        *((name, ctypes.c_void_p) for name in ("w", "m", "v")),
+        *((name, ctypes.c_void_p) for name in ("next_w", "next_m", "next_v", "dw")),
+        *((name, ctypes.c_float) for name in ("rate", "keep1", "take1", "keep2", "take2")),
+        *((name, ctypes.c_float) for name in ("correction2", "epsilon", "keep")),
+        *((name, ctypes.c_float) for name in ("threshold", "scale", "limit")),
+    )
 
 
-def _momentum(lr: float, step: int, attributes: Attributes) -> list[float]:
-    return [lr, number(attributes, "momentum"), 0, 0, 0, 0, 0]
+def _sgd(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
+    return {"rate": lr}
 
 
-def _adam(lr: float, step: int, attributes: Attributes) -> list[float]:
+def _momentum(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
+    return {"rate": lr, "keep1": number(attributes, "momentum")}
+
+
+def _adam(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
     beta1, beta2 = number(attributes, "beta1"), number(attributes, "beta2")
-    rate = np.float32(lr) / np.float32(1 - beta1**step)
-    epsilon = number(attributes, "epsilon")
-    return [float(rate), beta1, 1 - beta1, beta2, 1 - beta2, 1 - beta2**step, epsilon]
+    return {
+        "rate": float(np.float32(lr) / np.float32(1 - beta1**step)),
+        "keep1": beta1,
+        "take1": 1 - beta1,
+        "keep2": beta2,
+        "take2": 1 - beta2,
+        "correction2": 1 - beta2**step,
+        "epsilon": number(attributes, "epsilon"),
+        "keep": 1.0,
+    }
 
 
-def _adamw(lr: float, step: int, attributes: Attributes) -> list[float]:
-    """Adam with another rate, and nothing to take out of the second moment."""
-    beta1, beta2 = number(attributes, "beta1"), number(attributes, "beta2")
-    rate = np.float32(lr) * np.float32(adamw_correction(step, beta1, beta2))
-    return [float(rate), beta1, 1 - beta1, beta2, 1 - beta2, 1, number(attributes, "epsilon")]
+def _adamw(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
+    """Adam with another rate, nothing to take out of the second moment, and a decay."""
+    correction = adamw_correction(step, number(attributes, "beta1"), number(attributes, "beta2"))
+    return {
+        **_adam(lr, step, attributes),
+        "rate": float(np.float32(lr) * np.float32(correction)),
+        "correction2": 1.0,
+        "keep": float(1 - np.float32(lr) * np.float32(number(attributes, "decay"))),
+    }
 
 
-def _first_moment(lr: float, step: int, attributes: Attributes) -> list[float]:
+def _first_moment(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
     beta1 = number(attributes, "beta1")
     bottom = number(attributes, "root") + number(attributes, "epsilon")
     rate = np.float32(lr) / np.float32(1 - beta1**step) / np.float32(bottom)
-    return [float(rate), beta1, 1 - beta1, 0, 0, 0, 0]
+    return {"rate": float(rate), "keep1": beta1, "take1": 1 - beta1}
 
 
-# In the order of the rules in bnn_optimizers.c; then those that are one of them in other numbers.
-_RATES: dict[str, Rates] = {
-    "SgdStep": _sgd,
-    "MomentumStep": _momentum,
-    "AdamStep": _adam,
-    "FirstMomentStep": _first_moment,
-    "AdamWStep": _adamw,
+def _bop(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
+    gamma = number(attributes, "gamma")
+    return {"keep1": 1 - gamma, "take1": gamma, "threshold": number(attributes, "tau")}
+
+
+BOP = "BopStep"
+# The number of a rule in enum bnn_rule, and the numbers that it reads.
+_RULES: dict[str, tuple[int, Rates]] = {
+    "SgdStep": (0, _sgd),
+    "MomentumStep": (1, _momentum),
+    "AdamStep": (2, _adam),
+    "AdamWStep": (2, _adamw),
+    "FirstMomentStep": (3, _first_moment),
+    BOP: (4, _bop),
 }
-_RULE_OF = {"AdamWStep": "AdamStep"}
 _COUNTS_STEPS = ("AdamStep", "FirstMomentStep", "AdamWStep")
+
+
+class Form(NamedTuple):
+    """What an operator steps by, whether it keeps float16, and whether it reads sign bits."""
+
+    rule: str
+    half: bool
+    of_signs: bool
+
+
+FORMS = {
+    signs + half + rule: Form(rule, bool(half), bool(signs))
+    for signs in ("", "Sign")
+    for half in ("", "Half")
+    for rule in _RULES
+    if not ((signs or half) and rule == "AdamWStep") and not (signs and rule == BOP)
+}
+
+
+def make_update(
+    operator: str, inputs: Arrays, outputs: Arrays, attributes: Attributes
+) -> Update | None:
+    """The step of an operator, whatever its gradient (input 1) is; None where C does not cover it.
+
+    It holds addresses: the caller keeps the arrays alive.
+    """
+    rule, half, of_signs = FORMS[operator]
+    w, _, *states = inputs
+    count = states.pop() if half or rule in _COUNTS_STEPS else np.array(0)
+    lr = states.pop() if rule != BOP else np.zeros(1, np.float32)
+    like, kept = (w, [w, *outputs]) if rule != BOP else (states[0], outputs[1:])
+    if not _same_size(*kept, *states, dtype=FLOAT16 if half else FLOAT32) or like is None:
+        return None
+    if rule == BOP and not (_has_rows(like, w) and _has_rows(like, outputs[0])):
+        return None
+    if lr is None or not covered(lr) or lr.size != 1 or count is None or count.size != 1:
+        return None
+    step, (number_of_rule, rates) = int(count.reshape(-1)[0]), _RULES[rule]
+    arrays = dict(zip(("w", "m", "v"), (w, *states), strict=False))
+    arrays |= zip(("next_w", "next_m", "next_v"), outputs, strict=False)
+    return Update(
+        rule=number_of_rule,
+        rows=len(like) if like.ndim else 1,
+        row=math.prod(like.shape[1:]),
+        half=half,
+        stochastic=integer(attributes, "stochastic") if half and rule != BOP else 0,
+        stream=stream_start(count, integer(attributes, "seed")) if half else 0,
+        of_signs=of_signs,
+        scale=number({"scale": 1.0, **attributes}, "scale"),
+        limit=number({"limit": -1.0, **attributes}, "limit"),
+        **{name: array.ctypes.data for name, array in arrays.items() if array is not None},
+        **rates(scalar(lr), step, attributes),
+    )
 
 
 @np.errstate(all="ignore")
 def _step(
-    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, rule: str,
-    half: bool, of_signs: bool,
-) -> bool:  # fmt: skip
-    """The step of `rule`; each output may be the input that it replaces."""
-    w, gradient, *states = inputs
-    count = states.pop() if half or rule in _COUNTS_STEPS else np.array(0)
-    lr = states.pop()
-    stored = FLOAT16 if half else FLOAT32
-    fits = _same_size(w, *states, *outputs, dtype=stored) and _is_scalar(lr)
-    if not fits or count is None or count.size != 1:
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, operator: str
+) -> bool:
+    """The step of `operator`; each output may be the input that it replaces."""
+    update, gradient = make_update(operator, inputs, outputs, attributes), inputs[1]
+    if update is None or gradient is None:
         return False
-    assert w is not None
-    assert lr is not None
-    if not (_has_rows(w, gradient) if of_signs else _is_like(w, gradient)):
-        return False
-    numbers = _RATES[rule](scalar(lr), int(count.reshape(-1)[0]), attributes)
-    numbers += [number(attributes, name) if of_signs else 0 for name in ("scale", "limit")]
-    rounding = [integer(attributes, "stochastic"), _stream(count, attributes)] if half else [0, 0]
-    missing = [None] * (3 - len(outputs))
-    dw, bits = (None, gradient) if of_signs else (gradient, None)
-    number_of_rule = list(_RATES).index(_RULE_OF.get(rule, rule))
-    call(
-        "bnn_optimizer_step", number_of_rule, w, dw, bits, *states, *missing,
-        *outputs, *missing, len(w) if w.ndim else 1, math.prod(w.shape[1:]),
-        np.array(numbers, np.float32), int(half), *rounding,
-    )  # fmt: skip
-    if rule == "AdamWStep" and outputs[0] is not None:
-        outputs[0] *= 1 - np.float32(scalar(lr)) * np.float32(number(attributes, "decay"))
-    return True
-
-
-def _stream(count: Array, attributes: Attributes) -> int:
-    return stream_start(count, integer(attributes, "seed"))
+    if FORMS[operator].of_signs:
+        w = inputs[0]
+        fits, slopes = w is not None and _has_rows(w, gradient), (None, gradient)
+    else:
+        fits = covered(gradient) and gradient.size == update.rows * update.row
+        slopes = gradient, None
+    if fits:
+        call("bnn_optimizer_step", update, *slopes)
+    return fits
 
 
 def _same_size(*arrays: Array | None, dtype: np.dtype[Any]) -> bool:
     return covered(*arrays, dtype=dtype) and len({a.size for a in arrays if a is not None}) == 1
-
-
-def _is_like(w: Array, dw: Array | None) -> bool:
-    return dw is not None and covered(dw) and dw.size == w.size
-
-
-def _is_scalar(lr: Array | None) -> bool:
-    return lr is not None and covered(lr) and lr.size == 1
 
 
 def _has_rows(w: Array, packed: Array | None) -> bool:
@@ -126,37 +185,6 @@ def _has_rows(w: Array, packed: Array | None) -> bool:
     return packed.shape == (len(w), -(-math.prod(w.shape[1:]) // 8))
 
 
-def _bop(
-    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, half: bool
-) -> bool:
-    """`optimizers.bop_step`; next_w may be w, next_m may be m."""
-    w, dw, m, *counts = inputs
-    next_w, next_m = outputs
-    if not _same_size(m, next_m, dtype=FLOAT16 if half else FLOAT32) or m is None:
-        return False
-    if not (_has_rows(m, w) and _has_rows(m, next_w) and _is_like(m, dw)):
-        return False
-    count = counts[0] if half else None
-    if half and (count is None or count.size != 1):
-        return False
-    stream = 0 if count is None else _stream(count, attributes)
-    gamma, tau = number(attributes, "gamma"), number(attributes, "tau")
-    rows, row = len(m), math.prod(m.shape[1:])
-    arrays = w, dw, m, next_w, next_m
-    call("bnn_bop_step", *arrays, rows, row, int(half), stream, 1 - gamma, gamma, tau)
-    return True
-
-
 COMPILED_OPTIMIZERS: dict[str, CompiledKernel] = {
-    **{
-        signs + half + rule: functools.partial(
-            _step, rule=rule, half=bool(half), of_signs=bool(signs)
-        )
-        for signs in ("", "Sign")
-        for half in ("", "Half")
-        for rule in _RATES
-        if not ((signs or half) and rule in _RULE_OF)
-    },
-    "BopStep": functools.partial(_bop, half=False),
-    "HalfBopStep": functools.partial(_bop, half=True),
+    operator: functools.partial(_step, operator=operator) for operator in FORMS
 }

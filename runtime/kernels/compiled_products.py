@@ -66,7 +66,9 @@ def _kernel(op: str) -> CompiledKernel:
             types.append(NUMBERS[operands[floats].dtype])
             given.insert(floats + 1, None)  # the unit
         types.append(NUMBERS[result.dtype])
-        return bool(call(function, int64s(cut), *given, result, *types, scratch, scratch.size))
+        updates = [None] * ("WeightGrad" in op)  # no optimiser takes the result
+        arrays = [*given, result, *updates]
+        return bool(call(function, int64s(cut), *arrays, *types, scratch, scratch.size))
 
     run.__doc__ = f"{op}; False, with nothing written, where the numpy kernel has to do it."
     return run

@@ -16,6 +16,8 @@ from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
 from bnnopt.runtime.kernels.compiled_planes import COMPILED_PLANES
 from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS
 from bnnopt.runtime.kernels.compiled_products import scratch_bytes as product_scratch_bytes
+from bnnopt.runtime.kernels.compiled_updates import COMPILED_UPDATES
+from bnnopt.runtime.kernels.compiled_updates import scratch_bytes as update_scratch_bytes
 from bnnopt.runtime.library import MAX_THREADS
 
 Shape = Sequence[int]
@@ -26,6 +28,7 @@ COMPILED: dict[str, CompiledKernel] = {
     **COMPILED_CONVOLUTION,
     **COMPILED_ELEMENTWISE,
     **COMPILED_PRODUCTS,
+    **COMPILED_UPDATES,
 }
 
 # Kernels whose C calls follow from shapes, attributes and addresses alone, never from values: they
@@ -62,6 +65,8 @@ def scratch_bytes(
         return product_scratch_bytes(
             operator, inputs, outputs, attributes, MAX_THREADS, overwritten_bytes
         )
+    if operator in COMPILED_UPDATES:
+        return update_scratch_bytes(operator, inputs, attributes, MAX_THREADS)
     if operator in COMPILED_CONVOLUTION:
         return convolution_scratch_bytes(operator, inputs, outputs, attributes, MAX_THREADS) or 0
     return 0

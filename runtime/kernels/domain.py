@@ -20,6 +20,7 @@ from bnnopt.runtime.kernels import (
     pooled_normalization,
     pooling,
     pow2,
+    updates,
 )
 from bnnopt.runtime.kernels.elementwise import cast
 
@@ -128,4 +129,5 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "ThresholdPack": pooled_normalization.threshold_pack,
     "UnpackBits": packing.unpack_bits,
     **optimizers.STEPS,
+    **updates.FUSED,
 }

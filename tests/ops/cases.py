@@ -651,17 +651,69 @@ def half_rules(
     return table
 
 
+def update_cases() -> list[Case]:
+    """Every weight gradient with every optimiser step; the sums are exact, whatever their order."""
+    g = CONVOLUTIONS["same"]
+    x, dy = whole_halves(normal(*g.x_shape)), whole_halves(normal(*g.conv_shape))
+    x, dy = x.astype(np.float32), dy.astype(np.float32)
+    matrix = dy.ravel()[:12].reshape(3, 4)
+    own: dict[str, Attribute] = {
+        "kernel_shape": list(g.kernel), "strides": list(g.strides), "pads": list(g.pads),
+        "dilations": list(g.dilations), "group": g.group,
+    }  # fmt: skip
+    x_shape = list(g.x_shape[1:])
+    bits = {"x_shape": x_shape, **own}
+    return [
+        *updates("Conv", g.w_shape, x, dy, own),
+        *updates("BinaryConv", g.w_shape, random_bits(g.n, x_shape), dy, bits),
+        *updates("BinaryGemm", (4, 27), random_bits(3, [27]), matrix, {"x_shape": [27]}),
+    ]
+
+
+def updates(
+    kind: str, shape: tuple[int, ...], x: Array, dy: Array, own: dict[str, Attribute]
+) -> list[Case]:
+    """One weight gradient with every optimiser step, masked and unmasked."""
+    w, row = normal(*shape), list(shape[1:])
+    signs: dict[str, Attribute] = {"shape": row, "scale": 0.3, "limit": 0.8}
+    packed = random_bits(shape[0], row)
+    steps = [
+        *((step, {"scale": 0.5, "limit": 0.8}) for step in all_rules("", shape, [w, w], {})),
+        (adamw_case("same", w, w, 3), {"scale": 0.5, "limit": -1.0}),
+        *((step, {}) for step in all_rules("Sign", shape, [w, packed], signs)),
+        *((step, {"scale": 0.5}) for step in bop_of("same", shape)),
+    ]
+    return [fused(kind, step, x, dy, {**own, **more}) for step, more in steps]
+
+
+def all_rules(
+    prefix: str, shape: tuple[int, ...], read: list[Array], more: dict[str, Attribute]
+) -> list[Case]:
+    return [
+        *optimizer_rules(prefix, "same", shape, 3, read, more),
+        *half_rules(prefix, "same", shape, 3, read, more),
+    ]
+
+
+def fused(kind: str, step: Case, x: Array, dy: Array, more: dict[str, Attribute]) -> Case:
+    """The step by the gradient of a product instead of its own."""
+    w, _, *rest = step.inputs
+    return case(kind + step.operator, step.note, w, x, dy, *rest, **more, **step.attributes)
+
+
 def bop_cases() -> list[Case]:
-    table = []
-    for note, shape in [("bytes", (3, 16)), ("odd", (4, 3, 3)), ("rank-1", (5,))]:
-        w, dw, m = random_bits(shape[0], list(shape[1:])), normal(*shape), normal(*shape)
-        options: dict[str, Attribute] = {"shape": list(shape[1:]), "gamma": 0.3, "tau": 0.5}
-        half = np.asarray(1024 * m, np.float16)
-        table += [
-            case("BopStep", note, w, dw, m, **options),
-            case("HalfBopStep", note, w, dw, half, np.array(7), **options, seed=3),
-        ]
-    return table
+    shapes = {"bytes": (3, 16), "odd": (4, 3, 3), "rank-1": (5,)}
+    return [c for note, shape in shapes.items() for c in bop_of(note, shape)]
+
+
+def bop_of(note: str, shape: tuple[int, ...]) -> list[Case]:
+    w, dw, m = random_bits(shape[0], list(shape[1:])), normal(*shape), normal(*shape)
+    options: dict[str, Attribute] = {"shape": list(shape[1:]), "gamma": 0.3, "tau": 0.5}
+    half = np.asarray(1024 * m, np.float16)
+    return [
+        case("BopStep", note, w, dw, m, **options),
+        case("HalfBopStep", note, w, dw, half, np.array(7), **options, seed=3),
+    ]
 
 
 def rounding_cases() -> list[Case]:
@@ -700,6 +752,7 @@ CASES = [
     *bitmap_cases(),
     *rounding_cases(),
     *bop_cases(),
+    *update_cases(),
     *l1_normalization_cases(),
     *level_cases(),
     *pow2_cases(),

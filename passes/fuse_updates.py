@@ -1,0 +1,170 @@
+"""fuse-updates: step the weights of a tile as soon as its gradient is finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bnnopt.analysis import is_persistent, size_bytes
+from bnnopt.ops import OPERATORS, Emitter, dims, dtype, fused_name
+from bnnopt.ops.emit import Attribute
+from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.rewriting import drop_unread, redirect, take_over
+from bnnopt.plan import dependencies
+from bnnopt.runtime.kernels.dispatch import scratch_bytes
+from bnnopt.training_step import TrainingStep, is_constant, phase, readers
+
+_PRODUCTS = frozenset({"BinaryConvWeightGrad", "BinaryGemmWeightGrad", "ConvWeightGrad"})
+
+
+@dataclass(frozen=True)
+class FuseUpdates(Pass):
+    """Step the weights of a tile of a weight gradient as soon as it is summed over the batch.
+
+    Backward:  dw = x^T dy, one tile of it after the other
+    Update:    w = step(w, dw) of that tile, by the thread that finished it; dw is nowhere kept.
+    Saves:     the weight gradient, or its sign bits.  Numbers: bit-exact.
+    Skips:     a gradient that is added up, transposed or read elsewhere; one that BLAS makes whole
+               (of a dense layer of real numbers); one that is smaller than the layer's input, where
+               that would have to stay until something else has read the weight.
+    Source:    Wang et al., arXiv:2102.04270, algorithm 2, lines 16 to 18.
+    """
+
+    name: ClassVar[str] = "fuse-updates"
+
+    def run(self, step: TrainingStep, trace: Trace) -> int:
+        """See `Pass.run`."""
+        steps = [node for node in step.graph if "parameter" in node.metadata_props]
+        count = sum(_fuse(step, trace, node) for node in steps)
+        drop_unread(step)
+        return count
+
+
+@dataclass(frozen=True)
+class _Gradient:
+    """What a step reads: `scale` times the result of a product, 0 where |w| > `limit` >= 0."""
+
+    product: ir.Node
+    scale: float = 1.0
+    limit: float = -1.0
+
+
+def _fuse(step: TrainingStep, trace: Trace, node: ir.Node) -> int:
+    w = node.inputs[0]
+    assert w is not None
+    found = _gradient(node)
+    if isinstance(found, str):
+        is_vector = len(dims(w)) < 2  # which no product makes
+        return 0 if is_vector else trace.skip(w, found)
+    product, name = found.product, fused_name(found.product.op_type, node.op_type)
+    inputs = [w, *product.inputs, *node.inputs[2:]]
+    attributes = _attributes(found, node)
+    if name not in OPERATORS or not scratch_bytes(name, [*map(dims, inputs)], [], attributes):
+        return trace.skip(w, f"no kernel does {product.op_type} and {node.op_type} at once")
+    others = _other_readers(step, node, product)
+    idle = [n for n in others if all(v is None or is_persistent(v) for v in n.inputs)]
+    blocking = [n for n in others if n not in idle]
+    if blocking and w.dtype == ir.DataType.UINT8:
+        idle += _read_copy(step, w, blocking)
+        blocking = []
+    if blocking and size_bytes(inputs[1]) > size_bytes(product.outputs[0]):
+        reader = f"{blocking[0].op_type} {blocking[0].name!r}"
+        return trace.skip(w, f"{reader} reads it first; the layer's input is larger than dw")
+    emit = Emitter(step.graph, "update")
+    emit(name, *inputs, name=str(node.name), n_outputs=len(node.outputs) + 1, **attributes)
+    _put(step, [product, *blocking], idle, emit.nodes[0], node)
+    return 1
+
+
+def _gradient(node: ir.Node) -> _Gradient | str:
+    """Where the gradient that a step reads comes from; else why no product can hand it over."""
+    value, found = node.inputs[1], _Gradient(node)
+    while True:
+        assert value is not None
+        maker = value.producer()
+        if maker is None or value.is_graph_output() or len(readers(value)) > 1:
+            return f"its gradient {value.name!r} is read elsewhere"
+        if maker.op_type.removesuffix("Signs") in _PRODUCTS:
+            is_half = dtype(maker.outputs[0]) == ir.DataType.FLOAT16
+            return "its gradient is float16" if is_half else replace(found, product=maker)
+        if maker.op_type == "BinarizePack" and maker.attributes["zero"].as_float() == 1:
+            value = maker.inputs[0]
+        elif maker.op_type == "Mul" and found.limit < 0 and (factor := _factor(maker)) is not None:
+            value, found = maker.inputs[0], replace(found, scale=found.scale * factor)
+        elif maker.op_type == "ClipGrad" and (limit := _limit(maker, node.inputs[0])) is not None:
+            value, found = maker.inputs[0], replace(found, limit=limit)
+        else:
+            return f"{maker.op_type} {maker.name!r} makes its gradient"
+
+
+def _factor(node: ir.Node) -> float | None:
+    """The number that a Mul multiplies its first input by."""
+    factor = node.inputs[1]
+    if factor is None or not is_constant(factor) or dims(factor) != ():
+        return None
+    assert factor.const_value is not None
+    return float(factor.const_value.numpy())
+
+
+def _limit(node: ir.Node, w: ir.Value | None) -> float | None:
+    """Where a ClipGrad ends the gradient of w, on both sides."""
+    x = node.inputs[1]
+    widened = x.producer() if x is not None else None
+    if widened is not None and widened.op_type == "Cast":
+        x = widened.inputs[0]
+    low, high = (node.attributes[name].as_float() for name in ("low", "high"))
+    return high if x is w and -low == high >= 0 else None
+
+
+def _attributes(found: _Gradient, node: ir.Node) -> dict[str, Attribute]:
+    """Those of the product and of the step, and what happens between them."""
+    between: dict[str, Attribute] = {}
+    if not node.op_type.startswith("Sign"):
+        between["scale"] = found.scale
+        if not node.op_type.endswith("BopStep"):
+            between["limit"] = found.limit
+    own = {**found.product.attributes, **node.attributes}
+    return {**{name: attribute.value for name, attribute in own.items()}, **between}
+
+
+def _other_readers(step: TrainingStep, node: ir.Node, product: ir.Node) -> list[ir.Node]:
+    """What reads the weight in the backward pass, and may run after the product does."""
+    earlier, pending = {product}, [product]
+    while pending:
+        producers = {v.producer() for v in pending.pop().inputs if v is not None} - earlier - {None}
+        earlier |= producers
+        pending += producers
+    made = node.inputs[1].producer() if node.inputs[1] is not None else None
+    waits_for = dependencies(step)[node] - earlier - {made}
+    return [other for other in step.graph if other in waits_for and phase(other) != "forward"]
+
+
+def _read_copy(step: TrainingStep, w: ir.Value, nodes: list[ir.Node]) -> list[ir.Node]:
+    """Let the nodes read a copy of binary weights, a bit each, which are then stepped before."""
+    emit = Emitter(step.graph, "backward")
+    copy = emit("Cast", w, name=f"{w.name}.copy", to=int(dtype(w)))
+    for node in nodes:
+        redirect(node, w, copy)
+    step.graph.insert_before(nodes[0], emit.nodes)
+    return emit.nodes
+
+
+def _put(
+    step: TrainingStep, behind: list[ir.Node], idle: list[ir.Node], new: ir.Node, old: ir.Node
+) -> None:
+    """Put the fused step behind some nodes, and what else reads the weight before it."""
+    nodes = list(step.graph)
+    last = max(behind, key=nodes.index)
+    late = [node for node in idle if nodes.index(node) > nodes.index(last)]
+    step.graph.remove(late)
+    step.graph.insert_after(last, [*late, new])
+    for node in idle:
+        node.metadata_props["phase"] = "backward"  # a rebuild would run right before its reader
+    for output, replacement in zip(old.outputs, new.outputs, strict=False):
+        take_over(output, replacement)
+    new.outputs[-1].name = ""
+    new.metadata_props.update(old.metadata_props)
+    new.name = old.name
+    step.graph.remove(old, safe=True)

@@ -1,0 +1,35 @@
+/* What an optimiser does with a weight gradient: in a step of its own, or stretch by stretch, as a
+   product finishes them. */
+#ifndef BNN_UPDATE_H
+#define BNN_UPDATE_H
+
+#include "bnn.h"
+
+enum bnn_rule { BNN_SGD, BNN_MOMENTUM, BNN_ADAM, BNN_FIRST_MOMENT, BNN_BOP };
+
+/* A step of rows x row weights; compiled_optimizers.py fills it in, in this order. w, m, v and what
+   replaces them: floats, or halves if `half`; m and v may be NULL where the rule has none. In half
+   precision m is STATE_SCALE times the momentum, v STATE_SCALE times the root of the second moment.
+   The weights of Bop are sign bits, rows of whole bytes. The outputs may be the buffers of w, m, v. */
+typedef struct {
+    i64 rule, rows, row;
+    i64 half, stochastic, stream; /* where the counter of the random bits begins */
+    i64 of_signs;                 /* whether only the sign of a gradient is used */
+    const void *w, *m, *v;
+    void *next_w, *next_m, *next_v;
+    float *dw; /* of a product: where else its gradient goes, as it is used; or NULL */
+    float rate, keep1, take1, keep2, take2, correction2, epsilon, keep; /* keep: AdamW's decay */
+    float threshold;    /* of Bop */
+    float scale, limit; /* dw = +-scale of signs, else scale dw; 0 where |w| > limit, if that is >= 0 */
+} bnn_update;
+
+/* Where finished elements of a weight gradient go: those of a row from `start` on. */
+typedef struct {
+    void (*take)(const void *context, i64 row, i64 start, const float *dw, i64 n);
+    const void *context;
+} bnn_sink;
+
+/* Steps these weights; `context` is a bnn_update. Of Bop, whole bytes. */
+void bnn_update_row(const void *context, i64 row, i64 start, const float *dw, i64 n);
+
+#endif
