@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
 from bnnopt.analysis import is_persistent, size_bytes
 from bnnopt.ops import OPERATORS, Emitter, dims, dtype, fused_name
-from bnnopt.ops.emit import Attribute
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.rewriting import drop_unread, redirect, take_over
 from bnnopt.plan import dependencies
@@ -61,7 +60,7 @@ def _fuse(step: TrainingStep, trace: Trace, node: ir.Node) -> int:
     product, name = found.product, fused_name(found.product.op_type, node.op_type)
     inputs = [w, *product.inputs, *node.inputs[2:]]
     attributes = _attributes(found, node)
-    if name not in OPERATORS or not scratch_bytes(name, [*map(dims, inputs)], [], attributes):
+    if name not in OPERATORS or not _has_kernel(name, inputs, attributes):
         return trace.skip(w, f"no kernel does {product.op_type} and {node.op_type} at once")
     others = _other_readers(step, node, product)
     idle = [n for n in others if all(v is None or is_persistent(v) for v in n.inputs)]
@@ -69,7 +68,7 @@ def _fuse(step: TrainingStep, trace: Trace, node: ir.Node) -> int:
     if blocking and w.dtype == ir.DataType.UINT8:
         idle += _read_copy(step, w, blocking)
         blocking = []
-    if blocking and size_bytes(inputs[1]) > size_bytes(product.outputs[0]):
+    if blocking and _size(product.inputs[0]) > _size(node.inputs[1]):
         reader = f"{blocking[0].op_type} {blocking[0].name!r}"
         return trace.skip(w, f"{reader} reads it first; the layer's input is larger than dw")
     emit = Emitter(step.graph, "update")
@@ -118,9 +117,9 @@ def _limit(node: ir.Node, w: ir.Value | None) -> float | None:
     return high if x is w and -low == high >= 0 else None
 
 
-def _attributes(found: _Gradient, node: ir.Node) -> dict[str, Attribute]:
+def _attributes(found: _Gradient, node: ir.Node) -> dict[str, Any]:
     """Those of the product and of the step, and what happens between them."""
-    between: dict[str, Attribute] = {}
+    between = {}
     if not node.op_type.startswith("Sign"):
         between["scale"] = found.scale
         if not node.op_type.endswith("BopStep"):
@@ -129,13 +128,23 @@ def _attributes(found: _Gradient, node: ir.Node) -> dict[str, Attribute]:
     return {**{name: attribute.value for name, attribute in own.items()}, **between}
 
 
+def _has_kernel(name: str, inputs: list[ir.Value | None], attributes: dict[str, Any]) -> bool:
+    """Whether a compiled kernel covers the operator: then it needs scratch for a tile."""
+    return scratch_bytes(name, [dims(value) for value in inputs], [], attributes) > 0
+
+
+def _size(value: ir.Value | None) -> int:
+    return size_bytes(value) if value is not None else 0
+
+
 def _other_readers(step: TrainingStep, node: ir.Node, product: ir.Node) -> list[ir.Node]:
     """What reads the weight in the backward pass, and may run after the product does."""
     earlier, pending = {product}, [product]
     while pending:
-        producers = {v.producer() for v in pending.pop().inputs if v is not None} - earlier - {None}
-        earlier |= producers
-        pending += producers
+        makers = [v.producer() for v in pending.pop().inputs if v is not None]
+        new = {maker for maker in makers if maker is not None} - earlier
+        earlier |= new
+        pending += new
     made = node.inputs[1].producer() if node.inputs[1] is not None else None
     waits_for = dependencies(step)[node] - earlier - {made}
     return [other for other in step.graph if other in waits_for and phase(other) != "forward"]

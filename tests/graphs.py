@@ -238,9 +238,12 @@ def run_native(
     n_steps: int = 2,
     batch: int | None = None,
     repeat: bool = False,
+    with_gradients: bool = True,
 ) -> Trajectory:
     """Some steps, on one batch if `repeat`, on the native executor; its plan is checked first."""
-    step = name_gradients(TrainingStep(step.model.clone()))
+    step = TrainingStep(step.model.clone())
+    if with_gradients:
+        name_gradients(step)
     program = make_program(step, make_plan(step), net.batch)
     check_program(program)
     found = Trajectory(persistent=initial(step, net.weights))

@@ -28,13 +28,11 @@ typedef struct {
     uint8_t *bits;
     i64 *offsets;
     float *rows, *tables, *sums, *outside; /* outside: (taps, 64) */
-    float *finished; /* of a sink: dw of the unit, (filters, channels, taps) */
+    float *finished; /* for a sink: dw of the unit, (filters, channels, taps), or a piece of a tile */
 } tile;
 
 typedef struct {
     i64 group, channel, n_channels, filter, n_filters; /* within the group */
-    float *dw; /* where this block is summed, its rows `pitch` apart */
-    i64 pitch;
 } block;
 
 /* Every second bit, the lower half of the result. */
@@ -204,36 +202,47 @@ static void add_band(const gradient *d, bnn_band b, block k, tile t) {
     if (d->padded)
         for (i64 c = 0; c < k.n_channels; c++)
             d->cores->accumulate(t.sums + c * taps * LANES, t.outside, taps * LANES);
-    d->cores->spill(t.sums, k.n_channels * taps, k.n_filters, k.dw, k.pitch,
-                    b.sample + b.row + b.col > 0);
 }
 
-/* Where the filters from `first` on, all of the block's channels, are summed. */
-static void place(const gradient *d, block *k, i64 first, tile t) {
+/* Channels of a tile that are handed on together: whole bytes of bits, and some 256 floats. */
+static i64 piece_channels(const bnn_conv *g) {
+    return bnn_min(g->channels, bnn_round_up(bnn_ceil_div(256, g->kh * g->kw), 8));
+}
+
+/* Give the sink elements `from` .. from + n - 1 of the block's filters, which follow each other. */
+static void hand_on(const gradient *d, block k, i64 from, const float *dw, i64 n) {
     const bnn_conv *g = d->g;
-    i64 taps = g->kh * g->kw, row = g->c / g->group * taps;
+    i64 row = k.group * (g->m / g->group) + k.filter;
+    i64 start = k.channel * g->kh * g->kw + from;
+    for (i64 i = 0; i < k.n_filters; i++)
+        d->sink.take(d->sink.context, row + i, start, dw + i * n, n);
+}
+
+/* Add the sums of a band to those of the bands before it; after the last one dw is finished. */
+static void add_sums(const gradient *d, block k, i64 first, i64 band, tile t) {
+    const bnn_conv *g = d->g;
+    i64 taps = g->kh * g->kw, row = g->c / g->group * taps, n = k.n_channels * taps;
+    i64 last = bnn_n_bands(g) - 1, piece = piece_channels(g) * taps;
     if (!d->sink.take) {
-        k->pitch = row;
-        k->dw = d->dw + (k->group * (g->m / g->group) + k->filter) * row +
-                k->channel * taps;
+        float *dw = d->dw + (k.group * (g->m / g->group) + k.filter) * row + k.channel * taps;
+        d->cores->spill(t.sums, n, k.n_filters, dw, row, band > 0);
+    } else if (last > 0) {
+        float *dw = t.finished + (k.filter - first) * n;
+        d->cores->spill(t.sums, n, k.n_filters, dw, n, band > 0);
+        if (band == last) hand_on(d, k, 0, dw, n);
     } else {
-        k->pitch = k->n_channels * taps;
-        k->dw = t.finished + (k->filter - first) * k->pitch;
+        for (i64 i = 0; i < n; i += piece) {
+            i64 length = bnn_min(piece, n - i);
+            d->cores->spill(t.sums + i * LANES, length, k.n_filters, t.finished, length, 0);
+            hand_on(d, k, i, t.finished, length);
+        }
     }
-}
-
-/* Hand on filters first .. last - 1. */
-static void hand_on(const gradient *d, block k, i64 first, i64 last, tile t) {
-    const bnn_conv *g = d->g;
-    i64 row = k.group * (g->m / g->group) + first, start = k.channel * g->kh * g->kw;
-    for (i64 i = 0; i < last - first; i++)
-        d->sink.take(d->sink.context, row + i, start, t.finished + i * k.pitch, k.pitch);
 }
 
 static i64 finished_bytes(const gradient *d) {
     const bnn_conv *g = d->g;
-    if (!d->sink.take) return 0;
-    return g->filters * g->channels * g->kh * g->kw * (i64)sizeof(float);
+    i64 rows = bnn_n_bands(g) > 1 ? g->filters * g->channels : LANES * piece_channels(g);
+    return d->sink.take ? rows * g->kh * g->kw * (i64)sizeof(float) : 0;
 }
 
 static i64 bits_bytes(const gradient *d) {
@@ -279,11 +288,10 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
             fill_bits(d, b, k, t.bits);
             for (k.filter = first; k.filter < last; k.filter += width) {
                 k.n_filters = bnn_min(width, last - k.filter);
-                place(d, &k, first, t);
                 add_band(d, b, k, t);
+                add_sums(d, k, first, band, t);
             }
         }
-        if (d->sink.take) hand_on(d, k, first, last, t);
     }
 }
 

@@ -163,15 +163,14 @@ def _step(
     update, gradient = make_update(operator, inputs, outputs, attributes), inputs[1]
     if update is None or gradient is None:
         return False
-    if FORMS[operator].of_signs:
-        w = inputs[0]
-        fits, slopes = w is not None and _has_rows(w, gradient), (None, gradient)
-    else:
-        fits = covered(gradient) and gradient.size == update.rows * update.row
-        slopes = gradient, None
-    if fits:
-        call("bnn_optimizer_step", update, *slopes)
-    return fits
+    w, of_signs = inputs[0], FORMS[operator].of_signs
+    if of_signs and not (w is not None and _has_rows(w, gradient)):
+        return False
+    if not of_signs and not (covered(gradient) and gradient.size == update.rows * update.row):
+        return False
+    dw, bits = (None, gradient) if of_signs else (gradient, None)
+    call("bnn_optimizer_step", update, dw, bits)
+    return True
 
 
 def _same_size(*arrays: Array | None, dtype: np.dtype[Any]) -> bool:

@@ -66,9 +66,8 @@ def _kernel(op: str) -> CompiledKernel:
             types.append(NUMBERS[operands[floats].dtype])
             given.insert(floats + 1, None)  # the unit
         types.append(NUMBERS[result.dtype])
-        updates = [None] * ("WeightGrad" in op)  # no optimiser takes the result
-        arrays = [*given, result, *updates]
-        return bool(call(function, int64s(cut), *arrays, *types, scratch, scratch.size))
+        given += [result, *[None] * ("WeightGrad" in op)]  # and no optimiser that takes it
+        return bool(call(function, int64s(cut), *given, *types, scratch, scratch.size))
 
     run.__doc__ = f"{op}; False, with nothing written, where the numpy kernel has to do it."
     return run

@@ -19,6 +19,8 @@ TABLES_BYTES = (TERMS * LANES + 8 * 64 * 16) * 4  # those rows, and their signed
 MAX_STEPS = 2048  # nibbles that a panel of a XNOR product holds for each lane
 INDEX_BYTES = 1 << 18  # nibbles of the weights at a time
 MAX_ROWS = 1152  # rows of partial sums: 128 channels of a 3 x 3 convolution
+HELD_LANES = 2 * LANES  # that keep the sums of their bands until they are handed on
+PIECE = 256  # floats of a row that are handed on at a time where there is one band
 MAX_TERMS = 85 * TERMS  # terms of a partial sum in float32
 MAX_TAPS = 4096  # larger kernels are left to numpy
 MAX_COUNT = 65535  # of differing bits
@@ -75,6 +77,12 @@ class Convolution(NamedTuple):
     def group_filters(self) -> int:
         """Filters of one group."""
         return self.m // self.group
+
+    @property
+    def n_bands(self) -> int:
+        """Bands of a batch."""
+        cut = (self.n, self.samples), (self.ho, self.rows), (self.wo, self.cols)
+        return math.prod(math.ceil(size / part) for size, part in cut)
 
     def banded(self, positions: int, widest: int) -> Convolution:
         """Bands of about `positions` positions: whole samples, or rows of one, or part of a row."""
@@ -139,12 +147,15 @@ def conv_weight_grad_signs(
     """BinaryConvWeightGradSigns: the same, in blocks of channels that end at whole bytes."""
     g = conv_weight_grad(inputs, signs, attributes)
     channels = _up(g.channels, 8 // math.gcd(8, g.taps))
-    return g._replace(channels=min(channels, g.group_channels))
+    filters = min(g.filters, HELD_LANES) if g.n_bands > 1 else g.filters
+    return g._replace(channels=min(channels, g.group_channels), filters=filters)
 
 
 def _conv_weight_grad_signs_scratch(g: Convolution) -> tuple[int, list[int]]:
     shared, shares = _conv_weight_grad_scratch(g)
-    return shared, [*shares, g.filters * g.channels * g.taps * 4]
+    piece = LANES * min(g.channels, _up(math.ceil(PIECE / g.taps), 8))
+    held = g.filters * g.channels if g.n_bands > 1 else piece
+    return shared, [*shares, held * g.taps * 4]
 
 
 def _conv_weight_grad_scratch(g: Convolution) -> tuple[int, list[int]]:

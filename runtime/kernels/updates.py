@@ -59,7 +59,7 @@ class FusedStep:
     @property
     def __signature__(self) -> inspect.Signature:
         inputs = [[*_parameters(f, False).values()] for f in (self._step, self._product)]
-        options = {}
+        options: dict[str, inspect.Parameter] = {}
         for function in (self._product, self._made, self._step):
             options |= _parameters(function, True)
         (w, _, *rest), own = inputs

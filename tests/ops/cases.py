@@ -678,10 +678,10 @@ def updates(
     signs: dict[str, Attribute] = {"shape": row, "scale": 0.3, "limit": 0.8}
     packed = random_bits(shape[0], row)
     steps = [
-        *((step, {"scale": 0.5, "limit": 0.8}) for step in all_rules("", shape, [w, w], {})),
-        (adamw_case("same", w, w, 3), {"scale": 0.5, "limit": -1.0}),
+        *((step, {"scale": 2.0**-8, "limit": 0.8}) for step in all_rules("", shape, [w, w], {})),
+        (adamw_case("same", w, w, 3), {"scale": 2.0**-8, "limit": -1.0}),
         *((step, {}) for step in all_rules("Sign", shape, [w, packed], signs)),
-        *((step, {"scale": 0.5}) for step in bop_of("same", shape)),
+        *((step, {"scale": 2.0**-8}) for step in bop_of("same", shape)),
     ]
     return [fused(kind, step, x, dy, {**own, **more}) for step, more in steps]
 

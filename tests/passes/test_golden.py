@@ -48,6 +48,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "float16-gradients": ("binary", ("redirect-consumers", "sign-pack", "packed-products")),
     "float16-state": ("dense", ("redirect-consumers", "sign-pack", "packed-products")),
     "immediate-update": ("dense", ()),
+    "fuse-updates": ("binary-adam", ("sign-pack", "packed-products", "immediate-update")),
     "stream-gradients": ("binary", ("sign-pack", "packed-products", "immediate-update")),
     "in-place": ("dense", ("immediate-update",)),
     "pow2-gradients": ("binary", ("sign-pack", "packed-products", "stream-gradients")),
