@@ -1,0 +1,144 @@
+"""The compiled weight gradients that step their weights, against the product and then the step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bnnopt.runtime.format import Attribute
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS, FORMS
+from bnnopt.runtime.kernels.compiled_updates import COMPILED_UPDATES
+from bnnopt.runtime.kernels.dispatch import scratch_bytes
+from bnnopt.runtime.kernels.updates import masked, scaled
+from bnnopt.runtime.library import MAX_THREADS, library
+from tests.runtime.compiled_calls import CALLS, Call, Guarded, Source, settings_of
+from tests.runtime.test_compiled_products import (
+    CONVOLUTIONS,
+    LAYERS,
+    Product,
+    conv_products,
+    layer_products,
+)
+from tests.runtime.test_compiled_products import run as run_product
+
+pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fused:
+    """A product, the step that takes its gradient, and what happens in between."""
+
+    product: Product
+    step: Call
+    between: dict[str, Attribute]
+
+    @property
+    def operator(self) -> str:
+        return self.product.operator.removesuffix("WeightGrad") + self.step.operator
+
+    @property
+    def attributes(self) -> dict[str, Attribute]:
+        return {**self.product.attributes, **self.step.attributes, **self.between}
+
+
+def fused(product: Product, step: str, seed: int) -> Fused:
+    call = CALLS[step](Source(seed, product.twin().shape, special=True))
+    between: dict[str, Attribute] = {}
+    if not FORMS[step].of_signs:
+        between["scale"] = 0.3
+        if "Bop" not in step:
+            between["limit"] = (-1.0, 0.7)[seed % 2]
+    return Fused(product, call, between)
+
+
+def separately(case: Fused) -> list[Array]:
+    """The compiled product, its mask and factor, and the compiled step."""
+    step, form = case.step, FORMS[case.step.operator]
+    w, _, *rest = step.inputs
+    raw = run_product(case.product, threads=2)
+    if form.of_signs:
+        signs = dataclasses.replace(case.product, operator=f"{case.product.operator}Signs")
+        gradient = run_product(signs, threads=2)
+    else:
+        gradient = (scaled if "Bop" in form.rule else masked)(raw, w, **case.between)
+    call = dataclasses.replace(step, inputs=[w, gradient, *rest])
+    results = [np.empty_like(array) for array in call.twin()]
+    done = COMPILED_OPTIMIZERS[step.operator](call.inputs, results, step.attributes, np.empty(0))
+    assert done, "not covered"
+    return results if form.of_signs else [*results, gradient]
+
+
+def together(case: Fused, *, kernels: str, threads: int, with_dw: bool = True) -> list[Array]:
+    """The one compiled kernel, its outputs in place, in the scratch that a plan would have."""
+    w, _, *rest = case.step.inputs
+    x, dy = case.product.inputs
+    buffers = [Guarded(array, 0) for array in (w, *rest)]
+    for buffer, array in zip(buffers, (w, *rest), strict=True):
+        buffer.array[...] = array
+    dw = Guarded(np.empty(case.product.twin().shape, np.float32), 0)
+    inputs = [buffers[0].array, x, dy, *(buffer.array for buffer in buffers[1:])]
+    outputs = [buffer.array for buffer in buffers[: len(case.step.in_place)]]
+    shapes = [array.shape for array in inputs]
+    n_bytes = scratch_bytes(case.operator, shapes, [], case.attributes)
+    scratch = Guarded(np.empty(n_bytes, np.uint8), 0)
+    assert threads <= MAX_THREADS
+    with settings_of(kernels=kernels, threads=threads):
+        kernel = COMPILED_UPDATES[case.operator]
+        given = [*outputs, dw.array if with_dw else None]
+        assert kernel(inputs, given, case.attributes, scratch.array), "not covered"
+    for guarded in (*buffers, dw, scratch):
+        guarded.check()
+    return [*outputs, *([dw.array] if with_dw else [])]
+
+
+def assert_same(got: list[Array], want: list[Array]) -> None:
+    for g, w in zip(got, want, strict=False):
+        np.testing.assert_array_equal(g, w)
+
+
+SHAPES = [*CONVOLUTIONS.values(), *LAYERS]
+STEPS = [*FORMS]
+
+
+def case_of(index: int) -> Fused:
+    """Every shape with some steps, and so every step with some shapes."""
+    shape, seed = SHAPES[index // 2], index
+    if isinstance(shape, tuple):
+        product = layer_products(*shape, seed)[1]
+    else:
+        product = conv_products(shape, seed, dtype=(1, 10)[index % 2])[1]
+    return fused(product, STEPS[index % len(STEPS)], seed)
+
+
+@pytest.mark.parametrize("index", range(2 * len(SHAPES)))
+def test_the_same_bits_as_the_product_and_then_the_step(index: int):
+    case = case_of(index)
+    want = separately(case)
+    for kernels, threads in (("avx512", 1), ("avx2", 4), ("portable", 2)):
+        assert_same(together(case, kernels=kernels, threads=threads), want)
+    assert_same(together(case, kernels="avx2", threads=3, with_dw=False), want)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_another_gradient_is_noticed(step: str):
+    case = fused(conv_products(CONVOLUTIONS["tile"], seed=3)[1], step, 3)
+    x, dy = case.product.inputs
+    other = dataclasses.replace(case.product, inputs=[x, -dy])
+    changed = dataclasses.replace(case, product=other)
+    with pytest.raises(AssertionError):
+        assert_same(together(changed, kernels="avx2", threads=1), separately(case))
+
+
+@pytest.mark.parametrize("step", ["AdamStep", "HalfBopStep"])
+def test_too_little_scratch_is_refused_and_nothing_written(step: str):
+    case = fused(layer_products(5, 70, 9, seed=3)[1], step, 3)
+    w, *rest = case.step.inputs[0], *case.step.inputs[2:]
+    before = w.tobytes()
+    inputs = [w, *case.product.inputs, *rest]
+    kernel = COMPILED_UPDATES[case.operator]
+    outputs = [w, *rest[: len(case.step.in_place) - 1], None]
+    assert not kernel(inputs, outputs, case.attributes, np.empty(0, np.uint8))
+    assert w.tobytes() == before
