@@ -100,28 +100,42 @@ class TrainingStep:
     def gradients(self) -> dict[str, ir.Value]:
         """Parameter name to the gradient that its optimiser step reads, or makes and names."""
         found = {
-            node.metadata_props["parameter"]: gradient_of(node)
+            node.metadata_props["parameter"]: (
+                _made_gradient(node) if makes_gradient(node) else node.inputs[1]
+            )
             for node in self.graph
             if phase(node) == "update" and "parameter" in node.metadata_props
         }
-        return {name: gradient for name, gradient in found.items() if gradient.name}
+        return {name: value for name, value in found.items() if value is not None}
 
 
-def gradient_of(node: ir.Node) -> ir.Value:
-    """The gradient of an optimiser step: an output that updates nothing, or its second input."""
-    made = [output for output in node.outputs if "updates" not in output.metadata_props]
-    gradient = made[0] if made else node.inputs[1]
-    assert gradient is not None
-    return gradient
+def makes_gradient(node: ir.Node) -> bool:
+    """Whether an optimiser step makes its gradient itself, and writes it only if it has a name."""
+    return node.metadata_props.get("gradient") == "made"
+
+
+def mark_makes_gradient(node: ir.Node) -> None:
+    """Mark an optimiser step that makes its gradient, its last output."""
+    node.metadata_props["gradient"] = "made"
 
 
 def name_gradients(step: TrainingStep) -> TrainingStep:
-    """Name the gradients that are made and taken in one node, so that they are written as well."""
-    for node in step.graph:
-        if phase(node) == "update" and "parameter" in node.metadata_props:
-            gradient = gradient_of(node)
-            gradient.name = gradient.name or f"{node.metadata_props['parameter']}.grad"
+    """Name the gradients that optimiser steps make, so that they are written; returns the step."""
+    for node in filter(makes_gradient, step.graph):
+        if _made_gradient(node) is not None:
+            continue
+        targets = [output for output in node.outputs if "updates" in output.metadata_props]
+        node.resize_outputs(len(targets) + 1)  # a file does not hold outputs without a name
+        made = node.outputs[-1]
+        made.name = f"{node.metadata_props['parameter']}.grad"
+        made.type, made.shape = ir.TensorType(ir.DataType.FLOAT), targets[-1].shape
     return step
+
+
+def _made_gradient(node: ir.Node) -> ir.Value | None:
+    """The gradient that a step makes, if it has a name."""
+    last = node.outputs[-1]
+    return last if last.name and "updates" not in last.metadata_props else None
 
 
 def mark_update(output: ir.Value, target: ir.Value) -> ir.Value:

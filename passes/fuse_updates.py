@@ -13,7 +13,13 @@ from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.rewriting import drop_unread, redirect, take_over
 from bnnopt.plan import dependencies
 from bnnopt.runtime.kernels.dispatch import scratch_bytes
-from bnnopt.training_step import TrainingStep, is_constant, phase, readers
+from bnnopt.training_step import (
+    TrainingStep,
+    is_constant,
+    mark_makes_gradient,
+    phase,
+    readers,
+)
 
 _PRODUCTS = frozenset({"BinaryConvWeightGrad", "BinaryGemmWeightGrad", "ConvWeightGrad"})
 
@@ -175,5 +181,6 @@ def _put(
         take_over(output, replacement)
     new.outputs[-1].name = ""
     new.metadata_props.update(old.metadata_props)
+    mark_makes_gradient(new)
     new.name = old.name
     step.graph.remove(old, safe=True)
