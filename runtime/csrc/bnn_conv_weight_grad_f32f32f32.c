@@ -15,12 +15,15 @@
 #include "bnn_bitmap.h"
 #include "bnn_real.h"
 
+enum { PIECE = 256 }; /* floats of a row that are handed on at a time; whole bytes of bits */
+
 typedef struct {
     const bnn_conv *g;
     const bnn_real_cores *cores;
     bnn_floats x, dy;
     bnn_bitmap *bitmap;     /* of x; NULL if x is there */
     float *dw;
+    const bnn_update *update; /* takes what is finished, instead of dw; or NULL */
     i64 n_parts, n_bands;
     i64 lanes;              /* of a tile */
     i64 n_filter_blocks, n_channel_blocks; /* of a group */
@@ -137,12 +140,30 @@ static void add_band(const gradient *d, bnn_band b, block k, workspace w, float 
     }
 }
 
+/* Step the weights of a tile, row by row. */
+static void update_tile(const bnn_update *update, i64 row, i64 start, const float *sums,
+                        i64 n_filters, i64 n) {
+    float piece[PIECE];
+    for (i64 m = 0; m < n_filters; m++) {
+        for (i64 from = 0; from < n; from += PIECE) {
+            i64 length = bnn_min(PIECE, n - from);
+            for (i64 i = 0; i < length; i++) piece[i] = sums[(from + i) * PANEL + m];
+            bnn_update_row(update, row + m, start + from, piece, length);
+        }
+    }
+}
+
 /* A tile's row is a pair of channel and tap, its lane a filter. */
 static void emit(const gradient *d, block k, const float *sums) {
     const bnn_conv *g = d->g;
     i64 taps = g->kh * g->kw, terms = g->c / g->group * taps, n = k.n_channels * taps;
     for (block t = no_tile(k); next_tile(d, k, &t); sums += tile_rows(g) * PANEL) {
-        float *dw = d->dw + (k.group * (g->m / g->group) + t.filter) * terms + k.channel * taps;
+        i64 row = k.group * (g->m / g->group) + t.filter, start = k.channel * taps;
+        if (d->update) {
+            update_tile(d->update, row, start, sums, t.n_filters, n);
+            continue;
+        }
+        float *dw = d->dw + row * terms + start;
         for (i64 m = 0; m < t.n_filters; m++, dw += terms)
             for (i64 i = 0; i < n; i++) dw[i] = sums[i * PANEL + m];
     }
@@ -210,10 +231,10 @@ static void add_parts(void *context, i64 begin, i64 end, int thread) {
 }
 
 static gradient make_gradient(const bnn_conv *g, const void *dy, i64 dy_is_half, float *dw,
-                              i64 n_parts) {
+                              const bnn_update *update, i64 n_parts) {
     i64 filters = g->m / g->group, n_lane_blocks = bnn_ceil_div(filters, PANEL);
     gradient d = {.g = g, .cores = bnn_best_real_cores(), .dy = {dy, (int)dy_is_half}, .dw = dw,
-                  .n_parts = n_parts, .n_bands = bnn_n_bands(g),
+                  .update = update, .n_parts = n_parts, .n_bands = bnn_n_bands(g),
                   .lanes = bnn_round_up(bnn_ceil_div(filters, n_lane_blocks), 16),
                   .n_channel_blocks = bnn_ceil_div(g->c / g->group, g->channels),
                   .step_y = g->kh == 1 ? g->sh : 1, .stride_y = g->kh == 1 ? 1 : g->sh,
@@ -242,11 +263,13 @@ static int run(gradient *d, bnn_scratch scratch) {
 }
 
 /* dw (M, C / group, kh, kw) of x (N, C, H, W) and dy (N, M, Ho, Wo), the batch in n_parts, which are
-   at most the bands. Returns 0, with nothing done, if the scratch is too small. */
+   at most the bands. If dw is NULL, an `update` of w (M, C / group, kh, kw) takes it as it is
+   finished. Returns 0, with nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_conv_weight_grad_f32f32f32(const bnn_conv *g, const void *x, i64 x_is_half,
                                               const void *dy, i64 dy_is_half, float *dw,
-                                              i64 n_parts, uint8_t *memory, i64 n_bytes) {
-    gradient d = make_gradient(g, dy, dy_is_half, dw, n_parts);
+                                              const bnn_update *update, i64 n_parts,
+                                              uint8_t *memory, i64 n_bytes) {
+    gradient d = make_gradient(g, dy, dy_is_half, dw, update, n_parts);
     d.x = (bnn_floats){x, (int)x_is_half};
     return run(&d, (bnn_scratch){memory, memory + n_bytes});
 }
@@ -254,13 +277,14 @@ BNN_EXPORT int bnn_conv_weight_grad_f32f32f32(const bnn_conv *g, const void *x, 
 /* The same of x in its bitmap form, to the same bits. */
 BNN_EXPORT int bnn_bitmap_conv_weight_grad_f32f32f32(const bnn_conv *g, const uint8_t *bits,
                                                      const float *values, const void *dy,
-                                                     i64 dy_is_half, float *dw, i64 n_parts,
+                                                     i64 dy_is_half, float *dw,
+                                                     const bnn_update *update, i64 n_parts,
                                                      uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes};
     bnn_bitmap x = bnn_bitmap_of(bits, values, g->n, g->c * g->h * g->w);
     x.offsets = bnn_take(&scratch, bnn_bitmap_offset_bytes(&x));
     if (!x.offsets) return 0;
-    gradient d = make_gradient(g, dy, dy_is_half, dw, n_parts);
+    gradient d = make_gradient(g, dy, dy_is_half, dw, update, n_parts);
     d.bitmap = &x;
     return run(&d, scratch);
 }

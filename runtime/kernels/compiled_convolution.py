@@ -41,6 +41,7 @@ TURNED_FLOATS = 1 << 18  # weights that the input gradient turns at a time
 GRADIENT_ROWS = 288  # pairs of channel and tap: 32 channels of a 3 x 3 convolution
 GRADIENT_POSITIONS = 128
 COPIED_FLOATS = 1 << 15  # of x, with its padding
+WEIGHT_GRAD = "bnn_conv_weight_grad_f32f32f32"
 N_UNITS = 6  # of work that a weight gradient should have, for four threads
 PLANE_FLOATS = 1 << 13  # of a plane of a depthwise convolution at a time
 
@@ -50,9 +51,9 @@ Shape = Sequence[int]
 def conv(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`convolution.conv` and `domain.real_conv`, x and y float32 or float16."""
     (x, w), b, y = inputs[:2], optional(inputs, 2), outputs[0]
-    if not (_is_map(x) and _is_map(y) and covered(w)) or not (b is None or covered(b)):
+    if not (is_map(x) and is_map(y) and covered(w)) or not (b is None or covered(b)):
         return False
-    return _run("Conv", (x, w), y, attributes, scratch, [x, _is_half(x), w, b, y, _is_half(y)])
+    return _run("Conv", (x, w), y, attributes, scratch, [x, is_half(x), w, b, y, is_half(y)])
 
 
 def conv_input_grad(
@@ -60,9 +61,9 @@ def conv_input_grad(
 ) -> bool:
     """`convolution.conv_input_grad`, dy and dx float32 or float16."""
     (dy, w), dx = inputs, outputs[0]
-    if not (_is_map(dy) and _is_map(dx) and covered(w)):
+    if not (is_map(dy) and is_map(dx) and covered(w)):
         return False
-    arrays: list[Argument] = [dy, _is_half(dy), w, dx, _is_half(dx)]
+    arrays: list[Argument] = [dy, is_half(dy), w, dx, is_half(dx)]
     return _run("ConvInputGrad", (dy, w), dx, attributes, scratch, arrays)
 
 
@@ -71,9 +72,9 @@ def conv_weight_grad(
 ) -> bool:
     """`convolution.conv_weight_grad`, x and dy float32 or float16."""
     (x, dy), dw = inputs, outputs[0]
-    if not (_is_map(x) and _is_map(dy) and covered(dw)):
+    if not (is_map(x) and is_map(dy) and covered(dw)):
         return False
-    arrays: list[Argument] = [x, _is_half(x), dy, _is_half(dy), dw]
+    arrays: list[Argument] = [x, is_half(x), dy, is_half(dy), dw]
     return _run("ConvWeightGrad", (x, dy), dw, attributes, scratch, arrays)
 
 
@@ -82,9 +83,9 @@ def bitmap_conv_weight_grad(
 ) -> bool:
     """`convolution.bitmap_conv_weight_grad`, values float32, dy float32 or float16."""
     (bits, values, dy), dw = inputs, outputs[0]
-    if not (covered(bits, dtype=np.uint8) and covered(values, dw) and _is_map(dy)):
+    if not (covered(bits, dtype=np.uint8) and covered(values, dw) and is_map(dy)):
         return False
-    arrays: list[Argument] = [bits, values, dy, _is_half(dy), dw]
+    arrays: list[Argument] = [bits, values, dy, is_half(dy), dw]
     return _run("BitmapConvWeightGrad", inputs, dw, attributes, scratch, arrays)
 
 
@@ -97,15 +98,17 @@ COMPILED_CONVOLUTION: dict[str, CompiledKernel] = {
 }
 
 
-def _is_map(array: Array | None) -> bool:
-    return array is not None and covered(array, dtype=np.float16 if _is_half(array) else np.float32)
+def is_map(array: Array | None) -> bool:
+    """Whether an array is one of float32 or float16 that C can read."""
+    return array is not None and covered(array, dtype=np.float16 if is_half(array) else np.float32)
 
 
-def _is_half(array: Array | None) -> int:
+def is_half(array: Array | None) -> int:
+    """1 for float16, else 0."""
     return int(array is not None and array.dtype == np.float16)
 
 
-class _Cut(NamedTuple):
+class Cut(NamedTuple):
     """The function for a geometry, what it takes besides, and its scratch: shared, for a thread.
 
     ``decoded`` floats of a bitmap are what a thread needs room for, if x is one.
@@ -113,10 +116,14 @@ class _Cut(NamedTuple):
 
     function: str
     geometry: Convolution
-    extra: Sequence[int]
+    extra: Sequence[int | None]
     shared: Sequence[int]
     share: Sequence[int]
     decoded: int = 0
+
+    def scratch_bytes(self, n_threads: int) -> int:
+        """Bytes of scratch, each piece aligned to 64."""
+        return sum(map(_aligned, self.shared)) + n_threads * sum(map(_aligned, self.share))
 
 
 def _run(
@@ -157,14 +164,18 @@ def scratch_bytes(
         Threads that the kernels will use, at most.
     """
     cut = _cut(operator, inputs, outputs[0], attributes)
-    if cut is None:
-        return None
-    return sum(map(_aligned, cut.shared)) + n_threads * sum(map(_aligned, cut.share))
+    return cut.scratch_bytes(n_threads) if cut is not None else None
+
+
+def weight_grad_cut(x: Shape, dy: Shape, dw: Shape, attributes: Attributes) -> Cut | None:
+    """The cut of a ConvWeightGrad in tiles that are finished one after the other, if it has one."""
+    cut = _cut("ConvWeightGrad", (x, dy), dw, attributes)
+    return cut if cut is not None and cut.function == WEIGHT_GRAD else None
 
 
 def _cut(
     operator: str, inputs: Sequence[Shape], output: Shape, attributes: Attributes
-) -> _Cut | None:
+) -> Cut | None:
     if operator == "BitmapConvWeightGrad":
         x = (inputs[0][0], *(integers(attributes, "shape") or ()))
         return _of_bitmap(_cut("ConvWeightGrad", (x, inputs[2]), output, attributes), x)
@@ -216,16 +227,16 @@ def _axes(window: Window) -> list[tuple[int, ...]]:
     ]  # fmt: skip
 
 
-def _forward(g: Convolution) -> _Cut:
+def _forward(g: Convolution) -> Cut:
     cut = g._replace(
         channels=min(g.group_channels, max(1, TERMS // g.taps)),
         filters=min(g.group_filters, ROWS),
     )
     share = _gather_share(g, cut.channels, cut.filters)
-    return _Cut("bnn_conv_f32f32f32", cut, (), [g.taps * TAP_BYTES], share)
+    return Cut("bnn_conv_f32f32f32", cut, (), [g.taps * TAP_BYTES], share)
 
 
-def _input_grad(g: Convolution) -> _Cut:
+def _input_grad(g: Convolution) -> Cut:
     cut = g._replace(
         channels=min(g.group_channels, ROWS),
         filters=min(g.group_filters, max(1, TERMS // g.taps)),
@@ -234,7 +245,7 @@ def _input_grad(g: Convolution) -> _Cut:
     room = min(g.c * terms, max(terms, TURNED_FLOATS))
     shared = [g.taps * TAP_BYTES, room * FLOAT_BYTES]
     share = _gather_share(g, cut.filters, cut.channels)
-    return _Cut("bnn_conv_input_grad_f32f32f32", cut, (room,), shared, share)
+    return Cut("bnn_conv_input_grad_f32f32f32", cut, (room,), shared, share)
 
 
 def _gather_share(g: Convolution, n_channels: int, n_rows: int) -> list[int]:
@@ -242,7 +253,7 @@ def _gather_share(g: Convolution, n_channels: int, n_rows: int) -> list[int]:
     return [n_channels * g.taps * PANEL * FLOAT_BYTES, n_rows * PANEL * FLOAT_BYTES, n_rows * 8]
 
 
-def _weight_grad(g: Convolution) -> _Cut:
+def _weight_grad(g: Convolution) -> Cut:
     banded = g.banded(GRADIENT_POSITIONS, GRADIENT_POSITIONS)
     rows = (banded.rows - 1) * (g.sh if g.kh > 1 else 1) + (g.kh - 1) * g.dh + 1
     cols = (banded.cols - 1) * (g.sw if g.kw > 1 else 1) + (g.kw - 1) * g.dw + 1
@@ -266,10 +277,11 @@ def _weight_grad(g: Convolution) -> _Cut:
     shared = [n_parts * n_units * _aligned(sums)] if n_parts > 1 else []
     step = (g.sh if g.kh == 1 else 1) * g.w
     decoded = (rows - 1) * step + (cols - 1) * (g.sw if g.kw == 1 else 1) + 8
-    return _Cut("bnn_conv_weight_grad_f32f32f32", cut, (n_parts,), shared, share, decoded)
+    extra = None, n_parts  # no optimiser takes the result
+    return Cut(WEIGHT_GRAD, cut, extra, shared, share, decoded)
 
 
-def _of_bitmap(cut: _Cut | None, x: Shape) -> _Cut | None:
+def _of_bitmap(cut: Cut | None, x: Shape) -> Cut | None:
     """For x in its bitmap form: offsets to find a band by, and room to decode it."""
     if cut is None:
         return None
@@ -287,7 +299,7 @@ DEPTHWISE = {
 }
 
 
-def _depthwise(operator: str, g: Convolution) -> _Cut:
+def _depthwise(operator: str, g: Convolution) -> Cut:
     """A band of a plane with its padding, the positions that read it, and what goes with taps."""
     span_y, span_x = (g.kh - 1) * g.dh // g.sh, (g.kw - 1) * g.dw // g.sw
     if operator == "ConvInputGrad":
@@ -306,7 +318,7 @@ def _depthwise(operator: str, g: Convolution) -> _Cut:
         g.taps * TAP_BYTES,
     ]
     decoded = min(g.h, (rows + span_y) * g.sh) * g.w + 7
-    return _Cut(DEPTHWISE[operator], cut, (), [], share, decoded)
+    return Cut(DEPTHWISE[operator], cut, (), [], share, decoded)
 
 
 def _up(a: int, b: int) -> int:

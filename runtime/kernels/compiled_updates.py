@@ -7,10 +7,20 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import Arrays, Attributes, CompiledKernel, call, covered
-from bnnopt.runtime.kernels.compiled_optimizers import FORMS, make_update
-from bnnopt.runtime.kernels.compiled_products import BITS, FLOATS, FUNCTIONS, NUMBERS
-from bnnopt.runtime.kernels.product_tiling import scratch_bytes as product_scratch_bytes
+from bnnopt.runtime.kernels.compiled import (
+    Argument,
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    integer,
+    integers,
+)
+from bnnopt.runtime.kernels.compiled_convolution import Cut, is_half, is_map, weight_grad_cut
+from bnnopt.runtime.kernels.compiled_optimizers import BOP, FORMS, make_update
+from bnnopt.runtime.kernels.compiled_products import BITS, FUNCTIONS, NUMBERS
+from bnnopt.runtime.kernels.product_tiling import scratch_bytes as binary_scratch_bytes
 from bnnopt.runtime.kernels.product_tiling import tiling
 from bnnopt.runtime.library import int64s
 
@@ -18,17 +28,29 @@ Shape = Sequence[int]
 
 
 class Fused(NamedTuple):
-    """A product that hands on what it finishes, and the step that takes it."""
+    """The product that makes a gradient, cut as for the bits of it, and the step that takes it."""
 
     product: str
     step: str
 
 
 FUSED = {
-    kind + step: Fused(f"{kind}WeightGradSigns", step)
-    for kind in ("BinaryConv", "BinaryGemm")
+    kind + step: Fused(product, step)
+    for kind, product in {
+        "BinaryConv": "BinaryConvWeightGradSigns",
+        "BinaryGemm": "BinaryGemmWeightGradSigns",
+        "Conv": "ConvWeightGrad",
+    }.items()
     for step in FORMS
 }
+
+
+class _Call(NamedTuple):
+    """A C function, and its arguments in front of the gradient and behind the update."""
+
+    function: str
+    before: Sequence[Argument]
+    behind: Sequence[Argument]
 
 
 def _run(
@@ -39,31 +61,56 @@ def _run(
     w, x, dy, *rest = inputs
     *replaced, dw = outputs
     update = make_update(step, [w, None, *rest], replaced, attributes)
-    if update is None or x is None or dy is None or dy.dtype not in FLOATS:
+    if update is None or x is None or not is_map(dy) or scratch.ctypes.data % 64:
         return False
-    if not (covered(x, dtype=BITS[0]) and covered(dy, dtype=dy.dtype)):
+    assert dy is not None
+    made = (_binary if product in FUNCTIONS else _real)(operator, x, dy, attributes)
+    if made is None or not (dw is None or covered(dw)):
         return False
-    if dw is not None:
-        if not covered(dw):
-            return False
-        update.dw = dw.ctypes.data
-    cut = tiling(product, [x.shape, dy.shape], [(update.rows, update.row)], attributes)
-    if cut is None or scratch.ctypes.data % 64:
-        return False
-    return bool(
-        call(
-            FUNCTIONS[product][0], int64s(cut), x, dy, None, None, update, NUMBERS[dy.dtype], 0,
-            scratch, scratch.size,
-        )
-    )  # fmt: skip
+    update.dw = dw.ctypes.data if dw is not None else None
+    arguments = [*made.before, None, update, *made.behind, scratch, scratch.size]
+    return bool(call(made.function, *arguments))
+
+
+def _binary(operator: str, x: Array, dy: Array, attributes: Attributes) -> _Call | None:
+    product = FUSED[operator].product
+    cut = tiling(product, [x.shape, dy.shape], [dy.shape], attributes)
+    if cut is None or not covered(x, dtype=BITS[0]):
+        return None
+    return _Call(FUNCTIONS[product][0], [int64s(cut), x, dy, None], [NUMBERS[dy.dtype], 0])
+
+
+def _real(operator: str, x: Array, dy: Array, attributes: Attributes) -> _Call | None:
+    cut = _real_cut(operator, x.shape, dy.shape, attributes)
+    if cut is None or not is_map(x):
+        return None
+    before: list[Argument] = [int64s(cut.geometry), x, is_half(x), dy, is_half(dy)]
+    return _Call(cut.function, before, cut.extra[1:])
+
+
+def _real_cut(operator: str, x: Shape, dy: Shape, attributes: Attributes) -> Cut | None:
+    """The cut, if its tiles can be handed on: whole planes cannot, nor parts of a byte of bits."""
+    kernel = integers(attributes, "kernel_shape") or []
+    dw = (dy[1], x[1] // integer(attributes, "group"), *kernel)
+    cut = weight_grad_cut(x, dy, dw, attributes)
+    if cut is None:
+        return None
+    g = cut.geometry
+    is_bitwise = FORMS[FUSED[operator].step].rule == BOP
+    if is_bitwise and g.channels < g.group_channels and g.channels * g.taps % 8:
+        return None
+    return cut
 
 
 def scratch_bytes(
     operator: str, inputs: Sequence[Shape], attributes: Attributes, n_threads: int
 ) -> int:
     """Bytes of scratch that the compiled kernel needs, aligned to 64; 0 if it is not covered."""
-    w, x, dy, *_ = inputs
-    return product_scratch_bytes(FUSED[operator].product, [x, dy], [w], attributes, n_threads)
+    product, (_, x, dy, *_) = FUSED[operator].product, inputs
+    if product in FUNCTIONS:
+        return binary_scratch_bytes(product, [x, dy], [dy], attributes, n_threads)
+    cut = _real_cut(operator, x, dy, attributes)
+    return cut.scratch_bytes(n_threads) if cut is not None else 0
 
 
 COMPILED_UPDATES: dict[str, CompiledKernel] = {

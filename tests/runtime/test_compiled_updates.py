@@ -12,9 +12,14 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS, FORMS
 from bnnopt.runtime.kernels.compiled_updates import COMPILED_UPDATES
 from bnnopt.runtime.kernels.dispatch import scratch_bytes
+from bnnopt.runtime.kernels.packing import binarize_pack
 from bnnopt.runtime.kernels.updates import masked, scaled
 from bnnopt.runtime.library import MAX_THREADS, library
 from tests.runtime.compiled_calls import CALLS, Call, Guarded, Source, settings_of
+from tests.runtime.test_compiled_convolution import CONVOLUTIONS as REAL_CONVOLUTIONS
+from tests.runtime.test_compiled_convolution import Call as RealProduct
+from tests.runtime.test_compiled_convolution import calls_of
+from tests.runtime.test_compiled_convolution import run as run_real
 from tests.runtime.test_compiled_products import (
     CONVOLUTIONS,
     LAYERS,
@@ -22,7 +27,7 @@ from tests.runtime.test_compiled_products import (
     conv_products,
     layer_products,
 )
-from tests.runtime.test_compiled_products import run as run_product
+from tests.runtime.test_compiled_products import run as run_binary
 
 pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
 
@@ -31,7 +36,7 @@ pytestmark = pytest.mark.skipif(library() is None, reason="built without a C com
 class Fused:
     """A product, the step that takes its gradient, and what happens in between."""
 
-    product: Product
+    product: Product | RealProduct
     step: Call
     between: dict[str, Attribute]
 
@@ -44,7 +49,7 @@ class Fused:
         return {**self.product.attributes, **self.step.attributes, **self.between}
 
 
-def fused(product: Product, step: str, seed: int) -> Fused:
+def fused(product: Product | RealProduct, step: str, seed: int) -> Fused:
     call = CALLS[step](Source(seed, product.twin().shape, special=True))
     between: dict[str, Attribute] = {}
     if not FORMS[step].of_signs:
@@ -54,14 +59,14 @@ def fused(product: Product, step: str, seed: int) -> Fused:
     return Fused(product, call, between)
 
 
-def separately(case: Fused) -> list[Array]:
+def separately(case: Fused, kernels: str) -> list[Array]:
     """The compiled product, its mask and factor, and the compiled step."""
     step, form = case.step, FORMS[case.step.operator]
-    w, _, *rest = step.inputs
-    raw = run_product(case.product, threads=2)
+    w, *rest = case.step.inputs[0], *case.step.inputs[2:]
+    run = run_binary if isinstance(case.product, Product) else run_real
+    raw = run(case.product, kernels=kernels, threads=2)
     if form.of_signs:
-        signs = dataclasses.replace(case.product, operator=f"{case.product.operator}Signs")
-        gradient = run_product(signs, threads=2)
+        gradient = binarize_pack(raw, zero=1.0)
     else:
         gradient = (scaled if "Bop" in form.rule else masked)(raw, w, **case.between)
     call = dataclasses.replace(step, inputs=[w, gradient, *rest])
@@ -99,27 +104,34 @@ def assert_same(got: list[Array], want: list[Array]) -> None:
         np.testing.assert_array_equal(g, w)
 
 
-SHAPES = [*CONVOLUTIONS.values(), *LAYERS]
+SHAPES = {
+    **{f"binary-{note}": g for note, g in CONVOLUTIONS.items()},
+    **{f"dense-{n}-{k}-{m}": (n, k, m) for n, k, m in LAYERS},
+    **{n: g for n, g in REAL_CONVOLUTIONS.items() if "depthwise" not in n},
+}
 STEPS = [*FORMS]
 
 
-def case_of(index: int) -> Fused:
+def case_of(name: str, index: int) -> Fused:
     """Every shape with some steps, and so every step with some shapes."""
-    shape, seed = SHAPES[index // 2], index
+    shape, seed, half = SHAPES[name], index, index % 2 == 1
     if isinstance(shape, tuple):
         product = layer_products(*shape, seed)[1]
+    elif name.startswith("binary-"):
+        product = conv_products(shape, seed, dtype=10 if half else 1)[1]
     else:
-        product = conv_products(shape, seed, dtype=(1, 10)[index % 2])[1]
+        product = calls_of(shape, seed, half=half)[1]
+    assert "WeightGrad" in product.operator
     return fused(product, STEPS[index % len(STEPS)], seed)
 
 
 @pytest.mark.parametrize("index", range(2 * len(SHAPES)))
 def test_the_same_bits_as_the_product_and_then_the_step(index: int):
-    case = case_of(index)
-    want = separately(case)
+    case = case_of([*SHAPES][index // 2], index)
     for kernels, threads in (("avx512", 1), ("avx2", 4), ("portable", 2)):
+        want = separately(case, kernels)
         assert_same(together(case, kernels=kernels, threads=threads), want)
-    assert_same(together(case, kernels="avx2", threads=3, with_dw=False), want)
+    assert_same(together(case, kernels=kernels, threads=3, with_dw=False), want)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -129,7 +141,7 @@ def test_another_gradient_is_noticed(step: str):
     other = dataclasses.replace(case.product, inputs=[x, -dy])
     changed = dataclasses.replace(case, product=other)
     with pytest.raises(AssertionError):
-        assert_same(together(changed, kernels="avx2", threads=1), separately(case))
+        assert_same(together(changed, kernels="avx2", threads=1), separately(case, "avx2"))
 
 
 @pytest.mark.parametrize("step", ["AdamStep", "HalfBopStep"])
