@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -40,10 +42,17 @@ def batch_normalization_training(
     batch_mean, inv_std : (C,)
         inv_std = 1 / sqrt(variance + epsilon).
     """
-    return _normalize(x, scale, bias, running_mean, running_var, epsilon, momentum, dtype, l1=False)
+    inputs = x, scale, bias, running_mean, running_var
+    return _normalize(*inputs, epsilon=epsilon, momentum=momentum, dtype=dtype, l1=False)
 
 
-def l1_batch_normalization_training(
+@functools.wraps(batch_normalization_training, assigned=())
+def l1_batch_normalization_training(*inputs: Array, **attributes: Any) -> tuple[Array, ...]:
+    """`batch_normalization_training` with the square of mean|x - mean| for the variance."""
+    return _normalize(*inputs, **attributes, l1=True)
+
+
+def _normalize(
     x: Array,
     scale: Array,
     bias: Array,
@@ -53,21 +62,6 @@ def l1_batch_normalization_training(
     epsilon: float,
     momentum: float,
     dtype: int = FLOAT,
-) -> tuple[Array, ...]:
-    """`batch_normalization_training` with the square of mean|x - mean| for the variance."""
-    return _normalize(x, scale, bias, running_mean, running_var, epsilon, momentum, dtype, l1=True)
-
-
-def _normalize(
-    x: Array,
-    scale: Array,
-    bias: Array,
-    running_mean: Array,
-    running_var: Array,
-    epsilon: float,
-    momentum: float,
-    dtype: int,
-    *,
     l1: bool,
 ) -> tuple[Array, ...]:
     flat = by_channel(x).astype(scale.dtype, copy=False)
@@ -128,14 +122,13 @@ def batch_normalization_grad(
     return _differentiate(dy, x, scale, batch_mean, inv_std, l1=False)
 
 
-def l1_batch_normalization_grad(
-    dy: Array, x: Array, scale: Array, batch_mean: Array, inv_std: Array
-) -> tuple[Array, Array, Array]:
+@functools.wraps(batch_normalization_grad, assigned=())
+def l1_batch_normalization_grad(*inputs: Array) -> tuple[Array, Array, Array]:
     """Differentiate `l1_batch_normalization_training`; see `batch_normalization_grad`.
 
     (s - mean(s)) mean|xh|, s = sgn(xh), stands for xh in dx.
     """
-    return _differentiate(dy, x, scale, batch_mean, inv_std, l1=True)
+    return _differentiate(*inputs, l1=True)
 
 
 def _differentiate(
@@ -218,35 +211,28 @@ def batch_normalization_signs(
     `packing.binarize_pack` and `packing.range_pack`. Both tables are the levels of
     `batch_normalization_levels`.
     """
-    y, *statistics = batch_normalization_training(
-        x, scale, bias, running_mean, running_var, epsilon=epsilon, momentum=momentum
-    )
-    bits = binarize_pack(y, zero=zero), range_pack(y, low=low, high=high)
-    levels, _ = batch_normalization_levels(x, *bits, *statistics[2:], shape=shape)
-    return *bits, *statistics, levels, levels
+    inputs = x, scale, bias, running_mean, running_var
+    return _signs(
+        *inputs, epsilon=epsilon, momentum=momentum, zero=zero, low=low, high=high, shape=shape,
+        l1=False,
+    )  # fmt: skip
 
 
-def l1_batch_normalization_signs(
-    x: Array,
-    scale: Array,
-    bias: Array,
-    running_mean: Array,
-    running_var: Array,
-    *,
-    epsilon: float,
-    momentum: float,
-    zero: float,
-    low: float,
-    high: float,
-    shape: list[int],
-) -> tuple[Array, ...]:
+@functools.wraps(batch_normalization_signs, assigned=())
+def l1_batch_normalization_signs(*inputs: Array, **attributes: Any) -> tuple[Array, ...]:
     """`batch_normalization_signs` of `l1_batch_normalization_training`, with its slopes."""
-    y, *statistics = l1_batch_normalization_training(
-        x, scale, bias, running_mean, running_var, epsilon=epsilon, momentum=momentum
-    )
+    return _signs(*inputs, **attributes, l1=True)
+
+
+def _signs(
+    x: Array, *channels: Array, epsilon: float, momentum: float, zero: float, low: float,
+    high: float, shape: list[int], l1: bool,
+) -> tuple[Array, ...]:  # fmt: skip
+    training = l1_batch_normalization_training if l1 else batch_normalization_training
+    y, *statistics = training(x, *channels, epsilon=epsilon, momentum=momentum)
     bits = binarize_pack(y, zero=zero), range_pack(y, low=low, high=high)
-    tables = batch_normalization_levels(x, *bits, *statistics[2:], shape=shape)
-    return *bits, *statistics, *tables
+    levels, slopes = batch_normalization_levels(x, *bits, *statistics[2:], shape=shape)
+    return *bits, *statistics, levels, slopes if l1 else levels
 
 
 def batch_normalization_signs_grad(
