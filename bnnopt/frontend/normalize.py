@@ -17,7 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from bnnopt.errors import ModelError, UsageError
 from bnnopt.frontend.read import one_line
 from bnnopt.ops import Emitter, InferenceError, dims, infer_types
-from bnnopt.training_step import Role, is_constant, set_role
+from bnnopt.training_step import Role, is_constant, readers, set_role
 
 MAX_BATCH = 1 << 20
 
@@ -31,6 +31,7 @@ SETTINGS = {
     "OneHot": {2},
     "CastLike": {1},
 }
+STRETCHING = frozenset({"Add", "Sub", "Mul", "Div"})
 STATISTICS = {"BatchNormalization": {3, 4}}
 
 
@@ -107,6 +108,9 @@ def normalize(proto: onnx.ModelProto, batch_size: int | None, path: Path) -> For
         except InferenceError as error:
             where = f"{path}: node {node.name!r} ({operator_name(node)})"
             raise ModelError(f"{where}: {one_line(error)}; export the model without it") from None
+    for node in list(graph):
+        if _is_needless(node):
+            _bypass(graph, node)
     for node in graph:
         _free_batch(graph, node, batch)
     return ForwardGraph(model, batch, arrays)
@@ -281,6 +285,18 @@ def _is_idle(node: ir.Node) -> bool:
             if name in node.attributes
         )
     return node.op_type == "Identity"
+
+
+def _is_needless(node: ir.Node) -> bool:
+    """An Expand for operators that stretch operands themselves, as in `x + b.expand_as(x)`."""
+    y = node.outputs[0]
+    if node.domain or node.op_type != "Expand" or y.is_graph_output():
+        return False
+    return all(
+        reader.op_type in STRETCHING
+        and any(v is not None and v is not y and dims(v) == dims(y) for v in reader.inputs)
+        for reader in readers(y)
+    )
 
 
 def drops(node: ir.Node) -> bool:

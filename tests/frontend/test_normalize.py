@@ -157,6 +157,22 @@ def test_expand_of_a_fixed_batch(tmp_path: Path) -> None:
     assert output(forward, np.ones((3, 1, 3), np.float32)).shape == (3, 2, 3)
 
 
+def test_a_parameter_that_is_expanded_as_the_data(tmp_path: Path) -> None:
+    """As ``x + b.expand_as(x)`` comes out: no map of the batch, and a smaller batch runs too."""
+    text = """g (float[batch,2,3] x) => (float[batch,2,3] y) {
+        s = Shape (x) e = Expand (w, s) a = Add (x, e) y = Mul (a, a) }"""
+    forward = load(parse(text, {"w": np.ones((2, 1), np.float32)}), tmp_path)
+    assert [node.op_type for node in forward.graph] == ["Add", "Mul"]
+    assert (output(forward, np.ones((3, 2, 3), np.float32)) == 4).all()
+
+
+def test_an_expand_that_is_needed_stays(tmp_path: Path) -> None:
+    text = """g (float[batch,2,3] x) => (float[batch,2,3] y) {
+        s = Shape (x) e = Expand (w, s) y = Mul (e, e) }"""
+    forward = load(parse(text, {"w": np.ones((2, 1), np.float32)}), tmp_path)
+    assert [node.op_type for node in forward.graph] == ["Expand", "Mul"]
+
+
 def test_the_batch_of_the_file_needs_no_option(tmp_path: Path) -> None:
     model = parse(good(batch="4"), WEIGHTS)
     assert load(model, tmp_path, None).batch_size == 4
