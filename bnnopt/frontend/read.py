@@ -11,6 +11,7 @@ import onnx.inliner
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from bnnopt.errors import ModelError
+from bnnopt.frontend.composed import write_out
 from bnnopt.ops import MIN_OPSET
 
 OLDEST_OPSET = 13
@@ -63,7 +64,8 @@ def checked(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model)
         model = onnx.inliner.inline_local_functions(model) if model.functions else model
-        return upgrade(model, opset)
+        upgraded = upgrade(model, opset)
+        return write_out(upgraded, max(opset, MIN_OPSET))
     except INVALID as error:
         raise ModelError(
             f"{path}: not a valid ONNX model: {one_line(error)}; export or copy it again"
