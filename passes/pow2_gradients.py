@@ -8,11 +8,17 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, in_place_pairs, size_bytes
-from bnnopt.ops import Emitter, dims, dtype
-from bnnopt.ops.pow2 import POW2_FORMS, pow2_row_bytes
+from bnnopt.ops import (
+    MIN_OPSET,
+    OPERATORS,
+    POW2_FORMS,
+    Emitter,
+    dims,
+    dtype,
+    pow2_row_bytes,
+)
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.in_place import homes
-from bnnopt.passes.precision import READS_DY
 from bnnopt.passes.rewriting import insert_after_definition, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers
 
@@ -83,13 +89,14 @@ class Pow2Gradients(Pass):
                 own["dtype"] = int(dtype(dy))
             replacement = Emitter(step.graph, phase(node))
             form = POW2_FORMS[node.op_type]
-            replacement(form, *inputs, name=str(node.outputs[0].name), **own)
+            name, n_outputs = str(node.outputs[0].name), len(node.outputs)
+            replacement(form, *inputs, name=name, n_outputs=n_outputs, **own)
             replace_node(step, node, replacement)
         insert_after_definition(step, dy, emit.nodes)
 
 
 def _dy(node: ir.Node) -> ir.Value:
-    dy = node.inputs[READS_DY[node.op_type]]
+    dy = node.inputs[[*OPERATORS[node.op_type].function(MIN_OPSET).input].index("dy")]
     assert dy is not None
     return dy
 

@@ -17,7 +17,8 @@ from bnnopt.ops.operator import (
     packed_row_bytes,
 )
 from bnnopt.ops.packing import n_index_bits
-from bnnopt.ops.registry import OPERATORS, functions_for, is_view
+from bnnopt.ops.pow2 import pow2_row_bytes
+from bnnopt.ops.registry import OPERATORS, POW2_FORMS, functions_for, is_view
 from bnnopt.ops.updates import fused_name
 from bnnopt.ops.windows import Window, window
 
@@ -26,6 +27,7 @@ __all__ = [
     "DOMAIN_VERSION",
     "MIN_OPSET",
     "OPERATORS",
+    "POW2_FORMS",
     "Emitter",
     "InferenceError",
     "Operator",
@@ -40,5 +42,6 @@ __all__ = [
     "is_view",
     "n_index_bits",
     "packed_row_bytes",
+    "pow2_row_bytes",
     "window",
 ]

@@ -87,7 +87,10 @@ def like(*input_indices: int) -> TypeRule:
 
 
 _INTEGERS = frozenset({"group", "stochastic", "seed"})
-_LISTS = frozenset({"x_shape", "kernel_shape", "strides", "pads", "dilations", "shape"})
+_LISTS = frozenset(
+    {"x_shape", "w_shape", "dy_shape", "input_shape", "kernel_shape", "shape"}
+    | {"strides", "pads", "dilations", "output_padding"}
+)
 
 
 def passed_on(names: Iterable[str]) -> str:

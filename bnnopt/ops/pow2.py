@@ -15,7 +15,7 @@ import re
 import onnx_ir as ir
 
 from bnnopt.ops import binary_products
-from bnnopt.ops.operator import Dims, Operator, TypedDims, dims, ints, packed_row_bytes
+from bnnopt.ops.operator import Dims, Operator, TypedDims, dims, ints, packed_row_bytes, passed_on
 
 N_EXPONENT_BITS = 4
 DECODED = "dy_packed, dy_unit"  # what the products read in the place of dy
@@ -155,7 +155,6 @@ def _reading_pow2(plain: Operator) -> Operator:
     gives_dx = output == "dx"
     attributes = listed.split(", ")
     own = [*attributes, "dy_shape", *(["dtype"] if gives_dx else [])]
-    passed = ", ".join(f"{a}: {'int' if a == 'group' else 'ints'} = @{a}" for a in attributes)
     result = "wide_dx" if gives_dx else output
     rounding = "dx = Cast <to: int = @dtype> (wide_dx)" if gives_dx else ""
     return Operator(
@@ -168,7 +167,7 @@ def _reading_pow2(plain: Operator) -> Operator:
         signature=f"{name}Pow2 <{', '.join(own)}> ({_with_pow2(inputs)}) => ({output})",
         body=f"""
         dy = bnnopt.Pow2Unpack <shape: ints = @dy_shape> ({DECODED})
-        {result} = bnnopt.{name} <{passed}> ({inputs})
+        {result} = bnnopt.{name} {passed_on(attributes)} ({inputs})
         {rounding}
     """,
         type_rule=plain.type_rule,
@@ -182,12 +181,20 @@ def _with_pow2(inputs: str) -> str:
     return re.sub(r"\bdy\b", DECODED, inputs)
 
 
-OPERATORS = (
-    POW2_PACK,
-    POW2_UNPACK,
-    *(_reading_pow2(plain) for plain in binary_products.OPERATORS if "dy" in plain.signature),
+BINARY_CONV_WEIGHT_GRAD_POW2 = _reading_pow2(binary_products.BINARY_CONV_WEIGHT_GRAD)
+BINARY_CONV_WEIGHT_GRAD_SIGNS_POW2 = _reading_pow2(binary_products.BINARY_CONV_WEIGHT_GRAD_SIGNS)
+BINARY_CONV_INPUT_GRAD_POW2 = _reading_pow2(binary_products.BINARY_CONV_INPUT_GRAD)
+BINARY_GEMM_WEIGHT_GRAD_POW2 = _reading_pow2(binary_products.BINARY_GEMM_WEIGHT_GRAD)
+BINARY_GEMM_WEIGHT_GRAD_SIGNS_POW2 = _reading_pow2(binary_products.BINARY_GEMM_WEIGHT_GRAD_SIGNS)
+BINARY_GEMM_INPUT_GRAD_POW2 = _reading_pow2(binary_products.BINARY_GEMM_INPUT_GRAD)
+PRODUCTS = (
+    BINARY_CONV_WEIGHT_GRAD_POW2,
+    BINARY_CONV_WEIGHT_GRAD_SIGNS_POW2,
+    BINARY_CONV_INPUT_GRAD_POW2,
+    BINARY_GEMM_WEIGHT_GRAD_POW2,
+    BINARY_GEMM_WEIGHT_GRAD_SIGNS_POW2,
+    BINARY_GEMM_INPUT_GRAD_POW2,
 )
-POW2_FORMS = {
-    name.removesuffix("Pow2"): name for name in (operator.name for operator in OPERATORS[2:])
-}
+OPERATORS = (POW2_PACK, POW2_UNPACK, *PRODUCTS)
+POW2_PRODUCTS = {operator.name.removesuffix("Pow2"): operator.name for operator in PRODUCTS}
 """The products that read dy, to the operators that read it packed."""

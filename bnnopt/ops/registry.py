@@ -43,6 +43,9 @@ OPERATORS: dict[str, Operator] = {
     for operator in module.OPERATORS
 }
 
+# What reads dy, to the operator that reads it as packed powers of two.
+POW2_FORMS = {**pow2.POW2_PRODUCTS, **updates.POW2_UPDATES}
+
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 
 

@@ -1,7 +1,8 @@
 """Products whose weight gradient goes straight to the optimiser, so that it is nowhere kept.
 
 For every operator that makes a weight gradient, and every optimiser step, one that does both:
-BinaryConvWeightGrad and AdamStep are BinaryConvAdamStep. Its kernel finishes the gradient tile by
+BinaryConvWeightGrad and AdamStep are BinaryConvAdamStep, and with Pow2 behind BinaryConv where dy
+is packed powers of two. Its kernel finishes the gradient tile by
 tile, over the whole batch, and steps the weights of each tile at once.
 """
 
@@ -13,8 +14,15 @@ from bnnopt.ops.binary_products import BINARY_CONV_WEIGHT_GRAD, BINARY_GEMM_WEIG
 from bnnopt.ops.convolution import CONV_WEIGHT_GRAD
 from bnnopt.ops.operator import MIN_OPSET, Operator, TypeRule, dims, dtype, passed_on
 from bnnopt.ops.optimizers import OF_BITS, OF_FLOATS, OF_SIGNS
+from bnnopt.ops.pow2 import BINARY_CONV_WEIGHT_GRAD_POW2, BINARY_GEMM_WEIGHT_GRAD_POW2
 
-PRODUCTS = (BINARY_CONV_WEIGHT_GRAD, BINARY_GEMM_WEIGHT_GRAD, CONV_WEIGHT_GRAD)
+PRODUCTS = (
+    BINARY_CONV_WEIGHT_GRAD,
+    BINARY_CONV_WEIGHT_GRAD_POW2,
+    BINARY_GEMM_WEIGHT_GRAD,
+    BINARY_GEMM_WEIGHT_GRAD_POW2,
+    CONV_WEIGHT_GRAD,
+)
 
 # How the gradient dw of a step comes from what the product sums, `raw`, by its kind; and the
 # attributes that this needs beside the step's own.
@@ -45,7 +53,7 @@ _KINDS = (
 
 def fused_name(product: str, step: str) -> str:
     """The operator that makes a weight gradient, or its signs, as `product`, and steps by it."""
-    return product.removesuffix("Signs").removesuffix("WeightGrad") + step
+    return product.replace("WeightGrad", "").replace("Signs", "") + step
 
 
 def _type_rule(in_place: dict[int, int], like_dw: int) -> TypeRule:
@@ -64,7 +72,8 @@ def _fused(
     outputs = ", ".join(second.output)
     attributes = ", ".join([*first.attribute, *own, *second.attribute])
     read = ", ".join([w, *first.input, *rest])
-    in_place = {output: i and i + 1 for output, i in step.in_place.items()}
+    more = len(first.input) - 1  # inputs, instead of the gradient
+    in_place = {output: i and i + more for output, i in step.in_place.items()}
     return Operator(
         summary=f"""{step.name} by the gradient that {product.name} makes, nowhere kept.
 
@@ -80,7 +89,7 @@ def _fused(
         {gradient.strip()}
         {outputs} = bnnopt.{step.name} {passed_on(second.attribute)} ({", ".join(second.input)})
         """,
-        type_rule=_type_rule(in_place, 3 if step in OF_BITS else 0),
+        type_rule=_type_rule(in_place, 2 + more if step in OF_BITS else 0),
         in_place=in_place,
     )
 
@@ -91,3 +100,10 @@ OPERATORS = tuple(
     for product in PRODUCTS
     for step in steps
 )
+POW2_UPDATES = {
+    fused_name(plain.name, step.name): fused_name(f"{plain.name}Pow2", step.name)
+    for plain in (BINARY_CONV_WEIGHT_GRAD, BINARY_GEMM_WEIGHT_GRAD)
+    for steps, *_ in _KINDS
+    for step in steps
+}
+"""Those that read dy, to the same that read it packed."""

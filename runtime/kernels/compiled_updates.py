@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import (
@@ -19,7 +19,7 @@ from bnnopt.runtime.kernels.compiled import (
 )
 from bnnopt.runtime.kernels.compiled_convolution import Cut, is_half, is_map, weight_grad_cut
 from bnnopt.runtime.kernels.compiled_optimizers import BOP, FORMS, make_update
-from bnnopt.runtime.kernels.compiled_products import BITS, FUNCTIONS, NUMBERS
+from bnnopt.runtime.kernels.compiled_products import FUNCTIONS, NUMBERS
 from bnnopt.runtime.kernels.product_tiling import scratch_bytes as binary_scratch_bytes
 from bnnopt.runtime.kernels.product_tiling import tiling
 from bnnopt.runtime.library import int64s
@@ -38,7 +38,9 @@ FUSED = {
     kind + step: Fused(product, step)
     for kind, product in {
         "BinaryConv": "BinaryConvWeightGradSigns",
+        "BinaryConvPow2": "BinaryConvWeightGradSignsPow2",
         "BinaryGemm": "BinaryGemmWeightGradSigns",
+        "BinaryGemmPow2": "BinaryGemmWeightGradSignsPow2",
         "Conv": "ConvWeightGrad",
     }.items()
     for step in FORMS
@@ -58,13 +60,13 @@ def _run(
 ) -> bool:
     """`updates.FusedStep`; each output but the last may be the input that it replaces."""
     product, step = FUSED[operator]
-    w, x, dy, *rest = inputs
+    w, operands, rest = _split(product, inputs)
     *replaced, dw = outputs
     update = make_update(step, [w, None, *rest], replaced, attributes)
-    if update is None or x is None or not is_map(dy) or scratch.ctypes.data % 64:
+    arrays = [array for array in operands if array is not None]
+    if update is None or len(arrays) < len(operands) or scratch.ctypes.data % 64:
         return False
-    assert dy is not None
-    made = (_binary if product in FUNCTIONS else _real)(operator, x, dy, attributes)
+    made = (_binary if product in FUNCTIONS else _real)(operator, arrays, attributes)
     if made is None or not (dw is None or covered(dw)):
         return False
     update.dw = dw.ctypes.data if dw is not None else None
@@ -72,17 +74,35 @@ def _run(
     return bool(call(made.function, *arguments))
 
 
-def _binary(operator: str, x: Array, dy: Array, attributes: Attributes) -> _Call | None:
+_Item = TypeVar("_Item")
+
+
+def _split(product: str, inputs: Sequence[_Item]) -> tuple[_Item, list[_Item], list[_Item]]:
+    """The weights, what the product reads beside them, and the rest."""
+    w, *others = inputs
+    n = 3 if product.endswith("Pow2") else 2
+    return w, others[:n], others[n:]
+
+
+def _binary(operator: str, operands: Sequence[Array], attributes: Attributes) -> _Call | None:
     product = FUSED[operator].product
-    cut = tiling(product, [x.shape, dy.shape], [dy.shape], attributes)
-    if cut is None or not covered(x, dtype=BITS[0]):
+    function, wanted, _ = FUNCTIONS[product]
+    for array, allowed in zip(operands, wanted, strict=True):
+        if array.dtype not in allowed or not covered(array, dtype=array.dtype):
+            return None
+    shapes = [array.shape for array in operands]
+    cut = tiling(product, shapes, shapes[1:2], attributes)
+    if cut is None:
         return None
-    return _Call(FUNCTIONS[product][0], [int64s(cut), x, dy, None], [NUMBERS[dy.dtype], 0])
+    x, dy, *unit = operands
+    before: list[Argument] = [int64s(cut), x, dy, unit[0] if unit else None]
+    return _Call(function, before, [NUMBERS[dy.dtype], 0])
 
 
-def _real(operator: str, x: Array, dy: Array, attributes: Attributes) -> _Call | None:
+def _real(operator: str, operands: Sequence[Array], attributes: Attributes) -> _Call | None:
+    x, dy = operands
     cut = _real_cut(operator, x.shape, dy.shape, attributes)
-    if cut is None or not is_map(x):
+    if cut is None or not is_map(x) or not is_map(dy):
         return None
     before: list[Argument] = [int64s(cut.geometry), x, is_half(x), dy, is_half(dy)]
     return _Call(cut.function, before, cut.extra[1:])
@@ -106,9 +126,11 @@ def scratch_bytes(
     operator: str, inputs: Sequence[Shape], attributes: Attributes, n_threads: int
 ) -> int:
     """Bytes of scratch that the compiled kernel needs, aligned to 64; 0 if it is not covered."""
-    product, (_, x, dy, *_) = FUSED[operator].product, inputs
+    product = FUSED[operator].product
+    _, operands, _ = _split(product, inputs)
     if product in FUNCTIONS:
-        return binary_scratch_bytes(product, [x, dy], [dy], attributes, n_threads)
+        return binary_scratch_bytes(product, operands, operands[1:2], attributes, n_threads)
+    x, dy = operands
     cut = _real_cut(operator, x, dy, attributes)
     return cut.scratch_bytes(n_threads) if cut is not None else 0
 

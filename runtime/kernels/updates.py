@@ -14,10 +14,16 @@ from bnnopt.runtime.kernels.binary_products import binary_conv_weight_grad, bina
 from bnnopt.runtime.kernels.convolution import conv_weight_grad
 from bnnopt.runtime.kernels.optimizers import STEPS, sign_grad
 from bnnopt.runtime.kernels.packing import binarize_pack
+from bnnopt.runtime.kernels.pow2 import (
+    binary_conv_weight_grad_pow2,
+    binary_gemm_weight_grad_pow2,
+)
 
 PRODUCTS: dict[str, Kernel] = {
     "BinaryConv": binary_conv_weight_grad,
+    "BinaryConvPow2": binary_conv_weight_grad_pow2,
     "BinaryGemm": binary_gemm_weight_grad,
+    "BinaryGemmPow2": binary_gemm_weight_grad_pow2,
     "Conv": conv_weight_grad,
 }
 
@@ -44,9 +50,11 @@ class FusedStep:
         self._of_signs = step.startswith("Sign")
         self._made = sign_grad if self._of_signs else scaled if "Bop" in step else masked
 
-    def __call__(self, w: Array, x: Array, dy: Array, *rest: Array, **given: Any) -> Any:
+    def __call__(self, w: Array, *read: Array, **given: Any) -> Any:
         """Run both."""
-        raw = self._product(x, dy, **_chosen(given, self._product))
+        n = len(_parameters(self._product, False))
+        operands, rest = read[:n], read[n:]
+        raw = self._product(*operands, **_chosen(given, self._product))
         assert isinstance(raw, np.ndarray)
         if self._of_signs:
             raw = binarize_pack(raw, zero=1.0)

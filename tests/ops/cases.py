@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bnnopt.ops import n_index_bits
-from bnnopt.ops.pow2 import POW2_FORMS
+from bnnopt.ops.pow2 import POW2_PRODUCTS
 from tests.ops.harness import Array, Attribute, Case
 from tests.ops.oracles import Geometry, clear_bias, max_pool, window_origin
 
@@ -284,7 +284,7 @@ def pow2_cases() -> list[Case]:
         pack = case("Pow2Pack", note, x)
         table += [pack, case("Pow2Unpack", note, *pack.twin, shape=list(x.shape[1:]))]
     for product in binary_product_cases():
-        form = POW2_FORMS.get(product.operator)
+        form = POW2_PRODUCTS.get(product.operator)
         if form is not None and product.note in ("same", "everything", "odd"):
             dtypes = (1, 10) if "InputGrad" in form else (1,)
             table += [packed_dy(form, product, dtype) for dtype in dtypes]
@@ -663,15 +663,29 @@ def update_cases() -> list[Case]:
     }  # fmt: skip
     x_shape = list(g.x_shape[1:])
     bits = {"x_shape": x_shape, **own}
+    packed, few = random_bits(g.n, x_shape), random_bits(3, [27])
+    pow2 = {**bits, "dy_shape": list(dy.shape[1:])}
     return [
-        *updates("Conv", g.w_shape, x, dy, own),
-        *updates("BinaryConv", g.w_shape, random_bits(g.n, x_shape), dy, bits),
-        *updates("BinaryGemm", (4, 27), random_bits(3, [27]), matrix, {"x_shape": [27]}),
+        *updates("Conv", g.w_shape, (x, dy), own),
+        *updates("BinaryConv", g.w_shape, (packed, dy), bits),
+        *updates("BinaryGemm", (4, 27), (few, matrix), {"x_shape": [27]}),
+        *updates("BinaryConvPow2", g.w_shape, (packed, *few_powers(dy)), pow2),
+        *updates(
+            "BinaryGemmPow2",
+            (4, 27),
+            (few, *few_powers(matrix)),
+            {"x_shape": [27], "dy_shape": [4]},
+        ),
     ]
 
 
+def few_powers(like: Array) -> tuple[Array, Array]:
+    """Packed powers of two whose sums are exact."""
+    return case("Pow2Pack", "", (2.0 ** RNG.integers(0, 7, like.shape)).astype(np.float32)).twin
+
+
 def updates(
-    kind: str, shape: tuple[int, ...], x: Array, dy: Array, own: dict[str, Attribute]
+    kind: str, shape: tuple[int, ...], read: tuple[Array, ...], own: dict[str, Attribute]
 ) -> list[Case]:
     """One weight gradient with every optimiser step, masked and unmasked."""
     w, row = normal(*shape), list(shape[1:])
@@ -683,7 +697,7 @@ def updates(
         *((step, {}) for step in all_rules("Sign", shape, [w, packed], signs)),
         *((step, {"scale": 2.0**-8}) for step in bop_of("same", shape)),
     ]
-    return [fused(kind, step, x, dy, {**own, **more}) for step, more in steps]
+    return [fused(kind, step, read, {**own, **more}) for step, more in steps]
 
 
 def all_rules(
@@ -695,10 +709,10 @@ def all_rules(
     ]
 
 
-def fused(kind: str, step: Case, x: Array, dy: Array, more: dict[str, Attribute]) -> Case:
+def fused(kind: str, step: Case, read: tuple[Array, ...], more: dict[str, Attribute]) -> Case:
     """The step by the gradient of a product instead of its own."""
     w, _, *rest = step.inputs
-    return case(kind + step.operator, step.note, w, x, dy, *rest, **more, **step.attributes)
+    return case(kind + step.operator, step.note, w, *read, *rest, **more, **step.attributes)
 
 
 def bop_cases() -> list[Case]:

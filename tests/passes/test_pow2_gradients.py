@@ -23,6 +23,7 @@ from tests.graphs import (
     Arrays,
     Network,
     apply,
+    assert_bit_equal,
     network,
     node,
     ops,
@@ -142,6 +143,17 @@ def test_half_precision_maps_stay_so() -> None:
     assert node(step, "BinaryConvInputGradPow2").outputs[0].dtype == ir.DataType.FLOAT16
     exact = run_native(net, net.step(), 1).gradients[0]["w2"]
     assert cosines(run_native(net, step, 1).gradients[0], {"w2": exact})[0] > PASS.min_cosine
+
+
+def test_steps_that_make_their_gradient_read_five_bits_too() -> None:
+    """And give the bits of the product and then the step."""
+    net = small("binary", optimizer="adam")
+    names = [p.name for p in select("O1") if p.name not in ("stream-gradients", "in-place")]
+    fused = net.with_passes(*names, PASS.name)
+    assert {"BinaryConvPow2AdamStep", "BinaryGemmPow2AdamStep"} < set(ops(fused))
+    apart = net.with_passes(*[n for n in names if n != "fuse-updates"], PASS.name)
+    assert {"BinaryConvWeightGradPow2", "BinaryGemmWeightGradPow2"} < set(ops(apart))
+    assert_bit_equal(run_native(net, fused), run_native(net, apart))
 
 
 def test_an_overflow_shows_in_the_next_loss() -> None:

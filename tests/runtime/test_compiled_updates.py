@@ -26,6 +26,7 @@ from tests.runtime.test_compiled_products import (
     Product,
     conv_products,
     layer_products,
+    with_packed_dy,
 )
 from tests.runtime.test_compiled_products import run as run_binary
 
@@ -42,7 +43,7 @@ class Fused:
 
     @property
     def operator(self) -> str:
-        return self.product.operator.removesuffix("WeightGrad") + self.step.operator
+        return self.product.operator.replace("WeightGrad", "") + self.step.operator
 
     @property
     def attributes(self) -> dict[str, Attribute]:
@@ -79,12 +80,11 @@ def separately(case: Fused, kernels: str) -> list[Array]:
 def together(case: Fused, *, kernels: str, threads: int, with_dw: bool = True) -> list[Array]:
     """The one compiled kernel, its outputs in place, in the scratch that a plan would have."""
     w, _, *rest = case.step.inputs
-    x, dy = case.product.inputs
     buffers = [Guarded(array, 0) for array in (w, *rest)]
     for buffer, array in zip(buffers, (w, *rest), strict=True):
         buffer.array[...] = array
     dw = Guarded(np.empty(case.product.twin().shape, np.float32), 0)
-    inputs = [buffers[0].array, x, dy, *(buffer.array for buffer in buffers[1:])]
+    inputs = [buffers[0].array, *case.product.inputs, *(buffer.array for buffer in buffers[1:])]
     outputs = [buffer.array for buffer in buffers[: len(case.step.in_place)]]
     shapes = [array.shape for array in inputs]
     n_bytes = scratch_bytes(case.operator, shapes, [], case.attributes)
@@ -132,6 +132,20 @@ def test_the_same_bits_as_the_product_and_then_the_step(index: int):
         want = separately(case, kernels)
         assert_same(together(case, kernels=kernels, threads=threads), want)
     assert_same(together(case, kernels=kernels, threads=3, with_dw=False), want)
+
+
+@pytest.mark.parametrize("step", ["AdamStep", "SignFirstMomentStep", "HalfBopStep"])
+@pytest.mark.parametrize(
+    "product",
+    [conv_products(CONVOLUTIONS["strides"], seed=5)[1], layer_products(65, 65, 65, seed=5)[1]],
+    ids=lambda product: product.operator,
+)
+def test_packed_powers_of_two_step_as_the_same_floats(product: Product, step: str):
+    plain, packed = with_packed_dy(product)
+    want = together(fused(plain, step, 4), kernels="avx512", threads=2)
+    case = fused(packed, step, 4)
+    for kernels, threads in (("avx512", 1), ("portable", 2)):
+        assert_same(together(case, kernels=kernels, threads=threads), want)
 
 
 @pytest.mark.parametrize("step", STEPS)
