@@ -21,6 +21,7 @@ from bnnopt.passes.fuse_batch_norm_signs import FuseBatchNormSigns
 from bnnopt.passes.fuse_updates import FuseUpdates
 from bnnopt.passes.immediate_update import ImmediateUpdate
 from bnnopt.passes.in_place import InPlace
+from bnnopt.passes.input_gradient_sums import InputGradientSums
 from bnnopt.passes.l1_batch_norm import L1BatchNorm
 from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.passes.packed_products import PackedProducts
@@ -57,6 +58,7 @@ PASSES: tuple[Pass, ...] = (
     PoolIndex(),
     Bitmap(),
     PackedProducts(),
+    InputGradientSums(),
     FuseBatchNormSigns(),
     BnnBatchNormBackward(),
     PoolBatchNormBackward(),

@@ -19,8 +19,10 @@ COMPARES_X = {"ClipGrad": 1, "ReluGrad": 1}
 READS_DY = {
     **dict.fromkeys(("MaskedGrad", "ClipGrad", "ReluGrad"), 0),
     **dict.fromkeys(("BatchNormalizationGrad", "L1BatchNormalizationGrad"), 0),
-    **dict.fromkeys(("BatchNormalizationSignsGrad", "MaxPoolGrad", "PackedMaxPoolGrad"), 0),
+    **dict.fromkeys(("BatchNormalizationSignsGrad", "L1BatchNormalizationPoolGrad"), 0),
+    **dict.fromkeys(("MaxPoolGrad", "PackedMaxPoolGrad"), 0),
     **dict.fromkeys(("ConvInputGrad", "BinaryConvInputGrad", "BinaryGemmInputGrad"), 0),
+    "ConvTapSums": 0,
     **dict.fromkeys(("ConvWeightGrad", "BinaryConvWeightGrad", "BinaryGemmWeightGrad"), 1),
     "BitmapConvWeightGrad": 2,
     **dict.fromkeys(("BinaryConvWeightGradSigns", "BinaryGemmWeightGradSigns"), 1),

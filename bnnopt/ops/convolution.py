@@ -123,4 +123,30 @@ CONV_WEIGHT_GRAD = Operator(
     type_rule=_weight_grad,
 )
 
-OPERATORS = (REAL_CONV, CONV_INPUT_GRAD, CONV_WEIGHT_GRAD)
+CONV_TAP_SUMS = Operator(
+    summary="""What each tap of a convolution's kernel sees of dy: its sum where the tap is inside.
+
+    The sum of dy over the batch and over the outputs whose tap lies inside the input, not in the
+    padding: dw of an input of ones. dy: (N, M, *output) float32 or float16; sums: (M, 1,
+    *kernel_shape) float32. With them sum(dx) over batch and space is the sum of w * sums over
+    filters and taps. The attributes are those of ConvInputGrad.
+    """,
+    signature=("ConvTapSums <input_shape, kernel_shape, strides, pads, dilations> (dy) => (sums)"),
+    body="""
+        one = Constant <value_float = 1.0> ()
+        channel = Constant <value_ints = [1]> ()
+        space = Constant <value_ints: ints = @input_shape> ()
+        samples = Shape <start = 0, end = 1> (dy)
+        x_shape = Concat <axis = 0> (samples, channel, space)
+        x = Expand (one, x_shape)
+        sums = bnnopt.ConvWeightGrad <
+            kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads,
+            dilations: ints = @dilations, group: int = 1
+        > (x, dy)
+    """,
+    type_rule=lambda node: [
+        (ir.DataType.FLOAT, (dims(node.inputs[0])[1], 1, *ints(node, "kernel_shape")))
+    ],
+)
+
+OPERATORS = (REAL_CONV, CONV_INPUT_GRAD, CONV_WEIGHT_GRAD, CONV_TAP_SUMS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -129,6 +130,20 @@ def l1_batch_normalization_pool_grad(
     return bool(call(name, *inputs, dx, *sums, *numbers, n_bits, epsilon))
 
 
+def conv_tap_sums(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`convolution.conv_tap_sums` in two dimensions."""
+    (dy,), sums = inputs, outputs[0]
+    dy_type = type_of(dy)
+    if dy_type is None or not covered(sums):
+        return False
+    assert dy is not None
+    source = integers(attributes, "input_shape") or []
+    if dy.ndim != 4 or dy.size == 0:
+        return False
+    window = _window_numbers(source, dy.shape[2:], attributes)
+    return bool(call("bnn_conv_tap_sums", dy, sums, int64s(window), dy_type, *dy.shape[:2]))
+
+
 def _side_by_side(origin: Array, height: int, width: int) -> bool:
     """Whether the windows of 2 x 2 begin on every second row and column, and end inside."""
     rows, columns = origin.shape
@@ -158,17 +173,23 @@ def _window(x: Array | None, y: Array | None, attributes: Attributes) -> list[in
     plane = math.prod(x.shape[2:])
     if x.ndim != 4 or len(kernel) != 2 or not 0 < plane <= MAX_PLANE:
         return None
+    numbers = _window_numbers(x.shape[2:], None, attributes)
+    return numbers if y.shape == (*x.shape[:2], *numbers[2:4]) else None
+
+
+def _window_numbers(
+    source: Sequence[int], result: Sequence[int] | None, attributes: Attributes
+) -> list[int]:
     window = make_window(
-        x.shape[2:],
-        kernel,
+        source,
+        integers(attributes, "kernel_shape") or [],
         strides=integers(attributes, "strides"),
         pads=integers(attributes, "pads"),
         dilations=integers(attributes, "dilations"),
         auto_pad=cast(str, attributes.get("auto_pad", "NOTSET")),
         ceil_mode=cast(int, attributes.get("ceil_mode", 0)),
+        result=result,
     )
-    if y.shape != (*x.shape[:2], *window.result):
-        return None
     return [
         *window.source, *window.result, *window.kernel, *window.strides, *window.dilations,
         *window.begin, *window.end,
@@ -221,6 +242,7 @@ def _joined_axes(x: Array, perm: list[int] | None) -> list[tuple[int, int]]:
 
 COMPILED_PLANES: dict[str, CompiledKernel] = {
     "AveragePool": average_pool,
+    "ConvTapSums": conv_tap_sums,
     "L1BatchNormalizationPoolGrad": l1_batch_normalization_pool_grad,
     "MaxPool": max_pool,
     "MaxPoolGrad": max_pool_grad,

@@ -106,6 +106,37 @@ def conv_input_grad(
     return dx
 
 
+def conv_tap_sums(
+    dy: Array,
+    *,
+    input_shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+) -> Array:
+    """Sums of dy over the outputs whose tap lies inside the input.
+
+    Parameters
+    ----------
+    dy : (N, M, ...) float
+
+    Returns
+    -------
+    (M, 1, *kernel_shape), float32 at least
+    """
+    window = make_window(
+        input_shape, kernel_shape, strides=strides, pads=pads, dilations=dilations,
+        result=dy.shape[2:],
+    )  # fmt: skip
+    planes = dy.sum(axis=0, dtype=np.float64)
+    sums = np.zeros((len(planes), math.prod(kernel_shape)))
+    for tap, _, result in window.taps():
+        sums[:, tap] = planes[:, *result].sum(axis=tuple(range(1, planes.ndim)))
+    wide = np.result_type(dy.dtype, np.float32)
+    return sums.astype(wide).reshape(-1, 1, *kernel_shape)
+
+
 def conv_weight_grad(
     x: Array,
     dy: Array,

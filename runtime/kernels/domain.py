@@ -101,6 +101,7 @@ DOMAIN_KERNELS: dict[str, Kernel] = {
     "BitmapReluGrad": bitmap.bitmap_relu_grad,
     "BitmapUnpack": bitmap.bitmap_unpack,
     "ConvInputGrad": conv_input_grad,
+    "ConvTapSums": convolution.conv_tap_sums,
     "ConvWeightGrad": convolution.conv_weight_grad,
     "Dropout": dropout.dropout,
     "L1BatchNormalizationPoolGrad": pooled_normalization.l1_batch_normalization_pool_grad,

@@ -178,6 +178,10 @@ def convolution_cases() -> list[Case]:
             case("RealConv", note, x, w, dtype=1, **shared),
         ]  # fmt: skip
         table.append(of_bitmap(table[-2]))
+        own = {name: value for name, value in shared.items() if name != "group"}
+        taps: dict[str, Attribute] = {"input_shape": space, "kernel_shape": kernel, **own}
+        halves = note == "same"
+        table.insert(0, case("ConvTapSums", note, whole_halves(dy) if halves else dy, **taps))
         if note in ("same", "everything"):
             table += half_convolutions(note, table[-4:-1])
     return table

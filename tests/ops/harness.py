@@ -39,6 +39,7 @@ BOUNDS: dict[str, float] = {
     "BinaryGemmInputGrad": 1e-6,
     "BinaryGemmWeightGrad": 1e-6,
     "ConvInputGrad": 1e-6,  # sums of some ten products in another order
+    "ConvTapSums": 1e-6,
     "ConvWeightGrad": 1e-6,
     "MaxPoolGrad": 1e-6,  # sums of up to nine terms
     "PackedMaxPoolGrad": 1e-6,

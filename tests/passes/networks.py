@@ -173,6 +173,16 @@ STEM_WEIGHTS = {
     "w3": [3, 16],
 }
 
+# The data, shifted by a trained bias and convolved, as behind the first batch norm of ResNetE.
+SHIFTED = """g (float[batch,3,9,8] x) => (float[batch,3] y) {
+    shifted = Add (x, shift)
+    c = Conv <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (shifted, w1)
+    r = Relu (c)
+    f = Flatten (r)
+    y = Gemm <transB = 1> (f, w2)
+}"""
+SHIFTED_WEIGHTS = {"shift": [1, 3, 1, 1], "w1": [4, 3, 3, 3], "w2": [3, 80]}
+
 NETWORKS = {
     "binary": (BINARY, BINARY_WEIGHTS),
     "residual": (RESIDUAL, RESIDUAL_WEIGHTS),
@@ -182,10 +192,11 @@ NETWORKS = {
     "dense": (DENSE, DENSE_WEIGHTS),
     "dropout": (DROPOUT, DROPOUT_WEIGHTS),
 }
+OTHERS = {"stem": (STEM, STEM_WEIGHTS), "shifted": (SHIFTED, SHIFTED_WEIGHTS)}
 BATCH_NORM_NETWORKS = ("binary", "residual", "float")  # of images
 
 
 def small(name: str, **options: Any) -> Network:
-    """A network of the table, or the one with a stem."""
-    text, weights = {**NETWORKS, "stem": (STEM, STEM_WEIGHTS)}[name]
+    """A network of the table, or one that few passes are for."""
+    text, weights = {**NETWORKS, **OTHERS}[name]
     return network(text, weights, **options)

@@ -43,6 +43,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("sign-pack", "mask-pack", "pool-index", "packed-products", "fuse-batch-norm-signs"),
     ),
     "pool-batch-norm-backward": ("stem", ("l1-batch-norm", "mask-pack", "pool-index")),
+    "input-gradient-sums": ("shifted", ()),
     "fuse-batch-norm-signs": ("binary", ("sign-pack", "mask-pack", "packed-products")),
     "float16-activations": ("binary", ("redirect-consumers", "sign-pack", "packed-products")),
     "float16-gradients": ("binary", ("redirect-consumers", "sign-pack", "packed-products")),

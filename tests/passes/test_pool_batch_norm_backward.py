@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from bnnopt.analysis import saved, size_bytes
 from bnnopt.passes import PASSES
 from bnnopt.passes.pool_batch_norm_backward import PoolBatchNormBackward
 from bnnopt.training_step import TrainingStep
-from tests.graphs import Network, apply, network, ops, run_native, run_stock
+from tests.graphs import Network, apply, network, node, ops, run_native, run_stock
 from tests.passes.networks import STEM, STEM_WEIGHTS
 
 PASS = PoolBatchNormBackward()
@@ -68,6 +69,13 @@ def test_behind_float16_activations() -> None:
     for name, gradient in exact.items():
         a, b = found[name].ravel(), gradient.ravel()
         assert a @ b >= PASS.min_cosine * np.linalg.norm(a) * np.linalg.norm(b), name
+
+
+def test_its_gradient_maps_are_half_behind_float16_gradients() -> None:
+    step = stem().with_passes(*[p.name for p in PASSES])
+    grad = node(step, "L1BatchNormalizationPoolGrad")
+    kinds = [v.dtype for v in (grad.inputs[0], grad.inputs[1], grad.outputs[0]) if v is not None]
+    assert kinds == [ir.DataType.FLOAT16] * 3
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ BOUNDS = {
     "BatchNormalizationSigns": 1e-5,
     "BatchNormalizationSignsGrad": 1e-5,
     "BatchNormalizationTraining": 1e-5,
+    "ConvTapSums": 1e-6,
     "GlobalAveragePool": 1e-6,
     "L1BatchNormalizationGrad": 1e-5,
     "L1BatchNormalizationPoolGrad": 1e-5,
@@ -373,6 +374,17 @@ def window_attributes(s: Source, space: tuple[int, int]) -> dict[str, Attribute]
     return {"kernel_shape": kernel, "strides": [s.integer(1, 3), s.integer(1, 3)], "pads": pads}
 
 
+def conv_tap_sums(s: Source) -> Call:
+    shape = images(s)
+    attributes = window_attributes(s, shape[2:])
+    attributes["dilations"] = [1, 1]
+    window = make_window(shape[2:], **{WINDOW_NAMES.get(k, k): v for k, v in attributes.items()})  # type: ignore[arg-type]
+    dy = s.any_map(s.finite(*shape[:2], *window.result), np.float32, np.float16)
+    attributes["input_shape"] = list(shape[2:])
+    scale = largest(dy) * math.prod(dy.shape) / shape[1]
+    return Call("ConvTapSums", [dy], attributes, {}, (scale,))
+
+
 def pooling(operator: str, s: Source) -> Call:
     shape = images(s)
     attributes = window_attributes(s, shape[2:])
@@ -603,6 +615,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Cast": cast,
     "Clip": clip_call,
     "ClipGrad": lambda s: binary("ClipGrad", s, low=s.number(-1, 0), high=s.number(1, 0.1)),
+    "ConvTapSums": conv_tap_sums,
     "Div": lambda s: arithmetic("Div", s),
     "Dropout": dropout,
     "GlobalAveragePool": global_average,
