@@ -11,12 +11,13 @@ import onnx_ir as ir
 
 from bnnopt.analysis import PRODUCTS, fan_in
 from bnnopt.ops import Emitter, dims, is_view
+from bnnopt.ops.optimizers import RULES
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.rewriting import insert_after_definition, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers
 
 NO_LIMIT = float(np.finfo(np.float32).max)
-_RULES = frozenset({"SgdStep", "MomentumStep", "AdamStep", "FirstMomentStep"})
+_RULES = frozenset(rule.name for rule in RULES)
 _BETWEEN = frozenset({"Transpose", "Mul"})  # of a sign and its product, with views
 
 

@@ -12,13 +12,16 @@ from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.rewriting import replace_node
 from bnnopt.training_step import Role, TrainingStep, role
 
+_RULES = ("AdamStep", "AdamWStep")
+
 
 @dataclass(frozen=True)
 class DropAdamSecondMoment(Pass):
     """Drop Adam's second moment where the gradient is kept as signs: it is a constant.
 
     Update:    dw = +-1 / sqrt(fan-in), so v / (1 - b2^t) = 1 / fan-in;
-               w = w - lr m / (1 - b1^t) / (1 / sqrt(fan-in) + epsilon).
+               w = w - lr m / (1 - b1^t) / (1 / sqrt(fan-in) + epsilon). AdamW likewise: its decay
+               reads no moment, and its epsilon is divided by sqrt(1 - b2^t).
     Saves:     32 bits a weight, of the state and of a checkpoint.
     Numbers:   the same but for rounding while |w| <= 1. Where the estimator cancelled the share c
                of an element's latest gradients (weighted as b2 does), Adam's step would be
@@ -34,11 +37,11 @@ class DropAdamSecondMoment(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        steps = [node for node in step.graph if node.op_type in ("AdamStep", "SignAdamStep")]
-        for node in steps:
-            if node.op_type == "AdamStep" and node.inputs[0] is not None:
+        for node in step.graph:
+            if node.op_type in _RULES and node.inputs[0] is not None:
                 trace.skip(node.inputs[0], "its gradient is not kept as signs")
-        known = [node for node in steps if node.op_type == "SignAdamStep"]
+        signs = [f"Sign{rule}" for rule in _RULES]
+        known = [node for node in step.graph if node.op_type in signs]
         for node in known:
             _drop(step, node)
         return len(known)
@@ -46,7 +49,9 @@ class DropAdamSecondMoment(Pass):
 
 def _drop(step: TrainingStep, node: ir.Node) -> None:
     w, packed, m, v, rate, count = node.inputs
-    attributes = {name: a.value for name, a in node.attributes.items() if name != "beta2"}
+    attributes = {name: a.value for name, a in node.attributes.items()}
+    if node.op_type == "SignAdamStep":  # takes the bias out before it adds epsilon
+        attributes |= {"beta2": 0.0, "decay": 0.0}
     assert v is not None
     assert role(v) is Role.STATE
     step.graph.outputs.remove(node.outputs[2])

@@ -8,12 +8,13 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.ops import Emitter, dims
+from bnnopt.ops.optimizers import RULES
 from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.precision import READS_HALVES
 from bnnopt.passes.rewriting import redirect, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers, step_input, store_as
 
-_RULES = frozenset({"SgdStep", "MomentumStep", "AdamStep", "FirstMomentStep"})
+_RULES = frozenset(rule.name for rule in RULES)
 SEED_STRIDE = 0x85EBCA77  # between the random streams of two weights
 
 

@@ -21,6 +21,7 @@ from bnnopt.autodiff import (
     build_training_step,
     make_optimizer,
 )
+from bnnopt.autodiff.optimizers import AdamW
 from bnnopt.frontend import load_forward
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
 from bnnopt.ops import dims, dtype, functions_for
@@ -76,7 +77,8 @@ def network_from_file(
         pack_binary_weights(forward)
     if optimizer == "fixed-sign":
         fix_signs(forward)
-    options = TrainingOptions(loss, make_optimizer(optimizer, momentum))
+    rule = AdamW(decay=0.2) if optimizer == "adamw" else make_optimizer(optimizer, momentum)
+    options = TrainingOptions(loss, rule)
     training = build_training_step(forward, options, path)
     evaluation = build_evaluation(forward)
     return Network(training.model, evaluation.model, dict(forward.weights), batch)

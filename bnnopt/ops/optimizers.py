@@ -1,6 +1,6 @@
 """Optimiser steps. Every output takes over the buffer of the input that it replaces.
 
-Four rules are written down. The forms that keep their state in float16, and those that read sign
+Five rules are written down. The forms that keep their state in float16, and those that read sign
 bits of the gradient, follow from them.
 """
 
@@ -135,19 +135,28 @@ ADAMW_STEP = Operator(
 
 FIRST_MOMENT_STEP = Operator(
     summary="""Adam for gradients of one magnitude: next_m = b1 m + (1 - b1) dw;
-    next_w = w - lr (next_m / (1 - b1^step)) / (root + epsilon).
+    next_w = (1 - lr decay) (w - rate next_m), with
+    rate = lr / (1 - b1^step) / (root + epsilon / sqrt(1 - b2^step)).
 
     w, dw, m: the same shape, float. lr: scalar. step: int64 scalar, 1 at the first step. `root` is
     that magnitude: where |dw| has always been `root`, Adam's second moment without its bias is
-    root^2, whatever b2. Source: arXiv:1412.6980, algorithm 1, with dw^2 = root^2.
+    root^2, whatever b2. AdamW adds epsilon before it takes the bias out, which is all that it needs
+    b2 for; b2 = 0 and decay = 0 are Adam. Source: arXiv:1412.6980, algorithm 1, and
+    arXiv:1711.05101, algorithm 2, with dw^2 = root^2.
     """,
-    signature="FirstMomentStep <beta1, root, epsilon> (w, dw, m, lr, step) => (next_w, next_m)",
+    signature=(
+        "FirstMomentStep <beta1, beta2, root, epsilon, decay> (w, dw, m, lr, step)"
+        " => (next_w, next_m)"
+    ),
     body="""
         beta1_value = Constant <value_float: float = @beta1> ()
+        beta2_value = Constant <value_float: float = @beta2> ()
         root_value = Constant <value_float: float = @root> ()
         epsilon_value = Constant <value_float: float = @epsilon> ()
+        decay_value = Constant <value_float: float = @decay> ()
         one = Constant <value_float = 1.0> ()
         beta1_like = CastLike (beta1_value, w)
+        decay_like = CastLike (decay_value, w)
         one_like = CastLike (one, w)
         rest1 = Sub (one_like, beta1_like)
         kept = Mul (m, beta1_like)
@@ -160,11 +169,21 @@ FIRST_MOMENT_STEP = Operator(
         rest1_power = Sub (one_64, beta1_power)
         correction1 = CastLike (rest1_power, w)
         rate = Div (lr, correction1)
-        bottom = Add (root_value, epsilon_value)
+        beta2_64 = Cast <to = 11> (beta2_value)
+        root_64 = Cast <to = 11> (root_value)
+        epsilon_64 = Cast <to = 11> (epsilon_value)
+        beta2_power = Pow (beta2_64, step64)
+        rest2_power = Sub (one_64, beta2_power)
+        rest2_root = Sqrt (rest2_power)
+        epsilon_unbiased = Div (epsilon_64, rest2_root)
+        bottom = Add (root_64, epsilon_unbiased)
         bottom_like = CastLike (bottom, w)
         factor = Div (rate, bottom_like)
         change = Mul (next_m, factor)
-        next_w = Sub (w, change)
+        stepped = Sub (w, change)
+        lost = Mul (lr, decay_like)
+        keep = Sub (one_like, lost)
+        next_w = Mul (stepped, keep)
     """,
     type_rule=like(0, 2),
     in_place={0: 0, 1: 2},
@@ -397,9 +416,9 @@ HALF_BOP_STEP = Operator(
     in_place={0: 0, 1: 2},
 )
 
-RULES = (SGD_STEP, MOMENTUM_STEP, ADAM_STEP, FIRST_MOMENT_STEP)
+RULES = (SGD_STEP, MOMENTUM_STEP, ADAM_STEP, ADAMW_STEP, FIRST_MOMENT_STEP)
 _HALVES = tuple(_of_halves(rule) for rule in RULES)
 OF_SIGNS = tuple(_of_signs(rule) for rule in (*RULES, *_HALVES))
 OF_BITS = (BOP_STEP, HALF_BOP_STEP)  # binary weights without latent ones
-OF_FLOATS = (*RULES, ADAMW_STEP, *_HALVES)
+OF_FLOATS = (*RULES, *_HALVES)
 OPERATORS = (ROUND_TO_HALF, SIGN_GRAD, *OF_BITS, *OF_FLOATS, *OF_SIGNS)

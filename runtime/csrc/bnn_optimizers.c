@@ -31,12 +31,12 @@ BNN_INLINE void momentum_step(const bnn_update *u, const float *w, const float *
 
 BNN_INLINE void first_moment_step(const bnn_update *u, const float *w, const float *dw,
                                   const float *m, float *next_w, float *next_m, i64 n) {
-    const float rate = u->rate, keep = u->keep1, take = u->take1;
+    const bnn_update r = *u;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
-        float weight = w[i], moment = m[i] * keep + dw[i] * take;
+        float weight = w[i], moment = m[i] * r.keep1 + dw[i] * r.take1;
         next_m[i] = moment;
-        next_w[i] = weight - moment * rate;
+        next_w[i] = (weight - moment * r.rate) * r.keep;
     }
 }
 

@@ -24,7 +24,7 @@ from bnnopt.runtime.kernels.compiled import (
     scalar,
 )
 from bnnopt.runtime.kernels.dropout import stream_start
-from bnnopt.runtime.kernels.optimizers import adamw_correction
+from bnnopt.runtime.kernels.optimizers import adamw_correction, known_bottom
 
 Rates = Callable[[float, int, Attributes], Mapping[str, float]]
 """(learning rate, number of the step, attributes) to the numbers of an `Update`."""
@@ -73,15 +73,21 @@ def _adamw(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
         **_adam(lr, step, attributes),
         "rate": float(np.float32(lr) * np.float32(correction)),
         "correction2": 1.0,
-        "keep": float(1 - np.float32(lr) * np.float32(number(attributes, "decay"))),
+        "keep": _decayed(lr, attributes),
     }
 
 
 def _first_moment(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
     beta1 = number(attributes, "beta1")
-    bottom = number(attributes, "root") + number(attributes, "epsilon")
-    rate = np.float32(lr) / np.float32(1 - beta1**step) / np.float32(bottom)
-    return {"rate": float(rate), "keep1": beta1, "take1": 1 - beta1}
+    numbers = (number(attributes, name) for name in ("beta2", "root", "epsilon"))
+    rate = np.float32(lr) / np.float32(1 - beta1**step) / np.float32(known_bottom(step, *numbers))
+    keep = _decayed(lr, attributes)
+    return {"rate": float(rate), "keep1": beta1, "take1": 1 - beta1, "keep": keep}
+
+
+def _decayed(lr: float, attributes: Attributes) -> float:
+    """What weight decay leaves of a weight."""
+    return float(1 - np.float32(lr) * np.float32(number(attributes, "decay")))
 
 
 def _bop(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
@@ -115,7 +121,7 @@ FORMS = {
     for signs in ("", "Sign")
     for half in ("", "Half")
     for rule in _RULES
-    if not ((signs or half) and rule == "AdamWStep") and not (signs and rule == BOP)
+    if not (signs and rule == BOP)
 }
 
 

@@ -119,10 +119,12 @@ def first_moment_step(
     step: Array,
     *,
     beta1: float,
+    beta2: float,
     root: float,
     epsilon: float,
+    decay: float,
 ) -> tuple[Array, Array]:
-    """Return next_w, next_m of Adam where |dw| has always been `root`.
+    """Return next_w, next_m of AdamW where |dw| has always been `root`; see `ops.optimizers`.
 
     Parameters
     ----------
@@ -132,10 +134,16 @@ def first_moment_step(
         1 at the first step.
     """
     next_m = _first_moment(dw, m, beta1)
-    factor = lr / (1 - beta1 ** int(step)) / (root + epsilon)
+    factor = lr / (1 - beta1 ** int(step)) / known_bottom(int(step), beta2, root, epsilon)
     next_w = np.asarray(next_m * factor)
     np.subtract(w, next_w, out=next_w)
+    next_w *= 1 - lr * decay
     return next_w, next_m
+
+
+def known_bottom(step: int, beta2: float, root: float, epsilon: float) -> float:
+    """Root of the second moment without its bias, and AdamW's epsilon, where |dw| is `root`."""
+    return root + epsilon / math.sqrt(1 - beta2**step)
 
 
 def sign_grad(packed: Array, w: Array, *, shape: list[int], scale: float, limit: float) -> Array:
@@ -276,12 +284,12 @@ RULES: dict[str, Kernel] = {
     "SgdStep": sgd_step,
     "MomentumStep": momentum_step,
     "AdamStep": adam_step,
+    "AdamWStep": adamw_step,
     "FirstMomentStep": first_moment_step,
 }
 _HALVES = {f"Half{name}": of_halves(rule) for name, rule in RULES.items()}
 _SIGNS = {f"Sign{name}": of_signs(rule) for name, rule in (RULES | _HALVES).items()}
 STEPS: dict[str, Kernel] = {
-    "AdamWStep": adamw_step,
     "BopStep": bop_step,
     "HalfBopStep": half_bop_step,
     **RULES,

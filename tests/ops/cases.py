@@ -587,7 +587,6 @@ def optimizer_cases() -> list[Case]:
     ]:
         w, dw = normal(*shape), normal(*shape)
         table += optimizer_rules("", note, shape, step, [w, dw], {})
-        table.append(adamw_case(note, w, dw, step))
         if shape:
             signs: dict[str, Attribute] = {"shape": list(shape[1:]), "scale": 0.3, "limit": 1.0}
             packed = random_bits(shape[0], list(shape[1:]))
@@ -608,13 +607,6 @@ def optimizer_cases() -> list[Case]:
     ]
 
 
-def adamw_case(note: str, w: Array, dw: Array, step: int) -> Case:
-    """One step of AdamW, with as much weight decay as that makes a difference."""
-    m, v = normal(*w.shape), np.asarray(normal(*w.shape) ** 2)
-    numbers = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "decay": 0.3}
-    return case("AdamWStep", note, w, dw, m, v, scalar(0.01), np.array(step), **numbers)
-
-
 SIGNS: dict[str, Attribute] = {"scale": 0.5, "limit": 1.0}
 
 
@@ -625,13 +617,14 @@ def optimizer_rules(
     """A case of each rule, reading `read` first and with `more` attributes."""
     m, lr, count = normal(*shape), scalar(0.01), np.array(step)
     v = np.asarray(normal(*shape) ** 2)
-    first = {"beta1": 0.9, "root": 0.3, "epsilon": 1e-8}
     adam = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+    adamw = {**adam, "epsilon": 1e-6, "decay": 0.3}  # as much as makes a difference
     return [
         case(f"{prefix}SgdStep", note, *read, lr, **more),
         case(f"{prefix}MomentumStep", note, *read, m, lr, momentum=0.9, **more),
         case(f"{prefix}AdamStep", note, *read, m, v, lr, count, **adam, **more),
-        case(f"{prefix}FirstMomentStep", note, *read, m, lr, count, **first, **more),
+        case(f"{prefix}AdamWStep", note, *read, m, v, lr, count, **adamw, **more),
+        case(f"{prefix}FirstMomentStep", note, *read, m, lr, count, root=0.3, **adamw, **more),
     ]
 
 
@@ -695,9 +688,10 @@ def updates(
     w, row = normal(*shape), list(shape[1:])
     signs: dict[str, Attribute] = {"shape": row, "scale": 0.3, "limit": 0.8}
     packed = random_bits(shape[0], row)
+    floats = all_rules("", shape, [w, w], {})
+    limits = [-1.0 if "AdamW" in step.operator else 0.8 for step in floats]
     steps = [
-        *((step, {"scale": 2.0**-8, "limit": 0.8}) for step in all_rules("", shape, [w, w], {})),
-        (adamw_case("same", w, w, 3), {"scale": 2.0**-8, "limit": -1.0}),
+        *((s, {"scale": 2.0**-8, "limit": n}) for s, n in zip(floats, limits, strict=True)),
         *((step, {}) for step in all_rules("Sign", shape, [w, packed], signs)),
         *((step, {"scale": 2.0**-8}) for step in bop_of("same", shape)),
     ]

@@ -35,12 +35,15 @@ def states(step: TrainingStep) -> set[str]:
     return {str(v.name) for v in step.inputs(Role.STATE)}
 
 
-def test_binary_weights_lose_their_second_moment_and_nothing_else_does() -> None:
-    net = small("binary", optimizer="adam")
+@pytest.mark.parametrize(("optimizer", "rule"), [("adam", "AdamStep"), ("adamw", "AdamWStep")])
+def test_binary_weights_lose_their_second_moment_and_nothing_else_does(
+    optimizer: str, rule: str
+) -> None:
+    net = small("binary", optimizer=optimizer)
     before, step = states(with_signs(net)), rewritten(net)
     assert before - states(step) == {f"{w}.adam_v" for w in BINARY}
     assert ops(step, "update").count("SignFirstMomentStep") == len(BINARY)
-    assert ops(step, "update").count("AdamStep") == 4
+    assert ops(step, "update").count(rule) == 4
     assert apply(PASS, step)[0] == 0
 
 
@@ -65,9 +68,10 @@ def test_the_saving_is_the_size_of_the_weights() -> None:
 
 
 @pytest.mark.parametrize("run", [run_native, run_stock])
-def test_identity_gives_the_steps_of_adam(run) -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_identity_gives_the_steps_of_adam(run, optimizer: str) -> None:
     """No estimator cancels an update, so nothing but rounding differs."""
-    net = small("binary", optimizer="adam", ste=["identity"])
+    net = small("binary", optimizer=optimizer, ste=["identity"])
     exact, found = run(net, with_signs(net), 4), run(net, rewritten(net), 4)
     np.testing.assert_allclose(found.losses, exact.losses, rtol=1e-6)
     for w in net.weights:
@@ -90,7 +94,7 @@ def two_steps_of(w: float, signs: list[int], operator: str, n: int = 400) -> flo
             )
         else:
             weight, m = DOMAIN_KERNELS[operator](
-                weight, packed, m, lr, count, root=0.1, **attributes
+                weight, packed, m, lr, count, beta2=0.0, decay=0.0, root=0.1, **attributes
             )
     return float(weight[0, 0])
 

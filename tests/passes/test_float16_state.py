@@ -43,6 +43,7 @@ OPTIMIZERS: dict[str, dict[str, object]] = {
     "sgd": {},
     "momentum": {"momentum": 0.9},
     "adam": {"optimizer": "adam"},
+    "adamw": {"optimizer": "adamw"},
 }
 
 

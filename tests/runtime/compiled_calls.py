@@ -333,9 +333,11 @@ def optimizer(operator: str, s: Source) -> Call:
     counts = rule in ("AdamStep", "AdamWStep", "FirstMomentStep")
     if counts:
         attributes |= {"beta1": s.number(0.9, 0.5), "epsilon": s.number(1e-8)}
-        attributes["root" if rule == "FirstMomentStep" else "beta2"] = s.number(0.999, 0.1)
-    if rule == "AdamWStep":
+        attributes["beta2"] = s.number(0.999, 0.1)
+    if rule in ("AdamWStep", "FirstMomentStep"):
         attributes["decay"] = s.number(0, 0.1)
+    if rule == "FirstMomentStep":
+        attributes["root"] = s.number(0.999, 0.1)
     adam = [m, np.abs(v)]
     states = {"SgdStep": [], "AdamStep": adam, "AdamWStep": adam}.get(rule, [m])
     if "Half" in operator:
