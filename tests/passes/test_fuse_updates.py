@@ -57,7 +57,7 @@ def run(net: Network, step: TrainingStep, threads: int, **options: bool) -> Traj
 def test_several_steps_give_the_same_bits(optimizer: str, level: str) -> None:
     net = small("binary", **OPTIMIZERS[optimizer])
     separate, together = rewritten(net, level, "fuse-updates"), rewritten(net, level)
-    assert len(fused(together)) == 2
+    assert len(fused(together)) == 3
     assert not fused(separate)
     expected = run(net, separate, 1, with_gradients=False)
     for threads in (1, 2):
