@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-enum { BLOCK = 512 };
+enum { BLOCK = 512, LINE = 64 };
 
 BNN_INLINE void sgd_step(const bnn_update *u, const float *w, const float *dw, float *next_w,
                          i64 n) {
@@ -196,8 +196,21 @@ struct stretch {
     const float *raw;
 };
 
+/* Fetch the weights and the state below those of a stretch: a tile goes on there, and a processor
+   that sees rows of a tile far apart does not guess it. */
+BNN_INLINE void fetch_next_row(const bnn_update *u, i64 row, i64 start, i64 n) {
+    const void *const arrays[] = {u->rule == BNN_BOP ? NULL : u->w, u->m, u->v};
+    const i64 size = u->half ? sizeof(bnn_half) : sizeof(float);
+    if (row + 1 >= u->rows) return;
+    for (int a = 0; a < 3; a++) {
+        const uint8_t *next = (const uint8_t *)arrays[a] + ((row + 1) * u->row + start) * size;
+        for (i64 i = 0; arrays[a] && i < n * size; i += LINE) __builtin_prefetch(next + i, 1);
+    }
+}
+
 BNN_INLINE void update_stretch(void *context, i64 begin, i64 end) {
     const struct stretch *s = context;
+    fetch_next_row(s->update, s->row, s->start, end);
     for (i64 i = begin; i < end; i += BLOCK)
         update_block(s->update, s->row, s->start + i, (struct slope){.raw = s->raw + i},
                      bnn_min(BLOCK, end - i));
