@@ -46,7 +46,7 @@ from bnnopt.passes import (
 from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report
 from bnnopt.runtime.format import Artifact
-from bnnopt.runtime.kernels.selection import kernels_of
+from bnnopt.runtime.kernels.selection import named_kernels
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.settings import LOSS_NAMES, Settings, check, with_options
@@ -80,9 +80,7 @@ class Optimized:
     def kernels(self) -> list[tuple[str, str, str]]:
         """Name, operator and kernel of each node that runs: C functions, or ``numpy``."""
         plan = make_plan(self.training)
-        program = make_program(self.training, plan, self.about.batch_size)
-        found = zip(program.steps, kernels_of(program), strict=True)
-        return [(step.name, step.operator, kernel) for step, kernel in found if kernel]
+        return named_kernels(make_program(self.training, plan, self.about.batch_size))
 
     def save(self, folder: str | Path) -> None:
         """Write the folder that `TrainingSession` opens.

@@ -15,6 +15,7 @@ from bnnopt.frontend import Binarized
 from bnnopt.passes import PassRecord
 from bnnopt.passes.base import Skip
 from bnnopt.plan import MemoryPlan
+from bnnopt.runtime.kernels.selection import NUMPY
 from bnnopt.static_sum import StaticSum, render_static
 from bnnopt.tables import (
     BeforeAfter,
@@ -138,6 +139,7 @@ def render(
     if kernels:
         columns = [Column("node"), Column("operator", optional=True), Column("kernel")]
         parts.append(Listing("Kernels of the native backend", columns, [Row(k) for k in kernels]))
+        parts.append(_on_numpy(kernels))
     return Group(Text(head, "bold"), *(line for part in parts for line in (Text(), part)))
 
 
@@ -223,6 +225,13 @@ def _skips(report: Report) -> Group:
         elif not record.rewrites:
             parts += [Text(record.name, "bold"), Text("  nothing in the graph that it applies to")]
     return Group(*parts)
+
+
+def _on_numpy(kernels: Sequence[tuple[str, str, str]]) -> Text:
+    """How many nodes no C kernel covers, by operator."""
+    left = Counter(operator for _, operator, kernel in kernels if kernel == NUMPY)
+    names = ", ".join(f"{operator} {n}" for operator, n in sorted(left.items()))
+    return Text(f"on numpy: {left.total()} of {len(kernels)} nodes{': ' if left else ''}{names}")
 
 
 def _reasons(name: str, notes: Sequence[Skip]) -> RenderableType:

@@ -102,6 +102,22 @@ class TrainingSession:
             raise UsageError("memory: only the native backend runs a plan; open with that")
         return self._backend.memory
 
+    def kernels(self) -> list[tuple[str, str, str]]:
+        """Name, operator and kernel of each node of a step, as this device runs it.
+
+        The kernel is the C functions that it calls, or ``numpy`` where none covers it.
+
+        Raises
+        ------
+        UsageError
+            If the backend is not the native one.
+        """
+        if not isinstance(self._backend, NativeBackend):
+            raise UsageError("kernels: only the native backend has its own; open with that")
+        from bnnopt.runtime.kernels.selection import named_kernels
+
+        return named_kernels(self._backend.training)
+
     def step(self, x: Data, y: ArrayLike | None = None, lr: float | None = None) -> float:
         """One training step; weights, statistics and optimiser state change in place.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.format import Program, StepSpec, ValueSpec
 from bnnopt.runtime.kernels import Array
@@ -13,6 +15,7 @@ from bnnopt.runtime.kernels.dispatch import COMPILED
 NUMPY = "numpy"
 
 
+@np.errstate(all="ignore")  # rates from the number of a step that is 0
 def kernels_of(program: Program) -> list[str]:
     """For each step the C functions that it calls, ``numpy``, or nothing for a view.
 
@@ -21,6 +24,12 @@ def kernels_of(program: Program) -> list[str]:
     """
     arrays = _stand_ins(program)
     return [_kernel_of(step, arrays) for step in program.steps]
+
+
+def named_kernels(program: Program) -> list[tuple[str, str, str]]:
+    """Name, operator and kernel of each step that runs; see `kernels_of`."""
+    found = zip(program.steps, kernels_of(program), strict=True)
+    return [(step.name, step.operator, kernel) for step, kernel in found if kernel]
 
 
 def _kernel_of(step: StepSpec, arrays: Mapping[int, Array]) -> str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 
+import bnnopt
 from bnnopt.artifact import make_program
+from bnnopt.errors import UsageError
+from bnnopt.models import build, names
 from bnnopt.passes import select
 from bnnopt.plan import make_plan
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.format import StepSpec
 from bnnopt.runtime.kernels import compiled
-from bnnopt.runtime.kernels.selection import NUMPY, kernels_of
+from bnnopt.runtime.kernels.dispatch import COMPILED
+from bnnopt.runtime.kernels.selection import NUMPY, kernels_of, named_kernels
 from bnnopt.runtime.library import library
 from tests.graphs import Network, constants_of, feeds_of, initial, zoo
 from tests.passes.networks import small
@@ -62,6 +68,51 @@ def test_what_is_said_is_what_runs(name: str, called: list[str]) -> None:
     executor.run(by_role, net.batch, observe)
     assert found == said
     assert len({kernel for kernel in said.values() if kernel.startswith("bnn_")}) > 3
+
+
+# Of each network of the zoo the operators that run on numpy beside C: products of real matrices,
+# which are BLAS, and what is small or rare.
+ON_NUMPY = {
+    "mlp": {"Gemm"},
+    "binarynet": set(),
+    "cnv": set(),
+    "resnet-e-18": {"Expand", "Gemm", "Mul"},
+    "bi-real-18": {"Abs", "ApproxSignGrad", "Expand", "Gemm", "Sign"},
+    "resnet-e-mini": {"Expand", "Gemm"},
+    "relu-mini": {"Expand", "Gemm"},
+}
+
+
+def on_numpy(name: str, level: str) -> set[str]:
+    net = zoo(name, 4)
+    step = net.with_passes(*(p.name for p in select(level)))
+    found = named_kernels(make_program(step, make_plan(step), 4))
+    return {operator for _, operator, kernel in found if kernel == NUMPY}
+
+
+@pytest.mark.skipif(library() is None, reason="no compiled kernels")
+@pytest.mark.parametrize("name", names())
+def test_hardly_anything_of_the_zoo_runs_on_numpy(name: str) -> None:
+    level = "O1" if name == "bi-real-18" else "O2"  # of which -O2 takes long to compile
+    assert on_numpy(name, level) <= ON_NUMPY[name]
+
+
+@pytest.mark.skipif(library() is None, reason="no compiled kernels")
+def test_the_control_finds_a_kernel_that_covers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMPILED, "BinaryConv", lambda *_: False)
+    assert "BinaryConv" in on_numpy("cnv", "O1")
+
+
+def test_a_session_names_its_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ir.save(build("relu-mini"), tmp_path / "net.onnx")
+    optimized = bnnopt.optimize(tmp_path / "net.onnx", batch_size=2)
+    optimized.save(tmp_path / "out")
+    session = bnnopt.TrainingSession(tmp_path / "out")
+    assert session.kernels() == optimized.kernels()
+    monkeypatch.setattr(compiled, "library", lambda: None)
+    assert {kernel for _, _, kernel in session.kernels()} == {NUMPY}
+    with pytest.raises(UsageError, match="native"):
+        bnnopt.TrainingSession(tmp_path / "out", backend="onnxruntime").kernels()
 
 
 def test_without_the_library_all_is_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
