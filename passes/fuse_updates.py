@@ -22,6 +22,7 @@ from bnnopt.training_step import (
 )
 
 _PRODUCTS = frozenset({"BinaryConvWeightGrad", "BinaryGemmWeightGrad", "ConvWeightGrad"})
+_GEMM_DEFAULTS = {"transA": 0, "transB": 0, "alpha": 1.0}
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class FuseUpdates(Pass):
     Backward:  dw = x^T dy, one tile of it after the other
     Update:    w = step(w, dw) of that tile, by the thread that finished it; dw is nowhere kept.
     Saves:     the weight gradient, or its sign bits.  Numbers: bit-exact.
-    Skips:     a gradient that is added up, transposed or read elsewhere; one that BLAS makes whole
-               (of a dense layer of real numbers); one that is smaller than the layer's input, where
-               that would have to stay until something else has read the weight.
+    Skips:     a gradient that is added up, transposed or read elsewhere; one that is smaller than
+               the layer's input, where that would have to stay until something else has read the
+               weight.
     Source:    Wang et al., arXiv:2102.04270, algorithm 2, lines 16 to 18.
     """
 
@@ -91,7 +92,7 @@ def _gradient(node: ir.Node) -> _Gradient | str:
         maker = value.producer()
         if maker is None or value.is_graph_output() or len(readers(value)) > 1:
             return f"its gradient {value.name!r} is read elsewhere"
-        if maker.op_type.removesuffix("Signs") in _PRODUCTS:
+        if maker.op_type.removesuffix("Signs") in _PRODUCTS or _is_dense(maker):
             is_half = dtype(maker.outputs[0]) == ir.DataType.FLOAT16
             return "its gradient is float16" if is_half else replace(found, product=maker)
         if maker.op_type == "BinarizePack" and maker.attributes["zero"].as_float() == 1:
@@ -102,6 +103,13 @@ def _gradient(node: ir.Node) -> _Gradient | str:
             value, found = maker.inputs[0], replace(found, limit=limit)
         else:
             return f"{maker.op_type} {maker.name!r} makes its gradient"
+
+
+def _is_dense(node: ir.Node) -> bool:
+    """Whether it is the weight gradient of a dense layer of real numbers: a^T b."""
+    given = {name: attribute.value for name, attribute in node.attributes.items()}
+    options = [given.get(name, default) for name, default in _GEMM_DEFAULTS.items()]
+    return node.op_type == "Gemm" and len(node.inputs) == 2 and options == [1, 0, 1.0]
 
 
 def _factor(node: ir.Node) -> float | None:
@@ -130,7 +138,8 @@ def _attributes(found: _Gradient, node: ir.Node) -> dict[str, Any]:
         between["scale"] = found.scale
         if not node.op_type.endswith("BopStep"):
             between["limit"] = found.limit
-    own = {**found.product.attributes, **node.attributes}
+    product = {} if _is_dense(found.product) else found.product.attributes
+    own = {**product, **node.attributes}
     return {**{name: attribute.value for name, attribute in own.items()}, **between}
 
 

@@ -2,11 +2,14 @@
 
 For every operator that makes a weight gradient, and every optimiser step, one that does both:
 BinaryConvWeightGrad and AdamStep are BinaryConvAdamStep, and with Pow2 behind BinaryConv where dy
-is packed powers of two. Its kernel finishes the gradient tile by
-tile, over the whole batch, and steps the weights of each tile at once.
+is packed powers of two. Its kernel finishes the gradient tile by tile, over the whole batch, and
+steps the weights of each tile at once. A dense layer of real numbers has a Gemm for its weight
+gradient: Gemm and AdamStep are GemmAdamStep.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -16,13 +19,32 @@ from bnnopt.ops.operator import MIN_OPSET, Operator, TypeRule, dims, dtype, pass
 from bnnopt.ops.optimizers import OF_BITS, OF_FLOATS, OF_SIGNS
 from bnnopt.ops.pow2 import BINARY_CONV_WEIGHT_GRAD_POW2, BINARY_GEMM_WEIGHT_GRAD_POW2
 
-PRODUCTS = (
+
+class _Product(NamedTuple):
+    """What makes a weight gradient: its name, inputs and attributes, and the statement in ONNX."""
+
+    name: str
+    inputs: tuple[str, ...]
+    attributes: tuple[str, ...]
+    statement: str
+
+    @classmethod
+    def of(cls, operator: Operator) -> _Product:
+        """An operator of this domain."""
+        made = operator.function(MIN_OPSET)
+        call = f"bnnopt.{operator.name} {passed_on(made.attribute)} ({', '.join(made.input)})"
+        return cls(operator.name, (*made.input,), (*made.attribute,), f"raw = {call}")
+
+
+_GRADIENTS = (
     BINARY_CONV_WEIGHT_GRAD,
     BINARY_CONV_WEIGHT_GRAD_POW2,
     BINARY_GEMM_WEIGHT_GRAD,
     BINARY_GEMM_WEIGHT_GRAD_POW2,
     CONV_WEIGHT_GRAD,
 )
+PRODUCTS = tuple(map(_Product.of, _GRADIENTS))
+DENSE = _Product("Gemm", ("a", "b"), (), "raw = Gemm <transA = 1> (a, b)")
 
 # How the gradient dw of a step comes from what the product sums, `raw`, by its kind; and the
 # attributes that this needs beside the step's own.
@@ -65,19 +87,19 @@ def _type_rule(in_place: dict[int, int], like_dw: int) -> TypeRule:
 
 
 def _fused(
-    product: Operator, step: Operator, gradient: str, own: tuple[str, ...], meaning: str
+    product: _Product, step: Operator, gradient: str, own: tuple[str, ...], meaning: str
 ) -> Operator:
-    first, second = product.function(MIN_OPSET), step.function(MIN_OPSET)
+    second = step.function(MIN_OPSET)
     w, _, *rest = second.input
     outputs = ", ".join(second.output)
-    attributes = ", ".join([*first.attribute, *own, *second.attribute])
-    read = ", ".join([w, *first.input, *rest])
-    more = len(first.input) - 1  # inputs, instead of the gradient
+    attributes = ", ".join([*product.attributes, *own, *second.attribute])
+    read = ", ".join([w, *product.inputs, *rest])
+    more = len(product.inputs) - 1  # instead of the gradient
     in_place = {output: i and i + more for output, i in step.in_place.items()}
     return Operator(
         summary=f"""{step.name} by the gradient that {product.name} makes, nowhere kept.
 
-        {", ".join(first.input)} as in {product.name}, all other inputs and all outputs as in
+        {", ".join(product.inputs)} as in {product.name}, all other inputs and all outputs as in
         {step.name}; so are the attributes. The step reads {meaning}; that is also `dw`, float32, in
         the shape of the weights, where an output for it is named.
         """,
@@ -85,7 +107,7 @@ def _fused(
             f"{fused_name(product.name, step.name)} <{attributes}> ({read}) => ({outputs}, dw)"
         ),
         body=f"""
-        raw = bnnopt.{product.name} {passed_on(first.attribute)} ({", ".join(first.input)})
+        {product.statement}
         {gradient.strip()}
         {outputs} = bnnopt.{step.name} {passed_on(second.attribute)} ({", ".join(second.input)})
         """,
@@ -97,7 +119,7 @@ def _fused(
 OPERATORS = tuple(
     _fused(product, step, gradient, own, meaning)
     for steps, gradient, own, meaning in _KINDS
-    for product in PRODUCTS
+    for product in (*PRODUCTS, *((DENSE,) if steps is OF_FLOATS else ()))
     for step in steps
 )
 POW2_UPDATES = {

@@ -225,7 +225,7 @@ void bnn_update_row(const void *context, i64 row, i64 start, const float *dw, i6
 
 struct step {
     const bnn_update *update;
-    const float *dw;
+    const float *dw, *raw;
     const uint8_t *bits;
     i64 row_bytes, piece, pieces; /* elements and number of pieces of a row */
 };
@@ -237,7 +237,9 @@ BNN_INLINE void step_pieces(void *context, i64 begin, i64 end) {
         i64 row = i / s->pieces, start = i % s->pieces * s->piece;
         i64 stop = bnn_min(start + s->piece, row_length);
         for (i64 j = start; j < stop; j += BLOCK) {
-            struct slope slope = {.dw = s->dw ? s->dw + row * row_length + j : NULL,
+            i64 at = row * row_length + j;
+            struct slope slope = {.dw = s->dw ? s->dw + at : NULL,
+                                  .raw = s->raw ? s->raw + at : NULL,
                                   .bits = s->bits ? s->bits + row * s->row_bytes + j / 8 : NULL};
             update_block(s->update, row, j, slope, bnn_min(BLOCK, stop - j));
         }
@@ -246,14 +248,16 @@ BNN_INLINE void step_pieces(void *context, i64 begin, i64 end) {
 
 BNN_BOTH(step_pieces)
 
-/* One step of all weights. Either dw, as many floats, or bits: their signs, in rows of whole bytes. */
-BNN_EXPORT void bnn_optimizer_step(const bnn_update *update, const float *dw, const uint8_t *bits) {
+/* One step of all weights, by one of: dw, as many floats; raw, what a product has summed; bits, the
+   signs of dw in rows of whole bytes. The others are NULL. */
+BNN_EXPORT void bnn_optimizer_step(const bnn_update *update, const float *dw, const float *raw,
+                                   const uint8_t *bits) {
     bnn_update u = *update;
     if ((!bits && u.rule != BNN_BOP) || u.row % 8 == 0) { /* no spare bits: one long row */
         u.row *= u.rows;
         u.rows = u.rows > 0;
     }
-    struct step s = {.update = &u, .dw = dw, .bits = bits, .row_bytes = bnn_ceil_div(u.row, 8),
+    struct step s = {.update = &u, .dw = dw, .raw = raw, .bits = bits, .row_bytes = bnn_ceil_div(u.row, 8),
                      .piece = BNN_GRAIN, .pieces = bnn_ceil_div(u.row, BNN_GRAIN)};
     i64 grain = bnn_grain_of(bnn_min(u.row, s.piece));
     bnn_parallel(u.rows * s.pieces, grain, BNN_PICK(step_pieces), &s);

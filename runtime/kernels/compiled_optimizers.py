@@ -175,7 +175,7 @@ def _step(
     if not of_signs and not (covered(gradient) and gradient.size == update.rows * update.row):
         return False
     dw, bits = (None, gradient) if of_signs else (gradient, None)
-    call("bnn_optimizer_step", update, dw, bits)
+    call("bnn_optimizer_step", update, dw, None, bits)
     return True
 
 

@@ -10,6 +10,8 @@ from bnnopt.runtime.kernels.compiled_bitmap import COMPILED_BITMAP
 from bnnopt.runtime.kernels.compiled_bitmap import scratch_bytes as bitmap_scratch_bytes
 from bnnopt.runtime.kernels.compiled_convolution import COMPILED_CONVOLUTION
 from bnnopt.runtime.kernels.compiled_convolution import scratch_bytes as convolution_scratch_bytes
+from bnnopt.runtime.kernels.compiled_dense import COMPILED_DENSE
+from bnnopt.runtime.kernels.compiled_dense import scratch_bytes as dense_scratch_bytes
 from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
 from bnnopt.runtime.kernels.compiled_normalization import COMPILED_NORMALIZATION
 from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
@@ -26,6 +28,7 @@ Shape = Sequence[int]
 COMPILED: dict[str, CompiledKernel] = {
     **COMPILED_BITMAP,
     **COMPILED_CONVOLUTION,
+    **COMPILED_DENSE,
     **COMPILED_ELEMENTWISE,
     **COMPILED_PRODUCTS,
     **COMPILED_UPDATES,
@@ -67,6 +70,8 @@ def scratch_bytes(
         )
     if operator in COMPILED_UPDATES:
         return update_scratch_bytes(operator, inputs, attributes, MAX_THREADS)
+    if operator in COMPILED_DENSE:
+        return dense_scratch_bytes(operator, inputs)
     if operator in COMPILED_CONVOLUTION:
         return convolution_scratch_bytes(operator, inputs, outputs, attributes, MAX_THREADS) or 0
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
@@ -10,6 +12,40 @@ from bnnopt.runtime.kernels import Array
 def matmul(a: Array, b: Array, *, out: Array | None = None) -> Array:
     """Matrix product of the last two axes, the others broadcast; written to `out` if given."""
     return np.asarray(np.matmul(a, b, out=out))
+
+
+BLOCK = 1 << 19  # numbers of a weight gradient that are made at a time
+
+
+def rows_at_a_time(row: int) -> int:
+    """Rows of a weight gradient in a block, of `row` numbers each."""
+    return max(1, BLOCK // max(row, 1))
+
+
+def row_blocks(n_rows: int, row: int) -> Iterator[slice]:
+    """The rows of a weight gradient, some at a time: the sums of each are made by one product.
+
+    BLAS sums in an order that depends on the shapes. This one is the same whether the gradient is
+    kept, or stepped block by block.
+    """
+    size = rows_at_a_time(row)
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+def dense_weight_grad(a: Array, b: Array, *, out: Array | None = None) -> Array:
+    """Compute a^T b, the weight gradient of a dense layer; written to `out` if given.
+
+    Parameters
+    ----------
+    a : (N, M)
+    b : (N, K)
+    out : (M, K), optional
+    """
+    result = np.empty((a.shape[1], b.shape[1]), a.dtype) if out is None else out
+    for rows in row_blocks(*result.shape):
+        np.matmul(a[:, rows].T, b, out=result[rows])
+    return result
 
 
 def gemm(
@@ -33,7 +69,10 @@ def gemm(
     out : (M, N), optional
         Where to write the result.
     """
-    y = np.asarray(np.matmul(a.T if transA else a, b.T if transB else b, out=out))
+    if transA and not transB:
+        y = dense_weight_grad(a, b, out=out)
+    else:
+        y = np.asarray(np.matmul(a.T if transA else a, b.T if transB else b, out=out))
     if alpha != 1:
         y *= a.dtype.type(alpha)
     if c is not None:

@@ -12,6 +12,7 @@ import numpy as np
 from bnnopt.runtime.kernels import Array, Kernel, at_least_float32
 from bnnopt.runtime.kernels.binary_products import binary_conv_weight_grad, binary_gemm_weight_grad
 from bnnopt.runtime.kernels.convolution import conv_weight_grad
+from bnnopt.runtime.kernels.linear import dense_weight_grad
 from bnnopt.runtime.kernels.optimizers import STEPS, sign_grad
 from bnnopt.runtime.kernels.packing import binarize_pack
 from bnnopt.runtime.kernels.pow2 import (
@@ -25,6 +26,7 @@ PRODUCTS: dict[str, Kernel] = {
     "BinaryGemm": binary_gemm_weight_grad,
     "BinaryGemmPow2": binary_gemm_weight_grad_pow2,
     "Conv": conv_weight_grad,
+    "Gemm": dense_weight_grad,
 }
 
 
@@ -86,5 +88,8 @@ def _chosen(given: Mapping[str, Any], function: Kernel) -> dict[str, Any]:
 
 
 FUSED: dict[str, Kernel] = {
-    product + step: FusedStep(product, step) for product in PRODUCTS for step in STEPS
+    product + step: FusedStep(product, step)
+    for product in PRODUCTS
+    for step in STEPS
+    if product != "Gemm" or not (step.startswith("Sign") or step.endswith("BopStep"))
 }

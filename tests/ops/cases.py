@@ -664,6 +664,7 @@ def update_cases() -> list[Case]:
     pow2 = {**bits, "dy_shape": list(dy.shape[1:])}
     return [
         *updates("Conv", g.w_shape, (x, dy), own),
+        *updates("Gemm", (4, 27), (matrix, whole_halves(normal(3, 27)).astype(np.float32)), {}),
         *updates("BinaryConv", g.w_shape, (packed, dy), bits),
         *updates("BinaryGemm", (4, 27), (few, matrix), {"x_shape": [27]}),
         *updates("BinaryConvPow2", g.w_shape, (packed, *few_powers(dy)), pow2),
@@ -690,11 +691,12 @@ def updates(
     packed = random_bits(shape[0], row)
     floats = all_rules("", shape, [w, w], {})
     limits = [-1.0 if "AdamW" in step.operator else 0.8 for step in floats]
-    steps = [
-        *((s, {"scale": 2.0**-8, "limit": n}) for s, n in zip(floats, limits, strict=True)),
-        *((step, {}) for step in all_rules("Sign", shape, [w, packed], signs)),
-        *((step, {"scale": 2.0**-8}) for step in bop_of("same", shape)),
+    steps: list[tuple[Case, dict[str, Attribute]]] = [
+        (s, {"scale": 2.0**-8, "limit": n}) for s, n in zip(floats, limits, strict=True)
     ]
+    if kind != "Gemm":
+        steps += [(step, {}) for step in all_rules("Sign", shape, [w, packed], signs)]
+        steps += [(step, {"scale": 2.0**-8}) for step in bop_of("same", shape)]
     return [fused(kind, step, read, {**own, **more}) for step, more in steps]
 
 

@@ -8,6 +8,7 @@ import pytest
 from bnnopt.passes import LEVELS, run_passes, select
 from bnnopt.passes.fuse_updates import FuseUpdates
 from bnnopt.plan import make_plan
+from bnnopt.runtime.kernels import linear
 from bnnopt.runtime.library import set_threads
 from bnnopt.training_step import TrainingStep, makes_gradient, name_gradients
 from tests.graphs import (
@@ -16,7 +17,6 @@ from tests.graphs import (
     apply,
     assert_bit_equal,
     network,
-    ops,
     run_native,
     run_stock,
     zoo,
@@ -85,6 +85,19 @@ def test_larger_layers_give_the_same_bits(name: str) -> None:
         assert len(fused(together)) > 3
         expected = run(net, rewritten(net, "O1", "fuse-updates"), 1)
         assert_bit_equal(run(net, together, 2), expected)
+
+
+@pytest.mark.parametrize("block", [1, 20, 1 << 19])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "momentum"])
+def test_dense_layers_of_real_numbers(
+    optimizer: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "BLOCK", block)
+    net = small("float", **OPTIMIZERS[optimizer])
+    together = rewritten(net, "O1")
+    assert any(n.op_type.startswith("Gemm") for n in fused(together))
+    expected = run(net, rewritten(net, "O1", "fuse-updates"), 1)
+    assert_bit_equal(run(net, together, 2), expected)
 
 
 @pytest.mark.parametrize("changed", ["scale", "limit", "beta1"])
@@ -163,9 +176,3 @@ def test_a_mask_of_other_bounds_stays() -> None:
     clip = next(n for n in step.graph if n.op_type == "ClipGrad" and n.inputs[1].name == "w3")
     clip.attributes.add(ir.AttrFloat32("low", -0.5))
     assert "ClipGrad" in reasons(step)["w3"]
-
-
-def test_blas_makes_its_gradients_whole() -> None:
-    step = packed(small("dropout"))
-    assert set(reasons(step)) == {"w1", "w2"}
-    assert ops(step) == ops(packed(small("dropout")))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bnnopt.runtime.format import Attribute
-from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels import Array, linear
+from bnnopt.runtime.kernels.compiled_dense import COMPILED_DENSE
 from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS, FORMS
 from bnnopt.runtime.kernels.compiled_updates import COMPILED_UPDATES
 from bnnopt.runtime.kernels.dispatch import scratch_bytes
@@ -168,3 +169,29 @@ def test_too_little_scratch_is_refused_and_nothing_written(step: str):
     outputs = [w, *rest[: len(case.step.in_place) - 1], None]
     assert not kernel(inputs, outputs, case.attributes, np.empty(0, np.uint8))
     assert w.tobytes() == before
+
+
+@pytest.mark.parametrize("block", [1, 100, 1 << 19])
+@pytest.mark.parametrize("operator", COMPILED_DENSE)
+def test_a_dense_layer_of_real_numbers(
+    operator: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bits as the gradient, its mask and the step, whatever the block."""
+    monkeypatch.setattr(linear, "BLOCK", block)
+    name = operator.removeprefix("Gemm")
+    source = Source(block, (7, 33), special=False)
+    step = CALLS[name](source)
+    w, _, *rest = step.inputs
+    a, b = source.floats(5, 7), source.floats(5, 33)
+    between: dict[str, Attribute] = {"scale": 0.3, "limit": 0.7}
+    gradient = masked(linear.dense_weight_grad(a, b), w, **between)
+    call = dataclasses.replace(step, inputs=[w, gradient, *rest])
+    want = [np.empty_like(array) for array in call.twin()]
+    assert COMPILED_OPTIMIZERS[name](call.inputs, want, step.attributes, np.empty(0))
+    got = [*(np.empty_like(array) for array in want), np.empty_like(w)]
+    inputs, attributes = [w, a, b, *rest], {**step.attributes, **between}
+    scratch = Guarded(np.empty(scratch_bytes(operator, [w.shape], [], attributes), np.uint8), 0)
+    assert COMPILED_DENSE[operator](inputs, got, attributes, scratch.array)
+    scratch.check()
+    assert (np.abs(w) > 0.7).any()
+    assert_same(got, [*want, gradient])
