@@ -120,3 +120,10 @@ def test_without_the_library_all_is_numpy(monkeypatch: pytest.MonkeyPatch) -> No
     step = small("binary").with_passes(*LOSSLESS)
     program = make_program(step, make_plan(step), 4)
     assert set(kernels_of(program)) <= {NUMPY, ""}
+
+
+@pytest.mark.filterwarnings("error")
+def test_asking_does_not_warn() -> None:
+    """It divides by a step number of 0, which no step has."""
+    step = small("binary", optimizer="adam").with_passes(*LOSSLESS)
+    assert kernels_of(make_program(step, make_plan(step), 4))
