@@ -52,12 +52,16 @@ def _stand_ins(program: Program) -> dict[int, Array]:
     for spec in program.values:
         places[_place(spec)] = max(places.get(_place(spec), 0), spec.n_bytes(batch))
     memory = {place: _zeros(n_bytes) for place, n_bytes in places.items()}
-    return {
+    arrays: dict[int, Array] = {
         index: memory[_place(spec)][: spec.n_bytes(batch)]
         .view(spec.dtype)
         .reshape(spec.shape_at(batch))
         for index, spec in enumerate(program.values)
     }
+    for array in arrays.values():
+        if array.ndim == 0 and array.dtype.kind == "i":
+            array[...] = 1  # the number of the step, by which rates are divided
+    return arrays
 
 
 def _zeros(n_bytes: int) -> Array:

@@ -161,6 +161,12 @@ def test_disable(optimized: Any) -> None:
     assert [entry["name"] for entry in report["passes"]] == left
 
 
+def test_explain_names_the_kernels_of_all_levels(bnnopt: Cli) -> None:
+    """Those of a step that counts, too: its rates are made from the number of the step."""
+    text = bnnopt("optimize", MLP, "-b", "20", "-O2", "--explain").stdout
+    assert "bnn_gemm_weight_grad_b1" in text
+
+
 def test_explain(bnnopt: Cli, optimized: Any) -> None:
     report = optimized(model=RELU)
     skipped = [s for entry in report["passes"] for s in entry["skipped"]]
