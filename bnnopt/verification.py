@@ -371,8 +371,15 @@ def _difference(a: Array, b: Array) -> Difference:
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return Difference(float(np.finfo(np.float64).max), 0.0)
     furthest = float(np.max(np.abs(x - y), initial=0))
-    reach = _cosine(x, np.where(x < 0, -1.0, 1.0)) if (np.abs(y) == 1).all() else 1.0
-    return Difference(furthest, _cosine(x, y), reach=reach)
+    return Difference(furthest, _cosine(x, y), reach=_reach(x, y))
+
+
+def _reach(x: Array, y: Array) -> float:
+    """What the signs of x reach, where y has signs of one size and zeros alone."""
+    sizes = np.abs(y[y != 0])
+    if sizes.size < 2 or sizes.min() != sizes.max():
+        return 1.0
+    return _cosine(x, np.where(x < 0, -1.0, 1.0) * (y != 0))
 
 
 def _cosine(x: Array, y: Array) -> float:

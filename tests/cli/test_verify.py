@@ -134,7 +134,7 @@ def test_signs_are_held_to_those_of_the_reference() -> None:
     """Of a gradient with one large element, its own signs have a cosine of 0.5."""
     gradient = np.array([1, 0.01, -0.01, 0.01], np.float32)
     signs = np.sign(gradient)
-    own, turned, worse = (_difference(gradient, signs * turn) for turn in (1, [1, 1, 1, -1], -1))
+    own, turned, worse = (_difference(gradient, signs * t) for t in (0.25, [1, 1, 1, -1], -1))
     assert own.reach == own.cosine < 0.53
     assert turned.cosine < own.cosine
     assert not Verification({"w": own, "v": turned}, False, min_cosine=0.58).defect
