@@ -95,7 +95,7 @@ def scratch_outside(program: Program) -> Program:
 
 
 def scratch_over_what_is_kept(program: Program) -> Program:
-    grad = with_step(program, "ConvWeightGrad", workspace_offset=0, workspace_bytes=64)
+    grad = with_step(program, "ConvSgdStep", workspace_offset=0, workspace_bytes=64)
     kept = index_of(program, "x")
     return with_value(grad, program.values[kept].name, offset=0)
 
