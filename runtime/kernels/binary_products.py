@@ -63,7 +63,6 @@ def binary_conv_weight_grad(
     pads: Sequence[int],
     dilations: Sequence[int],
     group: int,
-    out: Array | None = None,
 ) -> Array:
     """Gradient of `binary_conv` with respect to its weights, one sample at a time.
 
@@ -71,8 +70,6 @@ def binary_conv_weight_grad(
     ----------
     x_packed : (N, ceil(C H W / 8)) uint8; `x_shape` is (C, H, W)
     dy : (N, M, Ho, Wo) float
-    out : as the result, optional
-        Where to write it.
 
     Returns
     -------
@@ -82,7 +79,7 @@ def binary_conv_weight_grad(
     samples = (sample for _, tile in _tiles(x_packed, x_shape, dtype) for sample in tile)
     return weight_grad_of_samples(
         samples, dy, shape=x_shape, dtype=dtype, kernel_shape=kernel_shape, strides=strides,
-        pads=pads, dilations=dilations, group=group, out=out,
+        pads=pads, dilations=dilations, group=group,
     )  # fmt: skip
 
 

@@ -146,7 +146,6 @@ def conv_weight_grad(
     pads: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
     group: int = 1,
-    out: Array | None = None,
 ) -> Array:
     """Gradient of a convolution with respect to its weight, summed sample by sample.
 
@@ -159,8 +158,6 @@ def conv_weight_grad(
     dy : (N, M, ...) float
     kernel_shape : spatial dimensions of w
     pads : all begins, then all ends
-    out : as the result, optional
-        Where to write it.
 
     Returns
     -------
@@ -168,7 +165,7 @@ def conv_weight_grad(
     """
     return weight_grad_of_samples(
         x, dy, shape=x.shape[1:], dtype=x.dtype, kernel_shape=kernel_shape, strides=strides,
-        pads=pads, dilations=dilations, group=group, out=out,
+        pads=pads, dilations=dilations, group=group,
     )  # fmt: skip
 
 
@@ -214,14 +211,13 @@ def weight_grad_of_samples(
     pads: Sequence[int] | None,
     dilations: Sequence[int] | None,
     group: int,
-    out: Array | None = None,
 ) -> Array:
     """`conv_weight_grad` of samples of one `shape` that come one by one, summed in `dtype`."""
     window = make_window(
         shape[1:], kernel_shape, strides=strides, pads=pads, dilations=dilations,
         result=dy.shape[2:],
     )  # fmt: skip
-    dw = _zeros((dy.shape[1], shape[0] // group, *kernel_shape), dtype, out)
+    dw = np.zeros((dy.shape[1], shape[0] // group, *kernel_shape), dtype)
     _add_samples(x, dy, window, group, dw)
     return dw
 
@@ -288,14 +284,6 @@ def _transposed_pads(
     totals = [max(n - wanted, 0) for n, wanted in zip(full, output_shape, strict=True)]
     less, more = [n // 2 for n in totals], [n - n // 2 for n in totals]
     return less + more if auto_pad == "SAME_UPPER" else more + less
-
-
-def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any], out: Array | None) -> Array:
-    """Zeros: in `out`, if it is given, else in new memory."""
-    if out is None:
-        return np.zeros(shape, dtype)
-    out[...] = 0
-    return out
 
 
 def _is_depthwise(channels: int, group: int) -> bool:

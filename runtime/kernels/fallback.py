@@ -21,8 +21,8 @@ from bnnopt.runtime.kernels.table import KERNELS
 TILE = 8192  # elements
 ELEMENTWISE = frozenset({*STANDARD_ELEMENTWISE, *ELEMENTWISE_OF_DOMAIN})
 
-# Kernels that write to `out`, if all arrays but packed ones are of one dtype.
-INTO = frozenset({"BinaryConvWeightGrad", "Concat", "ConvWeightGrad", "Gemm", "MatMul", "Softmax"})
+# Kernels that write to `out`, if all arrays are of one dtype.
+INTO = frozenset({"Concat", "Gemm", "MatMul", "Softmax"})
 
 
 @np.errstate(all="ignore")
@@ -34,8 +34,8 @@ def run_numpy(
     if operator in ELEMENTWISE and output is not None:
         _run_in_tiles(kernel, inputs, output, attributes)
         return
-    types = {a.dtype for a in (*inputs, output) if a is not None and a.dtype != np.uint8}
-    if operator in INTO and len(types) <= 1:
+    types = {a.dtype for a in (*inputs, output) if a is not None}
+    if operator in INTO and len(types) == 1:
         kernel(*inputs, **attributes, out=output)
         return
     for taken, own, places in in_parts(operator, inputs, outputs, attributes):

@@ -15,6 +15,7 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.optimizers import STEPS
+from bnnopt.runtime.kernels.updates import FUSED
 
 PART_ELEMENTS = 1 << 17  # of the widest array
 
@@ -33,11 +34,13 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     "BinaryConv": ("0", "0"),
     "BinaryConvInputGrad": ("0", "0"),
     "BinaryConvInputGradPow2": ("0", "0"),
+    "BinaryConvWeightGrad": ("-1", "0"),
     "BinaryConvWeightGradSigns": ("-1", "0"),
     "BinaryGemmWeightGrad": ("-1", "0"),
     "BinaryGemmWeightGradSigns": ("-1", "0"),
     "Conv": ("0", "0"),
     "ConvInputGrad": ("0", "0"),
+    "ConvWeightGrad": ("-1", "0"),
     "Dropout": ("0", "00"),
     "L1BatchNormalizationGrad": ("11000", "100"),
     "L1BatchNormalizationSigns": ("10000", "bb000000"),
@@ -92,7 +95,13 @@ def _axes(
         rows = [a is not None and a.ndim > 0 and len(a) == n for a in inputs]
         return ("".join("0" if row else "-" for row in rows), "0" * len(outputs)) if n else None
     given, made = LAYOUTS.get(operator, ("", ""))
-    is_by_filters = given == "-1"
+    if operator in FUSED and operator.startswith(("Binary", "Conv")) and "Pow2" not in operator:
+        w, _, _, *rest = inputs
+        assert w is not None
+        rows = [a is not None and a.ndim > 0 and len(a) == len(w) for a in rest]
+        given = "0-1" + "".join("0" if row else "-" for row in rows)
+        made = "0" * len(outputs)
+    is_by_filters = "-1" in given
     if not given or (is_by_filters and attributes.get("group", 1) != 1):  # they share no channels
         return None
     return given.ljust(len(inputs), "-"), made[: len(outputs)]
@@ -131,7 +140,7 @@ def _parts(operands: Arrays, axes: str) -> Iterator[Part]:
     moving = [(a, int(axis)) for a, axis in pairs if a is not None and axis in "01"]
     array, axis = moving[0]
     length = array.shape[axis] if array.ndim else 1
-    plane = math.prod(array.shape[2:]) if axis else 0
+    plane = math.prod(array.shape[2:]) if axes[0] == "1" else 0
     unit = 8 // math.gcd(8, plane) if plane else 1
     widest = max(a.size for a, _ in moving) // max(length, 1)
     step = max(PART_ELEMENTS // max(widest, 1) // unit, 1) * unit

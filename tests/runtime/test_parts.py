@@ -15,6 +15,7 @@ from bnnopt.runtime.kernels.fallback import run_numpy
 from bnnopt.runtime.kernels.optimizers import STEPS
 from bnnopt.runtime.kernels.parts import LAYOUTS, Part
 from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.kernels.updates import FUSED
 from tests.graphs import assert_bit_equal, run_native
 from tests.ops.cases import CASES
 from tests.ops.harness import rounded
@@ -22,7 +23,10 @@ from tests.passes.networks import small
 from tests.runtime.test_standard_kernels import CASES as STANDARD_CASES
 
 Call = tuple[Sequence[Array | None], Mapping[str, Any]]
-IN_PARTS = sorted({*LAYOUTS, *STEPS})
+FILTERS = {
+    name for name in FUSED if name.startswith(("BinaryConv", "BinaryGemm")) and "Pow2" not in name
+}
+IN_PARTS = sorted({*LAYOUTS, *STEPS, *FILTERS})
 SUMS = 1e-5  # relative: a matrix product of other sizes adds in another order
 
 
@@ -45,7 +49,9 @@ def assert_the_same(operator: str, call: Call) -> None:
     run_numpy(operator, call[0], outputs, call[1])
     for found, array in zip(outputs, expected, strict=True):
         assert found is not None
-        if array.dtype.kind == "f" and "1" in LAYOUTS.get(operator, ("", ""))[0]:
+        if array.dtype.kind == "f" and (
+            operator in FUSED or "1" in LAYOUTS.get(operator, ("", ""))[0]
+        ):
             scale = float(np.abs(array).max(initial=0))
             np.testing.assert_allclose(found, array, rtol=SUMS, atol=SUMS * scale)
         else:
