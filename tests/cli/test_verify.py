@@ -215,7 +215,7 @@ def test_not_a_folder(mistake: Mistake) -> None:
 
 def test_a_damaged_report(mistake: Mistake, folder: Path) -> None:
     (folder / "report.json").write_text("{")
-    assert "report.json: cannot be read" in mistake("inspect", folder)
+    assert "report.json: is not as it was written" in mistake("inspect", folder)
     (folder / "artifact.json").write_text("{")
     assert "artifact.json: is damaged" in mistake("verify", folder)
 
