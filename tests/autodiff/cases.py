@@ -408,8 +408,12 @@ SHAPES = [
         }.items()
     ),
     Case("Transpose", "default", "v = Transpose (w) y = MatMul (h, v)", (3,), {"w": (5, 3)}),
-    _shaped("Expand", "inner", (1, 5), [1, 3, 1]),
-    _shaped("Expand", "deeper", (1, 5), [1, 1, 2, 5]),
+    *(
+        # Behind it something that does not stretch by itself, else it would be dropped.
+        Case("Expand", note, f"s = Constant <value_ints = {ints}> () v = Expand (h, s)"
+             " y = Neg (v)", (1, 5))
+        for note, ints in {"inner": [1, 3, 1], "deeper": [1, 1, 2, 5]}.items()
+    ),
     Case("Expand", "scalar", "s = Constant <value_ints = [3]> () v = Expand (w, s)"
          " y = Mul (h, v)", (3,), {"w": ()}),
     *(
