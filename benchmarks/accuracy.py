@@ -35,7 +35,7 @@ Array = NDArray[Any]
 DATA = Path("/usr/share/datasets/fashion-mnist")
 BATCH, RATE = 100, 1e-3
 SMALL_CNV = "C16,BN,S | C16,MP2,BN,S | C32,BN,S | C32,MP2,BN,S | FC128,BN,S | FC10,BN"
-EPOCHS = {"mlp": 10, "cnv": 4}
+EPOCHS = {"mlp": 10, "cnv": 6}
 LOSSY = {p.name for level in LEVELS for p in select(level) if not p.lossless}
 # What a pass needs to have anything to do.
 NEEDS = {
