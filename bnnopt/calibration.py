@@ -17,6 +17,7 @@ from bnnopt.errors import UsageError
 from bnnopt.ops import dims, dtype
 from bnnopt.plan import make_plan
 from bnnopt.runtime.executor import Executor
+from bnnopt.runtime.feeding import check_finite
 from bnnopt.runtime.format import StepSpec
 from bnnopt.training_step import Role, TrainingStep, is_constant, phase
 
@@ -133,8 +134,5 @@ def _array(path: Path, name: str, alone: bool, shape: tuple[int, ...]) -> Array:
             f"--calibrate {path}: {key!r} is {array.dtype} {list(array.shape)}, expected float32 "
             f"[n, {', '.join(map(str, shape))}]"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UsageError(
-            f"--calibrate {path}: {key!r} has NaN or infinity; expected finite numbers"
-        )
+    check_finite(array, f"--calibrate {path}: {key!r}")
     return array.astype(np.float32, copy=False)

@@ -143,14 +143,19 @@ def _in_dtype(array: NDArray[Any], spec: ValueSpec, what: str) -> Array:
         raise UsageError(f"{what} is {array.dtype}, expected {spec.dtype}")
     with np.errstate(over="ignore"):
         fitting = array.astype(spec.dtype, copy=False)
-    _check_finite(fitting, what)
+    check_finite(fitting, what)
     return fitting
 
 
-def _check_finite(array: NDArray[Any], what: str) -> None:
+def check_finite(array: NDArray[Any], what: str) -> None:
     """Refuse NaN and infinity: a network of signs would go on with them as if nothing was.
 
     The sum is one pass without a copy; it alone may overflow.
+
+    Raises
+    ------
+    UsageError
+        If there is one; it is named with its place.
     """
     if array.dtype.kind != "f":
         return
@@ -159,4 +164,5 @@ def _check_finite(array: NDArray[Any], what: str) -> None:
     if np.isfinite(total) or np.isfinite(array).all():
         return
     place = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
-    raise UsageError(f"{what} is {array[tuple(place)]} at {place}, expected finite numbers")
+    found = f"{array[tuple(place)]} at {place}"
+    raise UsageError(f"{what} has NaN or infinity, {found}; expected finite numbers")
