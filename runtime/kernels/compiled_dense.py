@@ -18,7 +18,6 @@ Shape = Sequence[int]
 _STEPS = [
     step for step, form in FORMS.items() if not (form.half or form.of_signs or form.rule == BOP)
 ]
-_PREFIX = "Gemm"
 
 
 @np.errstate(all="ignore")
@@ -32,16 +31,12 @@ def _run(
         return False
     if dw is not None and not covered(dw):
         return False
-    if scratch.size < scratch_bytes(f"{_PREFIX}{step}", [w.shape]) or scratch.ctypes.data % 64:
+    if scratch.size < scratch_bytes(w.shape) or scratch.ctypes.data % 64:
         return False
     for rows in row_blocks(*w.shape):
-
-        def part(array: Array | None, rows: slice = rows) -> Array | None:
-            return array[rows] if array is not None and array.shape == w.shape else array
-
-        update = make_update(
-            step, [w[rows], None, *map(part, rest)], [*map(part, replaced)], attributes
-        )
+        block = [_rows_of(array, rows, w.shape) for array in (w, None, *rest)]
+        results = [_rows_of(array, rows, w.shape) for array in replaced]
+        update = make_update(step, block, results, attributes)
         if update is None:
             return False
         tile = scratch.view(np.float32)[: (rows.stop - rows.start) * w.shape[1]]
@@ -52,13 +47,18 @@ def _run(
     return True
 
 
-def scratch_bytes(operator: str, inputs: Sequence[Shape]) -> int:
-    """Bytes of the gradient's largest block; a multiple of 64."""
-    n_rows, row = inputs[0]
+def _rows_of(array: Array | None, rows: slice, shape: Shape) -> Array | None:
+    """Those rows, where the array is one of the shape of the weights; else what it is."""
+    return array[rows] if array is not None and array.shape == shape else array
+
+
+def scratch_bytes(w: Shape) -> int:
+    """Bytes of the largest block of the gradient of weights of this shape; a multiple of 64."""
+    n_rows, row = w
     n_bytes = 4 * row * min(n_rows, rows_at_a_time(row))
     return n_bytes + -n_bytes % 64
 
 
 COMPILED_DENSE: dict[str, CompiledKernel] = {
-    _PREFIX + step: functools.partial(_run, step=step) for step in _STEPS
+    f"Gemm{step}": functools.partial(_run, step=step) for step in _STEPS
 }

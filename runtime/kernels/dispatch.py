@@ -71,7 +71,7 @@ def scratch_bytes(
     if operator in COMPILED_UPDATES:
         return update_scratch_bytes(operator, inputs, attributes, MAX_THREADS)
     if operator in COMPILED_DENSE:
-        return dense_scratch_bytes(operator, inputs)
+        return dense_scratch_bytes(inputs[0])
     if operator in COMPILED_CONVOLUTION:
         return convolution_scratch_bytes(operator, inputs, outputs, attributes, MAX_THREADS) or 0
     return 0
