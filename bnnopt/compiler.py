@@ -46,8 +46,8 @@ from bnnopt.passes import (
 from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report
 from bnnopt.runtime.format import Artifact
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.kernels.selection import named_kernels
-from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.settings import LOSS_NAMES, Settings, check, with_options
 from bnnopt.static_sum import StaticSum
