@@ -30,7 +30,7 @@ from bnnopt.errors import BudgetError, ModelError, UsageError
 from bnnopt.evaluation import fit
 from bnnopt.frontend import ForwardGraph, is_artifacts, load_artifacts, load_forward
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
-from bnnopt.ops import dims, dtype
+from bnnopt.ops import dims, dtype, is_binarization
 from bnnopt.passes import (
     LEVELS,
     Pass,
@@ -46,13 +46,13 @@ from bnnopt.passes import (
 from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report
 from bnnopt.runtime.format import Artifact
-from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.kernels.selection import named_kernels
+from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.settings import LOSS_NAMES, Settings, check, with_options
 from bnnopt.static_sum import StaticSum
 from bnnopt.tables import size
-from bnnopt.training_step import PERSISTENT, Role, TrainingStep, role
+from bnnopt.training_step import PERSISTENT, Role, TrainingStep, readers, role
 
 Progress = Callable[[str], None]
 FLOAT16_MAX = 65504.0
@@ -343,11 +343,18 @@ def _about(built: _Built, training: TrainingStep, report: Report, settings: Sett
         dtypes={name: str(dtype(value).numpy()) for name, value in persistent.items()},
         weights=[name for name in persistent if name in built.forward.weights],
         packed={name: list(shape) for name, shape in built.forward.packed.items()},
+        latent=_latent(built.reference),
         classes=_classes(training, built.evaluation),
         passes=list(dict.fromkeys([*(r.name for r in report.passes), *kernels])),
         pruning=_pruning(built.reference, settings),
         files={},
     )
+
+
+def _latent(reference: TrainingStep) -> list[str]:
+    """The trained weights of which the network sees the signs."""
+    parameters = reference.inputs(Role.PARAMETER)
+    return [str(p.name) for p in parameters if any(is_binarization(n) for n in readers(p))]
 
 
 def _pruning(reference: TrainingStep, settings: Settings) -> dict[str, Any] | None:

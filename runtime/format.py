@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FORMAT = 3
+FORMAT = 4
 ARTIFACT_FILE = "artifact.json"
 WEIGHTS_FILE = "weights.safetensors"
 CONSTANTS_FILE = "constants.safetensors"
@@ -155,6 +155,8 @@ class Artifact(NamedTuple):
         The fields of `bnnopt.runtime.pruning.Pruning`, where weights are pruned.
     packed : mapping of str to list of int
         Shapes of the weights that are kept as sign bits.
+    latent : sequence of str
+        The trained weights of which the network sees the signs.
     files : mapping of str to int
         Checksum of every other file of the folder.
     """
@@ -172,6 +174,7 @@ class Artifact(NamedTuple):
     passes: Sequence[str]
     pruning: Mapping[str, Any] | None
     packed: Mapping[str, Sequence[int]]
+    latent: Sequence[str]
     files: Mapping[str, int]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,7 @@ from bnnopt.runtime.artifact import (
     tensors_checksum,
     write_tensors,
 )
+from bnnopt.runtime.executor import Observer
 from bnnopt.runtime.feeding import (
     Data,
     as_array,
@@ -25,18 +27,39 @@ from bnnopt.runtime.feeding import (
     fitted_inputs,
     fitted_labels,
 )
-from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, ValueSpec
+from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, StepSpec, ValueSpec
 from bnnopt.runtime.library import MAX_THREADS, set_threads
 from bnnopt.runtime.native import Memory, NativeBackend
 from bnnopt.runtime.pruning import Pruning
 
 if TYPE_CHECKING:
+    from bnnopt.runtime.data import Dataset
     from bnnopt.runtime.onnxruntime_backend import OnnxruntimeBackend
+    from bnnopt.runtime.training import Callback, History
 
 Array = NDArray[np.generic]
 BACKENDS = ("native", "onnxruntime")
+_NOTE = "note."  # before the names of the caller's texts in a checkpoint
+_SCORING = "SoftmaxCrossEntropy"  # its second output has the scores of each label
 _MOST_DIGITS = 18  # of a number of steps in an int64
 _OTHER = "the checkpoint is of another model, optimiser or level"
+
+
+class ScoredStep(NamedTuple):
+    """What a step gave.
+
+    Attributes
+    ----------
+    loss : float
+        Before the update.
+    hits, labels : int
+        Labels whose score is the largest, of how many; 0 of 0 where the step's loss is not the
+        cross-entropy, or on another backend than the native one.
+    """
+
+    loss: float
+    hits: int
+    labels: int
 
 
 class TrainingSession:
@@ -60,6 +83,11 @@ class TrainingSession:
     UsageError
         If the backend is not known or not installed, or does not take so many threads.
 
+    Attributes
+    ----------
+    notes : mapping of str to str
+        What `save` was given for the checkpoint that `resume` read; empty before.
+
     Examples
     --------
     >>> session = TrainingSession("out")
@@ -73,6 +101,7 @@ class TrainingSession:
         self._artifact = read_artifact(self._folder)
         self._persistent = _initial_buffers(self._folder, self._artifact)
         self._step = 0
+        self.notes: Mapping[str, str] = {}
         pruning = self._artifact.pruning
         self._pruning = Pruning(**pruning) if pruning is not None else None
         self._backend = _open_backend(
@@ -83,6 +112,26 @@ class TrainingSession:
     def batch_size(self) -> int:
         """Samples in a full batch."""
         return self._artifact.batch_size
+
+    @property
+    def about(self) -> Artifact:
+        """What the folder says about itself."""
+        return self._artifact
+
+    @property
+    def inputs(self) -> Mapping[str, ValueSpec]:
+        """The model's inputs by name: dtype and shape, an axis of ``-k`` is k times the batch."""
+        return {spec.name: spec for spec in self._inputs}
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether `step` takes y; a graph with its own loss does not."""
+        return self._labels is not None
+
+    @property
+    def least_batch(self) -> int:
+        """The fewest samples that `step` takes."""
+        return self.batch_size if self._fixed_batch else 1
 
     @property
     def steps_done(self) -> int:
@@ -98,9 +147,15 @@ class TrainingSession:
         UsageError
             If the backend is another one: that allocates by itself.
         """
-        if not isinstance(self._backend, NativeBackend):
+        memory = self.planned_memory
+        if memory is None:
             raise UsageError("memory: only the native backend runs a plan; open with that")
-        return self._backend.memory
+        return memory
+
+    @property
+    def planned_memory(self) -> Memory | None:
+        """`memory`, or None on a backend that allocates by itself."""
+        return self._backend.memory if isinstance(self._backend, NativeBackend) else None
 
     def kernels(self) -> list[tuple[str, str, str]]:
         """Name, operator and kernel of each node of a step, as this device runs it.
@@ -142,6 +197,27 @@ class TrainingSession:
         UsageError
             If a shape, dtype, label, rate or the batch does not fit; nothing has changed then.
         """
+        return self._run_step(x, y, lr, None)
+
+    def scored_step(
+        self, x: Data, y: ArrayLike | None = None, lr: float | None = None
+    ) -> ScoredStep:
+        """`step`, and how many labels had the largest score before the update."""
+        hits = labels = 0
+
+        def count(step: StepSpec, outputs: tuple[Array, ...]) -> None:
+            nonlocal hits, labels
+            if step.operator == _SCORING:
+                truth = np.asarray(y)
+                hits = int((outputs[1].argmax(axis=1) == truth).sum())
+                labels = truth.size
+
+        loss = self._run_step(x, y, lr, count)
+        return ScoredStep(loss, hits, labels)
+
+    def _run_step(
+        self, x: Data, y: ArrayLike | None, lr: float | None, observe: Observer | None
+    ) -> float:
         data = fitted_inputs(x, self._inputs, "step")
         batch = self._checked_batch(len(data[0]))
         labels = fitted_labels(y, self._labels, batch, self._artifact.classes)
@@ -153,11 +229,63 @@ class TrainingSession:
             "step": (np.array(self._step + 1, np.int64),),
         }
         roles = self._backend.training.roles
-        loss = self._backend.train({role: feeds[role] for role in feeds if roles[role]}, batch)
+        given = {role: feeds[role] for role in feeds if roles[role]}
+        if isinstance(self._backend, NativeBackend):
+            loss = self._backend.train(given, batch, observe)
+        else:
+            loss = self._backend.train(given, batch)
         self._step += 1
         if self._pruning is not None:
             self._pruning.apply(self._persistent, self._step)
         return loss
+
+    def fit(
+        self,
+        data: Dataset | tuple[ArrayLike, ArrayLike],
+        epochs: int,
+        valid: Dataset | tuple[ArrayLike, ArrayLike] | None = None,
+        checkpoints: StrPath | None = None,
+        callbacks: Sequence[Callback] = (),
+        **recipe: Any,
+    ) -> History:
+        """Train for some epochs; after `resume` from a checkpoint of `fit` it goes on from there.
+
+        Parameters
+        ----------
+        data, valid : Dataset, or (x, y)
+            Opened by `bnnopt.runtime.data.open_data`, or arrays as `step` takes them.
+        epochs : int
+            Until so many are done, those before a resume included.
+        checkpoints : path, optional
+            Folder for a checkpoint after each epoch; the two newest and the best stay.
+        callbacks : sequence of Callback
+            What looks on; see `bnnopt.runtime.training.Callback`.
+        **recipe
+            ``schedule``, ``seed``, ``normalization`` and the others of
+            `bnnopt.runtime.training.Recipe`.
+
+        Returns
+        -------
+        History
+            Loss, accuracy, time and memory of each epoch.
+
+        Raises
+        ------
+        UsageError
+            If the data do not fit the model.
+        ArtifactError
+            If a checkpoint cannot be written.
+        """
+        from bnnopt.runtime import training
+
+        return training.fit(
+            self,
+            training.as_dataset(data, "fit: data"),
+            training.Recipe(epochs, **recipe),
+            None if valid is None else training.as_dataset(valid, "fit: valid"),
+            None if checkpoints is None else training.Checkpoints(checkpoints),
+            callbacks,
+        )
 
     def predict(self, x: Data) -> Array:
         """The network's output for any number of samples, with running statistics.
@@ -221,7 +349,7 @@ class TrainingSession:
 
         Binary weights that are kept as bits are -1 and +1.
         """
-        from bnnopt.runtime.kernels.reference.packing import sign_unpack
+        from bnnopt.runtime.kernels.packing import sign_unpack
 
         packed = self._artifact.packed
         return {
@@ -231,10 +359,21 @@ class TrainingSession:
             for name in self._artifact.weights
         }
 
-    def save(self, path: StrPath) -> None:
+    def latent_weights(self) -> list[Array]:
+        """The trained weights of which the network sees the signs; no copies."""
+        return [self._persistent[name] for name in self._artifact.latent]
+
+    def save(self, path: StrPath, notes: Mapping[str, str] | None = None) -> None:
         """Write a checkpoint: weights, statistics, optimiser state and the number of steps.
 
         The file is complete or absent whatever happens meanwhile.
+
+        Parameters
+        ----------
+        path : path
+            The file, replaced if it is there.
+        notes : mapping of str to str, optional
+            Texts of the caller's, kept with it; `resume` puts them into the attribute `notes`.
 
         Raises
         ------
@@ -244,6 +383,7 @@ class TrainingSession:
         try:
             checksum = str(tensors_checksum(self._persistent))
             metadata = {"steps_done": str(self._step), "checksum": checksum}
+            metadata |= {f"{_NOTE}{name}": text for name, text in (notes or {}).items()}
             write_tensors(path, self._persistent, metadata)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -276,6 +416,11 @@ class TrainingSession:
         for name, array in self._persistent.items():
             np.copyto(array, tensors[name])
         self._step = int(steps)
+        self.notes = {
+            name.removeprefix(_NOTE): text
+            for name, text in metadata.items()
+            if name.startswith(_NOTE)
+        }
 
     @property
     def _fixed_batch(self) -> bool:

@@ -18,7 +18,7 @@ from bnnopt.ops.operator import (
 )
 from bnnopt.ops.packing import n_index_bits
 from bnnopt.ops.pow2 import pow2_row_bytes
-from bnnopt.ops.registry import OPERATORS, POW2_FORMS, functions_for, is_view
+from bnnopt.ops.registry import OPERATORS, POW2_FORMS, functions_for, is_binarization, is_view
 from bnnopt.ops.updates import fused_name
 from bnnopt.ops.windows import Window, window
 
@@ -38,6 +38,7 @@ __all__ = [
     "fused_name",
     "infer_types",
     "ints",
+    "is_binarization",
     "is_static",
     "is_view",
     "n_index_bits",

@@ -54,6 +54,11 @@ def is_view(node: ir.Node) -> bool:
     return node.domain == "" and node.op_type in VIEWS
 
 
+def is_binarization(node: ir.Node) -> bool:
+    """Whether the node gives the signs of its input."""
+    return node.domain == DOMAIN and node.op_type in ("Binarize", "Ternarize")
+
+
 def functions_for(nodes: Iterable[ir.Node], opset: int) -> list[ir.Function]:
     """The functions that `nodes` call, directly or through one another, in table order."""
     needed = {node.op_type for node in nodes if node.domain == DOMAIN}

@@ -1,0 +1,89 @@
+"""Samples and targets as they are kept: read a batch at a time, in their own dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnopt.runtime.data import sampling
+
+Array = NDArray[Any]
+Batch = Array | dict[str, Array]
+
+
+class Samples(Protocol):
+    """What holds the samples of one input: an array, a memory map, or files read when asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, ...): n samples of one shape."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As stored."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """The samples at an array of indices, as one array."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set: nothing of it is converted before a batch is taken.
+
+    Attributes
+    ----------
+    x : mapping of str to samples
+        By name of the model's input; under ``x`` alone where the data do not name it.
+    y : samples, optional
+        Targets: (n,) integer class labels, or (n, ...) numbers; None where there are none.
+    source : str
+        Where it was read from, for messages.
+    classes : sequence of str
+        Names of the classes where the data have them, such as those of folders.
+    """
+
+    x: Mapping[str, Samples]
+    y: Samples | None
+    source: str
+    classes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return int(next(iter(self.x.values())).shape[0])
+
+    def inputs(self, indices: NDArray[np.int64]) -> Batch:
+        """The samples at `indices`, in this order, in the dtype that they are stored in."""
+        taken = {name: take(samples, indices) for name, samples in self.x.items()}
+        return taken["x"] if set(taken) == {"x"} else taken
+
+    def targets(self, indices: NDArray[np.int64]) -> Array | None:
+        """The targets at `indices`; None where there are none."""
+        return None if self.y is None else take(self.y, indices)
+
+    def batches(
+        self, batch_size: int, seed: int = 0, epoch: int = 0, shuffle: bool = True
+    ) -> Iterator[tuple[Batch, Array | None]]:
+        """The batches (x, y) of one epoch in the order that `fit` takes them; the last is smaller.
+
+        The order follows from `seed` and `epoch` alone.
+        """
+        order = sampling.order(len(self), seed, epoch, shuffle)
+        for start in range(0, len(self), batch_size):
+            indices = order[start : start + batch_size]
+            yield self.inputs(indices), self.targets(indices)
+
+
+def take(samples: Samples, indices: NDArray[np.int64]) -> Array:
+    """The samples at `indices`; read in rising order, which a file on a card answers faster."""
+    if isinstance(samples, np.memmap):
+        order = np.argsort(indices, kind="stable")
+        rows = np.empty((len(indices), *samples.shape[1:]), samples.dtype)
+        rows[order] = samples[indices[order]]
+        return rows
+    return np.asarray(samples[indices])

@@ -1,0 +1,329 @@
+"""The compiled convolutions of real numbers and their gradients, in one and two dimensions.
+
+A convolution is a matrix product whose columns are gathered a panel of 48 at a time; a depthwise
+one goes plane by plane. Maps are float32 or float16, sums float32. How the work is cut depends on
+the shapes alone, never on the number of threads, so that neither does any sum. A weight gradient
+also takes x as a bitmap, and decodes of a plane what a band of positions reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import (
+    Argument,
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    integers,
+    optional,
+)
+from bnnopt.runtime.kernels.compiled_bitmap import SHORT_BLOCK, offset_bytes
+from bnnopt.runtime.kernels.product_tiling import Convolution
+from bnnopt.runtime.kernels.windows import Window, make_window
+from bnnopt.runtime.library import int64s
+
+PANEL = 48  # lanes
+LANES16 = 16  # floats of the widest vector
+TAP_BYTES = 24
+FLOAT_BYTES = 4
+MAX_TAPS = 1024  # larger kernels are left to numpy
+TERMS = 128  # of a panel, which shares the first-level cache with a row of factors
+ROWS = 128  # of a tile of sums
+TURNED_FLOATS = 1 << 18  # weights that the input gradient turns at a time
+GRADIENT_ROWS = 288  # pairs of channel and tap: 32 channels of a 3 x 3 convolution
+GRADIENT_POSITIONS = 128
+COPIED_FLOATS = 1 << 15  # of x, with its padding
+WEIGHT_GRAD = "bnn_conv_weight_grad_f32f32f32"
+N_UNITS = 6  # of work that a weight gradient should have, for four threads
+PLANE_FLOATS = 1 << 13  # of a plane of a depthwise convolution at a time
+
+Shape = Sequence[int]
+
+
+def conv(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`convolution.conv` and `domain.real_conv`, x and y float32 or float16."""
+    (x, w), b, y = inputs[:2], optional(inputs, 2), outputs[0]
+    if not (is_map(x) and is_map(y) and covered(w)) or not (b is None or covered(b)):
+        return False
+    return _run("Conv", (x, w), y, attributes, scratch, [x, is_half(x), w, b, y, is_half(y)])
+
+
+def conv_input_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`convolution.conv_input_grad`, dy and dx float32 or float16."""
+    (dy, w), dx = inputs, outputs[0]
+    if not (is_map(dy) and is_map(dx) and covered(w)):
+        return False
+    arrays: list[Argument] = [dy, is_half(dy), w, dx, is_half(dx)]
+    return _run("ConvInputGrad", (dy, w), dx, attributes, scratch, arrays)
+
+
+def conv_weight_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`convolution.conv_weight_grad`, x and dy float32 or float16."""
+    (x, dy), dw = inputs, outputs[0]
+    if not (is_map(x) and is_map(dy) and covered(dw)):
+        return False
+    arrays: list[Argument] = [x, is_half(x), dy, is_half(dy), dw]
+    return _run("ConvWeightGrad", (x, dy), dw, attributes, scratch, arrays)
+
+
+def bitmap_conv_weight_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`convolution.bitmap_conv_weight_grad`, values float32, dy float32 or float16."""
+    (bits, values, dy), dw = inputs, outputs[0]
+    if not (covered(bits, dtype=np.uint8) and covered(values, dw) and is_map(dy)):
+        return False
+    arrays: list[Argument] = [bits, values, dy, is_half(dy), dw]
+    return _run("BitmapConvWeightGrad", inputs, dw, attributes, scratch, arrays)
+
+
+COMPILED_CONVOLUTION: dict[str, CompiledKernel] = {
+    "BitmapConvWeightGrad": bitmap_conv_weight_grad,
+    "Conv": conv,
+    "ConvInputGrad": conv_input_grad,
+    "ConvWeightGrad": conv_weight_grad,
+    "RealConv": conv,
+}
+
+
+def is_map(array: Array | None) -> bool:
+    """Whether an array is one of float32 or float16 that C can read."""
+    return array is not None and covered(array, dtype=np.float16 if is_half(array) else np.float32)
+
+
+def is_half(array: Array | None) -> int:
+    """1 for float16, else 0."""
+    return int(array is not None and array.dtype == np.float16)
+
+
+class Cut(NamedTuple):
+    """The function for a geometry, what it takes besides, and its scratch: shared, for a thread.
+
+    ``decoded`` floats of a bitmap are what a thread needs room for, if x is one.
+    """
+
+    function: str
+    geometry: Convolution
+    extra: Sequence[int | None]
+    shared: Sequence[int]
+    share: Sequence[int]
+    decoded: int = 0
+
+    def scratch_bytes(self, n_threads: int) -> int:
+        """Bytes of scratch, each piece aligned to 64."""
+        return sum(map(_aligned, self.shared)) + n_threads * sum(map(_aligned, self.share))
+
+
+def _run(
+    operator: str,
+    inputs: Arrays,
+    output: Array | None,
+    attributes: Attributes,
+    scratch: Array,
+    arrays: Sequence[Argument],
+) -> bool:
+    assert output is not None
+    shapes = [a.shape for a in inputs if a is not None]
+    cut = _cut(operator, shapes, output.shape, attributes)
+    if cut is None or scratch.ctypes.data % 64:
+        return False
+    sizes = int64s(cut.geometry)
+    return bool(call(cut.function, sizes, *arrays, *cut.extra, scratch, scratch.size))
+
+
+def scratch_bytes(
+    operator: str,
+    inputs: Sequence[Shape],
+    outputs: Sequence[Shape],
+    attributes: Attributes,
+    n_threads: int,
+) -> int | None:
+    """Bytes of scratch that the compiled kernel needs, aligned to 64; None if it is not covered.
+
+    Parameters
+    ----------
+    operator : str
+        ``Conv``, ``RealConv``, ``ConvInputGrad``, ``ConvWeightGrad`` or ``BitmapConvWeightGrad``.
+    inputs, outputs : sequences of shapes
+        The operator's. A smaller batch needs no more.
+    attributes : mapping
+        The operator's own.
+    n_threads : int
+        Threads that the kernels will use, at most.
+    """
+    cut = _cut(operator, inputs, outputs[0], attributes)
+    return cut.scratch_bytes(n_threads) if cut is not None else None
+
+
+def weight_grad_cut(x: Shape, dy: Shape, dw: Shape, attributes: Attributes) -> Cut | None:
+    """The cut of a ConvWeightGrad in tiles that are finished one after the other, if it has one."""
+    cut = _cut("ConvWeightGrad", (x, dy), dw, attributes)
+    return cut if cut is not None and cut.function == WEIGHT_GRAD else None
+
+
+def _cut(
+    operator: str, inputs: Sequence[Shape], output: Shape, attributes: Attributes
+) -> Cut | None:
+    if operator == "BitmapConvWeightGrad":
+        x = (inputs[0][0], *(integers(attributes, "shape") or ()))
+        return _of_bitmap(_cut("ConvWeightGrad", (x, inputs[2]), output, attributes), x)
+    if any(0 in shape for shape in (*inputs[:2], output)) or len(output) not in (3, 4):
+        return None
+    if operator in ("Conv", "RealConv"):
+        operator = "Conv"
+        g = _geometry(inputs[0], inputs[1], output, attributes)
+    elif operator == "ConvInputGrad":
+        g = _geometry(output, inputs[1], inputs[0], attributes)
+    else:
+        g = _geometry(inputs[0], output, inputs[1], attributes)
+    if g is None or g.taps > MAX_TAPS:
+        return None
+    if g.group == g.c > 1:
+        return _depthwise(operator, g)
+    return {"Conv": _forward, "ConvInputGrad": _input_grad, "ConvWeightGrad": _weight_grad}[
+        operator
+    ](g)
+
+
+def _geometry(x: Shape, w: Shape, y: Shape, attributes: Attributes) -> Convolution | None:
+    """The convolution without a tile; one dimension becomes the second of two."""
+    window = make_window(
+        x[2:],
+        w[2:],
+        strides=integers(attributes, "strides"),
+        pads=integers(attributes, "pads"),
+        dilations=integers(attributes, "dilations"),
+        auto_pad=cast(str, attributes.get("auto_pad", "NOTSET")),
+        result=y[2:],
+    )
+    axes = [(1, 1, 1, 1, 0, 1)] * (2 - len(window.kernel)) + _axes(window)
+    if window.is_pointwise:  # then a plane is one row
+        axes = [(1, 1, 1, 1, 0, 1), (math.prod(x[2:]), 1, math.prod(x[2:]), 1, 0, 1)]
+    (h, kh, ho, sh, pt, dh), (width, kw, wo, sw, pl, dw) = axes
+    group = int(cast(int, attributes.get("group", 1)))
+    return Convolution(
+        x[0], x[1], h, width, y[1], kh, kw, ho, wo, sh, sw, pt, pl, dh, dw, group
+    )  # fmt: skip
+
+
+def _axes(window: Window) -> list[tuple[int, ...]]:
+    return [
+        *zip(
+            window.source, window.kernel, window.result, window.strides, window.begin,
+            window.dilations, strict=True,
+        )
+    ]  # fmt: skip
+
+
+def _forward(g: Convolution) -> Cut:
+    cut = g._replace(
+        channels=min(g.group_channels, max(1, TERMS // g.taps)),
+        filters=min(g.group_filters, ROWS),
+    )
+    share = _gather_share(g, cut.channels, cut.filters)
+    return Cut("bnn_conv_f32f32f32", cut, (), [g.taps * TAP_BYTES], share)
+
+
+def _input_grad(g: Convolution) -> Cut:
+    cut = g._replace(
+        channels=min(g.group_channels, ROWS),
+        filters=min(g.group_filters, max(1, TERMS // g.taps)),
+    )
+    terms = g.group_filters * g.taps
+    room = min(g.c * terms, max(terms, TURNED_FLOATS))
+    shared = [g.taps * TAP_BYTES, room * FLOAT_BYTES]
+    share = _gather_share(g, cut.filters, cut.channels)
+    return Cut("bnn_conv_input_grad_f32f32f32", cut, (room,), shared, share)
+
+
+def _gather_share(g: Convolution, n_channels: int, n_rows: int) -> list[int]:
+    """A panel, a tile of sums, and where its rows begin."""
+    return [n_channels * g.taps * PANEL * FLOAT_BYTES, n_rows * PANEL * FLOAT_BYTES, n_rows * 8]
+
+
+def _weight_grad(g: Convolution) -> Cut:
+    banded = g.banded(GRADIENT_POSITIONS, GRADIENT_POSITIONS)
+    rows = (banded.rows - 1) * (g.sh if g.kh > 1 else 1) + (g.kh - 1) * g.dh + 1
+    cols = (banded.cols - 1) * (g.sw if g.kw > 1 else 1) + (g.kw - 1) * g.dw + 1
+    plane = banded.samples * rows * cols
+    at_most = max(1, min(GRADIENT_ROWS // g.taps, COPIED_FLOATS // plane))
+    n_blocks = math.ceil(g.group_channels / at_most)
+    lanes = _up(math.ceil(g.group_filters / math.ceil(g.group_filters / PANEL)), LANES16)
+    n_tiles = math.ceil(g.group_filters / lanes)
+    tiles = max(1, min(3, g.group * n_blocks * n_tiles // N_UNITS))  # that share copies of x
+    cut = banded._replace(channels=math.ceil(g.group_channels / n_blocks), filters=tiles * lanes)
+    n_bands = math.ceil(g.n / cut.samples) * math.ceil(g.ho / cut.rows) * math.ceil(g.wo / cut.cols)
+    n_units = g.group * n_blocks * math.ceil(g.group_filters / cut.filters)
+    n_parts = min(n_bands, math.ceil(N_UNITS / n_units))
+    sums = tiles * cut.channels * g.taps * PANEL * FLOAT_BYTES
+    share = [
+        cut.channels * plane * FLOAT_BYTES,
+        cut.samples * cut.rows * cut.cols * PANEL * FLOAT_BYTES,
+        sums,
+        cut.channels * g.taps * 8,
+    ]
+    shared = [n_parts * n_units * _aligned(sums)] if n_parts > 1 else []
+    step = (g.sh if g.kh == 1 else 1) * g.w
+    decoded = (rows - 1) * step + (cols - 1) * (g.sw if g.kw == 1 else 1) + 8
+    extra = None, n_parts  # no optimiser takes the result
+    return Cut(WEIGHT_GRAD, cut, extra, shared, share, decoded)
+
+
+def _of_bitmap(cut: Cut | None, x: Shape) -> Cut | None:
+    """For x in its bitmap form: offsets to find a band by, and room to decode it."""
+    if cut is None:
+        return None
+    return cut._replace(
+        function=cut.function.replace("bnn_", "bnn_bitmap_", 1),
+        shared=[offset_bytes(x, block=SHORT_BLOCK), *cut.shared],
+        share=[cut.decoded * FLOAT_BYTES, *cut.share],
+    )
+
+
+DEPTHWISE = {
+    "Conv": "bnn_conv_depthwise_f32f32f32",
+    "ConvInputGrad": "bnn_conv_depthwise_input_grad_f32f32f32",
+    "ConvWeightGrad": "bnn_conv_depthwise_weight_grad_f32f32f32",
+}
+
+
+def _depthwise(operator: str, g: Convolution) -> Cut:
+    """A band of a plane with its padding, the positions that read it, and what goes with taps."""
+    span_y, span_x = (g.kh - 1) * g.dh // g.sh, (g.kw - 1) * g.dw // g.sw
+    if operator == "ConvInputGrad":
+        all_rows, cols, phases = math.ceil(g.h / g.sh), math.ceil(g.w / g.sw), 1
+    else:
+        all_rows, cols, phases = g.ho, g.wo, g.sh * g.sw
+    pitch = cols + span_x
+    cut = g._replace(rows=max(1, PLANE_FLOATS // (phases * pitch)))
+    rows = min(all_rows, cut.rows)
+    share = [
+        (phases * (rows + span_y) * pitch + 4 * LANES16) * FLOAT_BYTES,
+        (rows * pitch + 4 * LANES16) * FLOAT_BYTES,
+        g.taps * LANES16 * FLOAT_BYTES,
+        g.taps * FLOAT_BYTES,
+        g.taps * 8,
+        g.taps * TAP_BYTES,
+    ]
+    decoded = min(g.h, (rows + span_y) * g.sh) * g.w + 7
+    return Cut(DEPTHWISE[operator], cut, (), [], share, decoded)
+
+
+def _up(a: int, b: int) -> int:
+    return -(-a // b) * b
+
+
+def _aligned(n_bytes: int) -> int:
+    return _up(n_bytes, 64)

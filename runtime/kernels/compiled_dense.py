@@ -1,0 +1,64 @@
+"""Steps of dense layers of real numbers: BLAS makes the gradient block by block, C takes each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import Arrays, Attributes, CompiledKernel, call, covered
+from bnnopt.runtime.kernels.compiled_optimizers import BOP, FORMS, make_update
+from bnnopt.runtime.kernels.linear import row_blocks, rows_at_a_time
+
+Shape = Sequence[int]
+
+# Not those of float16: their random bits are counted from the first weight on. Nor those of bits.
+_STEPS = [
+    step for step, form in FORMS.items() if not (form.half or form.of_signs or form.rule == BOP)
+]
+
+
+@np.errstate(all="ignore")
+def _run(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, step: str
+) -> bool:
+    """`updates.FusedStep` of a Gemm; each output but the last may be the input that it replaces."""
+    w, a, b, *rest = inputs
+    *replaced, dw = outputs
+    if w is None or a is None or b is None or not covered(w, a, b):
+        return False
+    if dw is not None and not covered(dw):
+        return False
+    if scratch.size < scratch_bytes(w.shape) or scratch.ctypes.data % 64:
+        return False
+    for rows in row_blocks(*w.shape):
+        block = [_rows_of(array, rows, w.shape) for array in (w, None, *rest)]
+        results = [_rows_of(array, rows, w.shape) for array in replaced]
+        update = make_update(step, block, results, attributes)
+        if update is None:
+            return False
+        tile = scratch.view(np.float32)[: (rows.stop - rows.start) * w.shape[1]]
+        np.matmul(a[:, rows].T, b, out=tile.reshape(-1, w.shape[1]))
+        if dw is not None:
+            update.dw = dw[rows].ctypes.data
+        call("bnn_optimizer_step", update, None, tile, None)
+    return True
+
+
+def _rows_of(array: Array | None, rows: slice, shape: Shape) -> Array | None:
+    """Those rows, where the array is one of the shape of the weights; else what it is."""
+    return array[rows] if array is not None and array.shape == shape else array
+
+
+def scratch_bytes(w: Shape) -> int:
+    """Bytes of the largest block of the gradient of weights of this shape; a multiple of 64."""
+    n_rows, row = w
+    n_bytes = 4 * row * min(n_rows, rows_at_a_time(row))
+    return n_bytes + -n_bytes % 64
+
+
+COMPILED_DENSE: dict[str, CompiledKernel] = {
+    f"Gemm{step}": functools.partial(_run, step=step) for step in _STEPS
+}

@@ -1,0 +1,191 @@
+"""The compiled memory-bound kernels: activations, sums, and the table of them all.
+
+None needs scratch memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import (
+    FLOAT16,
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    integer,
+    number,
+    optional,
+    scalar,
+)
+from bnnopt.runtime.kernels.compiled_normalization import COMPILED_NORMALIZATION
+from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS
+from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
+from bnnopt.runtime.kernels.compiled_planes import COMPILED_PLANES
+from bnnopt.runtime.kernels.compiled_reduction import COMPILED_REDUCTION
+from bnnopt.runtime.kernels.dropout import stream_start
+
+
+def binarize(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`binarize.binarize` with `zero` +1 or -1."""
+    kinds = {1.0: "binarize_plus", -1.0: "binarize_minus"}
+    kind = kinds.get(number(attributes, "zero"))
+    return kind is not None and _map(kind, inputs[0], None, outputs[0])
+
+
+def clip_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`binarize.clip_grad`."""
+    dy, x = inputs
+    bounds = number(attributes, "low"), number(attributes, "high")
+    return _map("clip_grad", dy, x, outputs[0], *bounds)
+
+
+def relu_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`binarize.relu_grad`."""
+    dy, y = inputs
+    return _map("relu_grad", dy, y, outputs[0])
+
+
+def relu(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`elementwise.relu`; a zero of either sign becomes +0."""
+    return _map("relu", inputs[0], None, outputs[0])
+
+
+def clip(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`elementwise.clip` with one or two bounds that are not NaN."""
+    x, y, low, high = inputs[0], outputs[0], optional(inputs, 1), optional(inputs, 2)
+    bounds = {"low": low, "high": high}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    if not given or not covered(*given.values()):
+        return False
+    limits = {name: scalar(bound) for name, bound in given.items() if bound.size == 1}
+    if len(limits) < len(given) or any(math.isnan(limit) for limit in limits.values()):
+        return False
+    kind = "clip" if len(limits) == 2 else f"clip_{next(iter(limits))}"
+    return _map(kind, x, None, y, limits.get("low", 0.0), limits.get("high", 0.0))
+
+
+def dropout(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`dropout.dropout`; y may be x, and the mask left out."""
+    (x, step), y, mask = inputs, outputs[0], optional(outputs, 1)
+    threshold = integer(attributes, "threshold")
+    if x is None or step is None or not covered(x, y) or not 0 <= threshold < 1 << 32:
+        return False
+    if mask is not None and not covered(mask, dtype=np.bool_):
+        return False
+    stream = stream_start(step, integer(attributes, "seed"))
+    call("bnn_dropout_f32", x, y, mask, x.size, stream, threshold, number(attributes, "scale"))
+    return True
+
+
+def _map(
+    name: str, a: Array | None, b: Array | None, y: Array | None, s: float = 0.0, t: float = 0.0
+) -> bool:
+    """One of C's elementwise functions, in float32 or, for float16 operands, rounded once."""
+    operands = [array for array in (a, b, y) if array is not None]
+    if a is None or y is None or any(array.size != y.size for array in operands):
+        return False
+    if covered(*operands):
+        call(f"bnn_{name}_f32", a, b, y, y.size, s, t)
+        return True
+    if not all(_is_float(array) for array in operands):
+        return False
+    halves = [int(array is not None and array.dtype == FLOAT16) for array in (a, b, y)]
+    call(f"bnn_{name}_halves", a, b, y, *halves, y.size, s, t)
+    return True
+
+
+def _is_float(array: Array) -> bool:
+    return covered(array) or covered(array, dtype=FLOAT16)
+
+
+def add(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """Sum of equal shapes, or of a tensor and one that is stretched to it."""
+    return _arithmetic("add", "add_scalar", inputs, outputs, commutes=True)
+
+
+def sub(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """Difference of equal shapes, or of a tensor and one that is stretched to it."""
+    return _arithmetic("sub", "scalar_sub", inputs, outputs)
+
+
+def mul(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """Product of equal shapes, or of a tensor and one that is stretched to it."""
+    return _arithmetic("mul", "mul_scalar", inputs, outputs, commutes=True)
+
+
+def div(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """Quotient of equal shapes, or of a tensor and one that is stretched to it."""
+    return _arithmetic("div", "scalar_div", inputs, outputs)
+
+
+def _arithmetic(
+    name: str, scalar_left: str, inputs: Arrays, outputs: Arrays, *, commutes: bool = False
+) -> bool:
+    (a, b), y = inputs, outputs[0]
+    if a is None or b is None or y is None:
+        return False
+    if a.size == b.size == y.size:  # then no axis is stretched
+        return _map(name, a, b, y)
+    if b.size == 1 and _is_float(b):
+        return _map(f"{name}_scalar", a, None, y, scalar(b))
+    if a.size == 1 and _is_float(a):
+        return _map(scalar_left, b, None, y, scalar(a))
+    if commutes and a.size < b.size:
+        a, b = b, a
+    axes = _stretched(a.shape, b.shape)
+    if axes is None or a.size != y.size or y.size == 0 or not covered(a, b, y):
+        return False
+    call(f"bnn_{name}_stretched_f32", a, b, y, *axes)
+    return True
+
+
+def _stretched(a: Sequence[int], b: Sequence[int]) -> tuple[int, int, int] | None:
+    """(outer, middle, inner) of `a` if b has the axes of `middle` alone; None if it has others."""
+    padded = (1,) * (len(a) - len(b)) + tuple(b)
+    own = [axis for axis, length in enumerate(padded) if length > 1]
+    if not own or len(padded) != len(a):
+        return None
+    first, end = own[0], own[-1] + 1
+    if tuple(a[first:end]) != padded[first:end]:
+        return None
+    return math.prod(a[:first]), math.prod(a[first:end]), math.prod(a[end:])
+
+
+def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`elementwise.cast` between float32 and float16."""
+    (x,), y = inputs, outputs[0]
+    if covered(x) and covered(y, dtype=FLOAT16):
+        name = "bnn_cast_f32f16"
+    elif covered(x, dtype=FLOAT16) and covered(y):
+        name = "bnn_cast_f16f32"
+    else:
+        return False
+    assert y is not None
+    call(name, x, y, y.size)
+    return True
+
+
+COMPILED_ELEMENTWISE: dict[str, CompiledKernel] = {
+    "Add": add,
+    "Binarize": binarize,
+    "Cast": cast,
+    "Clip": clip,
+    "ClipGrad": clip_grad,
+    "Div": div,
+    "Mul": mul,
+    "Relu": relu,
+    "Dropout": dropout,
+    "ReluGrad": relu_grad,
+    "Sub": sub,
+    **COMPILED_NORMALIZATION,
+    **COMPILED_OPTIMIZERS,
+    **COMPILED_PACKING,
+    **COMPILED_PLANES,
+    **COMPILED_REDUCTION,
+}

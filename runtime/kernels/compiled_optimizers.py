@@ -1,0 +1,195 @@
+"""The compiled optimiser steps: of a float gradient, and of one that is kept as sign bits."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import (
+    FLOAT16,
+    FLOAT32,
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    integer,
+    number,
+    scalar,
+)
+from bnnopt.runtime.kernels.dropout import stream_start
+from bnnopt.runtime.kernels.optimizers import adamw_correction, known_bottom
+
+Rates = Callable[[float, int, Attributes], Mapping[str, float]]
+"""(learning rate, number of the step, attributes) to the numbers of an `Update`."""
+
+
+class Update(ctypes.Structure):
+    """A step of rows x row weights: `bnn_update` in C, which says what the fields are."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rule", "rows", "row")),
+        *((name, ctypes.c_int64) for name in ("half", "stochastic", "stream", "of_signs")),
+        *((name, ctypes.c_void_p) for name in ("w", "m", "v")),
+        *((name, ctypes.c_void_p) for name in ("next_w", "next_m", "next_v", "dw")),
+        *((name, ctypes.c_float) for name in ("rate", "keep1", "take1", "keep2", "take2")),
+        *((name, ctypes.c_float) for name in ("correction2", "epsilon", "keep")),
+        *((name, ctypes.c_float) for name in ("threshold", "scale", "limit")),
+    )
+
+
+def _sgd(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
+    return {"rate": lr}
+
+
+def _momentum(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
+    return {"rate": lr, "keep1": number(attributes, "momentum")}
+
+
+def _adam(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
+    beta1, beta2 = number(attributes, "beta1"), number(attributes, "beta2")
+    return {
+        "rate": float(np.float32(lr) / np.float32(1 - beta1**step)),
+        "keep1": beta1,
+        "take1": 1 - beta1,
+        "keep2": beta2,
+        "take2": 1 - beta2,
+        "correction2": 1 - beta2**step,
+        "epsilon": number(attributes, "epsilon"),
+        "keep": 1.0,
+    }
+
+
+def _adamw(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
+    """Adam with another rate, nothing to take out of the second moment, and a decay."""
+    correction = adamw_correction(step, number(attributes, "beta1"), number(attributes, "beta2"))
+    return {
+        **_adam(lr, step, attributes),
+        "rate": float(np.float32(lr) * np.float32(correction)),
+        "correction2": 1.0,
+        "keep": _decayed(lr, attributes),
+    }
+
+
+def _first_moment(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
+    beta1 = number(attributes, "beta1")
+    numbers = (number(attributes, name) for name in ("beta2", "root", "epsilon"))
+    rate = np.float32(lr) / np.float32(1 - beta1**step) / np.float32(known_bottom(step, *numbers))
+    keep = _decayed(lr, attributes)
+    return {"rate": float(rate), "keep1": beta1, "take1": 1 - beta1, "keep": keep}
+
+
+def _decayed(lr: float, attributes: Attributes) -> float:
+    """What weight decay leaves of a weight."""
+    return float(1 - np.float32(lr) * np.float32(number(attributes, "decay")))
+
+
+def _bop(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
+    gamma = number(attributes, "gamma")
+    return {"keep1": 1 - gamma, "take1": gamma, "threshold": number(attributes, "tau")}
+
+
+BOP = "BopStep"
+# The number of a rule in enum bnn_rule, and the numbers that it reads.
+_RULES: dict[str, tuple[int, Rates]] = {
+    "SgdStep": (0, _sgd),
+    "MomentumStep": (1, _momentum),
+    "AdamStep": (2, _adam),
+    "AdamWStep": (2, _adamw),
+    "FirstMomentStep": (3, _first_moment),
+    BOP: (4, _bop),
+}
+_COUNTS_STEPS = ("AdamStep", "FirstMomentStep", "AdamWStep")
+
+
+class Form(NamedTuple):
+    """What an operator steps by, whether it keeps float16, and whether it reads sign bits."""
+
+    rule: str
+    half: bool
+    of_signs: bool
+
+
+FORMS = {
+    signs + half + rule: Form(rule, bool(half), bool(signs))
+    for signs in ("", "Sign")
+    for half in ("", "Half")
+    for rule in _RULES
+    if not (signs and rule == BOP)
+}
+
+
+def make_update(
+    operator: str, inputs: Arrays, outputs: Arrays, attributes: Attributes
+) -> Update | None:
+    """The step of an operator, whatever its gradient (input 1) is; None where C does not cover it.
+
+    It holds addresses: the caller keeps the arrays alive.
+    """
+    rule, half, of_signs = FORMS[operator]
+    w, _, *states = inputs
+    count = states.pop() if half or rule in _COUNTS_STEPS else np.array(0)
+    lr = states.pop() if rule != BOP else np.zeros(1, np.float32)
+    like, kept = (w, [w, *outputs]) if rule != BOP else (states[0], outputs[1:])
+    if not _same_size(*kept, *states, dtype=FLOAT16 if half else FLOAT32) or like is None:
+        return None
+    if rule == BOP and not (_has_rows(like, w) and _has_rows(like, outputs[0])):
+        return None
+    if lr is None or not covered(lr) or lr.size != 1 or count is None or count.size != 1:
+        return None
+    step, (number_of_rule, rates) = int(count.reshape(-1)[0]), _RULES[rule]
+    arrays = dict(zip(("w", "m", "v"), (w, *states), strict=False))
+    arrays |= zip(("next_w", "next_m", "next_v"), outputs, strict=False)
+    return Update(
+        rule=number_of_rule,
+        rows=len(like) if like.ndim else 1,
+        row=math.prod(like.shape[1:]),
+        half=half,
+        stochastic=integer(attributes, "stochastic") if half and rule != BOP else 0,
+        stream=stream_start(count, integer(attributes, "seed")) if half else 0,
+        of_signs=of_signs,
+        scale=number({"scale": 1.0, **attributes}, "scale"),
+        limit=number({"limit": -1.0, **attributes}, "limit"),
+        **{name: array.ctypes.data for name, array in arrays.items() if array is not None},
+        **rates(scalar(lr), step, attributes),
+    )
+
+
+@np.errstate(all="ignore")
+def _step(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, operator: str
+) -> bool:
+    """The step of `operator`; each output may be the input that it replaces."""
+    update, gradient = make_update(operator, inputs, outputs, attributes), inputs[1]
+    if update is None or gradient is None:
+        return False
+    w, of_signs = inputs[0], FORMS[operator].of_signs
+    if of_signs and not (w is not None and _has_rows(w, gradient)):
+        return False
+    if not of_signs and not (covered(gradient) and gradient.size == update.rows * update.row):
+        return False
+    dw, bits = (None, gradient) if of_signs else (gradient, None)
+    call("bnn_optimizer_step", update, dw, None, bits)
+    return True
+
+
+def _same_size(*arrays: Array | None, dtype: np.dtype[Any]) -> bool:
+    return covered(*arrays, dtype=dtype) and len({a.size for a in arrays if a is not None}) == 1
+
+
+def _has_rows(w: Array, packed: Array | None) -> bool:
+    """Whether `packed` has a bit for every element of w, in rows."""
+    if w.ndim == 0 or packed is None or not covered(packed, dtype=np.uint8):
+        return False
+    return packed.shape == (len(w), -(-math.prod(w.shape[1:]) // 8))
+
+
+COMPILED_OPTIMIZERS: dict[str, CompiledKernel] = {
+    operator: functools.partial(_step, operator=operator) for operator in FORMS
+}

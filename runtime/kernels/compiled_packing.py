@@ -1,0 +1,151 @@
+"""The compiled codecs of one bit per element."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import (
+    Argument,
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    number,
+    type_of,
+)
+
+
+def pack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.pack_bits` of a boolean tensor."""
+    mask, packed = inputs[0], outputs[0]
+    if not covered(mask, dtype=np.bool_) or not covered(packed, dtype=np.uint8):
+        return False
+    return _run_rows("bnn_pack_bits_b8", mask, packed, mask, packed)
+
+
+def sign_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.sign_pack`."""
+    return _pack_floats("bnn_sign_pack", inputs[0], outputs[0])
+
+
+def binarize_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.binarize_pack`."""
+    plus = number(attributes, "zero") > 0
+    name = "bnn_not_negative_pack" if plus else "bnn_sign_pack"
+    return _pack_floats(name, inputs[0], outputs[0])
+
+
+def range_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.range_pack`."""
+    bounds = number(attributes, "low"), number(attributes, "high")
+    return _pack_floats("bnn_range_pack", inputs[0], outputs[0], *bounds)
+
+
+def _pack_floats(name: str, x: Array | None, packed: Array | None, *bounds: float) -> bool:
+    x_type = type_of(x)
+    if x_type is None or not covered(packed, dtype=np.uint8):
+        return False
+    return _run_rows(name, x, packed, x, packed, x_type, *bounds)
+
+
+def threshold_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`pooled_normalization.threshold_pack`."""
+    (x, threshold), packed = inputs, outputs[0]
+    x_type = type_of(x)
+    if x_type is None or not covered(threshold) or not covered(packed, dtype=np.uint8):
+        return False
+    assert x is not None
+    if x.ndim < 2 or x.size == 0:
+        return False
+    call("bnn_threshold_pack", x, threshold, packed, x_type, *x.shape[:2], math.prod(x.shape[2:]))
+    return True
+
+
+def unpack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.unpack_bits`."""
+    packed, mask = inputs[0], outputs[0]
+    if not covered(packed, dtype=np.uint8) or not covered(mask, dtype=np.bool_):
+        return False
+    return _run_rows("bnn_unpack_bits_b8", mask, packed, packed, mask)
+
+
+def sign_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.sign_unpack`."""
+    packed, x = inputs[0], outputs[0]
+    if not covered(packed, dtype=np.uint8) or not covered(x):
+        return False
+    return _run_rows("bnn_sign_unpack_f32", x, packed, packed, x)
+
+
+def masked_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`packing.masked_grad`; dx may be dy."""
+    (dy, packed), dx = inputs, outputs[0]
+    dy_type = type_of(dy)
+    if dy_type is None or type_of(dx) != dy_type or not covered(packed, dtype=np.uint8):
+        return False
+    return _run_rows("bnn_masked_grad", dx, packed, dy, packed, dx, dy_type)
+
+
+def pow2_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`pow2.pow2_pack`."""
+    x, (packed, unit) = inputs[0], outputs
+    x_type = type_of(x)
+    if x_type is None or not covered(packed, dtype=np.uint8) or not covered(unit):
+        return False
+    return _run_pow2("bnn_pow2_pack", x, packed, x, packed, unit, x_type)
+
+
+def pow2_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`pow2.pow2_unpack`."""
+    (packed, unit), x = inputs, outputs[0]
+    if not covered(packed, dtype=np.uint8) or not covered(unit, x):
+        return False
+    return _run_pow2("bnn_pow2_unpack_f32", x, packed, packed, unit, x)
+
+
+def _run_rows(name: str, full: Array | None, packed: Array | None, *arguments: Argument) -> bool:
+    """Call with the rows of `full` and their length, between the arrays and the numbers."""
+    return _run_packed(name, full, packed, lambda row: -(-row // 8), arguments)
+
+
+def _run_pow2(name: str, full: Array | None, packed: Array | None, *arguments: Argument) -> bool:
+    """The same of powers of two in 5 bits."""
+    return _run_packed(name, full, packed, lambda row: -(-row // 2) - (-row // 8), arguments)
+
+
+def _run_packed(
+    name: str,
+    full: Array | None,
+    packed: Array | None,
+    row_bytes: Callable[[int], int],
+    arguments: Sequence[Argument],
+) -> bool:
+    assert full is not None
+    assert packed is not None
+    if full.ndim == 0:
+        return False
+    rows, row = len(full), math.prod(full.shape[1:])
+    if packed.size != rows * row_bytes(row):
+        return False
+    arrays = [a for a in arguments if not isinstance(a, int | float)]
+    call(name, *arrays, rows, row, *arguments[len(arrays) :])
+    return True
+
+
+COMPILED_PACKING: dict[str, CompiledKernel] = {
+    "BinarizePack": binarize_pack,
+    "MaskedGrad": masked_grad,
+    "PackBits": pack_bits,
+    "Pow2Pack": pow2_pack,
+    "Pow2Unpack": pow2_unpack,
+    "RangePack": range_pack,
+    "SignPack": sign_pack,
+    "SignUnpack": sign_unpack,
+    "ThresholdPack": threshold_pack,
+    "UnpackBits": unpack_bits,
+}

@@ -1,0 +1,108 @@
+"""The compiled sums and means along axes, and softmax cross-entropy with its gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array, axes_of
+from bnnopt.runtime.kernels.compiled import (
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    integer,
+    optional,
+)
+
+
+def _reduce(*, mean: bool) -> CompiledKernel:
+    """`reduction.reduce_sum` or `reduction.reduce_mean`, with sums in float64."""
+
+    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+        x, y = inputs[0], outputs[0]
+        if x is None or not covered(x, y) or x.size == 0:
+            return False
+        noop = integer({"noop_with_empty_axes": 0, **attributes}, "noop_with_empty_axes")
+        axes = axes_of(x, optional(inputs, 1), noop)
+        groups = _groups(x.shape, axes)
+        if groups is None:
+            return False
+        divisor = math.prod(x.shape[axis] for axis in axes) if mean else 1
+        call("bnn_reduce_f32", x, y, *groups, divisor)
+        return True
+
+    return run
+
+
+def global_average_pool(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`pooling.global_average_pool`, with sums in float64."""
+    x, y = inputs[0], outputs[0]
+    if x is None or not covered(x, y) or x.ndim < 3 or x.size == 0:
+        return False
+    planes, length = math.prod(x.shape[:2]), math.prod(x.shape[2:])
+    call("bnn_reduce_f32", x, y, 1, 1, planes, length, length)
+    return True
+
+
+def _groups(shape: Sequence[int], summed: Collection[int]) -> list[int] | None:
+    """Lengths of what is kept, summed, kept and summed in turn; None if axes alternate more."""
+    lengths = [1]
+    for axis, length in enumerate(shape):
+        last_is_summed = len(lengths) % 2 == 0
+        if length == 1:
+            continue
+        if (axis in summed) == last_is_summed:
+            lengths[-1] *= length
+        else:
+            lengths.append(length)
+    if len(lengths) == 2:
+        return [1, 1, *lengths]
+    return [*lengths, 1, 1, 1][:4] if len(lengths) <= 4 else None
+
+
+def softmax_cross_entropy(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`loss.softmax_cross_entropy`, with sums in float64; log_prob may be the logits."""
+    (logits, labels), (loss, log_prob) = inputs, outputs
+    if not covered(logits, loss, log_prob) or not covered(labels, dtype=np.int64):
+        return False
+    sizes = _sizes(logits, labels)
+    name = "bnn_softmax_cross_entropy_f32"
+    return sizes is not None and bool(call(name, logits, labels, loss, log_prob, *sizes))
+
+
+def softmax_cross_entropy_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`loss.softmax_cross_entropy_grad`; dlogits may be log_prob."""
+    (dloss, log_prob, labels), dlogits = inputs, outputs[0]
+    if not covered(dloss, log_prob, dlogits) or not covered(labels, dtype=np.int64):
+        return False
+    sizes = _sizes(log_prob, labels)
+    name = "bnn_softmax_cross_entropy_grad_f32"
+    return sizes is not None and bool(call(name, dloss, log_prob, labels, dlogits, *sizes))
+
+
+def _sizes(x: Array | None, labels: Array | None) -> tuple[int, int, int] | None:
+    """(n, classes, inner) of (N, classes, ...); None if there is nothing, or labels do not fit."""
+    assert x is not None
+    assert labels is not None
+    if x.ndim < 2 or x.size == 0 or labels.shape != (*x.shape[:1], *x.shape[2:]):
+        return None
+    return x.shape[0], x.shape[1], math.prod(x.shape[2:])
+
+
+COMPILED_REDUCTION: dict[str, CompiledKernel] = {
+    "GlobalAveragePool": global_average_pool,
+    "ReduceMean": _reduce(mean=True),
+    "ReduceSum": _reduce(mean=False),
+    "SoftmaxCrossEntropy": softmax_cross_entropy,
+    "SoftmaxCrossEntropyGrad": softmax_cross_entropy_grad,
+}

@@ -1,0 +1,140 @@
+"""The compiled weight gradients that step the weights of each tile as soon as it is finished."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import (
+    Argument,
+    Arrays,
+    Attributes,
+    CompiledKernel,
+    call,
+    covered,
+    integer,
+    integers,
+)
+from bnnopt.runtime.kernels.compiled_convolution import Cut, is_half, is_map, weight_grad_cut
+from bnnopt.runtime.kernels.compiled_optimizers import BOP, FORMS, make_update
+from bnnopt.runtime.kernels.compiled_products import FUNCTIONS, NUMBERS
+from bnnopt.runtime.kernels.product_tiling import scratch_bytes as binary_scratch_bytes
+from bnnopt.runtime.kernels.product_tiling import tiling
+from bnnopt.runtime.library import int64s
+
+Shape = Sequence[int]
+
+
+class Fused(NamedTuple):
+    """The product that makes a gradient, cut as for the bits of it, and the step that takes it."""
+
+    product: str
+    step: str
+
+
+FUSED = {
+    kind + step: Fused(product, step)
+    for kind, product in {
+        "BinaryConv": "BinaryConvWeightGradSigns",
+        "BinaryConvPow2": "BinaryConvWeightGradSignsPow2",
+        "BinaryGemm": "BinaryGemmWeightGradSigns",
+        "BinaryGemmPow2": "BinaryGemmWeightGradSignsPow2",
+        "Conv": "ConvWeightGrad",
+    }.items()
+    for step in FORMS
+}
+
+
+class _Call(NamedTuple):
+    """A C function, and its arguments in front of the gradient and behind the update."""
+
+    function: str
+    before: Sequence[Argument]
+    behind: Sequence[Argument]
+
+
+def _run(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, operator: str
+) -> bool:
+    """`updates.FusedStep`; each output but the last may be the input that it replaces."""
+    product, step = FUSED[operator]
+    w, operands, rest = _split(product, inputs)
+    *replaced, dw = outputs
+    update = make_update(step, [w, None, *rest], replaced, attributes)
+    arrays = [array for array in operands if array is not None]
+    if update is None or len(arrays) < len(operands) or scratch.ctypes.data % 64:
+        return False
+    made = (_binary if product in FUNCTIONS else _real)(operator, arrays, attributes)
+    if made is None or not (dw is None or covered(dw)):
+        return False
+    update.dw = dw.ctypes.data if dw is not None else None
+    arguments = [*made.before, None, update, *made.behind, scratch, scratch.size]
+    return bool(call(made.function, *arguments))
+
+
+_Item = TypeVar("_Item")
+
+
+def _split(product: str, inputs: Sequence[_Item]) -> tuple[_Item, list[_Item], list[_Item]]:
+    """The weights, what the product reads beside them, and the rest."""
+    w, *others = inputs
+    n = 3 if product.endswith("Pow2") else 2
+    return w, others[:n], others[n:]
+
+
+def _binary(operator: str, operands: Sequence[Array], attributes: Attributes) -> _Call | None:
+    product = FUSED[operator].product
+    function, wanted, _ = FUNCTIONS[product]
+    for array, allowed in zip(operands, wanted, strict=True):
+        if array.dtype not in allowed or not covered(array, dtype=array.dtype):
+            return None
+    shapes = [array.shape for array in operands]
+    cut = tiling(product, shapes, shapes[1:2], attributes)
+    if cut is None:
+        return None
+    x, dy, *unit = operands
+    before: list[Argument] = [int64s(cut), x, dy, unit[0] if unit else None]
+    return _Call(function, before, [NUMBERS[dy.dtype], 0])
+
+
+def _real(operator: str, operands: Sequence[Array], attributes: Attributes) -> _Call | None:
+    x, dy = operands
+    cut = _real_cut(operator, x.shape, dy.shape, attributes)
+    if cut is None or not is_map(x) or not is_map(dy):
+        return None
+    before: list[Argument] = [int64s(cut.geometry), x, is_half(x), dy, is_half(dy)]
+    return _Call(cut.function, before, cut.extra[1:])
+
+
+def _real_cut(operator: str, x: Shape, dy: Shape, attributes: Attributes) -> Cut | None:
+    """The cut, if its tiles can be handed on: whole planes cannot, nor parts of a byte of bits."""
+    kernel = integers(attributes, "kernel_shape") or []
+    dw = (dy[1], x[1] // integer(attributes, "group"), *kernel)
+    cut = weight_grad_cut(x, dy, dw, attributes)
+    if cut is None:
+        return None
+    g = cut.geometry
+    is_bitwise = FORMS[FUSED[operator].step].rule == BOP
+    if is_bitwise and g.channels < g.group_channels and g.channels * g.taps % 8:
+        return None
+    return cut
+
+
+def scratch_bytes(
+    operator: str, inputs: Sequence[Shape], attributes: Attributes, n_threads: int
+) -> int:
+    """Bytes of scratch that the compiled kernel needs, aligned to 64; 0 if it is not covered."""
+    product = FUSED[operator].product
+    _, operands, _ = _split(product, inputs)
+    if product in FUNCTIONS:
+        return binary_scratch_bytes(product, operands, operands[1:2], attributes, n_threads)
+    x, dy = operands
+    cut = _real_cut(operator, x, dy, attributes)
+    return cut.scratch_bytes(n_threads) if cut is not None else 0
+
+
+COMPILED_UPDATES: dict[str, CompiledKernel] = {
+    operator: functools.partial(_run, operator=operator) for operator in FUSED
+}

@@ -1,0 +1,65 @@
+"""Runs numpy kernels over the caller's memory; loaded with the first step that C does not cover.
+
+Elementwise kernels go tile by tile: what they allocate stays small, and in the cache. Some others
+write where the result belongs. The rest return new arrays, or views of their inputs, part by part
+where they can, and these are copied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array, Kernel
+from bnnopt.runtime.kernels.compiled import Arrays, Attributes
+from bnnopt.runtime.kernels.domain import ELEMENTWISE as ELEMENTWISE_OF_DOMAIN
+from bnnopt.runtime.kernels.parts import in_parts
+from bnnopt.runtime.kernels.standard import ELEMENTWISE as STANDARD_ELEMENTWISE
+from bnnopt.runtime.kernels.table import KERNELS
+
+TILE = 8192  # elements
+ELEMENTWISE = frozenset({*STANDARD_ELEMENTWISE, *ELEMENTWISE_OF_DOMAIN})
+
+# Kernels that write to `out`, if all arrays are of one dtype.
+INTO = frozenset({"Concat", "Gemm", "MatMul", "Softmax"})
+
+
+@np.errstate(all="ignore")
+def run_numpy(
+    operator: str, inputs: Arrays, outputs: list[Array | None], attributes: Attributes
+) -> None:
+    """Run an operator's numpy kernel; an output that outgrows its place is replaced in the list."""
+    kernel, output = KERNELS[operator], outputs[0]
+    if operator in ELEMENTWISE and output is not None:
+        _run_in_tiles(kernel, inputs, output, attributes)
+        return
+    types = {a.dtype for a in (*inputs, output) if a is not None}
+    if operator in INTO and len(types) == 1:
+        kernel(*inputs, **attributes, out=output)
+        return
+    for taken, own, places in in_parts(operator, inputs, outputs, attributes):
+        results = kernel(*taken, **own)
+        _deliver(results if isinstance(results, tuple) else (results,), places)
+
+
+def _run_in_tiles(kernel: Kernel, inputs: Arrays, output: Array, attributes: Attributes) -> None:
+    """The output may be the memory of an input: each tile is read before it is written."""
+    operands = [*(array for array in inputs if array is not None), output]
+    access: list[Any] = [*[["readonly"]] * (len(operands) - 1), ["writeonly"]]
+    flags: list[Any] = ["external_loop", "buffered", "zerosize_ok"]
+    with np.nditer(operands, flags, access, buffersize=TILE) as tiles:
+        for *tile, y in tiles:
+            pieces = iter(tile)
+            y[...] = kernel(*(None if a is None else next(pieces) for a in inputs), **attributes)
+
+
+def _deliver(results: tuple[Array, ...], outputs: list[Array | None]) -> None:
+    """Copy results to where they belong; one that has outgrown its place takes that over."""
+    for i, (output, result) in enumerate(zip(outputs, results, strict=False)):
+        if output is None:
+            continue
+        if result.size > output.size:
+            outputs[i] = result
+        else:
+            np.copyto(output, result)

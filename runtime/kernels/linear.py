@@ -1,0 +1,104 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+
+
+def matmul(a: Array, b: Array, *, out: Array | None = None) -> Array:
+    """Matrix product of the last two axes, the others broadcast; written to `out` if given."""
+    return np.asarray(np.matmul(a, b, out=out))
+
+
+BLOCK = 1 << 19  # numbers of a weight gradient that are made at a time
+
+
+def rows_at_a_time(row: int) -> int:
+    """Rows of a weight gradient in a block, of `row` numbers each."""
+    return max(1, BLOCK // max(row, 1))
+
+
+def row_blocks(n_rows: int, row: int) -> Iterator[slice]:
+    """The rows of a weight gradient, some at a time: the sums of each are made by one product.
+
+    BLAS sums in an order that depends on the shapes. This one is the same whether the gradient is
+    kept, or stepped block by block.
+    """
+    size = rows_at_a_time(row)
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+def dense_weight_grad(a: Array, b: Array, *, out: Array | None = None) -> Array:
+    """Compute a^T b, the weight gradient of a dense layer; written to `out` if given.
+
+    Parameters
+    ----------
+    a : (N, M)
+    b : (N, K)
+    out : (M, K), optional
+    """
+    result = np.empty((a.shape[1], b.shape[1]), a.dtype) if out is None else out
+    for rows in row_blocks(*result.shape):
+        np.matmul(a[:, rows].T, b, out=result[rows])
+    return result
+
+
+def gemm(
+    a: Array,
+    b: Array,
+    c: Array | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    out: Array | None = None,
+) -> Array:
+    """Compute alpha a b + beta c.
+
+    Parameters
+    ----------
+    a : (M, K), or (K, M) if `transA`
+    b : (K, N), or (N, K) if `transB`
+    c : broadcasts to (M, N), optional
+    out : (M, N), optional
+        Where to write the result.
+    """
+    if transA and not transB:
+        y = dense_weight_grad(a, b, out=out)
+    else:
+        y = np.asarray(np.matmul(a.T if transA else a, b.T if transB else b, out=out))
+    if alpha != 1:
+        y *= a.dtype.type(alpha)
+    if c is not None:
+        y += c if beta == 1 else np.asarray(c * beta).astype(a.dtype, copy=False)
+    return y
+
+
+def matmul_integer(
+    a: Array,
+    b: Array,
+    a_zero_point: Array | None = None,
+    b_zero_point: Array | None = None,
+) -> Array:
+    """Matrix product of 8-bit integers less their zero points, in int32.
+
+    Parameters
+    ----------
+    a : (..., M, K) int8 or uint8
+    b : (..., K, N) int8 or uint8
+    a_zero_point : one value, (M,) or (..., M, 1), optional
+    b_zero_point : one value, (N,) or (..., 1, N), optional
+    """
+    a, b = a.astype(np.int32), b.astype(np.int32)
+    if a_zero_point is not None:
+        per_row = a_zero_point.ndim == 1 and a_zero_point.size > 1
+        a -= a_zero_point[:, None] if per_row else a_zero_point
+    if b_zero_point is not None:
+        b -= b_zero_point
+    return np.asarray(np.matmul(a, b))

@@ -1,0 +1,298 @@
+"""Optimiser steps. They return the new values and leave their inputs as they are."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array, Kernel
+from bnnopt.runtime.kernels.dropout import random_bits
+from bnnopt.runtime.kernels.packing import pack_bits, unpack_bits
+
+
+def sgd_step(w: Array, dw: Array, lr: Array) -> Array:
+    """Return w - lr dw."""
+    next_w = np.asarray(dw * lr)
+    np.subtract(w, next_w, out=next_w)
+    return next_w
+
+
+def momentum_step(
+    w: Array, dw: Array, m: Array, lr: Array, *, momentum: float
+) -> tuple[Array, Array]:
+    """Return next_w = w - lr next_m and next_m = momentum m + dw."""
+    next_m = np.asarray(m * momentum)
+    next_m += dw
+    return sgd_step(w, next_m, lr), next_m
+
+
+def _first_moment(dw: Array, m: Array, beta1: float) -> Array:
+    """beta1 m + (1 - beta1) dw."""
+    next_m = np.asarray(m * beta1)
+    next_m += dw * (1 - beta1)
+    return next_m
+
+
+def _moments(dw: Array, m: Array, v: Array, beta1: float, beta2: float) -> tuple[Array, Array]:
+    """Adam's two moments: next_m, and next_v = beta2 v + (1 - beta2) dw^2."""
+    next_v = np.asarray(dw * dw)
+    next_v *= 1 - beta2
+    next_v += v * beta2
+    return _first_moment(dw, m, beta1), next_v
+
+
+def adam_step(
+    w: Array,
+    dw: Array,
+    m: Array,
+    v: Array,
+    lr: Array,
+    step: Array,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
+    """Return next_w, next_m, next_v of Adam, with bias correction (arXiv:1412.6980).
+
+    Parameters
+    ----------
+    w, dw, m, v : the same shape, float
+    lr : scalar
+    step : int64 scalar
+        1 at the first step.
+    """
+    next_m, next_v = _moments(dw, m, v, beta1, beta2)
+    bottom = np.asarray(next_v / (1 - beta2 ** int(step)))
+    np.sqrt(bottom, out=bottom)
+    bottom += epsilon
+    next_w = np.asarray(next_m * (lr / (1 - beta1 ** int(step))))
+    next_w /= bottom
+    np.subtract(w, next_w, out=next_w)
+    return next_w, next_m, next_v
+
+
+def adamw_step(
+    w: Array,
+    dw: Array,
+    m: Array,
+    v: Array,
+    lr: Array,
+    step: Array,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    decay: float,
+) -> tuple[Array, Array, Array]:
+    """Return next_w, next_m, next_v of Adam with decoupled weight decay (arXiv:1711.05101).
+
+    Parameters
+    ----------
+    w, dw, m, v : the same shape, float
+    lr : scalar
+    step : int64 scalar
+        1 at the first step.
+    """
+    next_m, next_v = _moments(dw, m, v, beta1, beta2)
+    bottom = np.asarray(np.sqrt(next_v))
+    bottom += epsilon
+    next_w = np.asarray(next_m * (lr * adamw_correction(int(step), beta1, beta2)))
+    next_w /= bottom
+    np.subtract(w, next_w, out=next_w)
+    next_w *= 1 - lr * decay
+    return next_w, next_m, next_v
+
+
+def adamw_correction(step: int, beta1: float, beta2: float) -> float:
+    """What takes the bias out of both moments: sqrt(1 - beta2^step) / (1 - beta1^step)."""
+    return math.sqrt(1 - beta2**step) / (1 - beta1**step)
+
+
+def first_moment_step(
+    w: Array,
+    dw: Array,
+    m: Array,
+    lr: Array,
+    step: Array,
+    *,
+    beta1: float,
+    beta2: float,
+    root: float,
+    epsilon: float,
+    decay: float,
+) -> tuple[Array, Array]:
+    """Return next_w, next_m of AdamW where |dw| has always been `root`; see `ops.optimizers`.
+
+    Parameters
+    ----------
+    w, dw, m : the same shape, float
+    lr : scalar
+    step : int64 scalar
+        1 at the first step.
+    """
+    next_m = _first_moment(dw, m, beta1)
+    factor = lr / (1 - beta1 ** int(step)) / known_bottom(int(step), beta2, root, epsilon)
+    next_w = np.asarray(next_m * factor)
+    np.subtract(w, next_w, out=next_w)
+    next_w *= 1 - lr * decay
+    return next_w, next_m
+
+
+def known_bottom(step: int, beta2: float, root: float, epsilon: float) -> float:
+    """Root of the second moment without its bias, and AdamW's epsilon, where |dw| is `root`."""
+    return root + epsilon / math.sqrt(1 - beta2**step)
+
+
+def sign_grad(packed: Array, w: Array, *, shape: list[int], scale: float, limit: float) -> Array:
+    """Return dw = +-scale by the bits of `packed`, 0 where |w| > limit.
+
+    Parameters
+    ----------
+    packed : (M, ceil(K / 8)) uint8
+    w : (M, *shape) float
+        K is the product of `shape`.
+
+    Returns
+    -------
+    (M, *shape) float32, float64 where w is
+    """
+    plus = np.result_type(w.dtype, np.float32).type(scale)
+    dw = np.where(unpack_bits(packed, shape=shape), plus, -plus)
+    dw *= np.abs(w) <= limit
+    return np.asarray(dw)
+
+
+def of_signs(rule: Kernel) -> Kernel:
+    """The kernel that reads packed signs, and SignGrad's attributes, where `rule` reads dw."""
+
+    def step(
+        w: Array, packed: Array, *rest: Array, shape: list[int], scale: float, limit: float,
+        **attributes: float,
+    ) -> Array | tuple[Array, ...]:  # fmt: skip
+        dw = sign_grad(packed, w, shape=shape, scale=scale, limit=limit)
+        return rule(w, dw, *rest, **attributes)
+
+    parameters = dict(inspect.signature(rule).parameters)
+    own = inspect.signature(sign_grad).parameters
+    step.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            *(own["packed"] if name == "dw" else p for name, p in parameters.items()),
+            *(own[name] for name in ("shape", "scale", "limit")),
+        ]
+    )
+    return step
+
+
+STATE_SCALE = 1024.0  # of a momentum, and of the root of a second moment, in float16
+_HIGHEST = 65504.0
+
+
+def round_to_half(x: Array, step: Array, *, stochastic: int, seed: int) -> Array:
+    """Return x in float16: to nearest, or stochastically; too large is +-65504.
+
+    Parameters
+    ----------
+    x : any shape, float
+    step : int64 scalar
+    stochastic : int
+        1: up where 2^13 times the place between its neighbours and 13 random bits add up to 2^13.
+    seed : int
+        With `step`, of the bits; see `dropout.random_bits`.
+    """
+    if not stochastic:
+        return np.clip(x, -_HIGHEST, _HIGHEST).astype(np.float16)
+    magnitude = np.minimum(np.abs(x), _HIGHEST)
+    gap = np.ldexp(x.dtype.type(1), np.maximum(np.frexp(magnitude)[1] - 11, -24))
+    place = magnitude / gap
+    below = np.floor(place)
+    rest = np.floor((place - below) * 8192)
+    rises = rest + (random_bits(x, step, seed=seed) >> 19) >= 8192
+    return np.asarray(np.copysign((below + rises) * gap, x), np.float16)
+
+
+def of_halves(rule: Kernel) -> Kernel:
+    """The kernel of `rule` on a weight and a state in float16; see `ops.optimizers`."""
+    own = dict(inspect.signature(rule).parameters)
+    names = [name for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    counts = names[-1] == "step"
+    n_states = len(names) - (4 if counts else 3)
+
+    def step(
+        *inputs: Array, stochastic: int, seed: int, **attributes: float
+    ) -> Array | tuple[Array, ...]:
+        w, dw, *states = inputs[: 2 + n_states]
+        lr, count = inputs[2 + n_states :]
+        wide = [s.astype(np.float32) / STATE_SCALE for s in states]
+        wide[1:] = [np.square(root) for root in wide[1:]]
+        tail = [lr, count] if counts else [lr]
+        results = rule(w.astype(np.float32), dw, *wide, *tail, **attributes)
+        next_w, *next_states = results if isinstance(results, tuple) else (results,)
+        rounded = round_to_half(next_w, count, stochastic=stochastic, seed=seed)
+        moments = [
+            round_to_half(np.asarray(m * STATE_SCALE), count, stochastic=0, seed=seed)
+            for m in next_states[:1]
+        ]
+        roots = [
+            round_to_half(np.asarray(np.sqrt(v) * STATE_SCALE), count, stochastic=1, seed=seed)
+            for v in next_states[1:]
+        ]
+        return (rounded, *moments, *roots) if next_states else rounded
+
+    parameters = [own[name] for name in names]
+    if not counts:
+        parameters.append(parameters[0].replace(name="step"))
+    options = [p for name, p in own.items() if name not in names]
+    rounding = inspect.signature(round_to_half).parameters
+    options += [rounding["stochastic"], rounding["seed"]]
+    step.__signature__ = inspect.Signature([*parameters, *options])  # type: ignore[attr-defined]
+    return step
+
+
+def bop_step(
+    w: Array, dw: Array, m: Array, *, shape: list[int], gamma: float, tau: float
+) -> tuple[Array, Array]:
+    """Return next_w, next_m of Bop (arXiv:1906.02107): a weight turns where m agrees with it.
+
+    Parameters
+    ----------
+    w : (M, ceil(K / 8)) uint8
+        Signs; K is the product of `shape`.
+    dw, m : (M, *shape) float
+    """
+    next_m = np.asarray(m * (1 - gamma))
+    next_m += dw * gamma
+    is_plus = unpack_bits(w, shape=shape)
+    turns = (np.abs(next_m) > tau) & ((next_m > 0) == is_plus)
+    return pack_bits(is_plus ^ turns), next_m
+
+
+def half_bop_step(
+    w: Array, dw: Array, m: Array, step: Array, *,
+    shape: list[int], gamma: float, tau: float, seed: int,
+) -> tuple[Array, Array]:  # fmt: skip
+    """`bop_step` with m in float16, 1024 times the momentum, rounded stochastically."""
+    wide = m.astype(np.float32) / STATE_SCALE
+    next_w, next_m = bop_step(w, dw, wide, shape=shape, gamma=gamma, tau=tau)
+    scaled = np.asarray(next_m * STATE_SCALE)
+    return next_w, round_to_half(scaled, step, stochastic=1, seed=seed)
+
+
+RULES: dict[str, Kernel] = {
+    "SgdStep": sgd_step,
+    "MomentumStep": momentum_step,
+    "AdamStep": adam_step,
+    "AdamWStep": adamw_step,
+    "FirstMomentStep": first_moment_step,
+}
+_HALVES = {f"Half{name}": of_halves(rule) for name, rule in RULES.items()}
+_SIGNS = {f"Sign{name}": of_signs(rule) for name, rule in (RULES | _HALVES).items()}
+STEPS: dict[str, Kernel] = {
+    "BopStep": bop_step,
+    "HalfBopStep": half_bop_step,
+    **RULES,
+    **_HALVES,
+    **_SIGNS,
+}

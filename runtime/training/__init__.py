@@ -1,0 +1,23 @@
+"""Training over data sets: `fit` and what it needs; numpy only."""
+
+from bnnopt.runtime.training.callbacks import Callback, EarlyStop, JsonLines
+from bnnopt.runtime.training.checkpoints import Checkpoints, default_folder
+from bnnopt.runtime.training.evaluation import evaluate, predictions
+from bnnopt.runtime.training.history import Epoch, History
+from bnnopt.runtime.training.loop import Progress, Recipe, as_dataset, fit
+
+__all__ = [
+    "Callback",
+    "Checkpoints",
+    "EarlyStop",
+    "Epoch",
+    "History",
+    "JsonLines",
+    "Progress",
+    "Recipe",
+    "as_dataset",
+    "default_folder",
+    "evaluate",
+    "fit",
+    "predictions",
+]

@@ -1,0 +1,74 @@
+"""Predictions and scores over a data set, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnopt.errors import UsageError
+from bnnopt.runtime.data import Batch, Dataset, Normalization
+from bnnopt.runtime.feeding import check_classes
+from bnnopt.runtime.training.metrics import Scores
+
+if TYPE_CHECKING:
+    from bnnopt.runtime.session import TrainingSession
+
+Array = NDArray[Any]
+
+
+def prepared(x: Batch, normalization: Normalization, session: TrainingSession) -> Batch:
+    """A batch as the session takes it: float32 and normalised, or integers as they are."""
+    if isinstance(x, dict):
+        known = session.inputs
+        return {
+            name: _prepared(array, normalization, known[name].dtype) if name in known else array
+            for name, array in x.items()
+        }
+    return _prepared(x, normalization, next(iter(session.inputs.values())).dtype)
+
+
+def _prepared(x: Array, normalization: Normalization, dtype: str) -> Array:
+    if np.dtype(dtype).kind != "f":
+        return x.astype(dtype, copy=False) if x.dtype.kind in "iub" else x
+    return x if normalization.is_identity and x.dtype.kind == "f" else normalization(x)
+
+
+def predictions(
+    session: TrainingSession, data: Dataset, normalization: Normalization
+) -> Iterator[tuple[NDArray[np.int64], Array]]:
+    """Indices of each batch, in order, and the network's output for it."""
+    for start in range(0, len(data), session.batch_size):
+        indices = np.arange(start, min(start + session.batch_size, len(data)))
+        yield indices, session.predict(prepared(data.inputs(indices), normalization, session))
+
+
+def evaluate(session: TrainingSession, data: Dataset, normalization: Normalization) -> Scores:
+    """The scores of `session` on `data`, with running statistics; memory for one batch only.
+
+    Raises
+    ------
+    UsageError
+        If the data have no targets, or these do not fit the output.
+    """
+    if data.y is None:
+        raise UsageError(f"{data.source}: has no targets; expected an array y")
+    scores = Scores(session.about.loss, session.about.classes)
+    for indices, output in predictions(session, data, normalization):
+        targets = data.targets(indices)
+        assert targets is not None
+        scores.add(output, _fitted(targets, output, session.about.classes, data.source))
+    return scores
+
+
+def _fitted(targets: Array, output: Array, classes: int, source: str) -> Array:
+    """Targets of the shape and kind that belong to the output."""
+    expected = (len(output), *output.shape[2:]) if classes else output.shape
+    if targets.shape != expected:
+        raise UsageError(f"{source}: y is {list(targets.shape)}, expected {list(expected)}")
+    if not classes:
+        return targets
+    check_classes(targets, classes, f"{source}: y")
+    return targets.astype(np.int64, copy=False)

@@ -1,0 +1,359 @@
+"""Training over a data set: epochs, validation, checkpoints, and going on after a power cut."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.runtime.data import Dataset, Normalization, sampling
+from bnnopt.runtime.data.arrays import from_arrays
+from bnnopt.runtime.data.augmentation import Change
+from bnnopt.runtime.data.normalization import AS_IT_IS
+from bnnopt.runtime.feeding import as_array
+from bnnopt.runtime.schedules import Plateau
+from bnnopt.runtime.training.callbacks import Callback
+from bnnopt.runtime.training.checkpoints import Checkpoints
+from bnnopt.runtime.training.evaluation import evaluate, prepared
+from bnnopt.runtime.training.history import Epoch, History
+
+if TYPE_CHECKING:
+    from bnnopt.runtime.session import TrainingSession
+
+Array = NDArray[Any]
+Schedule = Callable[[int], float]
+NOTES = "training"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; what a resumed run must not change is in `identity`.
+
+    Attributes
+    ----------
+    epochs : int
+        Until so many are done, those before a resume included.
+    schedule : callable, optional
+        Steps done to the learning rate; the folder's rate in every step if not given. A `Plateau`
+        watches the validation loss, or the loss of training where there is none.
+    seed : int
+        Of the order of the samples, and of their changes.
+    normalization : Normalization
+        Of every input.
+    changes : sequence of callable
+        Random changes of a batch, before the normalisation.
+    clip_weights : float, optional
+        Latent weights of binary layers are cut to this magnitude after each step.
+    checkpoint_every : int, optional
+        Steps between checkpoints; at the end of each epoch if not given.
+    shuffle : bool
+        Whether each epoch has an order of its own.
+    """
+
+    epochs: int
+    schedule: Schedule | None = None
+    seed: int = 0
+    normalization: Normalization = AS_IT_IS
+    changes: Sequence[Change] = ()
+    clip_weights: float | None = None
+    checkpoint_every: int | None = None
+    shuffle: bool = True
+
+    def identity(self, dataset: Dataset, batch_size: int) -> dict[str, Any]:
+        """What decides which samples a step sees, and how; as JSON keeps it."""
+        return {
+            "samples": len(dataset),
+            "batch_size": batch_size,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "changes": [change.__name__ for change in self.changes],
+            "clip_weights": self.clip_weights,
+        }
+
+
+@dataclass
+class Progress:
+    """Where a training is; what callbacks look at.
+
+    Attributes
+    ----------
+    epoch, batch : int
+        Of the next step, 0 at the first.
+    n_epochs, n_batches : int
+        How many there are: in all, and in an epoch.
+    loss : float
+        Of the step before.
+    loss_sum, hits, labels, samples : float and int
+        Summed over this epoch: loss times samples, labels at the largest score, labels, samples.
+    seconds : float
+        Spent on this epoch's steps.
+    stop : str
+        Why training ends after this step; empty while it goes on.
+    """
+
+    n_epochs: int
+    n_batches: int
+    session: TrainingSession
+    epoch: int = 0
+    batch: int = 0
+    loss: float = math.nan
+    loss_sum: float = 0.0
+    hits: int = 0
+    labels: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    stop: str = ""
+    history: History = field(default_factory=History)
+
+    @property
+    def mean_loss(self) -> float | None:
+        """Over this epoch so far."""
+        return self.loss_sum / self.samples if self.samples else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Over this epoch so far; None where the loss has no scores."""
+        return self.hits / self.labels if self.labels else None
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Samples trained in a second of this epoch."""
+        return self.samples / self.seconds if self.seconds > 0 else None
+
+    @property
+    def seen_bytes(self) -> int | None:
+        """Memory that training took so far; None on a backend that does not plan it."""
+        memory = self.session.planned_memory
+        return None if memory is None else memory.seen_bytes
+
+    def begin_epoch(self) -> None:
+        """Go to the next epoch."""
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.loss_sum, self.hits, self.labels, self.samples, self.seconds = 0.0, 0, 0, 0, 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, as JSON keeps it: floats exactly."""
+        names = ("epoch", "batch", "loss_sum", "hits", "labels", "samples", "seconds")
+        return {name: getattr(self, name) for name in names} | {"history": self.history.to_list()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        for name, value in state.items():
+            setattr(self, name, History.from_list(value) if name == "history" else value)
+
+
+def fit(
+    session: TrainingSession,
+    data: Dataset,
+    recipe: Recipe,
+    valid: Dataset | None = None,
+    checkpoints: Checkpoints | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> History:
+    """Train `session` on `data`, from where it is.
+
+    With `checkpoints` the state is kept after every epoch, every so many steps, where a callback
+    stops training, and at the end; `resume` goes on from there to the same bits.
+
+    Raises
+    ------
+    UsageError
+        If data do not fit the model.
+    ArtifactError
+        If a checkpoint cannot be written; those before are there.
+    DivergedError
+        If a loss or weight is no longer finite; the last checkpoint is from before that.
+    """
+    return _Run(session, data, recipe, valid, checkpoints, callbacks).run()
+
+
+class _Run:
+    """One call of `fit`."""
+
+    def __init__(
+        self,
+        session: TrainingSession,
+        data: Dataset,
+        recipe: Recipe,
+        valid: Dataset | None,
+        checkpoints: Checkpoints | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        if data.y is None and session.takes_labels:
+            raise UsageError(f"{data.source}: has no targets; expected an array y")
+        self._session, self._data, self._recipe, self._valid = session, data, recipe, valid
+        self._checkpoints, self._callbacks = checkpoints, callbacks
+        self._progress = Progress(recipe.epochs, _n_batches(session, data), session)
+
+    def run(self) -> History:
+        """All epochs that are left."""
+        progress = self._progress
+        self._go_on(self._session.notes.get(NOTES))
+        for callback in self._callbacks:
+            callback.on_train_begin(progress)
+        while progress.epoch < progress.n_epochs and not progress.stop:
+            self._epoch()
+        for callback in self._callbacks:
+            callback.on_train_end(progress)
+        return progress.history
+
+    def _epoch(self) -> None:
+        progress, recipe = self._progress, self._recipe
+        order = sampling.order(len(self._data), recipe.seed, progress.epoch, recipe.shuffle)
+        while progress.batch < progress.n_batches and not progress.stop:
+            self._step(sampling.batch(order, progress.batch, self._session.batch_size))
+        if progress.batch == progress.n_batches:
+            self._end_epoch()
+        elif self._checkpoints is not None:
+            self._checkpoints.save(self._session, self._notes())
+
+    def _step(self, indices: NDArray[np.int64]) -> None:
+        progress, start = self._progress, time.perf_counter()
+        x = self._data.inputs(indices)
+        for change in self._recipe.changes:
+            assert isinstance(x, np.ndarray), "changes are for one input"
+            random = sampling.randomness(self._recipe.seed, progress.epoch, progress.batch)
+            x = change(x, random)
+        x = prepared(x, self._recipe.normalization, self._session)
+        rate = self._recipe.schedule(self._session.steps_done) if self._recipe.schedule else None
+        found = self._session.scored_step(x, self._data.targets(indices), rate)
+        self._clip_weights()
+        progress.loss = found.loss
+        progress.loss_sum += found.loss * len(indices)
+        progress.hits, progress.labels = progress.hits + found.hits, progress.labels + found.labels
+        progress.samples += len(indices)
+        progress.batch += 1
+        progress.seconds += time.perf_counter() - start
+        every = self._recipe.checkpoint_every
+        if self._checkpoints is not None and every and self._session.steps_done % every == 0:
+            self._checkpoints.save(self._session, self._notes())
+        for callback in self._callbacks:
+            callback.on_step_end(progress)
+
+    def _clip_weights(self) -> None:
+        bound = self._recipe.clip_weights
+        if bound is not None:
+            for latent in self._session.latent_weights():
+                np.clip(latent, -bound, bound, out=latent)
+
+    def _end_epoch(self) -> None:
+        progress = self._progress
+        valid = self._scores()
+        epoch = Epoch(
+            progress.epoch + 1,
+            self._session.steps_done,
+            progress.mean_loss,
+            progress.accuracy,
+            valid[0],
+            valid[1],
+            progress.images_per_s,
+            progress.seen_bytes,
+        )
+        progress.history.epochs.append(epoch)
+        if isinstance(self._recipe.schedule, Plateau):
+            watched = epoch.loss if epoch.valid_loss is None else epoch.valid_loss
+            self._recipe.schedule.observe(math.inf if watched is None else watched)
+        for callback in self._callbacks:
+            callback.on_epoch_end(progress, epoch)
+        progress.begin_epoch()
+        if self._checkpoints is not None:
+            self._checkpoints.save(self._session, self._notes())
+            if _is_best(progress.history):
+                self._checkpoints.save_best(self._session, self._notes())
+
+    def _scores(self) -> tuple[float | None, float | None]:
+        if self._valid is None:
+            return None, None
+        scores = evaluate(self._session, self._valid, self._recipe.normalization)
+        return scores.loss, scores.accuracy
+
+    def _notes(self) -> dict[str, str]:
+        """What goes into a checkpoint beside the session's own state."""
+        schedule = self._recipe.schedule
+        notes = {
+            "progress": self._progress.state(),
+            "recipe": self._recipe.identity(self._data, self._session.batch_size),
+            "normalization": self._recipe.normalization._asdict(),
+            "schedule": schedule.state() if isinstance(schedule, Plateau) else None,
+        }
+        return {NOTES: json.dumps(notes)}
+
+    def _go_on(self, notes: str | None) -> None:
+        """Go to where the session's checkpoint was taken; a session without stays at the start."""
+        if notes is None:
+            return
+        found = read_notes(notes)
+        expected = self._recipe.identity(self._data, self._session.batch_size)
+        for name, value in expected.items():
+            if found["recipe"].get(name) != value:
+                raise UsageError(
+                    f"the checkpoint was trained with {name} {found['recipe'].get(name)}, now it "
+                    f"is {value}; go on with the same, or start anew without --resume"
+                )
+        self._progress.restore(found["progress"])
+        if isinstance(self._recipe.schedule, Plateau) and found["schedule"] is not None:
+            self._recipe.schedule.restore(found["schedule"])
+
+
+def as_dataset(data: Dataset | tuple[ArrayLike, ArrayLike], what: str) -> Dataset:
+    """Arrays (x, y) as a data set; a data set as it is.
+
+    Raises
+    ------
+    UsageError
+        If it is neither, or the arrays do not fit together.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise UsageError(f"{what} is {type(data).__name__}, expected (x, y) or a Dataset")
+    x, y = (as_array(part, what) for part in data)
+    return from_arrays({"x": x, "y": y}, what)
+
+
+def read_notes(text: str) -> dict[str, Any]:
+    """What `fit` wrote into a checkpoint.
+
+    Raises
+    ------
+    ArtifactError
+        If it is not that.
+    """
+    try:
+        found = json.loads(text)
+        if {"progress", "recipe", "normalization", "schedule"} <= found.keys():
+            return dict(found)
+    except (ValueError, AttributeError):
+        pass
+    raise ArtifactError("the checkpoint's training state is damaged; take another one")
+
+
+def _n_batches(session: TrainingSession, data: Dataset) -> int:
+    """Batches of an epoch: the last may be smaller, unless something ties the graph to its size.
+
+    Raises
+    ------
+    UsageError
+        If there is not one whole batch where only whole ones can run.
+    """
+    whole, rest = divmod(len(data), session.batch_size)
+    n_batches = whole + (rest >= session.least_batch)
+    if not n_batches:
+        raise UsageError(
+            f"{data.source}: has {len(data)} samples, expected {session.least_batch} or more; "
+            "optimize with a smaller --batch-size"
+        )
+    return n_batches
+
+
+def _is_best(history: History) -> bool:
+    """Whether the last epoch has the lowest validation loss of all."""
+    losses = history["valid_loss"]
+    return losses[-1] is not None and losses[-1] == min(x for x in losses if x is not None)
