@@ -187,7 +187,7 @@ def _compare(first: Path, trained: Path, n_seen: int, options: argparse.Namespac
 def zeros(path: Path, batch: int, data: Path) -> dict[str, float]:
     """The share of zeros in the output of each ReLU that is kept, as joined or pooled, by name."""
     from bnnopt.autodiff import TrainingOptions, build_training_step, make_optimizer
-    from bnnopt.calibration import calibrate
+    from bnnopt.compiler.calibration import calibrate
     from bnnopt.frontend import load_forward
 
     forward = load_forward(path, batch)

@@ -3,8 +3,9 @@
 if __name__ != "bnnopt.passes":
     raise ImportError("import this package as bnnopt.passes, not as passes")
 
-from bnnopt.passes.base import Pass, Skip, Trace
-from bnnopt.passes.manager import (
+from bnnopt.passes.infra.base import Pass, Skip, Trace
+from bnnopt.passes.infra.graph_check import BrokenGraph, check_graph
+from bnnopt.passes.infra.manager import (
     LEVELS,
     PASSES,
     PassRecord,
@@ -18,7 +19,6 @@ from bnnopt.passes.manager import (
     with_pass,
 )
 from bnnopt.passes.prune_stored import PruneStored
-from bnnopt.passes.verify import BrokenGraph, verify
 
 __all__ = [
     "LEVELS",
@@ -30,12 +30,12 @@ __all__ = [
     "Skip",
     "Trace",
     "by_loss",
+    "check_graph",
     "in_order",
     "kernel_passes",
     "least_cosine",
     "map_kernels",
     "run_passes",
     "select",
-    "verify",
     "with_pass",
 ]

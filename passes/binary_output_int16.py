@@ -9,9 +9,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.ops import infer_types, ints, is_view
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.pooling import obstacle, pack_places
-from bnnopt.passes.precision import READS_X
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.pooling import obstacle, pack_places
+from bnnopt.passes.shared.precision import READS_X
 from bnnopt.training_step import TrainingStep, readers
 
 INT16_MAX = 32767

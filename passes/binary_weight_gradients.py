@@ -12,8 +12,8 @@ import onnx_ir as ir
 from bnnopt.analysis import PRODUCTS, fan_in
 from bnnopt.ops import Emitter, dims, is_view
 from bnnopt.ops.optimizers import RULES
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rewriting import insert_after_definition, replace_node
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rewriting import insert_after_definition, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers
 
 NO_LIMIT = float(np.finfo(np.float32).max)

@@ -16,8 +16,8 @@ from bnnopt.analysis import (
     size_bytes,
 )
 from bnnopt.ops import Emitter, dims, packed_row_bytes
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rewriting import insert_after_definition, late, redirect, replace_node
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect, replace_node
 from bnnopt.training_step import TrainingStep
 
 FLOAT_BYTES = 4

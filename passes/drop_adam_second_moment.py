@@ -8,8 +8,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.ops import Emitter
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rewriting import replace_node
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rewriting import replace_node
 from bnnopt.training_step import Role, TrainingStep, role
 
 _RULES = ("AdamStep", "AdamWStep")

@@ -11,10 +11,10 @@ import onnx_ir as ir
 from bnnopt.analysis import is_binary
 from bnnopt.ops import Emitter, dims, infer_types, window
 from bnnopt.ops.emit import Attribute
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.precision import COMPARES_X, READS_X
-from bnnopt.passes.rebuilding import BATCH_NORMS
-from bnnopt.passes.rewriting import redirect, replace_node
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.precision import COMPARES_X, READS_X
+from bnnopt.passes.shared.rebuilding import BATCH_NORMS
+from bnnopt.passes.shared.rewriting import redirect, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers
 
 _TYPE_OF_INPUT = frozenset({"Add", "MaxPool", "Relu"})

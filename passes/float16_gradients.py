@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from bnnopt.analysis import is_persistent
 from bnnopt.ops import Emitter, dims, infer_types, is_view
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.precision import READS_DY, is_half
-from bnnopt.passes.rewriting import insert_after_definition, redirect
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.precision import READS_DY, is_half
+from bnnopt.passes.shared.rewriting import insert_after_definition, redirect
 from bnnopt.training_step import Role, TrainingStep, is_loss_gradient, phase, readers
 
 

@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from bnnopt.ops import Emitter, dims
 from bnnopt.ops.optimizers import RULES
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.precision import READS_HALVES
-from bnnopt.passes.rewriting import redirect, replace_node
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.precision import READS_HALVES
+from bnnopt.passes.shared.rewriting import redirect, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers, step_input, store_as
 
 _RULES = frozenset(rule.name for rule in RULES)

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from bnnopt.analysis import is_persistent, size_bytes
 from bnnopt.ops import OPERATORS, Emitter, dims, dtype, fused_name
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rewriting import drop_unread, redirect, take_over
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rewriting import drop_unread, redirect, take_over
 from bnnopt.plan import dependencies
 from bnnopt.runtime.kernels.dispatch import scratch_bytes
 from bnnopt.training_step import (

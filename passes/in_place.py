@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, buffers, in_place_pairs, size_bytes
 from bnnopt.ops import DOMAIN, OPERATORS, dims
-from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.training_step import TrainingStep
 
 # Elementwise: output element i depends on no other element of the input that it overwrites.

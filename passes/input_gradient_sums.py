@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from bnnopt.ops import Emitter, dims, ints
 from bnnopt.ops.emit import Attribute
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rewriting import replace_node
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rewriting import replace_node
 from bnnopt.training_step import TrainingStep, phase, readers
 
 

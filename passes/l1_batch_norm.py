@@ -8,8 +8,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.ops import Emitter
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rewriting import take_over
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rewriting import take_over
 from bnnopt.training_step import TrainingStep, phase
 
 _NORMS = frozenset({"BatchNormalizationTraining", "BatchNormalizationGrad"})

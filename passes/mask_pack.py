@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from bnnopt.analysis import is_kept, late_readers, roots, saved
 from bnnopt.ops import Emitter, dims, is_view
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rewriting import insert_after_definition, late, redirect, replace_node
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect, replace_node
 from bnnopt.training_step import TrainingStep
 
 _MASK_GRADS = frozenset({"ClipGrad", "ReluGrad"})

@@ -11,10 +11,10 @@ import onnx_ir as ir
 from bnnopt.analysis import is_binary
 from bnnopt.ops import Emitter, dims, ints, is_view, window
 from bnnopt.ops.emit import Attribute
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.precision import is_half
-from bnnopt.passes.rebuilding import packed_form
-from bnnopt.passes.rewriting import drop_unread, replace_node
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.precision import is_half
+from bnnopt.passes.shared.rebuilding import packed_form
+from bnnopt.passes.shared.rewriting import drop_unread, replace_node
 from bnnopt.training_step import TrainingStep, phase
 
 Attributes = dict[str, Attribute]

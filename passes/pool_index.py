@@ -8,8 +8,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import saved
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.pooling import grad_from_places, obstacle, pack_places
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.pooling import grad_from_places, obstacle, pack_places
 from bnnopt.training_step import TrainingStep, readers
 
 

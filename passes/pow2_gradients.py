@@ -17,9 +17,9 @@ from bnnopt.ops import (
     dtype,
     pow2_row_bytes,
 )
-from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.in_place import homes
-from bnnopt.passes.rewriting import insert_after_definition, replace_node
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rewriting import insert_after_definition, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers
 
 

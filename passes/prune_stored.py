@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from bnnopt.analysis import saved, size_bytes
 from bnnopt.ops import Emitter, dims, packed_row_bytes
-from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.bitmap import FLOAT_BYTES, read_bitmap
-from bnnopt.passes.rewriting import insert_after_definition, late_beyond_mask
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rewriting import insert_after_definition, late_beyond_mask
 from bnnopt.training_step import TrainingStep, phase
 
 

@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from bnnopt.analysis import is_persistent, saved, size_bytes
 from bnnopt.ops import Emitter, dims, is_view
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rebuilding import BATCH_NORMS, Rebuilder
-from bnnopt.passes.rewriting import late_beyond_mask, redirect
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rebuilding import BATCH_NORMS, Rebuilder
+from bnnopt.passes.shared.rewriting import late_beyond_mask, redirect
 from bnnopt.training_step import TrainingStep
 
 _CHEAP = BATCH_NORMS | {

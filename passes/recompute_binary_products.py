@@ -16,9 +16,9 @@ from bnnopt.analysis import (
     saved,
 )
 from bnnopt.ops import Emitter, is_view
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rebuilding import Rebuilder
-from bnnopt.passes.rewriting import late, redirect
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rebuilding import Rebuilder
+from bnnopt.passes.shared.rewriting import late, redirect
 from bnnopt.training_step import TrainingStep
 
 _BESIDE = frozenset({"Add", "AveragePool", "Binarize", "Cast", "Div", "MaxPool", "Mul", "Sub"})

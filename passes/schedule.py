@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bnnopt.passes.base import Pass, Trace
+from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.plan import live_bytes, make_plan, memory_order, reorder
 from bnnopt.training_step import TrainingStep
 

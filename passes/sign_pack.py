@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from bnnopt.analysis import is_binary, is_kept, saved
 from bnnopt.ops import Emitter, dims
-from bnnopt.passes.base import Pass, Trace
-from bnnopt.passes.rewriting import insert_after_definition, late, redirect
+from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect
 from bnnopt.training_step import TrainingStep
 
 

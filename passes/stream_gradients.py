@@ -9,8 +9,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, size_bytes
-from bnnopt.passes.base import Pass, Trace
 from bnnopt.passes.in_place import homes, is_free, take_over
+from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.plan import dependencies
 from bnnopt.training_step import TrainingStep, readers
 

@@ -26,8 +26,8 @@ from bnnopt.frontend import load_forward
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
 from bnnopt.ops import dims, dtype, functions_for
 from bnnopt.passes import PASSES, Pass, run_passes
-from bnnopt.passes.base import Trace
-from bnnopt.passes.verify import interface, verify
+from bnnopt.passes.infra.base import Trace
+from bnnopt.passes.infra.graph_check import check_graph, interface
 from bnnopt.plan import check_program, make_plan
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.onnxruntime_backend import open_session
@@ -130,7 +130,7 @@ def apply(pass_: Pass, step: TrainingStep) -> tuple[int, list[tuple[str, str]]]:
     storage = not pass_.changes_storage
     before, expected, trace = fingerprint(step), interface(step, storage), Trace()
     count = pass_.run(step, trace)
-    verify(step, expected, storage)
+    check_graph(step, expected, storage)
     assert (fingerprint(step) != before) == (count > 0)
     return count, [(skip.node, skip.reason) for skip in trace.skipped]
 

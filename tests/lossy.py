@@ -10,7 +10,7 @@ import pytest
 
 from bnnopt.ops import Emitter
 from bnnopt.passes import PASSES, Pass, Trace
-from bnnopt.passes.rewriting import replace_node
+from bnnopt.passes.shared.rewriting import replace_node
 from bnnopt.training_step import Role, TrainingStep, mark_update, phase, store_as
 
 HALF, FLOAT = int(ir.DataType.FLOAT16), int(ir.DataType.FLOAT)
@@ -110,4 +110,4 @@ class NegatedGradients(HalfGradients):
 def install(monkeypatch: pytest.MonkeyPatch, *passes: Pass) -> None:
     """Let the manager know only these lossy passes, first in its order."""
     lossless = [p for p in PASSES if p.lossless]
-    monkeypatch.setattr("bnnopt.passes.manager.PASSES", (*passes, *lossless))
+    monkeypatch.setattr("bnnopt.passes.infra.manager.PASSES", (*passes, *lossless))

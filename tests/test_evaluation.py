@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 import bnnopt
-from bnnopt.evaluation import fit, in_parts, resized
+from bnnopt.compiler.evaluation import fit, in_parts, resized
 from bnnopt.plan import make_plan
 from tests.graphs import ops
 from tests.zoo import build_small

@@ -1,8 +1,9 @@
-"""Writes what the device reads."""
+"""Writes what the device reads, and reads the graphs back."""
 
 from bnnopt.artifact.batch import with_batch
 from bnnopt.artifact.portable import portable_model
 from bnnopt.artifact.program import make_program, scaled_shapes
+from bnnopt.artifact.read import load_step
 from bnnopt.artifact.write import (
     REFERENCE_FILE,
     REPORT_FILE,
@@ -16,6 +17,7 @@ __all__ = [
     "REPORT_FILE",
     "Contents",
     "check_folder",
+    "load_step",
     "make_program",
     "portable_model",
     "scaled_shapes",

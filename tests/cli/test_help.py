@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from bnnopt import __version__, autodiff, frontend, passes, runtime, settings
-from bnnopt.cli import BACKENDS, ESTIMATORS, LOSSES, OPTIMIZERS, cli
+from bnnopt import (
+    __version__,
+    autodiff,
+    frontend,
+    passes,
+    runtime,
+)
+from bnnopt.cli import cli
+from bnnopt.cli.options import BACKENDS, ESTIMATORS, LOSSES, OPTIMIZERS
+from bnnopt.compiler import settings
 from tests.cli.helpers import MODELS, ROOT, Cli
 
 COMMANDS = sorted(cli.commands)

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 import bnnopt as package
-from bnnopt.inspection import COLOURS
-from bnnopt.report import CLASS_TITLES
+from bnnopt.report.html import COLOURS
+from bnnopt.report.text import CLASS_TITLES
 from tests.cli.helpers import MODELS, Cli, read_report, save_model
 
 VOID = {"meta", "br", "img", "link", "input"}

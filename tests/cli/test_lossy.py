@@ -13,7 +13,7 @@ import pytest
 import bnnopt as package
 from bnnopt.errors import ArtifactError
 from bnnopt.passes import BrokenGraph, by_loss, least_cosine, run_passes
-from bnnopt.verification import _decoded
+from bnnopt.verification.trajectory import decoded
 from tests.cli.helpers import MODELS, Cli, read_report
 from tests.graphs import write
 from tests.lossy import DropMomentum, HalfGradients, HalfWeights, NegatedGradients, install
@@ -129,9 +129,9 @@ def test_bounds_add_up_as_angles() -> None:
 def test_sign_bits_count_as_signs() -> None:
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (3, 2, 5))
     bits = np.packbits((signs > 0).reshape(3, -1), axis=1, bitorder="little")
-    assert (_decoded(bits, (3, 2, 5)) == signs).all()
+    assert (decoded(bits, (3, 2, 5)) == signs).all()
     full = np.ones(3, np.float32)
-    assert _decoded(full, (3,)) is not full
+    assert decoded(full, (3,)) is not full
 
 
 # Levels and budget -------------------------------------------------------------------------------

@@ -129,8 +129,9 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*_: Any) -> None:
         raise AssertionError("the long work has begun")
 
-    monkeypatch.setattr("bnnopt.compiler.load_forward", started)
-    monkeypatch.setattr("bnnopt.verification.load_step", started)
+    monkeypatch.setattr("bnnopt.compiler.building.load_forward", started)
+    monkeypatch.setattr("bnnopt.verification.verify.load_step", started)
+    monkeypatch.setattr("bnnopt.artifact.load_step", started)
 
 
 @pytest.mark.usefixtures("no_work")
@@ -223,7 +224,7 @@ def test_not_enough_memory(mistake: Mistake, monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("bnnopt.compiler.build_training_step", fail)
+    monkeypatch.setattr("bnnopt.compiler.building.build_training_step", fail)
     assert "not enough memory" in mistake("optimize", MLP, "-b", "4", *OUTPUTS)
 
 
@@ -269,7 +270,12 @@ def test_names_that_look_like_markup(bnnopt: Cli, workspace: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["compiler.load_forward", "compiler.run_passes", "artifact.write.portable_model"]
+    "place",
+    [
+        "compiler.building.load_forward",
+        "compiler.pipeline.run_passes",
+        "artifact.write.portable_model",
+    ],
 )
 def test_interrupted(mistake: Mistake, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     def interrupt(*_: Any) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bnnopt.compiler import optimize as compile_model
 from bnnopt.passes import select
-from bnnopt.tables import Column, Listing, Row
+from bnnopt.report.tables import Column, Listing, Row
 from tests.cli.helpers import FILES, MODELS, Cli
 
 MLP = MODELS / "mlp.onnx"

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bnnopt.verification import Difference, Verification, _difference
+from bnnopt.verification import Difference, Verification
+from bnnopt.verification.compare import difference
 from tests.cli.conftest import Mistake
 from tests.cli.helpers import MODELS, Cli, Outcome, assert_contract
 
@@ -134,7 +135,7 @@ def test_signs_are_held_to_those_of_the_reference() -> None:
     """Of a gradient with one large element, its own signs have a cosine of 0.5."""
     gradient = np.array([1, 0.01, -0.01, 0.01], np.float32)
     signs = np.sign(gradient)
-    own, turned, worse = (_difference(gradient, signs * t) for t in (0.25, [1, 1, 1, -1], -1))
+    own, turned, worse = (difference(gradient, signs * t) for t in (0.25, [1, 1, 1, -1], -1))
     assert own.reach == own.cosine < 0.53
     assert turned.cosine < own.cosine
     assert not Verification({"w": own, "v": turned}, False, min_cosine=0.58).defect
@@ -166,9 +167,9 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_difference(pair: str) -> None:
+def testdifference(pair: str) -> None:
     a, b, expected = PAIRS[pair]
-    found = _difference(np.array(a, np.float32), np.array(b, np.float32))
+    found = difference(np.array(a, np.float32), np.array(b, np.float32))
     assert found == expected
     json.dumps([found.max_abs, found.cosine], allow_nan=False)
 
@@ -229,6 +230,6 @@ def test_options(mistake: Mistake, compiled: Path) -> None:
 def test_backend_that_is_not_installed(
     mistake: Mistake, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bnnopt.verification.find_spec", lambda name: None)
+    monkeypatch.setattr("bnnopt.verification.verify.find_spec", lambda name: None)
     line = mistake("verify", compiled, "--backend", "onnxruntime")
     assert "pip install 'bnnopt[onnxruntime]'" in line

@@ -13,9 +13,9 @@ from bnnopt.errors import UsageError
 from bnnopt.ops import Emitter
 from bnnopt.passes import PASSES, run_passes, select
 from bnnopt.passes.pow2_gradients import Pow2Gradients
-from bnnopt.passes.rewriting import redirect
+from bnnopt.passes.shared.rewriting import redirect
 from bnnopt.plan import live_bytes, make_plan
-from bnnopt.static_sum import StaticSum
+from bnnopt.report.static_sum import StaticSum
 from bnnopt.training_step import TrainingStep, is_loss_gradient, readers
 from bnnopt.verification import verify_folder
 from tests.cli.helpers import MODELS

@@ -1,4 +1,4 @@
-"""verify: every way in which a rewrite can break a step is found."""
+"""check_graph: every way in which a rewrite can break a step is found."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import onnx_ir as ir
 import pytest
 
 from bnnopt.ops import Emitter
-from bnnopt.passes import PASSES, BrokenGraph, verify
-from bnnopt.passes.verify import interface
+from bnnopt.passes import PASSES, BrokenGraph, check_graph
+from bnnopt.passes.infra.graph_check import interface
 from bnnopt.training_step import TrainingStep
 from tests.graphs import node, value
 from tests.passes.networks import NETWORKS, small
@@ -20,9 +20,9 @@ from tests.passes.networks import NETWORKS, small
 def test_a_good_graph_passes(name: str, optimizer: str) -> None:
     net = small(name, optimizer=optimizer)
     before = interface(net.step())
-    verify(net.step(), before)
-    verify(net.with_passes(*(p.name for p in PASSES if not p.changes_storage)), before)
-    verify(net.evaluation_step())
+    check_graph(net.step(), before)
+    check_graph(net.with_passes(*(p.name for p in PASSES if not p.changes_storage)), before)
+    check_graph(net.evaluation_step())
 
 
 def move_first_to_the_end(step: TrainingStep) -> None:
@@ -160,12 +160,12 @@ def test_a_broken_graph_is_found(corrupt: Callable[[TrainingStep], None]) -> Non
     expected = interface(step)
     corrupt(step)
     with pytest.raises(BrokenGraph) as caught:
-        verify(step, expected)
+        check_graph(step, expected)
     assert CORRUPTIONS[corrupt] in str(caught.value)
 
 
 def test_verify_leaves_no_trace() -> None:
     step = small("binary").step()
     uses = {v.name: len(v.uses()) for n in step.graph for v in n.outputs}
-    verify(step)
+    check_graph(step)
     assert {v.name: len(v.uses()) for n in step.graph for v in n.outputs} == uses

@@ -11,6 +11,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from bnnopt.report.units import size
+
 GAP = 2  # columns of the terminal between two of a table
 
 
@@ -140,15 +142,6 @@ def _before_after_cells(row: BeforeAfter, with_ratio: bool) -> list[str]:
         size(row.bytes_after),
         ratio,
     ]
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for people, in binary units."""
-    for unit in ("B", "KiB", "MiB"):
-        if abs(n_bytes) < 1024:
-            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.2f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.2f} GiB"
 
 
 def definitions(title: str, entries: Sequence[tuple[str, str]]) -> RenderableType:

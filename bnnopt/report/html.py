@@ -1,18 +1,13 @@
-"""Where the memory of a step goes: the largest buffers, and a picture over time."""
+"""A page of its own: the memory of a step over time."""
 
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
-from rich.text import Text
-
-from bnnopt.analysis import Buffer, VariableClass, buffers, classify
-from bnnopt.plan import MemoryPlan, make_plan
-from bnnopt.report import CLASS_TITLES
-from bnnopt.tables import Column, Listing, Row, size
-from bnnopt.training_step import TrainingStep, phase
+from bnnopt.analysis import VariableClass
+from bnnopt.report.profile import Profile
+from bnnopt.report.text import CLASS_TITLES
+from bnnopt.report.units import size
 
 # From the bottom of the picture to its top: what is always there, then what is held, then the rest.
 COLOURS = {
@@ -25,92 +20,6 @@ COLOURS = {
     VariableClass.TRANSIENT: "#2980b9",
     VariableClass.WORKSPACE: "#f1c40f",
 }
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The memory of one step over time.
-
-    Attributes
-    ----------
-    title : str
-        What was inspected.
-    plan : MemoryPlan
-        Its plan.
-    classes : dict of Buffer to VariableClass
-        All buffers.
-    timeline : list of dict of VariableClass to int
-        Bytes alive at each node, persistent ones included; alignment and gaps count as workspace
-        everywhere, so that the fullest moment is the planned peak.
-    phases : list of str
-        The phase of each node.
-    """
-
-    title: str
-    plan: MemoryPlan
-    classes: dict[Buffer, VariableClass]
-    timeline: list[dict[VariableClass, int]]
-    phases: list[str]
-
-    @property
-    def fullest(self) -> int:
-        """Position of the node at which most is alive."""
-        totals = [sum(alive.values()) for alive in self.timeline]
-        return max(range(len(totals)), key=totals.__getitem__)
-
-
-def inspect_step(step: TrainingStep, title: str) -> Profile:
-    """Profile a step in its present order."""
-    plan = make_plan(step)
-    classes = classify(step, buffers(step))
-    nodes = list(step.graph)
-    timeline = []
-    for position, node in enumerate(nodes):
-        alive = dict.fromkeys(VariableClass, 0)
-        for buffer, kind in classes.items():
-            if buffer.persistent or buffer.first <= position <= buffer.last:
-                alive[kind] += buffer.n_bytes
-        alive[VariableClass.WORKSPACE] += plan.workspace.get(node, (0, 0))[1]
-        timeline.append(alive)
-    gaps = plan.peak_bytes - max(sum(alive.values()) for alive in timeline)
-    for alive in timeline:
-        alive[VariableClass.WORKSPACE] += gaps
-    return Profile(title, plan, classes, timeline, [phase(node) for node in nodes])
-
-
-def render_profile(profile: Profile, n_largest: int = 12) -> RenderableType:
-    """The classes at the peak, and the largest buffers that are alive then."""
-    plan = profile.plan
-    columns = [Column(""), Column("bytes", is_figure=True)]
-    rows = [Row([CLASS_TITLES[kind.value], size(n)]) for kind, n in plan.classes.items()]
-    rows.append(Row(["planned peak", size(plan.peak_bytes)], rule_above=True))
-    rows.append(Row(["kept for backward", size(plan.saved_bytes)]))
-    return Group(
-        Text(profile.title, "bold"),
-        Text(),
-        Listing("What is in memory at the peak", columns, rows),
-        Text(),
-        _largest(profile, n_largest),
-    )
-
-
-def _largest(profile: Profile, n_largest: int) -> Listing:
-    columns = [
-        Column("value"),
-        Column("bytes", is_figure=True),
-        Column("alive at nodes", is_figure=True),
-        Column("class", wraps=True, optional=True),
-    ]
-    at = profile.fullest
-    alive = [b for b in profile.classes if b.persistent or b.first <= at <= b.last]
-    rows = []
-    for buffer in sorted(alive, key=lambda b: -b.n_bytes)[:n_largest]:
-        span = "always" if buffer.persistent else f"{max(buffer.first, 0)}-{buffer.last}"
-        kind = CLASS_TITLES[profile.classes[buffer].value]
-        rows.append(Row([str(buffer.values[0].name), size(buffer.n_bytes), span, kind]))
-    place = f"node {at} of {len(profile.timeline)}, {profile.phases[at]}"
-    return Listing(f"Largest buffers at the peak ({place})", columns, rows)
-
 
 WIDTH, HEIGHT, LEFT, FOOT = 1000, 400, 80, 24  # pixels of the picture, and of its two margins
 STYLE = """

@@ -34,7 +34,9 @@ def interface(step: TrainingStep, storage: bool = True) -> Interface:
     return found
 
 
-def verify(step: TrainingStep, expected: Interface | None = None, storage: bool = True) -> None:
+def check_graph(
+    step: TrainingStep, expected: Interface | None = None, storage: bool = True
+) -> None:
     """Check order, types, names, phases and updates of a training step.
 
     Parameters

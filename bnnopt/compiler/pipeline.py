@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,12 @@ from numpy.typing import NDArray
 
 from bnnopt.analysis import real_weights
 from bnnopt.artifact import Contents, make_program, write_folder
-from bnnopt.autodiff import (
-    OPTIMIZERS,
-    Optimizer,
-    Selection,
-    TrainingOptions,
-    build_evaluation,
-    build_imported_step,
-    build_training_step,
-    make_optimizer,
-    read_optimizer,
-)
-from bnnopt.calibration import calibrate
+from bnnopt.compiler.building import Built, Progress, build_forward, import_artifacts
+from bnnopt.compiler.calibration import calibrate
+from bnnopt.compiler.evaluation import fit
+from bnnopt.compiler.settings import Settings, check, with_options
 from bnnopt.errors import BudgetError, ModelError, UsageError
-from bnnopt.evaluation import fit
-from bnnopt.frontend import ForwardGraph, is_artifacts, load_artifacts, load_forward
-from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
+from bnnopt.frontend import is_artifacts
 from bnnopt.ops import dims, dtype, is_binarization
 from bnnopt.passes import (
     LEVELS,
@@ -44,17 +34,14 @@ from bnnopt.passes import (
     with_pass,
 )
 from bnnopt.plan import make_plan
-from bnnopt.report import Footprint, Report
+from bnnopt.report import Footprint, Report, StaticSum
+from bnnopt.report.units import size
 from bnnopt.runtime.format import Artifact
 from bnnopt.runtime.kernels.selection import named_kernels
 from bnnopt.runtime.kernels.table import KERNELS
 from bnnopt.runtime.pruning import Pruning
-from bnnopt.settings import LOSS_NAMES, Settings, check, with_options
-from bnnopt.static_sum import StaticSum
-from bnnopt.tables import size
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, readers, role
 
-Progress = Callable[[str], None]
 FLOAT16_MAX = 65504.0
 
 
@@ -178,7 +165,7 @@ def optimize(
     say = progress or (lambda line: None)
     path = Path(model)
     say("reading the model")
-    build = _import if is_artifacts(path) else _build
+    build = import_artifacts if is_artifacts(path) else build_forward
     built = build(path, chosen, say)
     forward, reference, evaluation = built.forward, built.reference, built.evaluation
     _check_kernels(path, reference, evaluation)
@@ -216,55 +203,6 @@ def _stored(name: str, weight: NDArray[np.float32], kind: str) -> NDArray[np.gen
             "of float16; --disable float16-state"
         )
     return weight.astype(kind)
-
-
-@dataclass(frozen=True)
-class _Built:
-    """What the passes start from."""
-
-    forward: ForwardGraph
-    reference: TrainingStep
-    evaluation: TrainingStep
-    optimizer: Optimizer
-    loss: str
-
-
-def _build(path: Path, chosen: Settings, say: Progress) -> _Built:
-    """From a forward model, by differentiation."""
-    keep_zero = chosen.sign_zero == "keep"
-    forward = load_forward(path, chosen.batch_size, chosen.ste, keep_zero)
-    optimizer = make_optimizer(
-        chosen.optimizer or OPTIMIZERS[0], chosen.momentum, chosen.gamma, chosen.tau
-    )
-    loss = chosen.loss or LOSS_NAMES[0]
-    if optimizer.name == "bop":
-        pack_binary_weights(forward)
-    if optimizer.name == "fixed-sign":
-        fix_signs(forward)
-    selection = Selection(chosen.freeze, chosen.train, chosen.last)
-    options = TrainingOptions(loss, optimizer, selection, chosen.seed)
-    say("building the training step")
-    reference = build_training_step(forward, options, path)
-    return _Built(forward, reference, build_evaluation(forward), optimizer, loss)
-
-
-def _import(path: Path, chosen: Settings, say: Progress) -> _Built:
-    """From training artifacts, which have a loss and gradients of their own."""
-    for option, given in (("--loss", chosen.loss), ("--ste", chosen.ste)):
-        if given:
-            raise UsageError(f"{option}: the training graph of {path} has its own; leave it out")
-    artifacts = load_artifacts(path, chosen.batch_size, chosen.sign_zero == "keep")
-    own = artifacts.optimizer() if chosen.optimizer is None else None
-    if own is not None:
-        optimizer = read_optimizer(own)
-    else:
-        optimizer = make_optimizer(chosen.optimizer or OPTIMIZERS[0], chosen.momentum)
-    selection = Selection(chosen.freeze, chosen.train, chosen.last)
-    options = TrainingOptions(artifacts.loss, optimizer, selection, chosen.seed)
-    say("importing the training graph")
-    reference = build_imported_step(artifacts, options, path)
-    evaluation = build_evaluation(artifacts.prediction_only())
-    return _Built(artifacts.forward, reference, evaluation, optimizer, artifacts.loss)
 
 
 def _check_kernels(path: Path, *steps: TrainingStep) -> None:
@@ -323,7 +261,7 @@ def _run(
     return step, [record for record in records if record.name in names]
 
 
-def _about(built: _Built, training: TrainingStep, report: Report, settings: Settings) -> Artifact:
+def _about(built: Built, training: TrainingStep, report: Report, settings: Settings) -> Artifact:
     rate = settings.learning_rate
     kernels = [p.name for p in kernel_passes(settings.disable)]
     persistent = {

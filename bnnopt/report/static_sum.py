@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bnnopt.analysis import STANDARD, PaperClass, Scheme, paper_rule, paper_rule_bytes
 from bnnopt.passes import PassRecord
-from bnnopt.tables import BeforeAfter, Listing, before_after
 from bnnopt.training_step import TrainingStep
 
 # What a pass changes in the paper's table, as fields of a `Scheme`.
@@ -22,18 +21,6 @@ _CHOICES: dict[str, dict[str, int | bool]] = {
     "pow2-gradients": {"dy": 5},
     "bnn-batch-norm-backward": {"normalized": True, "statistics": 16},
 }
-# Class: its sign in the paper, and the field that holds its bits.
-_ROWS = {
-    PaperClass.ACTIVATIONS: ("X, retained activations", "binary_x"),
-    PaperClass.OUTPUTS: ("dX and Y, one buffer", "outputs"),
-    PaperClass.GRADIENTS: ("dY", "dy"),
-    PaperClass.WEIGHTS: ("W", "weights"),
-    PaperClass.WEIGHT_GRADIENTS: ("dW", "weight_gradients"),
-    PaperClass.MOMENTA: ("momenta", "momenta"),
-    PaperClass.MASKS: ("pooling masks", "masks"),
-    PaperClass.STATISTICS: ("mu, psi, omega, beta", "statistics"),
-}
-_TYPES = {1: "bool", 16: "float16", 32: "float32"}
 
 
 @dataclass(frozen=True)
@@ -92,27 +79,3 @@ class StaticSum:
                 for kind in PaperClass
             },
         }
-
-
-def render_static(found: StaticSum) -> Listing:
-    """The paper's table 2 for this step."""
-    bits_before, bits_after = asdict(STANDARD), asdict(found.scheme)
-    rows = [
-        BeforeAfter(
-            title,
-            _type(bits_before[field]),
-            found.before[kind],
-            _type(bits_after[field]),
-            found.after[kind],
-        )
-        for kind, (title, field) in _ROWS.items()
-    ]
-    totals = [BeforeAfter("total", "", sum(found.before.values()), "", sum(found.after.values()))]
-    if found.after[PaperClass.MASKS] < found.before[PaperClass.MASKS]:
-        title, after = "total, masks before alone", found.masked_after
-        totals.append(BeforeAfter(title, "", found.masked_before, "", after))
-    return before_after("The same by the paper's static rule", rows, totals)
-
-
-def _type(n_bits: int) -> str:
-    return _TYPES.get(n_bits, f"{n_bits} bits")

@@ -10,8 +10,8 @@ import onnx_ir as ir
 from bnnopt.artifact import scaled_shapes, with_batch
 from bnnopt.ops import Emitter, dtype, infer_types
 from bnnopt.passes import PASSES, run_passes
-from bnnopt.passes.precision import READS_HALVES
-from bnnopt.passes.rewriting import redirect
+from bnnopt.passes.shared.precision import READS_HALVES
+from bnnopt.passes.shared.rewriting import redirect
 from bnnopt.plan import make_plan
 from bnnopt.training_step import PERSISTENT, TrainingStep, readers, store_as
 

@@ -6,17 +6,16 @@ What is heavy is imported by the command that needs it, so that ``--help`` answe
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from bnnopt import __version__
-from bnnopt.errors import ArtifactError, BnnoptError, UsageError, VerificationError
-from bnnopt.terminal import (
+from bnnopt.cli.options import BACKENDS, Names, Size, json_option, model_options
+from bnnopt.cli.terminal import (
     STANDARD_OUTPUT,
     answer,
     check_json_target,
@@ -27,17 +26,9 @@ from bnnopt.terminal import (
     show,
     write_file,
 )
+from bnnopt.errors import ArtifactError, BnnoptError, UsageError, VerificationError
 
-# Only named in the help; what checks them is heavy to import. A test holds the two together.
-OPTIMIZERS = ("adam", "sgd", "bop", "fixed-sign")
-LOSSES = ("cross-entropy", "mse", "squared-hinge", "none")
-ESTIMATORS = ("clipped", "identity", "approx-sign", "swish-sign")
-BACKENDS = ("native", "onnxruntime")
-
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 
 class _Group(click.Group):
@@ -54,29 +45,6 @@ class _Interrupted(BnnoptError):
     """Ctrl-C."""
 
     exit_code = INTERRUPTED
-
-
-class _Names(click.ParamType[Any]):
-    """Names, separated by commas."""
-
-    name = "NAMES"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if isinstance(value, tuple):
-            return value
-        return tuple(n.strip() for n in value.split(",") if n.strip())
-
-
-class _Size(click.ParamType[Any]):
-    """A number of bytes with an optional unit."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", str(value).strip().upper())
-        if match is None or match[2] not in UNITS:
-            self.fail(f"{value!r}: expected a size such as 64MiB or 500kB", param, ctx)
-        return int(float(match[1]) * UNITS[match[2]])
 
 
 @click.group(
@@ -98,91 +66,10 @@ def cli(context: click.Context) -> None:
         raise UsageError(f"no command given; expected one of {', '.join(cli.commands)}")
 
 
-_MODEL_OPTIONS = (
-    click.option(
-        "--batch-size", "-b", type=int, help="Samples a step; not needed where the file fixes it."
-    ),
-    click.option(
-        "--loss",
-        metavar="NAME",
-        help=f"{LOSSES[0]} (the default), {', '.join(LOSSES[1:-1])}, or none where the graph ends "
-        "in a scalar; training artifacts have their own.",
-    ),
-    click.option(
-        "--optimizer",
-        metavar="NAME",
-        help=f"{', '.join(OPTIMIZERS)}; if not given, that of the training artifacts, or "
-        f"{OPTIMIZERS[0]}.",
-    ),
-    click.option(
-        "--momentum", type=float, default=0.9, show_default=True, help="Of sgd; 0 for none."
-    ),
-    click.option(
-        "--gamma", type=float, default=1e-4, show_default=True, help="Of bop: its adaptivity rate."
-    ),
-    click.option(
-        "--tau",
-        type=float,
-        default=1e-8,
-        show_default=True,
-        help="Of bop: its threshold.",
-    ),
-    click.option(
-        "--lr",
-        "learning_rate",
-        type=float,
-        help="Default learning rate; if not given, 0.001 for adam and 0.01 for sgd.",
-    ),
-    click.option(
-        "--freeze",
-        multiple=True,
-        metavar="PATTERN",
-        help="Do not train the parameters that match, as in a shell; may be repeated.",
-    ),
-    click.option(
-        "--train",
-        multiple=True,
-        metavar="PATTERN",
-        help="Train only the parameters that match, such as '*.bias'; may be repeated.",
-    ),
-    click.option(
-        "--last", type=int, metavar="K", help="Train only the last K convolutions or dense layers."
-    ),
-    click.option(
-        "--ste",
-        multiple=True,
-        metavar="[PATTERN=]NAME",
-        help=f"Straight-through estimator: {ESTIMATORS[0]} (the default), "
-        f"{', '.join(ESTIMATORS[1:-1])} or {ESTIMATORS[-1]}; with a pattern for the nodes that "
-        "match; may be repeated.",
-    ),
-    click.option(
-        "--sign-zero",
-        default="+1",
-        metavar="+1|keep",
-        show_default=True,
-        help="What sign(0) is; keep leaves ONNX's 0, and packs no such tensor.",
-    ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of dropout."),
-)
-
-
-def _model_options(command: Command) -> Command:
-    """Options about how a training step is built."""
-    for option in reversed(_MODEL_OPTIONS):
-        command = option(command)
-    return command
-
-
-_json_option = click.option(
-    "--json", "json_file", metavar="FILE", help="Write the report as JSON; - for standard output."
-)
-
-
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write.")
-@_model_options
+@model_options
 @click.option(
     "-O",
     "level",
@@ -191,18 +78,18 @@ _json_option = click.option(
     show_default=True,
     help="-O0: the reference; -O1: lossless; -O2: Algorithm 2 of Wang et al., lossy.",
 )
-@click.option("--passes", type=_Names(), default=(), help="Only these passes, separated by commas.")
-@click.option("--disable", type=_Names(), default=(), help="Not these passes, separated by commas.")
+@click.option("--passes", type=Names(), default=(), help="Only these passes, separated by commas.")
+@click.option("--disable", type=Names(), default=(), help="Not these passes, separated by commas.")
 @click.option(
     "--enable",
-    type=_Names(),
+    type=Names(),
     default=(),
     help="Also these passes, such as pow2-gradients, which no level has.",
 )
 @click.option(
     "--budget",
     "budget_bytes",
-    type=_Size(),
+    type=Size(),
     help="Take the least lossy passes whose planned peak fits, such as 64MiB.",
 )
 @click.option(
@@ -230,7 +117,7 @@ _json_option = click.option(
     is_flag=True,
     help="Say what each pass left alone and why, and which kernel each node runs on.",
 )
-@_json_option
+@json_option
 def optimize(
     model: Path,
     output: Path | None,
@@ -251,7 +138,7 @@ def optimize(
     with progress() as say:
         from bnnopt.artifact import check_folder
         from bnnopt.compiler import optimize as compile_model
-        from bnnopt.report import render
+        from bnnopt.report.text import render
 
         if output is not None:
             check_folder(output)
@@ -268,14 +155,14 @@ def optimize(
 
 @cli.command()
 @click.argument("source", metavar="MODEL|FOLDER", type=click.Path(path_type=Path))
-@_model_options
+@model_options
 @click.option(
     "--html",
     "html_file",
     type=click.Path(path_type=Path),
     help="Write a page with the memory over time.",
 )
-@_json_option
+@json_option
 def inspect(source: Path, html_file: Path | None, json_file: str | None, **options: Any) -> None:
     """Show where the memory goes, in a model or in a folder that optimize wrote.
 
@@ -291,10 +178,12 @@ def inspect(source: Path, html_file: Path | None, json_file: str | None, **optio
     if html_file is not None:
         check_writable(html_file)
     with progress() as say:
+        from bnnopt.artifact import load_step
         from bnnopt.compiler import optimize as compile_model
         from bnnopt.frontend import is_artifacts
-        from bnnopt.inspection import inspect_step, render_profile, to_html
-        from bnnopt.verification import load_step
+        from bnnopt.report import inspect_step
+        from bnnopt.report.html import to_html
+        from bnnopt.report.text import render_profile
 
         if source.is_dir() and not is_artifacts(source):
             report = _read_report(source)
@@ -328,7 +217,7 @@ def inspect(source: Path, html_file: Path | None, json_file: str | None, **optio
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random batches."
 )
-@_json_option
+@json_option
 def verify(folder: Path, backend: str, steps: int, seed: int, json_file: str | None) -> None:
     """Compare the rewritten step of FOLDER with the reference, on random batches.
 
@@ -342,7 +231,8 @@ def verify(folder: Path, backend: str, steps: int, seed: int, json_file: str | N
     """
     check_json_target(json_file)
     with progress() as say:
-        from bnnopt.verification import render_verification, verify_folder
+        from bnnopt.verification import verify_folder
+        from bnnopt.verification.text import render_verification
 
         found = verify_folder(folder, backend, steps, seed, say)
     title = f"{folder}: {steps} steps on {backend}"
@@ -362,7 +252,7 @@ def passes() -> None:
       bnnopt passes
     """
     from bnnopt.passes import PASSES
-    from bnnopt.tables import Column, Listing, Row
+    from bnnopt.report.tables import Column, Listing, Row
 
     columns = [
         Column("pass"),

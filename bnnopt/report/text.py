@@ -1,34 +1,29 @@
-"""What ``optimize`` found: the JSON contract, and the same as tables."""
+"""Reports and profiles as tables for a terminal."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from bnnopt.frontend import Binarized
-from bnnopt.passes import PassRecord
-from bnnopt.passes.base import Skip
-from bnnopt.plan import MemoryPlan
-from bnnopt.runtime.kernels.selection import NUMPY
-from bnnopt.static_sum import StaticSum, render_static
-from bnnopt.tables import (
+from bnnopt.analysis import STANDARD, PaperClass
+from bnnopt.passes import PassRecord, Skip
+from bnnopt.report.profile import Profile
+from bnnopt.report.report import Report
+from bnnopt.report.static_sum import StaticSum
+from bnnopt.report.tables import (
     BeforeAfter,
     Column,
     Listing,
     Row,
     before_after,
     definitions,
-    size,
 )
-
-SCHEMA = 1
-_BASELINE = ("peak_bytes", "saved_bytes", "classes", "types")
+from bnnopt.report.units import size
+from bnnopt.runtime.kernels.selection import NUMPY
 
 CLASS_TITLES = {
     "retained_activations": "retained activations",
@@ -42,87 +37,18 @@ CLASS_TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """Planned bytes of one version of the step; see `MemoryPlan`."""
-
-    peak_bytes: int
-    saved_bytes: int
-    arena_bytes: int
-    persistent_bytes: int
-    worst_case_bytes: int
-    classes: dict[str, int]
-    types: dict[str, str]
-
-    @classmethod
-    def of(cls, plan: MemoryPlan) -> Footprint:
-        """The figures of a plan."""
-        return cls(
-            plan.peak_bytes,
-            plan.saved_bytes,
-            plan.arena_bytes,
-            plan.persistent_bytes,
-            plan.peak_bytes + plan.spill_bytes,
-            {kind.value: n_bytes for kind, n_bytes in plan.classes.items()},
-            {kind.value: name for kind, name in plan.types.items()},
-        )
-
-
-@dataclass(frozen=True)
-class Report:
-    """The outcome of ``optimize``. All sizes are planned, in bytes.
-
-    Attributes
-    ----------
-    baseline, optimized : Footprint
-        Before any pass, and after all.
-    passes : sequence of PassRecord
-        The ledger, in order.
-    static : StaticSum
-        The paper's static sum, before and after.
-    """
-
-    model: str
-    batch_size: int
-    level: str
-    optimizer: str
-    baseline: Footprint
-    passes: Sequence[PassRecord]
-    optimized: Footprint
-    static: StaticSum
-    binarized: Sequence[Binarized]
-    notes: Sequence[str]
-
-    @property
-    def ratio(self) -> float:
-        """Planned peak before over after."""
-        return self.baseline.peak_bytes / self.optimized.peak_bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        """The stable, documented form; see README, "The report"."""
-        baseline = asdict(self.baseline)
-        return {
-            "schema": SCHEMA,
-            "model": self.model,
-            "batch_size": self.batch_size,
-            "level": self.level,
-            "optimizer": self.optimizer,
-            "baseline": {key: baseline[key] for key in _BASELINE},
-            "passes": [_record_to_dict(record) for record in self.passes],
-            "optimized": asdict(self.optimized),
-            "paper_rule": self.static.to_dict(),
-            "ratio": self.ratio,
-            "binarized": [{"name": b.name, "ste": b.ste, "zero": b.zero} for b in self.binarized],
-        }
-
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=1)
-
-
-def _record_to_dict(record: PassRecord) -> dict[str, Any]:
-    lists = {"skipped": record.skipped, "chosen": record.chosen}
-    return {**asdict(record), **{key: [asdict(entry) for entry in v] for key, v in lists.items()}}
+# Class: its sign in the paper, and the field that holds its bits.
+_ROWS = {
+    PaperClass.ACTIVATIONS: ("X, retained activations", "binary_x"),
+    PaperClass.OUTPUTS: ("dX and Y, one buffer", "outputs"),
+    PaperClass.GRADIENTS: ("dY", "dy"),
+    PaperClass.WEIGHTS: ("W", "weights"),
+    PaperClass.WEIGHT_GRADIENTS: ("dW", "weight_gradients"),
+    PaperClass.MOMENTA: ("momenta", "momenta"),
+    PaperClass.MASKS: ("pooling masks", "masks"),
+    PaperClass.STATISTICS: ("mu, psi, omega, beta", "statistics"),
+}
+_TYPES = {1: "bool", 16: "float16", 32: "float32"}
 
 
 def render(
@@ -236,3 +162,67 @@ def _on_numpy(kernels: Sequence[tuple[str, str, str]]) -> Text:
 
 def _reasons(name: str, notes: Sequence[Skip]) -> RenderableType:
     return definitions(name, [(note.node, note.reason) for note in notes])
+
+
+# The paper's static sum -------------------------------------------------------------------------
+
+
+def render_static(found: StaticSum) -> Listing:
+    """The paper's table 2 for this step."""
+    bits_before, bits_after = asdict(STANDARD), asdict(found.scheme)
+    rows = [
+        BeforeAfter(
+            title,
+            _type(bits_before[field]),
+            found.before[kind],
+            _type(bits_after[field]),
+            found.after[kind],
+        )
+        for kind, (title, field) in _ROWS.items()
+    ]
+    totals = [BeforeAfter("total", "", sum(found.before.values()), "", sum(found.after.values()))]
+    if found.after[PaperClass.MASKS] < found.before[PaperClass.MASKS]:
+        title, after = "total, masks before alone", found.masked_after
+        totals.append(BeforeAfter(title, "", found.masked_before, "", after))
+    return before_after("The same by the paper's static rule", rows, totals)
+
+
+def _type(n_bits: int) -> str:
+    return _TYPES.get(n_bits, f"{n_bits} bits")
+
+
+# A profile ---------------------------------------------------------------------------------------
+
+
+def render_profile(profile: Profile, n_largest: int = 12) -> RenderableType:
+    """The classes at the peak, and the largest buffers that are alive then."""
+    plan = profile.plan
+    columns = [Column(""), Column("bytes", is_figure=True)]
+    rows = [Row([CLASS_TITLES[kind.value], size(n)]) for kind, n in plan.classes.items()]
+    rows.append(Row(["planned peak", size(plan.peak_bytes)], rule_above=True))
+    rows.append(Row(["kept for backward", size(plan.saved_bytes)]))
+    return Group(
+        Text(profile.title, "bold"),
+        Text(),
+        Listing("What is in memory at the peak", columns, rows),
+        Text(),
+        _largest(profile, n_largest),
+    )
+
+
+def _largest(profile: Profile, n_largest: int) -> Listing:
+    columns = [
+        Column("value"),
+        Column("bytes", is_figure=True),
+        Column("alive at nodes", is_figure=True),
+        Column("class", wraps=True, optional=True),
+    ]
+    at = profile.fullest
+    alive = [b for b in profile.classes if b.persistent or b.first <= at <= b.last]
+    rows = []
+    for buffer in sorted(alive, key=lambda b: -b.n_bytes)[:n_largest]:
+        span = "always" if buffer.persistent else f"{max(buffer.first, 0)}-{buffer.last}"
+        kind = CLASS_TITLES[profile.classes[buffer].value]
+        rows.append(Row([str(buffer.values[0].name), size(buffer.n_bytes), span, kind]))
+    place = f"node {at} of {len(profile.timeline)}, {profile.phases[at]}"
+    return Listing(f"Largest buffers at the peak ({place})", columns, rows)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnnopt.ops import Emitter, Window, dims, n_index_bits, window
-from bnnopt.passes.rewriting import take_over
+from bnnopt.passes.shared.rewriting import take_over
 from bnnopt.training_step import TrainingStep, phase
 
 MAX_WINDOW = 256  # elements: a place in the window is one byte before it is packed

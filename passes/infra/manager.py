@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from bnnopt.errors import UsageError
 from bnnopt.ops import functions_for
-from bnnopt.passes.base import Pass, Skip, Trace
 from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
 from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
 from bnnopt.passes.bitmap import Bitmap
@@ -21,6 +20,8 @@ from bnnopt.passes.fuse_batch_norm_signs import FuseBatchNormSigns
 from bnnopt.passes.fuse_updates import FuseUpdates
 from bnnopt.passes.immediate_update import ImmediateUpdate
 from bnnopt.passes.in_place import InPlace
+from bnnopt.passes.infra.base import Pass, Skip, Trace
+from bnnopt.passes.infra.graph_check import BrokenGraph, check_graph, interface
 from bnnopt.passes.input_gradient_sums import InputGradientSums
 from bnnopt.passes.l1_batch_norm import L1BatchNorm
 from bnnopt.passes.mask_pack import MaskPack
@@ -36,7 +37,6 @@ from bnnopt.passes.redirect_consumers import RedirectConsumers
 from bnnopt.passes.schedule import Schedule
 from bnnopt.passes.sign_pack import SignPack
 from bnnopt.passes.stream_gradients import StreamGradients
-from bnnopt.passes.verify import BrokenGraph, interface, verify
 from bnnopt.plan import make_plan
 from bnnopt.training_step import TrainingStep
 
@@ -140,7 +140,7 @@ def run_passes(
         expected = interface(step, storage)
         rewrites = candidate.run(step, trace)
         try:
-            verify(step, expected, storage)
+            check_graph(step, expected, storage)
         except BrokenGraph as error:
             place = f"pass {candidate.name!r} ({position} of {len(passes)}) broke the graph"
             raise BrokenGraph(f"{place}: {error}") from None

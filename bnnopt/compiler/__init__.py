@@ -1,0 +1,6 @@
+"""The compiler: from a file to a folder that a device runs."""
+
+from bnnopt.compiler.pipeline import Optimized, optimize
+from bnnopt.compiler.settings import Settings
+
+__all__ = ["Optimized", "Settings", "optimize"]

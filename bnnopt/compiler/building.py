@@ -1,0 +1,75 @@
+"""What the passes start from: the step of a forward model, or that of training artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnnopt.autodiff import (
+    OPTIMIZERS,
+    Optimizer,
+    Selection,
+    TrainingOptions,
+    build_evaluation,
+    build_imported_step,
+    build_training_step,
+    make_optimizer,
+    read_optimizer,
+)
+from bnnopt.compiler.settings import LOSS_NAMES, Settings
+from bnnopt.errors import UsageError
+from bnnopt.frontend import ForwardGraph, load_artifacts, load_forward
+from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
+from bnnopt.training_step import TrainingStep
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the passes start from."""
+
+    forward: ForwardGraph
+    reference: TrainingStep
+    evaluation: TrainingStep
+    optimizer: Optimizer
+    loss: str
+
+
+def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
+    """From a forward model, by differentiation."""
+    keep_zero = chosen.sign_zero == "keep"
+    forward = load_forward(path, chosen.batch_size, chosen.ste, keep_zero)
+    optimizer = make_optimizer(
+        chosen.optimizer or OPTIMIZERS[0], chosen.momentum, chosen.gamma, chosen.tau
+    )
+    loss = chosen.loss or LOSS_NAMES[0]
+    if optimizer.name == "bop":
+        pack_binary_weights(forward)
+    if optimizer.name == "fixed-sign":
+        fix_signs(forward)
+    selection = Selection(chosen.freeze, chosen.train, chosen.last)
+    options = TrainingOptions(loss, optimizer, selection, chosen.seed)
+    say("building the training step")
+    reference = build_training_step(forward, options, path)
+    return Built(forward, reference, build_evaluation(forward), optimizer, loss)
+
+
+def import_artifacts(path: Path, chosen: Settings, say: Progress) -> Built:
+    """From training artifacts, which have a loss and gradients of their own."""
+    for option, given in (("--loss", chosen.loss), ("--ste", chosen.ste)):
+        if given:
+            raise UsageError(f"{option}: the training graph of {path} has its own; leave it out")
+    artifacts = load_artifacts(path, chosen.batch_size, chosen.sign_zero == "keep")
+    own = artifacts.optimizer() if chosen.optimizer is None else None
+    if own is not None:
+        optimizer = read_optimizer(own)
+    else:
+        optimizer = make_optimizer(chosen.optimizer or OPTIMIZERS[0], chosen.momentum)
+    selection = Selection(chosen.freeze, chosen.train, chosen.last)
+    options = TrainingOptions(artifacts.loss, optimizer, selection, chosen.seed)
+    say("importing the training graph")
+    reference = build_imported_step(artifacts, options, path)
+    evaluation = build_evaluation(artifacts.prediction_only())
+    return Built(artifacts.forward, reference, evaluation, optimizer, artifacts.loss)

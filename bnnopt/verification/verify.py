@@ -1,0 +1,126 @@
+"""Does the rewritten step compute what the reference computes?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from bnnopt.artifact import REFERENCE_FILE, load_step
+from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.ops import dims, dtype
+from bnnopt.passes import least_cosine, map_kernels
+from bnnopt.runtime import BACKENDS
+from bnnopt.runtime.artifact import read_artifact, read_tensors
+from bnnopt.runtime.format import TRAINING, WEIGHTS_FILE, Artifact
+from bnnopt.training_step import PERSISTENT, Role, TrainingStep, name_gradients
+from bnnopt.verification.compare import compare
+from bnnopt.verification.outcome import Verification
+from bnnopt.verification.trajectory import Arrays, Trajectory, run_native, run_onnxruntime
+
+Progress = Callable[[str], None]
+Runner = Callable[[TrainingStep, Artifact, list[Arrays], Arrays, bool], Trajectory]
+
+
+def verify_folder(
+    folder: Path, backend: str, n_steps: int = 2, seed: int = 0, progress: Progress | None = None
+) -> Verification:
+    """Run reference and rewritten step from the same weights, batches and kernels.
+
+    Where lossy passes ran, every step starts from the first weights again: after one step the
+    weights differ, and signs of weights near 0 with them.
+
+    Parameters
+    ----------
+    folder : Path
+        Written by ``bnnopt optimize``.
+    backend : str
+        ``native`` or ``onnxruntime``; both steps run on it.
+    n_steps : int
+        Steps, so that optimiser state and updated weights count too.
+    seed : int
+        Of the batches.
+    progress : callable, optional
+        Called with a line about what comes next.
+
+    Raises
+    ------
+    UsageError
+        If the backend is not known, or not installed.
+    ArtifactError
+        If the folder cannot be read, or its files do not belong together.
+    """
+    say = progress or (lambda line: None)
+    run = _runner(backend)
+    about = read_artifact(folder)
+    min_cosine = least_cosine(about.passes)
+    runs = []
+    for file in (REFERENCE_FILE, f"{TRAINING}.onnx"):
+        say(f"running {n_steps} steps of {file} on {backend}")
+        step = name_gradients(load_step(folder / file))
+        _check_belongs(step, about, folder / file)
+        if file == REFERENCE_FILE:
+            step = map_kernels(step, about.passes)
+        feeds = [_random_feeds(step, about, seed + i, i + 1) for i in range(n_steps)]
+        with np.errstate(all="ignore"):
+            buffers = _initial(step, folder)
+            runs.append(run(step, about, feeds, buffers, min_cosine is not None))
+    return compare(runs[0], runs[1], min_cosine)
+
+
+def _runner(backend: str) -> Runner:
+    if backend not in BACKENDS:
+        raise UsageError(f"--backend {backend}: expected {' or '.join(BACKENDS)}")
+    if backend == "onnxruntime" and find_spec("onnxruntime") is None:
+        raise UsageError(
+            "--backend onnxruntime: is not installed; pip install 'bnnopt[onnxruntime]'"
+        )
+    return run_native if backend == "native" else run_onnxruntime
+
+
+def _check_belongs(step: TrainingStep, about: Artifact, path: Path) -> None:
+    """Refuse a step whose weights are not those of the folder.
+
+    The state of a reference need not be there: a lossy pass may have dropped it.
+    """
+    for value in step.inputs(*PERSISTENT - {Role.STATE}):
+        shape = about.persistent.get(str(value.name))
+        if shape is None or list(shape) != list(dims(value)):
+            raise ArtifactError(
+                f"{path}: {value.name!r} has shape {list(dims(value))}, expected "
+                f"{'no such value' if shape is None else list(shape)}; optimize again"
+            )
+
+
+def _initial(step: TrainingStep, folder: Path) -> Arrays:
+    """The weights of the folder in the types of `step`, and zeros for its state."""
+    weights, _ = read_tensors(folder / WEIGHTS_FILE)
+    buffers: Arrays = {}
+    for value in step.inputs(*PERSISTENT):
+        name, kind = str(value.name), dtype(value).numpy()
+        buffers[name] = (
+            weights[name].astype(kind) if name in weights else np.zeros(dims(value), kind)
+        )
+    return buffers
+
+
+def _random_feeds(step: TrainingStep, about: Artifact, seed: int, number: int) -> Arrays:
+    """A batch by input name: normal data, uniform labels, the default rate, the step's number."""
+    random = np.random.default_rng(seed)
+    feeds: Arrays = {}
+    for value in step.inputs(Role.DATA, Role.LABELS):
+        assert value.shape is not None
+        shape = tuple(value.shape.numpy())
+        if value.dtype == ir.DataType.INT64:
+            feeds[str(value.name)] = random.integers(0, max(about.classes, 2), shape)
+        else:
+            assert value.dtype is not None
+            feeds[str(value.name)] = random.standard_normal(shape).astype(value.dtype.numpy())
+    for value in step.inputs(Role.RATE):
+        feeds[str(value.name)] = np.array(about.learning_rate, np.float32)
+    for value in step.inputs(Role.STEP):
+        feeds[str(value.name)] = np.array(number, np.int64)
+    return feeds

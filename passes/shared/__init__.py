@@ -1,0 +1,1 @@
+"""What several passes use: moving nodes and readers, precisions, rebuilding, pooling."""
