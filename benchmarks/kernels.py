@@ -24,8 +24,8 @@ import numpy as np
 from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import Attributes
-from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS, scratch_bytes
+from bnnopt.runtime.kernels.compiled.binary_products import COMPILED_PRODUCTS, scratch_bytes
+from bnnopt.runtime.kernels.compiled.calls import Attributes
 from bnnopt.runtime.library import library
 
 Clock = Callable[[], float]

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
-from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.kernels.compiled.elementwise import COMPILED_ELEMENTWISE
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 
 SHAPE = (100, 128, 32, 32)

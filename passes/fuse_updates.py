@@ -12,7 +12,7 @@ from bnnopt.ops import OPERATORS, Emitter, dims, dtype, fused_name
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import drop_unread, redirect, take_over
 from bnnopt.plan import dependencies
-from bnnopt.runtime.kernels.dispatch import scratch_bytes
+from bnnopt.runtime.kernels.compiled.table import scratch_bytes
 from bnnopt.training_step import (
     TrainingStep,
     is_constant,

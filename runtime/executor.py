@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.runtime.format import Program, StepSpec
-from bnnopt.runtime.kernels.compiled import PreparedCalls, recorded, repeat
-from bnnopt.runtime.kernels.dispatch import COMPILED, REPEATABLE
+from bnnopt.runtime.kernels.compiled.calls import PreparedCalls, recorded, repeat
+from bnnopt.runtime.kernels.compiled.table import COMPILED, REPEATABLE
 
 # Operators whose values may need more than the plan has for them.
 GROWING = frozenset({"BitmapPack", "PrunedBitmapPack"})
@@ -115,7 +115,7 @@ class Executor:
         scratch = self._arena[step.workspace_offset : end]
         is_done = compiled is not None and compiled(inputs, outputs, step.attributes, scratch)
         if not is_done:
-            from bnnopt.runtime.kernels.fallback import run_numpy
+            from bnnopt.runtime.kernels.reference.run import run_numpy
 
             run_numpy(step.operator, inputs, outputs, step.attributes)
         if step.operator in GROWING:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import call, covered
+from bnnopt.runtime.kernels.compiled.calls import call, covered
 
 
 class Pruning(NamedTuple):

@@ -349,7 +349,7 @@ class TrainingSession:
 
         Binary weights that are kept as bits are -1 and +1.
         """
-        from bnnopt.runtime.kernels.packing import sign_unpack
+        from bnnopt.runtime.kernels.reference.packing import sign_unpack
 
         packed = self._artifact.packed
         return {

@@ -18,7 +18,7 @@ from onnx_ir.passes.common import (
 
 from bnnopt.artifact.batch import scaled, symbolic, with_batch
 from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types, is_static, is_view
-from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.training_step import Role, TrainingStep, role
 
 SMALL = 4096  # elements of a value that is worked out beforehand

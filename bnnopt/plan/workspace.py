@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from bnnopt.analysis import in_place_pairs, size_bytes
 from bnnopt.ops import dims
-from bnnopt.runtime.kernels.dispatch import scratch_bytes
+from bnnopt.runtime.kernels.compiled.table import scratch_bytes
 
 
 def workspace_bytes(node: ir.Node) -> int:

@@ -19,10 +19,3 @@ Kernel = Callable[..., Array | tuple[Array, ...]]
 def at_least_float32(x: Array) -> Array:
     """Return x itself if it is float32 or float64, else its elements as float32."""
     return x if x.dtype.kind == "f" and x.dtype.itemsize >= 4 else x.astype(np.float32)
-
-
-def axes_of(x: Array, axes: Array | None, noop_with_empty_axes: int) -> tuple[int, ...]:
-    """The axes of a reduction, counted from the front."""
-    if axes is not None and np.size(axes):
-        return tuple(int(axis) % x.ndim for axis in np.ravel(axes))
-    return () if noop_with_empty_axes else tuple(range(x.ndim))

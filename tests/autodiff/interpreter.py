@@ -12,8 +12,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass
 
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
-from bnnopt.runtime.kernels.standard import STANDARD_KERNELS
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.standard import STANDARD_KERNELS
 
 Array = NDArray[Any]
 Kernel = Callable[..., Any]

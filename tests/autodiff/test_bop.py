@@ -11,8 +11,8 @@ import pytest
 import bnnopt
 from bnnopt.errors import UsageError
 from bnnopt.runtime import TrainingSession
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
-from bnnopt.runtime.kernels.packing import sign_unpack
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.packing import sign_unpack
 from bnnopt.training_step import Role
 from tests.graphs import SAME_KERNELS, assert_bit_equal, ops, run_native, run_stock, write
 from tests.passes.networks import BINARY, BINARY_WEIGHTS, small

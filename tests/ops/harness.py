@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import InlinePass
 
 from bnnopt.ops import DOMAIN, DOMAIN_VERSION, MIN_OPSET, OPERATORS, Emitter, functions_for
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
 
 Array = NDArray[np.generic]
 Attribute = int | float | str | list[int]

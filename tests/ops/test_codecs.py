@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bnnopt.ops import n_index_bits
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
 from tests.ops.cases import pool_index_attributes
 from tests.ops.harness import assert_agree
 from tests.ops.oracles import Geometry, max_pool, window_origin

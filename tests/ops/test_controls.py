@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from bnnopt.ops import OPERATORS
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
 from tests.ops.cases import CASES
 from tests.ops.harness import (
     Array,

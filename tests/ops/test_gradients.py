@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
 from tests.ops.cases import CASES, CONVOLUTIONS, LINE_POOLING, POOLINGS
 from tests.ops.harness import Array, assert_agree
 from tests.ops.oracles import (

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from bnnopt.ops import DOMAIN, MIN_OPSET, OPERATORS
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
 from tests.ops.cases import CASES
 from tests.ops.harness import (
     Case,
@@ -65,7 +65,7 @@ def test_case_names_are_unique_and_the_exceptions_among_them():
 
 
 def test_kernels_need_numpy_alone():
-    code = "import sys, bnnopt.runtime.kernels.domain; print(*sys.modules)"
+    code = "import sys, bnnopt.runtime.kernels.reference.domain; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     loaded = set(output.decode().split())
     assert not loaded & {"onnx", "onnx_ir", "onnxruntime", "rich", "click", "bnnopt.ops"}

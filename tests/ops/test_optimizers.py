@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
 from tests.ops.harness import Array, assert_agree
 from tests.ops.oracles import lowbias32
 

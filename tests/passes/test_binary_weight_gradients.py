@@ -9,7 +9,7 @@ import pytest
 
 from bnnopt.passes.binary_weight_gradients import NO_LIMIT, BinaryWeightGradients
 from bnnopt.plan import make_plan
-from bnnopt.runtime.kernels.packing import unpack_bits
+from bnnopt.runtime.kernels.reference.packing import unpack_bits
 from bnnopt.training_step import Role, TrainingStep
 from tests.graphs import (
     Arrays,

@@ -9,7 +9,7 @@ from bnnopt.analysis import size_bytes
 from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
 from bnnopt.passes.drop_adam_second_moment import DropAdamSecondMoment
 from bnnopt.plan import make_plan
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
 from bnnopt.training_step import Role, TrainingStep
 from tests.graphs import Network, apply, node, ops, run_native, run_stock, zoo
 from tests.passes.networks import NETWORKS, small

@@ -16,7 +16,7 @@ from bnnopt.ops import dims
 from bnnopt.passes.float16_state import Float16State
 from bnnopt.plan import make_plan
 from bnnopt.runtime import TrainingSession
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
 from bnnopt.training_step import Role, TrainingStep
 from tests.graphs import (
     BATCH,

@@ -8,7 +8,7 @@ import pytest
 from bnnopt.passes import LEVELS, run_passes, select
 from bnnopt.passes.fuse_updates import FuseUpdates
 from bnnopt.plan import make_plan
-from bnnopt.runtime.kernels import linear
+from bnnopt.runtime.kernels import formulas
 from bnnopt.runtime.library import set_threads
 from bnnopt.training_step import TrainingStep, makes_gradient, name_gradients
 from tests.graphs import (
@@ -92,7 +92,7 @@ def test_larger_layers_give_the_same_bits(name: str) -> None:
 def test_dense_layers_of_real_numbers(
     optimizer: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "BLOCK", block)
+    monkeypatch.setattr(formulas, "BLOCK", block)
     net = small("float", **OPTIMIZERS[optimizer])
     together = rewritten(net, "O1")
     assert any(n.op_type.startswith("Gemm") for n in fused(together))

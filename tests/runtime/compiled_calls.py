@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import CompiledKernel
-from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
-from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS
-from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.kernels.compiled.calls import CompiledKernel
+from bnnopt.runtime.kernels.compiled.elementwise import COMPILED_ELEMENTWISE
+from bnnopt.runtime.kernels.compiled.optimizers import COMPILED_OPTIMIZERS
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.kernels.windows import Window, make_window
 from bnnopt.runtime.library import library
 from tests.ops.oracles import clear_bias

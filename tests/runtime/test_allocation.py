@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 import bnnopt
-from bnnopt.runtime.kernels import fallback
+from bnnopt.runtime.kernels.reference import run
 from bnnopt.runtime.library import library
 from tests.graphs import write
 from tests.zoo import build_small
@@ -45,13 +45,13 @@ def allocated(folder: Path) -> dict[str, int]:
     x = rng.standard_normal((session.batch_size, *session._inputs[0].shape[1:]), np.float32)
     y = rng.integers(0, 5, session.batch_size)
     found = {}
-    for name, run in (
+    for name, act in (
         ("step", lambda: session.step(x, y)),
         ("predict", lambda: session.predict(x)),
     ):
-        run()  # views and prepared calls are made once
+        act()  # views and prepared calls are made once
         tracemalloc.start()
-        run()
+        act()
         found[name] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     return found
@@ -72,5 +72,5 @@ def test_numpy_kernels_allocate_tiles(tmp_path: Path, monkeypatch: pytest.Monkey
     bnnopt.optimize(model, batch_size=20).save(tmp_path / "out")
     found = allocated(tmp_path / "out")
     assert max(found.values()) < LIMIT
-    monkeypatch.setattr(fallback, "ELEMENTWISE", frozenset())
+    monkeypatch.setattr(run, "ELEMENTWISE", frozenset())
     assert all(n > MAP for n in allocated(tmp_path / "out").values())

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled_bitmap import BLOCK, COMPILED_BITMAP, scratch_bytes
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.compiled.bitmap import BLOCK, COMPILED_BITMAP, scratch_bytes
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
 from bnnopt.runtime.library import library
 from tests.runtime.compiled_calls import SPECIAL, Guarded, settings_of
 

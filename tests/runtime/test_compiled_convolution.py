@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled_bitmap import SHORT_BLOCK
-from bnnopt.runtime.kernels.compiled_convolution import COMPILED_CONVOLUTION, scratch_bytes
-from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.kernels.compiled.bitmap import SHORT_BLOCK
+from bnnopt.runtime.kernels.compiled.convolution import COMPILED_CONVOLUTION, scratch_bytes
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 from tests.ops.oracles import Geometry
 from tests.runtime.compiled_calls import (

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnnopt.runtime.kernels.compiled import CompiledKernel
-from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
-from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.kernels.compiled.calls import CompiledKernel
+from bnnopt.runtime.kernels.compiled.elementwise import COMPILED_ELEMENTWISE
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 from tests.runtime.compiled_calls import (
     CALLS,

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.binary_products import TILE_BYTES
-from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS, scratch_bytes
-from bnnopt.runtime.kernels.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.compiled.binary_products import COMPILED_PRODUCTS, scratch_bytes
+from bnnopt.runtime.kernels.reference.binary_products import TILE_BYTES
+from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
 from bnnopt.runtime.library import library
 from tests.ops.oracles import Geometry
 from tests.runtime.compiled_calls import (

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from bnnopt.runtime.format import Attribute
-from bnnopt.runtime.kernels import Array, linear
-from bnnopt.runtime.kernels.compiled_dense import COMPILED_DENSE
-from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS, FORMS
-from bnnopt.runtime.kernels.compiled_updates import COMPILED_UPDATES
-from bnnopt.runtime.kernels.dispatch import scratch_bytes
-from bnnopt.runtime.kernels.packing import binarize_pack
-from bnnopt.runtime.kernels.updates import masked, scaled
+from bnnopt.runtime.kernels import Array, formulas
+from bnnopt.runtime.kernels.compiled.linear import COMPILED_DENSE
+from bnnopt.runtime.kernels.compiled.optimizers import COMPILED_OPTIMIZERS, FORMS
+from bnnopt.runtime.kernels.compiled.table import scratch_bytes
+from bnnopt.runtime.kernels.compiled.updates import COMPILED_UPDATES
+from bnnopt.runtime.kernels.reference import linear
+from bnnopt.runtime.kernels.reference.packing import binarize_pack
+from bnnopt.runtime.kernels.reference.updates import masked, scaled
 from bnnopt.runtime.library import MAX_THREADS, library
 from tests.runtime.compiled_calls import CALLS, Call, Guarded, Source, settings_of
 from tests.runtime.test_compiled_convolution import CONVOLUTIONS as REAL_CONVOLUTIONS
@@ -177,7 +178,7 @@ def test_a_dense_layer_of_real_numbers(
     operator: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same bits as the gradient, its mask and the step, whatever the block."""
-    monkeypatch.setattr(linear, "BLOCK", block)
+    monkeypatch.setattr(formulas, "BLOCK", block)
     name = operator.removeprefix("Gemm")
     source = Source(block, (7, 33), special=False)
     step = CALLS[name](source)

@@ -21,7 +21,7 @@ SLOW = {
 }  # fmt: skip
 # Ours that few sessions need: the numpy kernels come with the first step that C does not cover.
 LATER = {
-    "bnnopt.runtime.kernels.table", "bnnopt.runtime.onnxruntime_backend",
+    "bnnopt.runtime.kernels.reference", "bnnopt.runtime.onnxruntime_backend",
     "bnnopt.runtime.schedules", "onnxruntime",
 }  # fmt: skip
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from bnnopt.passes import PASSES
-from bnnopt.runtime.kernels import Array, compiled, fallback, parts
-from bnnopt.runtime.kernels.fallback import run_numpy
-from bnnopt.runtime.kernels.optimizers import STEPS
-from bnnopt.runtime.kernels.parts import LAYOUTS, Part
-from bnnopt.runtime.kernels.table import KERNELS
-from bnnopt.runtime.kernels.updates import FUSED
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import calls
+from bnnopt.runtime.kernels.reference import parts, run
+from bnnopt.runtime.kernels.reference.optimizers import STEPS
+from bnnopt.runtime.kernels.reference.parts import LAYOUTS, Part
+from bnnopt.runtime.kernels.reference.run import run_numpy
+from bnnopt.runtime.kernels.reference.table import KERNELS
+from bnnopt.runtime.kernels.reference.updates import FUSED
 from tests.graphs import assert_bit_equal, run_native
 from tests.ops.cases import CASES
 from tests.ops.harness import rounded
@@ -30,7 +32,7 @@ IN_PARTS = sorted({*LAYOUTS, *STEPS, *FILTERS})
 SUMS = 1e-5  # relative: a matrix product of other sizes adds in another order
 
 
-def calls(operator: str) -> list[Call]:
+def calls_of(operator: str) -> list[Call]:
     ours = [(c.inputs, rounded(c.attributes)) for c in CASES if c.operator == operator]
     standard = [(c.inputs, c.attributes) for c in STANDARD_CASES if c.op == operator]
     return [*ours, *standard]
@@ -68,13 +70,13 @@ def n_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         kernel = KERNELS[operator]
         return lambda *a, **k: (names.append(operator), kernel(*a, **k))[1]
 
-    monkeypatch.setattr(fallback, "KERNELS", {name: counted(name) for name in KERNELS})
+    monkeypatch.setattr(run, "KERNELS", {name: counted(name) for name in KERNELS})
     return names
 
 
 @pytest.mark.parametrize("operator", IN_PARTS)
 def test_part_by_part_is_the_same(operator: str, n_runs: list[str]) -> None:
-    cases = calls(operator)
+    cases = calls_of(operator)
     for call in cases:
         assert_the_same(operator, call)
     assert len(n_runs) > len(cases)
@@ -85,11 +87,11 @@ def test_another_axis_or_stream_is_noticed(
 ) -> None:
     monkeypatch.setitem(LAYOUTS, "PoolIndexUnpack", ("0", "0"))  # its indices count all samples
     with pytest.raises(AssertionError):
-        [assert_the_same("PoolIndexUnpack", call) for call in calls("PoolIndexUnpack")]
+        [assert_the_same("PoolIndexUnpack", call) for call in calls_of("PoolIndexUnpack")]
     monkeypatch.setattr(Part, "attributes", lambda part, attributes, outputs: attributes)
     for operator in ("Dropout", "HalfAdamStep", "BatchNormalizationSigns"):
         with pytest.raises((AssertionError, ValueError)):
-            [assert_the_same(operator, call) for call in calls(operator)]
+            [assert_the_same(operator, call) for call in calls_of(operator)]
 
 
 def test_a_gradient_may_lie_over_the_smaller_one_that_it_reads(n_runs: list[str]) -> None:
@@ -111,7 +113,7 @@ def test_a_gradient_may_lie_over_the_smaller_one_that_it_reads(n_runs: list[str]
 def test_lossless_passes_are_so_on_numpy_alone(
     name: str, n_runs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled, "library", lambda: None)
+    monkeypatch.setattr(calls, "library", lambda: None)
     net, lossless = small(name), [p for p in PASSES if p.lossless]
     kernels = net.with_passes(*(p.name for p in lossless if p.maps_kernels))
     rewritten = net.with_passes(*(p.name for p in lossless))

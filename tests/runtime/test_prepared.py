@@ -8,9 +8,9 @@ import pytest
 from bnnopt.passes import PASSES
 from bnnopt.runtime import executor
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import recorded, repeat
-from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS
-from bnnopt.runtime.kernels.dispatch import COMPILED, REPEATABLE
+from bnnopt.runtime.kernels.compiled.binary_products import COMPILED_PRODUCTS
+from bnnopt.runtime.kernels.compiled.calls import recorded, repeat
+from bnnopt.runtime.kernels.compiled.table import COMPILED, REPEATABLE
 from bnnopt.runtime.library import library
 from tests.graphs import run_native, zoo
 from tests.runtime.compiled_calls import CALLS, Call, Source

@@ -16,8 +16,8 @@ from bnnopt.passes import select
 from bnnopt.plan import make_plan
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.format import StepSpec
-from bnnopt.runtime.kernels import compiled
-from bnnopt.runtime.kernels.dispatch import COMPILED
+from bnnopt.runtime.kernels.compiled import calls
+from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.selection import NUMPY, kernels_of, named_kernels
 from bnnopt.runtime.library import library
 from tests.graphs import Network, constants_of, feeds_of, initial, zoo
@@ -35,13 +35,13 @@ def network(name: str) -> Network:
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The C functions that are called."""
     names: list[str] = []
-    function = compiled._function
+    function = calls._function
 
     def note(name: str) -> object:
         names.append(name)
         return function(name)
 
-    monkeypatch.setattr(compiled, "_function", note)
+    monkeypatch.setattr(calls, "_function", note)
     return names
 
 
@@ -109,14 +109,14 @@ def test_a_session_names_its_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyP
     optimized.save(tmp_path / "out")
     session = bnnopt.TrainingSession(tmp_path / "out")
     assert session.kernels() == optimized.kernels()
-    monkeypatch.setattr(compiled, "library", lambda: None)
+    monkeypatch.setattr(calls, "library", lambda: None)
     assert {kernel for _, _, kernel in session.kernels()} == {NUMPY}
     with pytest.raises(UsageError, match="native"):
         bnnopt.TrainingSession(tmp_path / "out", backend="onnxruntime").kernels()
 
 
 def test_without_the_library_all_is_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "library", lambda: None)
+    monkeypatch.setattr(calls, "library", lambda: None)
     step = small("binary").with_passes(*LOSSLESS)
     program = make_program(step, make_plan(step), 4)
     assert set(kernels_of(program)) <= {NUMPY, ""}

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bnnopt.ops.registry import VIEWS
-from bnnopt.runtime.kernels import fallback
-from bnnopt.runtime.kernels.standard import STANDARD_KERNELS
+from bnnopt.runtime.kernels.reference import run
+from bnnopt.runtime.kernels.reference.standard import STANDARD_KERNELS
 
 Array = NDArray[Any]
 Oracle = Callable[..., list[Array]]
@@ -438,19 +438,19 @@ def test_kernel_returns_memory_of_its_own_unless_it_only_shapes(case: Case) -> N
 
 @pytest.mark.parametrize("n", [1, 3, 10**6])
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c.op in fallback.ELEMENTWISE], ids=lambda c: c.name
+    "case", [c for c in CASES if c.op in run.ELEMENTWISE], ids=lambda c: c.name
 )
 def test_elementwise_kernels_go_in_tiles(
     case: Case, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fallback, "TILE", n)
+    monkeypatch.setattr(run, "TILE", n)
     (want,) = case.run()
     layout = want.dtype, want.shape
     alike = [i for i, x in enumerate(case.inputs) if x is not None and (x.dtype, x.shape) == layout]
     for taken in (None, *alike):
         inputs = [None if x is None else x.copy() for x in case.inputs]
         outputs = [np.empty_like(want) if taken is None else inputs[taken]]
-        fallback.run_numpy(case.op, inputs, outputs, case.attributes)
+        run.run_numpy(case.op, inputs, outputs, case.attributes)
         assert outputs[0] is not None
         bound = 2e-7 if case.op == "Pow" else 0  # numpy's depends on how the exponent lies
         np.testing.assert_allclose(outputs[0], want, rtol=bound, strict=True)

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bnnopt.runtime.kernels.convolution import (
+from bnnopt.runtime.kernels.reference.convolution import (
     conv,
     conv_input_grad,
     conv_transpose,
     conv_weight_grad,
 )
-from bnnopt.runtime.kernels.pooling import average_pool, max_pool, max_pool_grad
+from bnnopt.runtime.kernels.reference.pooling import average_pool, max_pool, max_pool_grad
 
 Array = NDArray[Any]
 Oracle = Callable[..., list[Array]]

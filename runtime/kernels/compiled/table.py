@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bnnopt.runtime.format import Attribute
-from bnnopt.runtime.kernels.compiled import CompiledKernel
-from bnnopt.runtime.kernels.compiled_bitmap import COMPILED_BITMAP
-from bnnopt.runtime.kernels.compiled_bitmap import scratch_bytes as bitmap_scratch_bytes
-from bnnopt.runtime.kernels.compiled_convolution import COMPILED_CONVOLUTION
-from bnnopt.runtime.kernels.compiled_convolution import scratch_bytes as convolution_scratch_bytes
-from bnnopt.runtime.kernels.compiled_dense import COMPILED_DENSE
-from bnnopt.runtime.kernels.compiled_dense import scratch_bytes as dense_scratch_bytes
-from bnnopt.runtime.kernels.compiled_elementwise import COMPILED_ELEMENTWISE
-from bnnopt.runtime.kernels.compiled_normalization import COMPILED_NORMALIZATION
-from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
-from bnnopt.runtime.kernels.compiled_planes import COMPILED_PLANES
-from bnnopt.runtime.kernels.compiled_products import COMPILED_PRODUCTS
-from bnnopt.runtime.kernels.compiled_products import scratch_bytes as product_scratch_bytes
-from bnnopt.runtime.kernels.compiled_updates import COMPILED_UPDATES
-from bnnopt.runtime.kernels.compiled_updates import scratch_bytes as update_scratch_bytes
+from bnnopt.runtime.kernels.compiled.binary_products import COMPILED_PRODUCTS
+from bnnopt.runtime.kernels.compiled.binary_products import scratch_bytes as product_scratch_bytes
+from bnnopt.runtime.kernels.compiled.bitmap import COMPILED_BITMAP
+from bnnopt.runtime.kernels.compiled.bitmap import scratch_bytes as bitmap_scratch_bytes
+from bnnopt.runtime.kernels.compiled.calls import CompiledKernel
+from bnnopt.runtime.kernels.compiled.convolution import COMPILED_CONVOLUTION
+from bnnopt.runtime.kernels.compiled.convolution import scratch_bytes as convolution_scratch_bytes
+from bnnopt.runtime.kernels.compiled.elementwise import COMPILED_ELEMENTWISE
+from bnnopt.runtime.kernels.compiled.linear import COMPILED_DENSE
+from bnnopt.runtime.kernels.compiled.linear import scratch_bytes as dense_scratch_bytes
+from bnnopt.runtime.kernels.compiled.normalization import COMPILED_NORMALIZATION
+from bnnopt.runtime.kernels.compiled.packing import COMPILED_PACKING
+from bnnopt.runtime.kernels.compiled.pooling import COMPILED_PLANES
+from bnnopt.runtime.kernels.compiled.updates import COMPILED_UPDATES
+from bnnopt.runtime.kernels.compiled.updates import scratch_bytes as update_scratch_bytes
 from bnnopt.runtime.library import MAX_THREADS
 
 Shape = Sequence[int]

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from bnnopt.runtime.kernels import Array, axes_of
-from bnnopt.runtime.kernels.compiled import (
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
     CompiledKernel,
@@ -17,6 +17,7 @@ from bnnopt.runtime.kernels.compiled import (
     integer,
     optional,
 )
+from bnnopt.runtime.kernels.formulas import axes_of
 
 
 def _reduce(*, mean: bool) -> CompiledKernel:

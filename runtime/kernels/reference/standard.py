@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnnopt.runtime.kernels import (
-    Kernel,
+from bnnopt.runtime.kernels import Kernel
+from bnnopt.runtime.kernels.reference import (
     convolution,
     elementwise,
     linear,
@@ -17,7 +17,7 @@ from bnnopt.runtime.kernels import (
     reduction,
     shaping,
 )
-from bnnopt.runtime.kernels.elementwise import from_fold, from_ufunc
+from bnnopt.runtime.kernels.reference.elementwise import from_fold, from_ufunc
 
 ELEMENTWISE: dict[str, Kernel] = {
     # arithmetic

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, at_least_float32
-from bnnopt.runtime.kernels.packing import pool_index_pack, pool_index_unpack
-from bnnopt.runtime.kernels.reduction import lowest
+from bnnopt.runtime.kernels.reference.packing import pool_index_pack, pool_index_unpack
+from bnnopt.runtime.kernels.reference.reduction import lowest
 from bnnopt.runtime.kernels.windows import Window, make_window
 
 

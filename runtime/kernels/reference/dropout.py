@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.formulas import stream_start
 
 
 def random_bits(x: Array, step: Array, *, seed: int) -> Array:
@@ -38,11 +39,6 @@ def dropout(
     """
     mask = _hashed(x, step, seed) >= threshold
     return x * (mask * x.dtype.type(scale)), mask
-
-
-def stream_start(step: Array, seed: int) -> int:
-    """Where the counter of a step begins."""
-    return (int(step) * 0x9E3779B1 + seed) & 0xFFFFFFFF
 
 
 def _hashed(x: Array, step: Array, seed: int) -> Array:

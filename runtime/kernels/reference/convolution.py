@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.bitmap import samples as bitmap_samples
+from bnnopt.runtime.kernels.reference.bitmap import samples as bitmap_samples
 from bnnopt.runtime.kernels.windows import Window, make_window
 
 PRODUCT_ELEMENTS = 1 << 18  # of a weight gradient, added at a time

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import (
+from bnnopt.runtime.kernels.compiled.calls import (
     FLOAT16,
     Arrays,
     Attributes,
@@ -23,12 +23,12 @@ from bnnopt.runtime.kernels.compiled import (
     optional,
     scalar,
 )
-from bnnopt.runtime.kernels.compiled_normalization import COMPILED_NORMALIZATION
-from bnnopt.runtime.kernels.compiled_optimizers import COMPILED_OPTIMIZERS
-from bnnopt.runtime.kernels.compiled_packing import COMPILED_PACKING
-from bnnopt.runtime.kernels.compiled_planes import COMPILED_PLANES
-from bnnopt.runtime.kernels.compiled_reduction import COMPILED_REDUCTION
-from bnnopt.runtime.kernels.dropout import stream_start
+from bnnopt.runtime.kernels.compiled.normalization import COMPILED_NORMALIZATION
+from bnnopt.runtime.kernels.compiled.optimizers import COMPILED_OPTIMIZERS
+from bnnopt.runtime.kernels.compiled.packing import COMPILED_PACKING
+from bnnopt.runtime.kernels.compiled.pooling import COMPILED_PLANES
+from bnnopt.runtime.kernels.compiled.reduction import COMPILED_REDUCTION
+from bnnopt.runtime.kernels.formulas import stream_start
 
 
 def binarize(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:

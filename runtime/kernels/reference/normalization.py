@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.packing import binarize_pack, range_pack, unpack_bits
+from bnnopt.runtime.kernels.reference.packing import binarize_pack, range_pack, unpack_bits
 
 FLOAT, HALF = 1, 10  # as ONNX numbers its types
 

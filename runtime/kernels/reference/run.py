@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel
-from bnnopt.runtime.kernels.compiled import Arrays, Attributes
-from bnnopt.runtime.kernels.domain import ELEMENTWISE as ELEMENTWISE_OF_DOMAIN
-from bnnopt.runtime.kernels.parts import in_parts
-from bnnopt.runtime.kernels.standard import ELEMENTWISE as STANDARD_ELEMENTWISE
-from bnnopt.runtime.kernels.table import KERNELS
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes
+from bnnopt.runtime.kernels.reference.domain import ELEMENTWISE as ELEMENTWISE_OF_DOMAIN
+from bnnopt.runtime.kernels.reference.parts import in_parts
+from bnnopt.runtime.kernels.reference.standard import ELEMENTWISE as STANDARD_ELEMENTWISE
+from bnnopt.runtime.kernels.reference.table import KERNELS
 
 TILE = 8192  # elements
 ELEMENTWISE = frozenset({*STANDARD_ELEMENTWISE, *ELEMENTWISE_OF_DOMAIN})

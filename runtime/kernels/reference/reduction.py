@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bnnopt.runtime.kernels import Array, axes_of
-from bnnopt.runtime.kernels.elementwise import div
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.formulas import axes_of
+from bnnopt.runtime.kernels.reference.elementwise import div
 
 
 def lowest(dtype: np.dtype[Any]) -> float | int:

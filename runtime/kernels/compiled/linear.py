@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import Arrays, Attributes, CompiledKernel, call, covered
-from bnnopt.runtime.kernels.compiled_optimizers import BOP, FORMS, make_update
-from bnnopt.runtime.kernels.linear import row_blocks, rows_at_a_time
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, CompiledKernel, call, covered
+from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
+from bnnopt.runtime.kernels.formulas import row_blocks, rows_at_a_time
 
 Shape = Sequence[int]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import math
 
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel
-from bnnopt.runtime.kernels.dropout import random_bits
-from bnnopt.runtime.kernels.packing import pack_bits, unpack_bits
+from bnnopt.runtime.kernels.formulas import adamw_correction, known_bottom
+from bnnopt.runtime.kernels.reference.dropout import random_bits
+from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
 
 
 def sgd_step(w: Array, dw: Array, lr: Array) -> Array:
@@ -106,11 +106,6 @@ def adamw_step(
     return next_w, next_m, next_v
 
 
-def adamw_correction(step: int, beta1: float, beta2: float) -> float:
-    """What takes the bias out of both moments: sqrt(1 - beta2^step) / (1 - beta1^step)."""
-    return math.sqrt(1 - beta2**step) / (1 - beta1**step)
-
-
 def first_moment_step(
     w: Array,
     dw: Array,
@@ -139,11 +134,6 @@ def first_moment_step(
     np.subtract(w, next_w, out=next_w)
     next_w *= 1 - lr * decay
     return next_w, next_m
-
-
-def known_bottom(step: int, beta2: float, root: float, epsilon: float) -> float:
-    """Root of the second moment without its bias, and AdamW's epsilon, where |dw| is `root`."""
-    return root + epsilon / math.sqrt(1 - beta2**step)
 
 
 def sign_grad(packed: Array, w: Array, *, shape: list[int], scale: float, limit: float) -> Array:

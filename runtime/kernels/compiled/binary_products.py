@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import Arrays, Attributes, CompiledKernel, call, covered
-from bnnopt.runtime.kernels.product_tiling import scratch_bytes, tiling
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, CompiledKernel, call, covered
+from bnnopt.runtime.kernels.tiling import scratch_bytes, tiling
 from bnnopt.runtime.library import int64s
 
 __all__ = ["COMPILED_PRODUCTS", "scratch_bytes"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.packing import pack_bits, unpack_bits
+from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
 
 
 def bitmap_pack(x: Array, *, capacity: int) -> tuple[Array, Array]:

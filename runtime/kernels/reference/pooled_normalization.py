@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.normalization import by_channel, column
-from bnnopt.runtime.kernels.packing import pack_bits, unpack_bits
-from bnnopt.runtime.kernels.pooling import packed_max_pool_grad
+from bnnopt.runtime.kernels.reference.normalization import by_channel, column
+from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
+from bnnopt.runtime.kernels.reference.pooling import packed_max_pool_grad
 
 
 def threshold_pack(x: Array, threshold: Array) -> Array:

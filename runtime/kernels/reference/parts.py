@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.optimizers import STEPS
-from bnnopt.runtime.kernels.updates import FUSED
+from bnnopt.runtime.kernels.reference.optimizers import STEPS
+from bnnopt.runtime.kernels.reference.updates import FUSED
 
 PART_ELEMENTS = 1 << 17  # of the widest array
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import (
+from bnnopt.runtime.kernels.compiled.binary_products import FUNCTIONS, NUMBERS
+from bnnopt.runtime.kernels.compiled.calls import (
     Argument,
     Arrays,
     Attributes,
@@ -17,11 +18,10 @@ from bnnopt.runtime.kernels.compiled import (
     integer,
     integers,
 )
-from bnnopt.runtime.kernels.compiled_convolution import Cut, is_half, is_map, weight_grad_cut
-from bnnopt.runtime.kernels.compiled_optimizers import BOP, FORMS, make_update
-from bnnopt.runtime.kernels.compiled_products import FUNCTIONS, NUMBERS
-from bnnopt.runtime.kernels.product_tiling import scratch_bytes as binary_scratch_bytes
-from bnnopt.runtime.kernels.product_tiling import tiling
+from bnnopt.runtime.kernels.compiled.convolution import Cut, is_half, is_map, weight_grad_cut
+from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
+from bnnopt.runtime.kernels.tiling import scratch_bytes as binary_scratch_bytes
+from bnnopt.runtime.kernels.tiling import tiling
 from bnnopt.runtime.library import int64s
 
 Shape = Sequence[int]

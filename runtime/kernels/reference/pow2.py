@@ -12,9 +12,10 @@ import math
 
 import numpy as np
 
-from bnnopt.runtime.kernels import Array, at_least_float32, binary_products
-from bnnopt.runtime.kernels.elementwise import cast
-from bnnopt.runtime.kernels.packing import pack_bits, unpack_bits
+from bnnopt.runtime.kernels import Array, at_least_float32
+from bnnopt.runtime.kernels.reference import binary_products
+from bnnopt.runtime.kernels.reference.elementwise import cast
+from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
 
 TOP = 15  # exponent of the largest element
 LOWEST, HIGHEST = -126, 112  # of the unit: its multiples are normal float32 numbers

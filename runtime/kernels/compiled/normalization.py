@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import (
+from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
     CompiledKernel,

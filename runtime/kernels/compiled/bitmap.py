@@ -9,7 +9,7 @@ import numpy as np
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import (
+from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
     CompiledKernel,

@@ -5,9 +5,8 @@ Float attributes should come as the model holds them, rounded to float32.
 
 from __future__ import annotations
 
-from bnnopt.runtime.kernels import (
-    Array,
-    Kernel,
+from bnnopt.runtime.kernels import Array, Kernel
+from bnnopt.runtime.kernels.reference import (
     binarize,
     binary_products,
     bitmap,
@@ -22,7 +21,7 @@ from bnnopt.runtime.kernels import (
     pow2,
     updates,
 )
-from bnnopt.runtime.kernels.elementwise import cast
+from bnnopt.runtime.kernels.reference.elementwise import cast
 
 
 def conv_input_grad(

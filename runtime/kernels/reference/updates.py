@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel, at_least_float32
-from bnnopt.runtime.kernels.binary_products import binary_conv_weight_grad, binary_gemm_weight_grad
-from bnnopt.runtime.kernels.convolution import conv_weight_grad
-from bnnopt.runtime.kernels.linear import dense_weight_grad
-from bnnopt.runtime.kernels.optimizers import STEPS, sign_grad
-from bnnopt.runtime.kernels.packing import binarize_pack
-from bnnopt.runtime.kernels.pow2 import (
+from bnnopt.runtime.kernels.reference.binary_products import (
+    binary_conv_weight_grad,
+    binary_gemm_weight_grad,
+)
+from bnnopt.runtime.kernels.reference.convolution import conv_weight_grad
+from bnnopt.runtime.kernels.reference.linear import dense_weight_grad
+from bnnopt.runtime.kernels.reference.optimizers import STEPS, sign_grad
+from bnnopt.runtime.kernels.reference.packing import binarize_pack
+from bnnopt.runtime.kernels.reference.pow2 import (
     binary_conv_weight_grad_pow2,
     binary_gemm_weight_grad_pow2,
 )

@@ -15,7 +15,8 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import (
+from bnnopt.runtime.kernels.compiled.bitmap import SHORT_BLOCK, offset_bytes
+from bnnopt.runtime.kernels.compiled.calls import (
     Argument,
     Arrays,
     Attributes,
@@ -25,8 +26,7 @@ from bnnopt.runtime.kernels.compiled import (
     integers,
     optional,
 )
-from bnnopt.runtime.kernels.compiled_bitmap import SHORT_BLOCK, offset_bytes
-from bnnopt.runtime.kernels.product_tiling import Convolution
+from bnnopt.runtime.kernels.tiling import Convolution
 from bnnopt.runtime.kernels.windows import Window, make_window
 from bnnopt.runtime.library import int64s
 

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.formulas import row_blocks
 
 
 def matmul(a: Array, b: Array, *, out: Array | None = None) -> Array:
     """Matrix product of the last two axes, the others broadcast; written to `out` if given."""
     return np.asarray(np.matmul(a, b, out=out))
-
-
-BLOCK = 1 << 19  # numbers of a weight gradient that are made at a time
-
-
-def rows_at_a_time(row: int) -> int:
-    """Rows of a weight gradient in a block, of `row` numbers each."""
-    return max(1, BLOCK // max(row, 1))
-
-
-def row_blocks(n_rows: int, row: int) -> Iterator[slice]:
-    """The rows of a weight gradient, some at a time: the sums of each are made by one product.
-
-    BLAS sums in an order that depends on the shapes. This one is the same whether the gradient is
-    kept, or stepped block by block.
-    """
-    size = rows_at_a_time(row)
-    for start in range(0, n_rows, size):
-        yield slice(start, min(start + size, n_rows))
 
 
 def dense_weight_grad(a: Array, b: Array, *, out: Array | None = None) -> Array:

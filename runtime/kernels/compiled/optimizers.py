@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import (
+from bnnopt.runtime.kernels.compiled.calls import (
     FLOAT16,
     FLOAT32,
     Arrays,
@@ -23,8 +23,7 @@ from bnnopt.runtime.kernels.compiled import (
     number,
     scalar,
 )
-from bnnopt.runtime.kernels.dropout import stream_start
-from bnnopt.runtime.kernels.optimizers import adamw_correction, known_bottom
+from bnnopt.runtime.kernels.formulas import adamw_correction, known_bottom, stream_start
 
 Rates = Callable[[float, int, Attributes], Mapping[str, float]]
 """(learning rate, number of the step, attributes) to the numbers of an `Update`."""

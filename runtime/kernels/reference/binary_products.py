@@ -12,9 +12,13 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.convolution import conv, conv_input_grad, weight_grad_of_samples
-from bnnopt.runtime.kernels.elementwise import cast
-from bnnopt.runtime.kernels.packing import binarize_pack
+from bnnopt.runtime.kernels.reference.convolution import (
+    conv,
+    conv_input_grad,
+    weight_grad_of_samples,
+)
+from bnnopt.runtime.kernels.reference.elementwise import cast
+from bnnopt.runtime.kernels.reference.packing import binarize_pack
 
 TILE_BYTES = 1 << 20  # of unpacked floats, but one row at least
 FILTERS_BYTES = 1 << 22  # the same of a convolution's weights: each tile gathers its columns anew
