@@ -18,6 +18,7 @@ from tests.zoo import build_small
 SHRINKING = ["packed-products", "in-place", "schedule"]
 
 
+@pytest.mark.slow
 def test_it_runs_on_bits_and_in_place(tmp_path: Path) -> None:
     ir.save(build_small("cnv"), tmp_path / "cnv.onnx")
     small = bnnopt.optimize(tmp_path / "cnv.onnx", batch_size=4, level="O0")
@@ -35,6 +36,7 @@ def cnv(tmp_path_factory: pytest.TempPathFactory) -> bnnopt.Optimized:
     return bnnopt.optimize(path, batch_size=12, level="O2")
 
 
+@pytest.mark.slow
 def test_a_batch_goes_in_as_few_parts_as_fit(cnv: bnnopt.Optimized) -> None:
     sizes = {n: make_plan(resized(cnv.evaluation, n)).arena_bytes for n in (12, 6, 5, 4, 2)}
     assert sizes[12] > sizes[6] > sizes[5] > sizes[4] > sizes[2]
@@ -50,6 +52,7 @@ def test_it_fits_the_arena_of_a_smaller_training_step(cnv: bnnopt.Optimized) -> 
     assert make_plan(fit(large, cnv.training)).arena_bytes <= limit
 
 
+@pytest.mark.slow
 def test_any_number_of_rows_is_predicted(cnv: bnnopt.Optimized, tmp_path: Path) -> None:
     replace(cnv, evaluation=resized(cnv.evaluation, 5)).save(tmp_path / "out")
     session = bnnopt.TrainingSession(tmp_path / "out")

@@ -94,6 +94,7 @@ def test_optimizers() -> None:
     assert ratio(replace(PROPOSED, n_momenta=1)) == 4.60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "expected"), [(1, 2.63), (40, 3.19), (100, 3.71), (200, 4.18), (1000, 4.97)]
 )

@@ -37,6 +37,7 @@ def test_binarynet_keeps_a_fortieth_at_o1() -> None:
     assert saved_bytes(step_of("binarynet", "O1")) <= 12 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["O0", "O1"])
 @pytest.mark.parametrize("name", names())
 def test_classes_add_up_to_the_peak(name: str, level: str) -> None:

@@ -59,6 +59,7 @@ def executed(path: Path, net: Network, order: ort.ExecutionOrder, folder: Path) 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet-e-mini", "binary", "float", "dense", "dropout"])
 def test_only_standard_operators_and_a_valid_model(name: str, tmp_path: Path) -> None:
     net = zoo(name) if name in names() else small(name, optimizer="adam")
@@ -74,6 +75,7 @@ def test_only_standard_operators_and_a_valid_model(name: str, tmp_path: Path) ->
     assert data.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 3, 4])
 def test_any_batch_up_to_the_planned_one_runs(batch: int) -> None:
     net, exact = small("binary"), small("binary", batch=batch)
@@ -81,6 +83,7 @@ def test_any_batch_up_to_the_planned_one_runs(batch: int) -> None:
     assert_bit_equal(found, run_stock(exact, exact.step()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["binary", "float", "cnv"])
 def test_nodes_run_in_their_stored_order_and_the_default_packs_late(
     name: str, tmp_path: Path

@@ -27,6 +27,7 @@ def test_json_and_back(name: str) -> None:
     assert Program.from_json(program.to_json()) == program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "cnv", "resnet-e-mini", "relu-mini"])
 def test_shapes_scale_to_those_of_a_smaller_batch(name: str) -> None:
     """Every shape, worked out from two samples of the batch, is the one of a graph built so."""

@@ -119,6 +119,7 @@ class Killed(BaseException):
     """Like KeyboardInterrupt."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [Killed(), OSError(28, "No space left on device")], ids=repr)
 @pytest.mark.parametrize(
     "where", ["check_program", "portable_model", "write_tensors", "_swap", "rename"]

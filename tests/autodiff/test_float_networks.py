@@ -57,6 +57,7 @@ def assert_agree(ours: dict[str, Array], theirs: dict[str, Array]) -> None:
         assert difference <= max(BOUND * float(np.linalg.norm(grad)), 1e-10 * largest), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_agree_in_float64(name: str, tmp_path: Path) -> None:
     size, path = small_size(name), tmp_path / "net.onnx"

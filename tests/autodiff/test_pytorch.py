@@ -99,6 +99,7 @@ def counts(step: TrainingStep) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_one_step_agrees(name: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
@@ -118,6 +119,7 @@ def test_one_step_agrees(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(ours, want.statistics[key], rtol=1e-4, atol=1e-4, err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_one_step_agrees_in_float64(name: str, tmp_path: Path) -> None:
     """Where rounding flips no sign, all that is left is the formulas."""
@@ -136,6 +138,7 @@ def test_one_step_agrees_in_float64(name: str, tmp_path: Path) -> None:
         assert difference <= 1e-9 * np.linalg.norm(want.gradients[key]), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ste", ["identity", "approx-sign", "swish-sign"])
 def test_another_estimator_is_rejected(ste: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"

@@ -96,6 +96,7 @@ def random_feeds(step: TrainingStep, weights: Mapping[str, Array]) -> dict[str, 
 each_model = pytest.mark.parametrize("name", names())
 
 
+@pytest.mark.slow
 @each_model
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_graph_is_valid_and_loads(name: str, optimizer: str, folder: str) -> None:

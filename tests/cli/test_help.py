@@ -61,6 +61,7 @@ def test_every_option_has_help(command: str) -> None:
             assert parameter.help, parameter.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_example_runs(bnnopt: Cli, command: str, workspace: Path, compiled: Path) -> None:
     (workspace / "models").symlink_to(MODELS)

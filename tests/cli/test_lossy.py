@@ -75,6 +75,7 @@ def test_half_the_bytes(model: Path) -> None:
     assert full["batch_norm_statistics"] <= half["batch_norm_statistics"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lossy")
 @each_backend
 def test_a_checkpoint_is_resumed_bit_exactly(model: Path, backend: str) -> None:
@@ -92,6 +93,7 @@ def test_a_checkpoint_is_resumed_bit_exactly(model: Path, backend: str) -> None:
 # Bounds ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lossy")
 @each_backend
 def test_verify_holds_to_the_bound(bnnopt: Cli, model: Path, backend: str) -> None:
@@ -105,6 +107,7 @@ def test_verify_holds_to_the_bound(bnnopt: Cli, model: Path, backend: str) -> No
     assert max(d["max_abs"] for d in report["parameters"].values()) > 0
 
 
+@pytest.mark.slow
 @each_backend
 def test_a_broken_promise_is_a_defect(
     bnnopt: Cli, model: Path, backend: str, monkeypatch: pytest.MonkeyPatch

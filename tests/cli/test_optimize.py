@@ -45,6 +45,7 @@ def optimized(bnnopt: Cli, known: dict[Any, dict[str, Any]]) -> Any:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_tables_folder_and_report(bnnopt: Cli, file: str, workspace: Path) -> None:
     found = bnnopt("optimize", MODELS / file, "-o", "out", "-b", "8", "--json", "report.json")
@@ -203,6 +204,7 @@ def test_budget_fits_with_passes(optimized: Any) -> None:
     assert optimized("--budget", str(reference["optimized"]["peak_bytes"]))["level"] == "O0"
 
 
+@pytest.mark.slow
 def test_budget_that_nothing_fits(mistake: Mistake, optimized: Any) -> None:
     least = optimized("-O2")["optimized"]["peak_bytes"]
     arguments = ("optimize", MLP, "-b", "20", "-o", "out", "--json", "r.json", "--budget")
@@ -263,6 +265,7 @@ LOSSES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "optimizer", "rate"),
     [
@@ -281,6 +284,7 @@ def test_training_lowers_the_loss(bnnopt: Cli, loss: str, optimizer: str, rate: 
     assert losses[-1] < 0.98 * losses[0]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_of_every_model(small: Path) -> None:
     session = package.TrainingSession(small)
     shape = (784,) if "mlp" in (small / "artifact.json").read_text() else (3, 32, 32)

@@ -57,6 +57,7 @@ def tamper(folder: Path, change: str) -> None:
     onnx.save(model, folder / "training.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_bit_equal(bnnopt: Cli, small: Path, backend: str) -> None:
     found = bnnopt("verify", small, "--backend", backend)
@@ -65,6 +66,7 @@ def test_bit_equal(bnnopt: Cli, small: Path, backend: str) -> None:
     assert f"2 steps on {backend}" in found.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_json(bnnopt: Cli, compiled: Path, backend: str, workspace: Path) -> None:
     arguments = ("verify", compiled, "--backend", backend, "--steps", "1", "--seed", "7")
@@ -79,6 +81,7 @@ def test_json(bnnopt: Cli, compiled: Path, backend: str, workspace: Path) -> Non
         assert (workspace / "v.json").read_text() == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_tampered_folder_is_found_out(

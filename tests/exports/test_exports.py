@@ -130,6 +130,7 @@ def test_sign_reads_the_latent_weights(name: str, tmp_path: Path) -> None:
     assert real == ({"conv1.weight", "fc.weight", *downsamples} if name == "residual" else set())
 
 
+@pytest.mark.slow
 @each_model
 def test_seed_decides_the_weights(name: str, tmp_path: Path) -> None:
     (_, a), (_, b), (_, c) = (exported(name, tmp_path, seed=s) for s in (0, 0, 1))

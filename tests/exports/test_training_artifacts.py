@@ -64,6 +64,7 @@ def assert_gradients_agree(source: Path, folder: Path, backend: str) -> None:
             assert cosine(ours[name], gradient) >= 0.9999, name
 
 
+@pytest.mark.slow
 @each_backend
 @each_folder
 def test_gradients(name: str, backend: str, tmp_path: Path) -> None:
@@ -80,6 +81,7 @@ def test_a_wrong_gradient_is_found(name: str, tmp_path: Path) -> None:
     assert min(cosine(ours[n], theirs[f"gradient:{n}"]) for n in ours) < 0.9
 
 
+@pytest.mark.slow
 @each_backend
 @each_folder
 def test_trains_as_the_package_does(name: str, backend: str, tmp_path: Path) -> None:
@@ -93,6 +95,7 @@ def test_trains_as_the_package_does(name: str, backend: str, tmp_path: Path) -> 
         np.testing.assert_allclose(array, theirs[f"after:{key}"], rtol=0, atol=bound, err_msg=key)
 
 
+@pytest.mark.slow
 @each_backend
 @each_folder
 def test_lossless_level_is_bit_equal(name: str, backend: str, tmp_path: Path) -> None:

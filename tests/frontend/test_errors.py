@@ -95,6 +95,7 @@ def structure() -> np.ndarray:
 PLACES = structure()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, 240, 40))
 def test_damaged_file(start: int, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"

@@ -67,6 +67,7 @@ def with_random_biases(path: Path) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("batch", [None, N])
 def test_normalizing_keeps_the_function(name: str, batch: int | None, tmp_path: Path) -> None:

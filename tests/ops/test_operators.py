@@ -97,6 +97,7 @@ def test_body_on_the_reference_evaluator_agrees_with_the_kernel(case: Case, opse
     assert_agree(case.twin, results, case.bound)
 
 
+@pytest.mark.slow
 @each_case
 def test_inlined_body_agrees_with_the_kernel(case: Case):
     model = inlined(build(case))

@@ -48,6 +48,7 @@ def signs(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.where(unpack_bits(packed, shape=list(shape[1:])), 1.0, -1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_first_step_is_that_of_the_signs(optimizer: str, runner: str) -> None:

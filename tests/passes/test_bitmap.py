@@ -116,6 +116,7 @@ def test_expected_densities() -> None:
     assert expected_density(value(low, "r1")) == 0.6  # a Clip from 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", RUNNERS)
 @pytest.mark.parametrize("density", ["0", "0.3", None])
 @pytest.mark.parametrize("net", [network(SOURCES, SHAPES), small("relu")], ids=["joined", "relu"])

@@ -66,6 +66,7 @@ def test_another_estimator_is_a_reason() -> None:
     assert {reason for _, reason in skipped} == {"its estimator is not the clipped one"}
 
 
+@pytest.mark.slow
 @each_norm
 @pytest.mark.parametrize("name", ["mlp", "cnv"])
 def test_gradients_stay_within_the_stated_bound(name: str, norm: tuple[str, ...]) -> None:
@@ -84,6 +85,7 @@ def test_a_trained_gamma_stays_within_the_stated_bound() -> None:
     assert min(cosines.values()) >= PASS.min_cosine, cosines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run_native, run_stock], ids=["native", "onnxruntime"])
 @each_norm
 def test_trained_scales_of_any_sign_and_size(norm: tuple[str, ...], run) -> None:

@@ -92,6 +92,7 @@ def test_no_float32_copy_outlives_its_reader() -> None:
         assert nodes.index(use.node) == nodes.index(cast) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "optimizer", "pass_"),
     [

@@ -52,6 +52,7 @@ def run(net: Network, step: TrainingStep, threads: int, **options: bool) -> Traj
         set_threads(2)
 
 
+@pytest.mark.slow
 @each_level
 @each_optimizer
 def test_several_steps_give_the_same_bits(optimizer: str, level: str) -> None:
@@ -66,6 +67,7 @@ def test_several_steps_give_the_same_bits(optimizer: str, level: str) -> None:
         assert_bit_equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "level"), [("adam", "O1"), ("momentum", "O2"), ("bop", "O2")]
 )
@@ -77,6 +79,7 @@ def test_onnxruntime_runs_it_too(optimizer: str, level: str) -> None:
     assert_bit_equal(together, separate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnv", "mlp"])
 def test_larger_layers_give_the_same_bits(name: str) -> None:
     for optimizer in ("adam", "bop"):
@@ -87,6 +90,7 @@ def test_larger_layers_give_the_same_bits(name: str) -> None:
         assert_bit_equal(run(net, together, 2), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 20, 1 << 19])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "momentum"])
 def test_dense_layers_of_real_numbers(
@@ -119,6 +123,7 @@ def test_a_gradient_is_written_where_it_is_named() -> None:
     assert {"w1", "w2", "w3"} <= set(step.gradients())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "bop"])
 def test_the_plan_has_no_place_for_the_gradient(optimizer: str) -> None:
     net = zoo("cnv", 1, optimizer)

@@ -15,6 +15,7 @@ from tests.graphs import node, value
 from tests.passes.networks import NETWORKS, small
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_good_graph_passes(name: str, optimizer: str) -> None:

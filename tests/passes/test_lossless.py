@@ -65,6 +65,7 @@ def test_o1_gives_the_bits_of_o0(name: str, backend: str) -> None:
     assert len(found.gradients[0]) == len(net.step().gradients())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "name"),
     [(backend, name) for backend, all_names in ONE_BY_ONE.items() for name in all_names],
@@ -78,12 +79,14 @@ def test_each_pass_alone_gives_the_bits_of_o0(pass_: str, name: str, backend: st
     assert_bit_equal(RUNNERS[backend](net, step), reference(name, backend))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EIGHTEEN)
 def test_eighteen_layers_give_the_bits_of_o0(name: str) -> None:
     net = subject(name)
     assert_bit_equal(run_native(net, net.with_passes(*LOSSLESS)), reference(name, "native"))
 
 
+@pytest.mark.slow
 @each_backend
 @pytest.mark.parametrize("optimizer", ["adam", "momentum"])
 def test_optimizer_state_is_the_same_too(optimizer: str, backend: str) -> None:
@@ -95,6 +98,7 @@ def test_optimizer_state_is_the_same_too(optimizer: str, backend: str) -> None:
     assert any(name.startswith("w1.") for name in found.persistent)
 
 
+@pytest.mark.slow
 @each_backend
 @pytest.mark.parametrize(
     "options",
@@ -110,6 +114,7 @@ def test_other_ways_to_binarize(options: dict[str, object], backend: str) -> Non
 # Smaller batches ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_backend
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("batch", [1, 3])
@@ -209,6 +214,7 @@ def test_each_part_of_a_trajectory_is_compared() -> None:
 # PyTorch's own exports ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", ["mlp", "binarynet", "residual", "relu"])
 def test_pytorch_exports(name: str, tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_forward_is_exact_and_gradients_are_close(name: str) -> None:
         np.testing.assert_allclose(mapped.gradients[0][parameter], expected, rtol=0, atol=bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run_native, run_stock], ids=["native", "onnxruntime"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_passes_give_the_bits_of_the_reference_on_the_same_kernels(
@@ -145,6 +146,7 @@ def test_all_passes_give_the_bits_of_the_reference_on_the_same_kernels(
     assert_bit_equal(run(net, net.with_passes(*ALL)), run(net, reference))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "cnv", "resnet-e-mini", "relu-mini"])
 def test_the_same_of_the_zoo(name: str) -> None:
     net = zoo(name, 3)

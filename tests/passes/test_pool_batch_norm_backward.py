@@ -33,6 +33,7 @@ def kept(step: TrainingStep) -> dict[str | None, int]:
     return {root.name: size_bytes(root) for root in saved(step)}
 
 
+@pytest.mark.slow
 @each_stem
 def test_one_bit_is_kept_instead_of_the_input(text: str) -> None:
     step = stem(text).with_passes(*BEFORE)
@@ -47,6 +48,7 @@ def test_one_bit_is_kept_instead_of_the_input(text: str) -> None:
     assert apply(PASS, step) == (0, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run_native, run_stock], ids=["native", "onnxruntime"])
 @each_stem
 def test_gradients_are_those_of_the_chain(text: str, run) -> None:

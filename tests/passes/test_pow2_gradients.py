@@ -120,6 +120,7 @@ def test_a_layer_without_a_dx_is_a_reason() -> None:
     assert skipped[0][1] == "packed 12 B, dx 0 B: both forms of dy need more"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", RUNNERS)
 @pytest.mark.parametrize("name", ["binary", "residual"])
 def test_gradients_turn_less_than_stated(name: str, backend: str) -> None:
@@ -177,6 +178,7 @@ def test_the_plan_is_smaller_where_dy_and_dx_are_the_peak() -> None:
     assert saved > 0.1 * largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "level"), [("mlp", "O1"), ("cnv", "O2"), ("resnet-e-mini", "O2")])
 def test_no_plan_grows(name: str, level: str) -> None:
     names = [p.name for p in select(level)]
@@ -199,12 +201,14 @@ def test_the_papers_ladder_with_five_bits() -> None:
     assert found.scheme.dy == 5
 
 
+@pytest.mark.slow
 def test_training_goes_down() -> None:
     net = zoo("cnv", 16)
     losses = run_native(net, rewritten(net), 8, repeat=True).losses
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_the_option_enables_it_and_verify_knows_its_bound(tmp_path: Path) -> None:
     result = bnnopt.optimize(MODELS / "mlp.onnx", batch_size=32, enable=["pow2-gradients"])
     record = next(r for r in result.report.passes if r.name == PASS.name)

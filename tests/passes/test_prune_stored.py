@@ -86,6 +86,7 @@ def test_small_networks_have_their_own_reasons() -> None:
     assert count == 2
 
 
+@pytest.mark.slow
 def test_the_option_runs_it_and_verify_knows_its_bound(tmp_path: Path) -> None:
     model = MODELS / "relu-mini.onnx"
     result = bnnopt.optimize(model, batch_size=8, prune_stored=0.7)

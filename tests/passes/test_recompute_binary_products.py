@@ -26,6 +26,7 @@ def prepared(net: Network) -> TrainingStep:
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "products"),
     [("binary", {"c1", "p2"}), ("residual", {"c1", "c2"}), ("dense", {"c1"})],

@@ -42,6 +42,7 @@ def test_the_copied_samples_are_part_of_the_plan() -> None:
     assert workspace_bytes(input_grad(step)) > before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run_native, run_stock], ids=["native", "onnxruntime"])
 @pytest.mark.parametrize("name", ["binary", "residual"])
 def test_the_same_bits(name: str, run) -> None:
@@ -51,6 +52,7 @@ def test_the_same_bits(name: str, run) -> None:
     assert_bit_equal(run(net, found), run(net, expected))
 
 
+@pytest.mark.slow
 def test_the_same_bits_of_the_zoo() -> None:
     net = zoo("cnv", 3)
     assert apply(PASS, net.with_passes(*EARLIER))[0] > 1

@@ -45,6 +45,7 @@ def at(name: str) -> int:
     return good().values[index_of(good(), name)].offset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [(), ALL], ids=["O0", "O1"])
 @pytest.mark.parametrize("name", names())
 def test_plans_of_the_zoo_pass(name: str, level: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from bnnopt.artifact import make_program
@@ -25,6 +26,7 @@ slow = settings(
 )
 
 
+@pytest.mark.slow
 @given(networks())
 @slow
 def test_every_pass_keeps_the_bits_and_the_plan_is_sound(net: Network) -> None:
@@ -38,6 +40,7 @@ def test_every_pass_keeps_the_bits_and_the_plan_is_sound(net: Network) -> None:
     assert_bit_equal(run_native(net, step, batch=1), run_native(net, net.step(), batch=1))
 
 
+@pytest.mark.slow
 @given(networks())
 @slow
 def test_the_order_honours_dependencies(net: Network) -> None:

@@ -57,6 +57,7 @@ def allocated(folder: Path) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "batch", "level"),
     [("mlp", 400, "O2"), ("cnv", 10, "O1"), ("relu-mini", 20, "O1"), ("resnet-e-mini", 20, "O2")],

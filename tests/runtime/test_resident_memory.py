@@ -70,6 +70,7 @@ def growth(folder: Path, order: str = "PRIORITY_BASED") -> int:
     return int(result.stdout)
 
 
+@pytest.mark.slow
 def test_resident_growth_falls_with_the_plan_but_not_in_the_default_order(
     folders: dict[str, Path],
 ) -> None:

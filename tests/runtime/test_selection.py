@@ -90,6 +90,7 @@ def on_numpy(name: str, level: str) -> set[str]:
     return {operator for _, operator, kernel in found if kernel == NUMPY}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(library() is None, reason="no compiled kernels")
 @pytest.mark.parametrize("name", names())
 def test_hardly_anything_of_the_zoo_runs_on_numpy(name: str) -> None:

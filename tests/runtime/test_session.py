@@ -538,6 +538,7 @@ def test_one_arena_of_the_planned_size(folders: Callable[..., Path]) -> None:
             assert all(np.may_share_memory(view, backend.arena) for view in in_arena if view.size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "relu-mini"])
 def test_zoo_models_train(name: str, tmp_path: Path) -> None:
     model = build(name)

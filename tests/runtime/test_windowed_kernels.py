@@ -106,6 +106,7 @@ def is_close(a: Array, b: Array, rtol: float) -> bool:
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=rtol, atol=rtol))
 
 
+@pytest.mark.slow
 @FAST
 @given(problem=conv_problems())
 def test_conv_is_that_of_onnxruntime(
@@ -119,6 +120,7 @@ def test_conv_is_that_of_onnxruntime(
     assert is_close(y, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 @FAST
 @given(problem=conv_problems())
 def test_conv_transpose_is_that_of_onnxruntime(
@@ -145,6 +147,7 @@ def test_max_pool_is_that_of_onnxruntime(stock: Oracle, problem: tuple[Array, At
     np.testing.assert_array_equal(x.reshape(-1)[indices], y)
 
 
+@pytest.mark.slow
 @FAST
 @given(problem=pool_problems(), count_include_pad=st.integers(0, 1))
 def test_average_pool_is_that_of_onnxruntime(
@@ -211,6 +214,7 @@ def test_finite_differences_reject_a_wrong_gradient(group: int) -> None:
     assert not is_close(dw([0, 1, 1, 0]), wanted_dw, rtol=1e-3)
 
 
+@pytest.mark.slow
 @SLOW
 @given(problem=pool_problems(max_rank=2))
 def test_max_pool_gradient_is_that_of_finite_differences(
@@ -267,6 +271,7 @@ def peak_bytes(call: Callable[[], Array]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("w_shape", "group", "strides"), WORKSPACES)
 def test_columns_are_those_of_one_sample(
     w_shape: tuple[int, ...], group: int, strides: list[int]
