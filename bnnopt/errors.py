@@ -41,3 +41,11 @@ class VerificationError(BnnoptError):
     """A rewritten step that should be bit-equal to the reference is not."""
 
     exit_code = 1
+
+
+class DivergedError(BnnoptError):
+    """A training step whose loss, weights or state would be NaN or infinite.
+
+    The message says whether the state of before the step is there, or the session has to go on
+    from a checkpoint.
+    """

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnnopt.errors import ArtifactError, DivergedError, UsageError
 from bnnopt.runtime.format import Program, StepSpec
-from bnnopt.runtime.kernels.compiled.calls import PreparedCalls, recorded, repeat
+from bnnopt.runtime.kernels.compiled.calls import (
+    NotFinite,
+    PreparedCalls,
+    finite_updates,
+    recorded,
+    repeat,
+)
 from bnnopt.runtime.kernels.compiled.table import COMPILED, REPEATABLE
 
 # Operators whose values may need more than the plan has for them.
 GROWING = frozenset({"BitmapPack", "PrunedBitmapPack"})
+# Operators that take indices from the batch.
+INDEXING = frozenset({"Gather", "GatherElements", "ScatterElements"})
 
 Array = NDArray[np.generic]
 Observer = Callable[[StepSpec, tuple[Array, ...]], None]
+
+
+class Watch(Protocol):
+    """Who is told before step number `first_update`; see `bnnopt.runtime.guard`."""
+
+    first_update: int
+
+    def before_updates(self, values: Sequence[Array]) -> None:
+        """`values` of the program, those made so far."""
 
 
 class Executor:
@@ -56,6 +75,7 @@ class Executor:
         feeds: Mapping[str, tuple[Array, ...]],
         batch: int,
         observe: Observer | None = None,
+        watch: Watch | None = None,
     ) -> tuple[Array, ...]:
         """Run all steps once.
 
@@ -67,11 +87,21 @@ class Executor:
             Samples in this batch, at most the program's.
         observe : callable, optional
             Called after each step with the step and its outputs (views: copy what you keep).
+        watch : Watch, optional
 
         Returns
         -------
         tuple of ndarray
             Views of the outputs, valid until the next run.
+
+        Raises
+        ------
+        DivergedError
+            If a weight or a state would become NaN or infinite; that one stays as it is.
+        UsageError
+            If an index in the batch is out of range.
+        ArtifactError
+            If a step is one that its kernel cannot run.
         """
         values = list(self._values(batch))
         prepared = self._prepared.setdefault(batch, {})
@@ -79,19 +109,42 @@ class Executor:
         for role, indices in self.program.roles.items():
             for index, array in zip(indices, feeds[role] if indices else (), strict=True):
                 np.copyto(values[index], array)
-        for position, step in enumerate(self.program.steps):
-            if position in prepared:
-                repeat(prepared[position])
-            elif position in self._repeatable:
+        with finite_updates():
+            for position, step in enumerate(self.program.steps):
+                if watch is not None and position == watch.first_update:
+                    watch.before_updates(values)
+                if position in prepared:
+                    repeat(prepared[position])
+                elif not step.is_view:
+                    self._run_unprepared(position, step, values, prepared)
+                if observe is not None:
+                    observe(step, tuple(values[i] for i in step.outputs if i >= 0))
+        return tuple(values[i] for i in self.program.outputs)
+
+    def _run_unprepared(
+        self,
+        position: int,
+        step: StepSpec,
+        values: list[Array],
+        prepared: dict[int, PreparedCalls],
+    ) -> None:
+        try:
+            if position in self._repeatable:
                 with recorded() as calls:
                     if self._run_step(step, values):
                         prepared[position] = calls
-            elif not step.is_view:
+            else:
                 self._run_step(step, values)
                 self._spill.release(position, step, values)
-            if observe is not None:
-                observe(step, tuple(values[i] for i in step.outputs if i >= 0))
-        return tuple(values[i] for i in self.program.outputs)
+        except NotFinite:
+            raise DivergedError(f"{self._updated(step)!r} would not be finite") from None
+        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+            raise _refusal(step, error) from None
+
+    def _updated(self, step: StepSpec) -> str:
+        """The first buffer that a step updates."""
+        specs = (self.program.values[i] for i in step.outputs if i >= 0)
+        return next((spec.buffer for spec in specs if spec.place == "persistent"), step.name)
 
     def _values(self, batch: int) -> list[Array]:
         if batch not in self._views:
@@ -121,6 +174,15 @@ class Executor:
         if step.operator in GROWING:
             self._spill.adopt(step, outputs, values)
         return is_done
+
+
+def _refusal(step: StepSpec, error: Exception) -> UsageError | ArtifactError:
+    """What to say of an exception of a kernel: an index is the batch's, all else the program's."""
+    where = f"node {step.name!r} ({step.operator})"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if step.operator in INDEXING and isinstance(error, IndexError):
+        return UsageError(f"{where}: {reason}; expected indices of the axis: look at the batch")
+    return ArtifactError(f"{where}: cannot run: {reason}; optimize again")
 
 
 def _repeatable(program: Program) -> frozenset[int]:

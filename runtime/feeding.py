@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnnopt.errors import UsageError
-from bnnopt.runtime.format import ValueSpec
+from bnnopt.runtime.format import Program, ValueSpec
 
 Array = NDArray[np.generic]
 Data = ArrayLike | Mapping[str, ArrayLike]
@@ -107,6 +107,43 @@ def check_classes(labels: NDArray[Any], classes: int, what: str) -> None:
         )
 
 
+_SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+def index_bounds(program: Program) -> dict[str, int]:
+    """The length of the axis that a data input indexes, for those that a Gather reads."""
+    source = {i: program.values[i].name for i in program.roles["data"]}
+    bounds: dict[str, int] = {}
+    for step in program.steps:
+        if step.operator in _SAME_ELEMENTS and step.inputs[0] in source:
+            source[step.outputs[0]] = source[step.inputs[0]]
+        if step.operator == "Gather" and step.inputs[1] in source:
+            name, axis = source[step.inputs[1]], step.attributes.get("axis", 0)
+            length = program.values[step.inputs[0]].shape_at(program.batch_size)[int(axis)]  # type: ignore[arg-type]
+            bounds[name] = min(length, bounds.get(name, length))
+    return bounds
+
+
+def check_indices(array: Array, length: int, what: str) -> None:
+    """Refuse indices that an axis of this length does not have; negative ones count from its end.
+
+    Raises
+    ------
+    UsageError
+        If there is one.
+    """
+    if array.size and not (-length <= array.min() and array.max() < length):
+        raise UsageError(
+            f"{what} has indices from {array.min()} to {array.max()}, expected "
+            f"{-length} to {length - 1}"
+        )
+
+
+def repeated(arrays: Sequence[Array], times: int) -> tuple[Array, ...]:
+    """Each array's samples so many times, one round after another."""
+    return tuple(np.concatenate([array] * times) for array in arrays)
+
+
 def checked_rate(rate: Any) -> float:
     """The learning rate as a number.
 
@@ -117,11 +154,20 @@ def checked_rate(rate: Any) -> float:
     """
     try:
         number = float(rate)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         number = math.nan
     if not 0 <= number <= float(np.finfo(np.float32).max):
-        raise UsageError(f"step: lr is {rate!r}, expected a finite number, 0 or more")
+        raise UsageError(f"step: lr is {shown(rate)}, expected a finite number, 0 or more")
     return number
+
+
+def shown(value: object) -> str:
+    """A value for a message, cut where it goes on and on."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an int of more digits than Python writes
+        return f"a {type(value).__name__} of too many digits"
+    return text if len(text) <= 60 else f"{text[:60]} .."
 
 
 def as_array(x: ArrayLike, what: str) -> NDArray[Any]:

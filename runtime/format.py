@@ -178,6 +178,12 @@ class Artifact(NamedTuple):
     files: Mapping[str, int]
 
 
+def has_half_gradients(program: Program) -> bool:
+    """Whether a training step keeps gradients in float16, under a scale for its own batch."""
+    made = (i for s in program.steps if s.phase == "backward" for i in s.outputs if i >= 0)
+    return any(program.values[i].dtype == "float16" for i in made)
+
+
 def file_checksum(path: str | os.PathLike[str]) -> int:
     """CRC-32 of a file's content: it finds damage and mistaken copies, not malice."""
     checksum = 0

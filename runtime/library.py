@@ -24,7 +24,7 @@ def library() -> ctypes.CDLL | None:
     for path in _candidates():
         if os.path.exists(path):
             loaded = ctypes.CDLL(path)
-            loaded.bnn_set_threads(default_threads())
+            loaded.bnn_set_default_threads(default_threads())
             return loaded
     warnings.warn(
         "bnnopt was built without a C compiler: it runs on its numpy kernels, slowly; install a C "
@@ -53,7 +53,7 @@ def default_threads() -> int:
 
 
 def set_threads(n: int) -> None:
-    """Threads of the compiled kernels, 1 to `MAX_THREADS`; without them it changes nothing."""
+    """Threads of the compiled kernels that this thread runs, 1 to `MAX_THREADS`."""
     loaded = library()
     if loaded is not None:
         loaded.bnn_set_threads(n)

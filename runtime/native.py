@@ -9,8 +9,16 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from bnnopt.runtime.artifact import read_program, read_tensors
-from bnnopt.runtime.executor import Array, Executor, Observer, aligned_empty, worst_spill_bytes
+from bnnopt.runtime.executor import (
+    Array,
+    Executor,
+    Observer,
+    Watch,
+    aligned_empty,
+    worst_spill_bytes,
+)
 from bnnopt.runtime.format import CONSTANTS_FILE, EVALUATION, TRAINING, program_file
+from bnnopt.runtime.library import default_threads, set_threads
 
 
 class Memory(NamedTuple):
@@ -40,6 +48,9 @@ class NativeBackend:
         Written by ``bnnopt optimize``.
     persistent : mapping of str to ndarray
         Buffers that outlive a step, updated in place.
+    threads : int, optional
+        Of the compiled kernels, 1 to ``library.MAX_THREADS``; `library.default_threads` if not
+        given.
 
     Attributes
     ----------
@@ -57,7 +68,10 @@ class NativeBackend:
         program_file(EVALUATION),
     )
 
-    def __init__(self, folder: str, persistent: Mapping[str, Array]) -> None:
+    def __init__(
+        self, folder: str, persistent: Mapping[str, Array], threads: int | None = None
+    ) -> None:
+        self._threads = threads or default_threads()
         constants, _ = read_tensors(os.path.join(folder, CONSTANTS_FILE))
         self._persistent, self._constants = persistent.values(), constants.values()
         self.training = read_program(folder, TRAINING)
@@ -78,11 +92,17 @@ class NativeBackend:
         )
 
     def train(
-        self, feeds: Mapping[str, tuple[Array, ...]], batch: int, observe: Observer | None = None
+        self,
+        feeds: Mapping[str, tuple[Array, ...]],
+        batch: int,
+        guard: Watch | None = None,
+        observe: Observer | None = None,
     ) -> float:
         """Run one training step and return its loss."""
-        return float(self._train.run(feeds, batch, observe)[0].reshape(-1)[0])
+        set_threads(self._threads)
+        return float(self._train.run(feeds, batch, observe, guard)[0].reshape(-1)[0])
 
     def predict(self, data: tuple[Array, ...], batch: int) -> Array:
         """The network's first output for one batch."""
+        set_threads(self._threads)
         return np.array(self._predict.run({"data": data}, batch)[0])

@@ -10,6 +10,7 @@ output to the same memory.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Mapping
 from typing import ClassVar
@@ -17,10 +18,11 @@ from typing import ClassVar
 import numpy as np
 import onnxruntime as ort
 
-from bnnopt.errors import ArtifactError
+from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.runtime.artifact import StrPath, read_program
 from bnnopt.runtime.executor import Array
 from bnnopt.runtime.format import EVALUATION, TRAINING, Program, graph_file, program_file
+from bnnopt.runtime.guard import Guard
 
 
 class OnnxruntimeBackend:
@@ -52,16 +54,47 @@ class OnnxruntimeBackend:
     ) -> None:
         self.training = read_program(folder, TRAINING)
         self.evaluation = read_program(folder, EVALUATION)
-        self._train = _Bound(folder, TRAINING, self.training, persistent, threads)
-        self._predict = _Bound(folder, EVALUATION, self.evaluation, persistent, threads)
+        self._folder, self._persistent, self._threads = folder, persistent, threads
+        self._open()
 
-    def train(self, feeds: Mapping[str, tuple[Array, ...]], batch: int) -> float:
-        """Run one training step and return its loss."""
-        return float(self._train.run(feeds, batch).reshape(-1)[0])
+    def train(self, feeds: Mapping[str, tuple[Array, ...]], batch: int, guard: Guard) -> float:
+        """Run one training step and return its loss.
+
+        Nothing stops onnxruntime in the middle of a step: weights are looked through after it.
+
+        Raises
+        ------
+        DivergedError
+            If a weight or the state has become NaN or infinite.
+        """
+        self._reopen_in_child()
+        guard.before_all()
+        loss = float(self._train.run(feeds, batch).reshape(-1)[0])
+        guard.check_loss(loss)
+        guard.check_finite()
+        return loss
 
     def predict(self, data: tuple[Array, ...], batch: int) -> Array:
         """The network's first output for one batch."""
+        self._reopen_in_child()
         return self._predict.run({"data": data}, batch)
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        self._train = _Bound(self._folder, TRAINING, self.training, self._persistent, self._threads)
+        self._predict = _Bound(
+            self._folder, EVALUATION, self.evaluation, self._persistent, self._threads
+        )
+
+    def _reopen_in_child(self) -> None:
+        """A forked process has none of onnxruntime's threads: it needs sessions of its own.
+
+        The ones that it inherited are never closed: they would wait for their threads.
+        """
+        if self._pid != os.getpid():
+            for bound in (self._train, self._predict):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(bound))
+            self._open()
 
 
 class _Bound:
@@ -104,7 +137,11 @@ class _Bound:
         output = np.empty(self._output.shape_at(batch), self._output.dtype)
         held.append(ort.OrtValue.ortvalue_from_numpy(output))
         self._binding.bind_ortvalue_output(self._output.name, held[-1])
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # onnxruntime's own classes share no base but this
+            reason = " ".join(str(error).split())[:300]
+            raise UsageError(f"onnxruntime cannot run this batch: {reason}") from None
         return output
 
 

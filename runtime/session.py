@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from _thread import LockType, allocate_lock, get_ident  # the threading module takes a millisecond
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.errors import ArtifactError, DivergedError, UsageError
 from bnnopt.runtime.artifact import (
     StrPath,
     check_files,
@@ -23,12 +25,16 @@ from bnnopt.runtime.feeding import (
     Data,
     as_array,
     check_classes,
+    check_indices,
     checked_rate,
     fitted_inputs,
     fitted_labels,
+    index_bounds,
+    repeated,
 )
-from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, StepSpec, ValueSpec
-from bnnopt.runtime.library import MAX_THREADS, set_threads
+from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, StepSpec, ValueSpec, has_half_gradients
+from bnnopt.runtime.guard import Feeds, Guard, is_finite
+from bnnopt.runtime.library import MAX_THREADS
 from bnnopt.runtime.native import Memory, NativeBackend
 from bnnopt.runtime.pruning import Pruning
 
@@ -41,8 +47,36 @@ Array = NDArray[np.generic]
 BACKENDS = ("native", "onnxruntime")
 _NOTE = "note."  # before the names of the caller's texts in a checkpoint
 _SCORING = "SoftmaxCrossEntropy"  # its second output has the scores of each label
+# Gradients in float16 are scaled for a full batch, and a mean loss makes them as many times larger
+# as a batch is smaller; so many times leave them finite. Smaller batches are repeated: that changes
+# no mean, neither of the loss nor of batch normalisation.
+SCALED_RANGE = 32
 _MOST_DIGITS = 18  # of a number of steps in an int64
 _OTHER = "the checkpoint is of another model, optimiser or level"
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+_Method = Callable[Concatenate["TrainingSession", _Given], _Result]
+
+
+def _in_turn(method: _Method[_Given, _Result]) -> _Method[_Given, _Result]:
+    """One call at a time: others wait for it, but one from within (a signal handler) is refused."""
+
+    @functools.wraps(method)
+    def run(self: TrainingSession, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        if self._owner == (me := (os.getpid(), get_ident())):
+            raise UsageError(
+                f"{method.__name__}: the session is busy with a call that this one interrupts; "
+                "call it when that has returned"
+            )
+        with self._turn():
+            self._owner = me
+            try:
+                return method(self, *args, **kwargs)
+            finally:
+                self._owner = None
+
+    return run
 
 
 class ScoredStep(NamedTuple):
@@ -65,6 +99,9 @@ class ScoredStep(NamedTuple):
 class TrainingSession:
     """A compiled training step with its weights and optimiser state.
 
+    Threads may share a session: their calls take turns. A forked process may go on with its copy;
+    to another process a session cannot be sent.
+
     Parameters
     ----------
     folder : path
@@ -72,9 +109,9 @@ class TrainingSession:
     backend : str
         ``native`` (compiled kernels, or numpy's, over the planned arena) or ``onnxruntime``.
     threads : int, optional
-        As many as there are processors if not given; at most 4 for the native backend, whose
-        compiled kernels share them among all sessions (also ``BNNOPT_NUM_THREADS``). Its real
-        matrix products run in numpy's BLAS, on ``OMP_NUM_THREADS``.
+        As many as there are processors if not given; at most 4 for the native backend (also
+        ``BNNOPT_NUM_THREADS``). Its real matrix products run in numpy's BLAS, on
+        ``OMP_NUM_THREADS``.
 
     Raises
     ------
@@ -102,10 +139,23 @@ class TrainingSession:
         self._persistent = _initial_buffers(self._folder, self._artifact)
         self._step = 0
         self.notes: Mapping[str, str] = {}
+        self._lock, self._lock_pid = allocate_lock(), os.getpid()
+        self._owner: tuple[int, int] | None = None  # process and thread of the present call
         pruning = self._artifact.pruning
         self._pruning = Pruning(**pruning) if pruning is not None else None
         self._backend = _open_backend(
             self._folder, self._artifact, backend, self._persistent, threads
+        )
+        self._index_bounds = index_bounds(self._backend.training)
+        self._is_scaled = has_half_gradients(self._backend.training)
+        self._guard = Guard(self._backend.training, self._persistent)
+        self._bad_weight = self._first_not_finite()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse to be copied or pickled: a session is memory that kernels have addresses of."""
+        raise UsageError(
+            "a session cannot be copied or sent to another process; open one there with "
+            f"TrainingSession({self._folder!r}), and resume from a checkpoint that this one saves"
         )
 
     @property
@@ -173,6 +223,7 @@ class TrainingSession:
 
         return named_kernels(self._backend.training)
 
+    @_in_turn
     def step(self, x: Data, y: ArrayLike | None = None, lr: float | None = None) -> float:
         """One training step; weights, statistics and optimiser state change in place.
 
@@ -195,10 +246,15 @@ class TrainingSession:
         Raises
         ------
         UsageError
-            If a shape, dtype, label, rate or the batch does not fit; nothing has changed then.
+            If a shape, dtype, label, rate or the batch does not fit; nothing has changed then. If
+            the session has to resume first.
+        DivergedError
+            If the loss, a weight or the state would become NaN or infinite. The state of before
+            the step is there again, or else the session has to resume; the message says which.
         """
-        return self._run_step(x, y, lr, None)
+        return self._step_on(x, y, lr, None)
 
+    @_in_turn
     def scored_step(
         self, x: Data, y: ArrayLike | None = None, lr: float | None = None
     ) -> ScoredStep:
@@ -209,35 +265,38 @@ class TrainingSession:
             nonlocal hits, labels
             if step.operator == _SCORING:
                 truth = np.asarray(y)
-                hits = int((outputs[1].argmax(axis=1) == truth).sum())
+                scores = outputs[1][: len(truth)]  # the batch may have been repeated
+                hits = int((scores.argmax(axis=1) == truth).sum())
                 labels = truth.size
 
-        loss = self._run_step(x, y, lr, count)
+        loss = self._step_on(x, y, lr, count)
         return ScoredStep(loss, hits, labels)
 
-    def _run_step(
+    def _step_on(
         self, x: Data, y: ArrayLike | None, lr: float | None, observe: Observer | None
     ) -> float:
-        data = fitted_inputs(x, self._inputs, "step")
+        self._check_whole("step")
+        data = self._fitted(x, "step")
         batch = self._checked_batch(len(data[0]))
         labels = fitted_labels(y, self._labels, batch, self._artifact.classes)
         rate = checked_rate(self._artifact.learning_rate if lr is None else lr)
-        feeds: dict[str, tuple[Array, ...]] = {
+        if labels and self._is_scaled and batch * SCALED_RANGE < self.batch_size:
+            times = self.batch_size // batch
+            data, labels, batch = repeated(data, times), repeated(labels, times), batch * times
+        feeds: Feeds = {
             "data": data,
             "labels": labels,
             "rate": (np.array(rate, np.float32),),
             "step": (np.array(self._step + 1, np.int64),),
         }
         roles = self._backend.training.roles
+        if self._bad_weight is not None:
+            raise self._diverged(f"{self._bad_weight!r} is not finite", rate)
         given = {role: feeds[role] for role in feeds if roles[role]}
-        if isinstance(self._backend, NativeBackend):
-            loss = self._backend.train(given, batch, observe)
-        else:
-            loss = self._backend.train(given, batch)
-        self._step += 1
-        if self._pruning is not None:
-            self._pruning.apply(self._persistent, self._step)
-        return loss
+        try:
+            return self._run_step(given, batch, observe)
+        except DivergedError as error:
+            raise self._diverged(str(error), rate) from None
 
     def fit(
         self,
@@ -287,6 +346,7 @@ class TrainingSession:
             callbacks,
         )
 
+    @_in_turn
     def predict(self, x: Data) -> Array:
         """The network's output for any number of samples, with running statistics.
 
@@ -302,9 +362,14 @@ class TrainingSession:
         Raises
         ------
         UsageError
-            If a shape does not fit, or the output is not one a sample.
+            If a shape does not fit, or the output is not one a sample. If the session has to
+            resume first.
         """
-        data = fitted_inputs(x, self._inputs, "predict")
+        return self._predict(x)
+
+    def _predict(self, x: Data) -> Array:
+        self._check_whole("predict")
+        data = self._fitted(x, "predict")
         program = self._backend.evaluation
         output = program.values[program.outputs[0]]
         if output.shape[:1] not in ((-1,), (program.batch_size,)):
@@ -317,6 +382,7 @@ class TrainingSession:
         empty = np.empty((0, *output.shape_at(1)[1:]), output.dtype)
         return np.concatenate(parts) if parts else empty
 
+    @_in_turn
     def evaluate(self, x: Data, y: ArrayLike) -> float:
         """Accuracy: the share of samples whose largest output is at their label.
 
@@ -331,7 +397,7 @@ class TrainingSession:
             If shapes or labels do not fit, or the output is no score for each class.
         """
         labels = as_array(y, "evaluate: y")
-        predictions = self.predict(x)
+        predictions = self._predict(x)
         if predictions.ndim < 2:
             raise UsageError(
                 f"evaluate: the output has shape {list(predictions.shape)}, no classes"
@@ -344,6 +410,7 @@ class TrainingSession:
         check_classes(labels, predictions.shape[1], "evaluate: y")
         return float(np.mean(np.argmax(predictions, axis=1) == labels))
 
+    @_in_turn
     def parameters(self) -> dict[str, Array]:
         """Weights and running statistics in float32, under the model file's own names.
 
@@ -363,6 +430,7 @@ class TrainingSession:
         """The trained weights of which the network sees the signs; no copies."""
         return [self._persistent[name] for name in self._artifact.latent]
 
+    @_in_turn
     def save(self, path: StrPath, notes: Mapping[str, str] | None = None) -> None:
         """Write a checkpoint: weights, statistics, optimiser state and the number of steps.
 
@@ -379,7 +447,10 @@ class TrainingSession:
         ------
         ArtifactError
             If it cannot be written.
+        UsageError
+            If half a step is done: the session has to resume first.
         """
+        self._check_whole("save")
         try:
             checksum = str(tensors_checksum(self._persistent))
             metadata = {"steps_done": str(self._step), "checksum": checksum}
@@ -389,6 +460,7 @@ class TrainingSession:
             reason = getattr(error, "strerror", None) or error
             raise ArtifactError(f"{path}: cannot be written: {reason}") from None
 
+    @_in_turn
     def resume(self, path: StrPath) -> None:
         """Go on from a checkpoint, bit-exactly.
 
@@ -413,14 +485,41 @@ class TrainingSession:
                 raise ArtifactError(f"{path}: {name!r} is {state}, expected {expected}; {_OTHER}")
         if metadata.get("checksum") != str(tensors_checksum(tensors)):
             raise ArtifactError(f"{path}: is not as it was written; take another checkpoint")
+        self._guard.is_whole = False
         for name, array in self._persistent.items():
             np.copyto(array, tensors[name])
-        self._step = int(steps)
+        self._step, self._bad_weight = int(steps), self._first_not_finite()
         self.notes = {
             name.removeprefix(_NOTE): text
             for name, text in metadata.items()
             if name.startswith(_NOTE)
         }
+        self._guard.is_whole = True
+
+    def _turn(self) -> LockType:
+        """What a call holds; another one in a forked process, where no other thread is left."""
+        if self._lock_pid != os.getpid():
+            self._lock, self._lock_pid = allocate_lock(), os.getpid()
+        return self._lock
+
+    def _run_step(self, feeds: Feeds, batch: int, observe: Observer | None) -> float:
+        """A step that is done as a whole, or else undone as far as it can be."""
+        guard = self._guard
+        try:
+            guard.begin(feeds)
+            if isinstance(self._backend, NativeBackend):
+                loss = self._backend.train(feeds, batch, guard, observe)
+            else:
+                loss = self._backend.train(feeds, batch, guard)
+            guard.check_loss(loss)
+            if self._pruning is not None:
+                self._pruning.apply(self._persistent, self._step + 1)
+            guard.end()
+        except BaseException:  # Ctrl-C as well
+            guard.undo()
+            raise
+        self._step += 1
+        return loss
 
     @property
     def _fixed_batch(self) -> bool:
@@ -430,6 +529,14 @@ class TrainingSession:
     def _inputs(self) -> list[ValueSpec]:
         program = self._backend.training
         return [program.values[i] for i in program.roles["data"]]
+
+    def _fitted(self, x: Data, call: str) -> tuple[Array, ...]:
+        data = fitted_inputs(x, self._inputs, call)
+        for array, spec in zip(data, self._inputs, strict=True):
+            if spec.name in self._index_bounds:
+                label = spec.name if len(data) > 1 else "x"
+                check_indices(array, self._index_bounds[spec.name], f"{call}: {label}")
+        return data
 
     @property
     def _labels(self) -> ValueSpec | None:
@@ -442,6 +549,25 @@ class TrainingSession:
         if self._fixed_batch and n < program.batch_size:
             data = tuple(_filled(array, program.batch_size) for array in data)
         return self._backend.predict(data, len(data[0]))[:n]
+
+    def _first_not_finite(self) -> str | None:
+        """The name of a weight or state that no step can start from."""
+        bad = (name for name, array in self._persistent.items() if not is_finite(array))
+        return next(bad, None)
+
+    def _check_whole(self, call: str) -> None:
+        if not self._guard.is_whole:
+            raise UsageError(
+                f"{call}: the session holds half a step, which broke off; resume from the last "
+                "checkpoint, or open the folder again"
+            )
+
+    def _diverged(self, what: str, rate: float) -> DivergedError:
+        kept = "nothing has changed" if self._guard.is_whole else "resume from the last checkpoint"
+        return DivergedError(
+            f"step {self._step + 1}: {what}; {kept}; expected finite numbers: lower the learning "
+            f"rate, now {rate:g}, or scale the data"
+        )
 
     def _checked_batch(self, n: int) -> int:
         full = self.batch_size
@@ -479,10 +605,8 @@ def _open_backend(
     if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
         raise UsageError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
     if name == "native":
-        if threads is not None:
-            set_threads(threads)
         check_files(folder, artifact, NativeBackend.files)
-        return NativeBackend(folder, persistent)
+        return NativeBackend(folder, persistent, threads)
     try:
         from bnnopt.runtime.onnxruntime_backend import OnnxruntimeBackend
     except ImportError:

@@ -16,9 +16,11 @@ typedef void (*bnn_body)(void *context, i64 begin, i64 end, int thread);
    With one thread, or one chunk, it runs in the caller. Bodies must not call it again. */
 void bnn_parallel(i64 n, i64 grain, bnn_body body, void *context);
 
-/* Threads that bnn_parallel uses, the caller included. */
+/* Threads that bnn_parallel uses, the caller included, and how many it is to use: for kernels that
+   the calling thread runs, and for those of threads that have not said. */
 BNN_EXPORT int bnn_threads(void);
 BNN_EXPORT void bnn_set_threads(int n);
+BNN_EXPORT void bnn_set_default_threads(int n);
 
 /* The instructions that kernels are written for; each set contains the ones before it. */
 enum { BNN_PORTABLE_KERNELS, BNN_AVX2_KERNELS, BNN_AVX512_KERNELS };

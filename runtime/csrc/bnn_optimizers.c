@@ -119,13 +119,33 @@ BNN_INLINE void run_rule(const bnn_update *u, const struct block *b, i64 n) {
         adam_step(u, b->w, b->dw, b->m, b->v, b->next_w, b->next_m, b->next_v, n);
 }
 
+/* Whether one of x is NaN or infinite, in integers for the loop to be vectorised. */
+BNN_INLINE int has_non_finite(const float *x, i64 n) {
+    int32_t found = 0;
+    for (i64 i = 0; i < n; i++) found |= (bnn_bits_of_float(x[i]) & 0x7fffffff) > 0x7f7fffff;
+    return found;
+}
+
+/* Whether a block is to be left as it is; notes it then. m and v are NULL where there are none. */
+BNN_INLINE int diverges(const bnn_update *u, const float *w, const float *m, const float *v, i64 n) {
+    if (!u->diverged) return 0;
+    int found = (w && has_non_finite(w, n)) || (m && has_non_finite(m, n)) ||
+                (v && has_non_finite(v, n));
+    if (found) __atomic_store_n(u->diverged, 1, __ATOMIC_RELAXED);
+    return found;
+}
+
 BNN_INLINE void float_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
-    float made[BLOCK];
+    float made[BLOCK], w[BLOCK], m[BLOCK], v[BLOCK];
+    const size_t n_bytes = (size_t)n * sizeof *w;
     struct block b = {.w = (const float *)u->w + at, .m = (const float *)u->m + at,
-                      .v = (const float *)u->v + at, .next_w = (float *)u->next_w + at,
-                      .next_m = (float *)u->next_m + at, .next_v = (float *)u->next_v + at};
+                      .v = (const float *)u->v + at, .next_w = w, .next_m = m, .next_v = v};
     b.dw = gradient_of(u, s, at, b.w, made, n);
     run_rule(u, &b, n);
+    if (diverges(u, w, u->m ? m : NULL, u->v ? v : NULL, n)) return;
+    memcpy((float *)u->next_w + at, w, n_bytes);
+    if (u->m) memcpy((float *)u->next_m + at, m, n_bytes);
+    if (u->v) memcpy((float *)u->next_v + at, v, n_bytes);
 }
 
 BNN_INLINE void half_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
@@ -138,6 +158,7 @@ BNN_INLINE void half_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
     for (i64 i = 0; u->v && i < n; i++) v[i] = v[i] * (1 / STATE_SCALE) * (v[i] * (1 / STATE_SCALE));
     struct block b = {w, gradient_of(u, s, at, w, made, n), m, v, w, m, v};
     run_rule(u, &b, n);
+    if (diverges(u, w, u->m ? m : NULL, u->v ? v : NULL, n)) return;
     for (i64 i = 0; u->m && i < n; i++) m[i] *= STATE_SCALE;
     for (i64 i = 0; u->v && i < n; i++) v[i] = sqrtf(v[i]) * STATE_SCALE;
     if (u->stochastic) store_by_chance(w, (bnn_half *)u->next_w + at, counter, n);
@@ -170,6 +191,7 @@ BNN_INLINE void bop_block(const bnn_update *u, i64 at, i64 byte, struct slope s,
     }
     const float keep = u->keep1, take = u->take1;
     for (i64 i = 0; i < n; i++) m[i] = m[i] * keep + dw[i] * take;
+    if (diverges(u, NULL, m, NULL, n)) return;
     for (i64 i = 0; i < n; i += 8) {
         unsigned signs = w[i / 8], used = (1u << bnn_min(8, n - i)) - 1;
         unsigned turns = turning(m + i, signs, u->threshold, bnn_min(8, n - i));

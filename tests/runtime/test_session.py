@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import bnnopt
 from bnnopt import TrainingSession
-from bnnopt.errors import ArtifactError, BnnoptError, UsageError
+from bnnopt.errors import ArtifactError, BnnoptError, DivergedError, UsageError
 from bnnopt.models import build, names
 from bnnopt.runtime import BACKENDS, artifact
 from bnnopt.runtime.format import FORMAT, Program
@@ -185,9 +185,12 @@ def test_other_array_likes_are_taken(folders: Callable[..., Path], backend: str)
 
 @each_backend
 def test_large_numbers_are_no_infinity(folders: Callable[..., Path], backend: str) -> None:
-    """The sum of what is finite may be infinite."""
+    """The sum of what is finite may be infinite: a step finds that out, and changes nothing."""
     session = TrainingSession(folders(BINARY), backend)
-    session.step(np.full(X.shape, 3e38), Y)
+    before = state(session)
+    with pytest.raises(DivergedError, match="'m1' is not finite; nothing has changed"):
+        session.step(np.full(X.shape, 3e38), Y)
+    assert state(session) == before
 
 
 @each_backend

@@ -59,6 +59,26 @@ PreparedCalls: TypeAlias = list[tuple[Callable[..., int], list[object]]]
 # Of this thread, while `dry_run` or `recorded` is open in it.
 _named: ContextVar[list[str] | None] = ContextVar("named", default=None)
 _recording: ContextVar[PreparedCalls | None] = ContextVar("recording", default=None)
+_finite: ContextVar[bool] = ContextVar("finite", default=False)
+
+
+class NotFinite(Exception):
+    """An optimiser step that gives NaN or infinity: what would have become so is as it was."""
+
+
+@contextlib.contextmanager
+def finite_updates() -> Iterator[None]:
+    """Let this thread's optimiser steps raise `NotFinite`, not write NaN or infinity."""
+    token = _finite.set(True)
+    try:
+        yield
+    finally:
+        _finite.reset(token)
+
+
+def must_be_finite() -> bool:
+    """Whether `finite_updates` is open in this thread."""
+    return _finite.get()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, CompiledKernel, call, covered
-from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
+from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, check_finite, make_update
 from bnnopt.runtime.kernels.formulas import row_blocks, rows_at_a_time
 
 Shape = Sequence[int]
@@ -44,6 +44,7 @@ def _run(
         if dw is not None:
             update.dw = dw[rows].ctypes.data
         call("bnn_optimizer_step", update, None, tile, None)
+        check_finite(update)
     return True
 
 

@@ -17,9 +17,11 @@ from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
     CompiledKernel,
+    NotFinite,
     call,
     covered,
     integer,
+    must_be_finite,
     number,
     scalar,
 )
@@ -37,6 +39,7 @@ class Update(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("half", "stochastic", "stream", "of_signs")),
         *((name, ctypes.c_void_p) for name in ("w", "m", "v")),
         *((name, ctypes.c_void_p) for name in ("next_w", "next_m", "next_v", "dw")),
+        ("diverged", ctypes.POINTER(ctypes.c_int)),
         *((name, ctypes.c_float) for name in ("rate", "keep1", "take1", "keep2", "take2")),
         *((name, ctypes.c_float) for name in ("correction2", "epsilon", "keep")),
         *((name, ctypes.c_float) for name in ("threshold", "scale", "limit")),
@@ -124,6 +127,18 @@ FORMS = {
 }
 
 
+def check_finite(update: Update) -> None:
+    """After a step in the scope of `finite_updates`.
+
+    Raises
+    ------
+    NotFinite
+        If something would have become NaN or infinite.
+    """
+    if update.diverged and update.diverged.contents.value:
+        raise NotFinite
+
+
 def make_update(
     operator: str, inputs: Arrays, outputs: Arrays, attributes: Attributes
 ) -> Update | None:
@@ -146,6 +161,7 @@ def make_update(
     arrays = dict(zip(("w", "m", "v"), (w, *states), strict=False))
     arrays |= zip(("next_w", "next_m", "next_v"), outputs, strict=False)
     return Update(
+        diverged=ctypes.pointer(ctypes.c_int()) if must_be_finite() else None,
         rule=number_of_rule,
         rows=len(like) if like.ndim else 1,
         row=math.prod(like.shape[1:]),
@@ -175,6 +191,7 @@ def _step(
         return False
     dw, bits = (None, gradient) if of_signs else (gradient, None)
     call("bnn_optimizer_step", update, dw, None, bits)
+    check_finite(update)
     return True
 
 

@@ -19,7 +19,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     integers,
 )
 from bnnopt.runtime.kernels.compiled.convolution import Cut, is_half, is_map, weight_grad_cut
-from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
+from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, check_finite, make_update
 from bnnopt.runtime.kernels.tiling import scratch_bytes as binary_scratch_bytes
 from bnnopt.runtime.kernels.tiling import tiling
 from bnnopt.runtime.library import int64s
@@ -71,7 +71,9 @@ def _run(
         return False
     update.dw = dw.ctypes.data if dw is not None else None
     arguments = [*made.before, None, update, *made.behind, scratch, scratch.size]
-    return bool(call(made.function, *arguments))
+    is_done = bool(call(made.function, *arguments))
+    check_finite(update)
+    return is_done
 
 
 _Item = TypeVar("_Item")

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel
-from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, NotFinite, must_be_finite
 from bnnopt.runtime.kernels.reference.domain import ELEMENTWISE as ELEMENTWISE_OF_DOMAIN
 from bnnopt.runtime.kernels.reference.parts import in_parts
 from bnnopt.runtime.kernels.reference.standard import ELEMENTWISE as STANDARD_ELEMENTWISE
 from bnnopt.runtime.kernels.reference.table import KERNELS
 
 TILE = 8192  # elements
+_OPTIMIZER = "Step"  # the names of all optimisers end in this
 ELEMENTWISE = frozenset({*STANDARD_ELEMENTWISE, *ELEMENTWISE_OF_DOMAIN})
 
 # Kernels that write to `out`, if all arrays are of one dtype.
@@ -39,8 +40,17 @@ def run_numpy(
         kernel(*inputs, **attributes, out=output)
         return
     for taken, own, places in in_parts(operator, inputs, outputs, attributes):
-        results = kernel(*taken, **own)
-        _deliver(results if isinstance(results, tuple) else (results,), places)
+        made = kernel(*taken, **own)
+        results = made if isinstance(made, tuple) else (made,)
+        if operator.endswith(_OPTIMIZER) and must_be_finite():
+            _check_finite(results)
+        _deliver(results, places)
+
+
+def _check_finite(results: tuple[Array, ...]) -> None:
+    """Refuse what an optimiser step gives before it is written."""
+    if not all(np.isfinite(result).all() for result in results):
+        raise NotFinite
 
 
 def _run_in_tiles(kernel: Kernel, inputs: Arrays, output: Array, attributes: Attributes) -> None:

@@ -1,0 +1,169 @@
+"""What keeps a training step from leaving a state that is not finite, or half of one.
+
+Weights are updated as soon as their gradient is there, so a step that breaks off in between has
+changed some of them and not others. A copy of everything would be safe, and would cost what the
+memory plan saves. So there are three lines of defence:
+
+1. Before the first weight changes, the loss and the running statistics are known. If one of them is
+   NaN or infinite, or the step is interrupted until then, the statistics (a copy of them is small)
+   are put back, and nothing has changed.
+2. If the batch, the rate, the loss or a statistic is then larger than training has any use for, the
+   weights and the state are copied before the first of them changes, and put back if need be.
+3. Otherwise an update that would be NaN or infinite is not written, and, as after an interruption,
+   the step is half done: the session goes on from a checkpoint only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from bnnopt.errors import DivergedError
+from bnnopt.runtime.executor import Array
+from bnnopt.runtime.format import Program
+
+FLOAT32 = np.dtype(np.float32)
+Feeds = Mapping[str, tuple[Array, ...]]
+
+# What makes a step suspicious: a root mean square of a batch, a learning rate, a magnitude of the
+# loss, a norm of running statistics. Trained networks stay below by orders of magnitude.
+LARGE_INPUT, LARGE_RATE, LARGE_LOSS, LARGE_STATISTIC = 1e4, 1e3, 1e6, 1e9
+
+
+class Guard:
+    """Watches the steps of one session.
+
+    Parameters
+    ----------
+    program : Program
+        The training step.
+    persistent : mapping of str to ndarray
+        Weights, statistics and state; updated in place by the steps.
+
+    Attributes
+    ----------
+    is_whole : bool
+        Whether the state is that of before a step or of after one.
+    first_update : int
+        Position of the first step that changes a weight or a state of an optimiser; the number of
+        steps if none does.
+    """
+
+    def __init__(self, program: Program, persistent: Mapping[str, Array]) -> None:
+        self.is_whole = True
+        self._persistent = persistent
+        writers = [
+            (position, step.phase, program.values[i].buffer)
+            for position, step in enumerate(program.steps)
+            for i in step.outputs
+            if i >= 0 and program.values[i].place == "persistent"
+        ]
+        updates = [position for position, phase, _ in writers if phase != "forward"]
+        self.first_update = min(updates, default=len(program.steps))
+        self._loss = next(
+            (program.outputs[0] for s in program.steps[: self.first_update]
+             if program.outputs[0] in s.outputs), None
+        )  # fmt: skip
+        self._statistics = sorted({name for _, phase, name in writers if phase == "forward"})
+        self._kept: dict[str, Array] = {}
+        self._feeds: Feeds = {}
+        self._last_loss = 0.0
+        self._is_untouched = True
+
+    def begin(self, feeds: Feeds) -> None:
+        """Before a step."""
+        self.is_whole, self._is_untouched, self._feeds = False, True, feeds
+        self._kept = {name: self._persistent[name].copy() for name in self._statistics}
+
+    def before_updates(self, values: Sequence[Array]) -> None:
+        """Before the first update, with the values of the program so far.
+
+        Raises
+        ------
+        DivergedError
+            If the loss or a running statistic is NaN or infinite.
+        """
+        if self._loss is not None:
+            self.check_loss(float(values[self._loss].reshape(-1)[0]))
+        self.check_finite(self._statistics)
+        self.before_all()
+
+    def before_all(self) -> None:
+        """Before the first update, where only the batch and the rate of this step are known."""
+        if self._is_suspicious():
+            others = self._persistent.keys() - self._kept.keys()
+            self._kept |= {name: self._persistent[name].copy() for name in others}
+        self._is_untouched = False
+
+    def end(self) -> None:
+        """After a step."""
+        self.is_whole = True
+        self._forget()
+
+    def undo(self) -> None:
+        """Put back what is kept; the state is whole if that is all that has changed."""
+        for name, array in self._kept.items():
+            np.copyto(self._persistent[name], array)
+        self.is_whole = self._is_untouched or len(self._kept) == len(self._persistent)
+        self._forget()
+
+    def check_loss(self, loss: float) -> None:
+        """Look at the loss of this step.
+
+        Raises
+        ------
+        DivergedError
+            If it is NaN or infinite.
+        """
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss is {loss}")
+        self._last_loss = loss
+
+    def check_finite(self, names: Iterable[str] | None = None) -> None:
+        """Look through these buffers, or all: statistics first, as they go wrong first.
+
+        Raises
+        ------
+        DivergedError
+            Naming the first that holds NaN or infinity.
+        """
+        everything = dict.fromkeys([*self._statistics, *self._persistent])
+        for name in everything if names is None else names:
+            if not is_finite(self._persistent[name]):
+                raise DivergedError(f"{name!r} is not finite")
+
+    def _forget(self) -> None:
+        self._kept, self._feeds = {}, {}
+
+    def _is_suspicious(self) -> bool:
+        rates = [float(rate) for rate in self._feeds.get("rate", ())]
+        data = self._feeds.get("data", ())
+        return (
+            abs(self._last_loss) > LARGE_LOSS
+            or any(rate > LARGE_RATE for rate in rates)
+            or any(_root_mean_square(array) > LARGE_INPUT for array in data)
+            or any(_norm(self._persistent[n]) > LARGE_STATISTIC for n in self._statistics)
+        )
+
+
+def is_finite(array: Array) -> bool:
+    """Whether an array holds neither NaN nor infinity; its norm says so first, without a copy."""
+    if array.dtype.kind != "f":
+        return True
+    is_narrow = array.dtype.itemsize < FLOAT32.itemsize
+    return (not is_narrow and math.isfinite(_norm(array))) or bool(np.isfinite(array).all())
+
+
+def _norm(array: Array) -> float:
+    """The Euclidean norm of floats; infinite where it overflows, 0.0 of other types."""
+    if array.dtype.kind != "f" or not array.size:
+        return 0.0
+    flat = array.reshape(-1).astype(np.result_type(array, FLOAT32), copy=False)
+    with np.errstate(all="ignore"):
+        return float(np.sqrt(np.dot(flat, flat)))
+
+
+def _root_mean_square(array: Array) -> float:
+    return _norm(array) / math.sqrt(max(array.size, 1))
