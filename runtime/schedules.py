@@ -8,7 +8,7 @@ carry it over.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,29 @@ class StepDecay:
     def __call__(self, step: int) -> float:
         """The rate of step `step`, 0 at the first."""
         return self.rate * self.factor ** (step // self.every)
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Rises linearly to the first rate of another schedule in `steps` steps, then follows it.
+
+    Examples
+    --------
+    >>> [Warmup(Constant(0.3), steps=2)(step) for step in range(3)]
+    [0.1, 0.2, 0.3]
+    """
+
+    then: Callable[[int], float]
+    steps: int
+
+    def __post_init__(self) -> None:
+        _check("steps", self.steps, self.steps >= 0, "0 or more")
+
+    def __call__(self, step: int) -> float:
+        """The rate of step `step`, 0 at the first."""
+        if step < self.steps:
+            return self.then(0) * (step + 1) / (self.steps + 1)
+        return self.then(step - self.steps)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,9 @@
 """The command line; `main` is the entry point ``bnnopt``."""
 
 from bnnopt.cli.commands import cli, main
+from bnnopt.cli.training import evaluate, predict, train
+
+for command in (train, evaluate, predict):
+    cli.add_command(command)
 
 __all__ = ["cli", "main"]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import click
+
+from bnnopt.errors import UsageError
 
 # Only named in the help; what checks them is heavy to import. A test holds the two together.
 OPTIMIZERS = ("adam", "sgd", "bop", "fixed-sign")
@@ -42,6 +46,60 @@ class Size(click.ParamType[Any]):
             self.fail(f"{value!r}: expected a size such as 64MiB or 500kB", param, ctx)
         return int(float(match[1]) * UNITS[match[2]])
 
+
+class Numbers(click.ParamType[Any]):
+    """Numbers, separated by commas."""
+
+    name = "NUMBERS"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return a tuple of float."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r}: expected numbers such as 0.5 or 0.49,0.48,0.45", param, ctx)
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, listed in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _configure(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
+    """Take the defaults of a command's options from a TOML file; what is typed goes before it."""
+    if path is None:
+        return
+    try:
+        with open(path, "rb") as file:
+            found = tomllib.load(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--config {path}: cannot be read as TOML ({error})") from None
+    known = {option.removeprefix("--"): p for p in context.command.params for option in p.opts}
+    for name, value in found.items():
+        if name not in known or name == "config":
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"--config {path}: there is no option {name!r}{hint}")
+        text = ",".join(map(str, value)) if isinstance(value, list) else value
+        context.default_map = {**(context.default_map or {}), str(known[name].name): text}
+
+
+config_option = click.option(
+    "--config",
+    metavar="FILE",
+    is_eager=True,
+    expose_value=False,
+    callback=_configure,
+    help="A TOML file with some of these options, such as epochs = 20.",
+)
 
 _MODEL_OPTIONS = (
     click.option(

@@ -41,6 +41,12 @@ def say_line(line: str) -> None:
         print(line)
 
 
+def say_note(line: str) -> None:
+    """Print a line about the work on standard error, which leaves standard output to its result."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 def _console(stderr: bool = False) -> Console:
     """Made for each use: the width may have changed since."""
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)

@@ -35,12 +35,12 @@ from bnnopt.passes import (
 )
 from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report, StaticSum
-from bnnopt.report.units import size
 from bnnopt.runtime.format import Artifact
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.kernels.selection import named_kernels
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, readers, role
+from bnnopt.units import size
 
 FLOAT16_MAX = 65504.0
 

@@ -7,7 +7,7 @@ import html
 from bnnopt.analysis import VariableClass
 from bnnopt.report.profile import Profile
 from bnnopt.report.text import CLASS_TITLES
-from bnnopt.report.units import size
+from bnnopt.units import size
 
 # From the bottom of the picture to its top: what is always there, then what is held, then the rest.
 COLOURS = {

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from bnnopt.report.units import size
+from bnnopt.units import size
 
 GAP = 2  # columns of the terminal between two of a table
 

@@ -22,8 +22,8 @@ from bnnopt.report.tables import (
     before_after,
     definitions,
 )
-from bnnopt.report.units import size
 from bnnopt.runtime.kernels.selection import NUMPY
+from bnnopt.units import size
 
 CLASS_TITLES = {
     "retained_activations": "retained activations",

@@ -107,7 +107,9 @@ class Scores:
 
     @property
     def mean_iou(self) -> float | None:
-        """Intersection over union, the mean over classes that occur: for labels of pixels."""
+        """Intersection over union over the classes that occur; of samples with many labels."""
+        if self.confusion.sum() == self.samples:
+            return None
         hits = np.diag(self.confusion)
         union = self.confusion.sum(0) + self.confusion.sum(1) - hits
         return float((hits[union > 0] / union[union > 0]).mean()) if union.any() else None
