@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import onnx_ir as ir
 
@@ -26,13 +27,16 @@ class PackedProducts(Pass):
 
     Forward:   y = conv(xb, wb) of two binary tensors: XNOR and popcount.
     Backward:  dw = xb correlated with dy;  dx = dy *^T wb: signed sums of dy, selected by bits.
+    Scales:    conv(xb, a wb) = a conv(xb, wb) where a is one number for each output channel, and
+               dx = (a dy) *^T wb; one number may scale xb as well.
                Where dw is only packed (binary-weight-gradients), its bits alone are written.
     Saves:     every unpacked copy of xb and wb, and each such dw.
     Numbers:   y is exact; dw and dx are float32 sums in the kernels' own order, so the reference is
                mapped as well before it is compared.
     Skips:     products of two real tensors; a scaled Gemm; 3-D convolution.
     Levels:    all of them, since they share their kernels; -O0 keeps what it kept.
-    Source:    Rastegari et al., arXiv:1603.05279 (XNOR products); Arlazarov et al., 1970 (tables).
+    Source:    Rastegari et al., arXiv:1603.05279 (XNOR products, scales); Arlazarov et al., 1970
+               (tables).
     """
 
     name: ClassVar[str] = "packed-products"
@@ -55,6 +59,39 @@ class PackedProducts(Pass):
         count += sum(_pack_at_once(step, node) for node in packs)
         packs = [node for node in step.graph if node.op_type == "BinarizePack"]
         return count + sum(_signs_at_once(step, node) for node in packs)
+
+
+class _Signs(NamedTuple):
+    """A tensor of signs times numbers: `scales` are one number, or one for each row."""
+
+    signs: ir.Value
+    scales: tuple[ir.Value, ...] = ()
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether one number scales all of it."""
+        return all(math.prod(dims(scale)) == 1 for scale in self.scales)
+
+
+def _signs(value: ir.Value | None) -> _Signs | None:
+    """The signs and the scales that a value is the product of."""
+    if value is None or is_binary(value):
+        return None if value is None else _Signs(value)
+    node = value.producer()
+    if node is None or node.domain or node.op_type != "Mul":
+        return None
+    for part, scale in (node.inputs, node.inputs[::-1]):
+        found = _signs(part) if part is not None and dims(part) == dims(value) else None
+        if found is not None and scale is not None and _is_scale(scale, dims(value)):
+            return _Signs(found.signs, (*found.scales, scale))
+    return None
+
+
+def _is_scale(scale: ir.Value, shape: tuple[int, ...]) -> bool:
+    own = dims(scale)
+    if math.prod(own) == 1:
+        return len(own) <= len(shape)
+    return len(own) == len(shape) and own[0] == shape[0] and set(own[1:]) <= {1}
 
 
 class _Mapping:
@@ -98,47 +135,58 @@ class _Mapping:
         return self._packs("SignPack", value, name=f"{value.name}.signs")
 
     def transposed(self, value: ir.Value) -> ir.Value | None:
-        """The matrix that `value` is the transpose of, where it is binary."""
+        """The matrix that `value` is the transpose of, where it is binary, scaled perhaps."""
         source = _turned(value.producer())
-        return source if is_binary(source) else None
+        return source if _signs(source) is not None else None
+
+    def scaled(self, value: ir.Value, *operands: _Signs) -> ir.Value:
+        """`value`, whose second axis is that of the rows of the operands, times their scales."""
+        column = [-1, *[1] * (len(dims(value)) - 2)]
+        for scale in (scale for operand in operands for scale in operand.scales):
+            shape = self.emit.constant(column, "int64", "channel")
+            value = self.make("Mul", value, self.make("Reshape", scale, shape))
+        return value
 
 
 def _conv(m: _Mapping) -> bool:
-    x, w = m.operand(0), m.operand(1)
-    if not (is_binary(x) and is_binary(w)) or len(dims(x)) > 4:
+    x, w = _signs(m.operand(0)), _signs(m.operand(1))
+    if x is None or w is None or not x.is_uniform or len(dims(x.signs)) > 4:
         return False
-    shape = window(m.node, dims(w)[2:])
+    shape = window(m.node, dims(w.signs)[2:])
     group = m.node.attributes.get("group")
     y = m.make(
         "BinaryConv",
-        m.bits(x),
-        m.bits(w),
-        x_shape=list(dims(x)[1:]),
-        w_shape=list(dims(w)[1:]),
+        m.bits(x.signs),
+        m.bits(w.signs),
+        x_shape=list(dims(x.signs)[1:]),
+        w_shape=list(dims(w.signs)[1:]),
         group=group.as_int() if group is not None else 1,
         dtype=int(ir.DataType.FLOAT),
         **shape.attributes(),
     )
+    y = m.scaled(y, x, w)
     if len(m.node.inputs) > 2:
-        bias = m.emit.constant([1, -1, *[1] * (len(dims(x)) - 2)], "int64", "channel")
+        bias = m.emit.constant([1, -1, *[1] * (len(dims(y)) - 2)], "int64", "channel")
         m.make("Add", y, m.make("Reshape", m.operand(2), bias))
     return True
 
 
 def _conv_weight_grad(m: _Mapping) -> bool:
-    x, dy = m.operand(0), m.operand(1)
-    if not is_binary(x) or len(dims(x)) > 4:
+    x, dy = _signs(m.operand(0)), m.operand(1)
+    if x is None or not x.is_uniform or len(dims(x.signs)) > 4:
         return False
     attributes = _own(m.node)
-    m.make("BinaryConvWeightGrad", m.bits(x), dy, x_shape=list(dims(x)[1:]), **attributes)
+    shape = list(dims(x.signs)[1:])
+    m.scaled(m.make("BinaryConvWeightGrad", m.bits(x.signs), dy, x_shape=shape, **attributes), x)
     return True
 
 
 def _conv_input_grad(m: _Mapping) -> bool:
-    dy, w = m.operand(0), m.operand(1)
-    if not is_binary(w) or len(dims(dy)) > 4:
+    dy, w = m.operand(0), _signs(m.operand(1))
+    if w is None or len(dims(dy)) > 4:
         return False
-    m.make("BinaryConvInputGrad", dy, m.bits(w), w_shape=list(dims(w)[1:]), **_own(m.node))
+    dy, shape = m.scaled(dy, w), list(dims(w.signs)[1:])
+    m.make("BinaryConvInputGrad", dy, m.bits(w.signs), w_shape=shape, **_own(m.node))
     return True
 
 
@@ -157,40 +205,47 @@ def _gemm(m: _Mapping) -> bool:
     source = m.transposed(b)
     if source is not None:
         b, b_turned = source, not b_turned
-    if is_binary(a) and is_binary(b) and not a_turned and b_turned:
-        return _dense(m, a, b)
-    if is_binary(b) and not is_binary(a) and not b_turned:
-        return _dense_grad(m, a, b, a_turned)
-    if is_binary(a) and a_turned and not b_turned and not is_binary(b):
-        dw = m.make("BinaryGemmWeightGrad", m.bits(a), b, x_shape=list(dims(a)[1:]))
-        m.make("Transpose", dw, perm=[1, 0])
+    left, right = _signs(a), _signs(b)
+    if left is not None and not left.is_uniform:
+        left = None
+    if left is not None and right is not None and not a_turned and b_turned:
+        return _dense(m, left, right)
+    if right is not None and left is None and not b_turned:
+        return _dense_grad(m, a, right, a_turned)
+    if left is not None and a_turned and not b_turned and right is None:
+        shape = list(dims(left.signs)[1:])
+        dw = m.make("BinaryGemmWeightGrad", m.bits(left.signs), b, x_shape=shape)
+        m.make("Transpose", m.scaled(dw, left), perm=[1, 0])
         return True
     return False
 
 
-def _dense(m: _Mapping, x: ir.Value, w: ir.Value) -> bool:
+def _dense(m: _Mapping, x: _Signs, w: _Signs) -> bool:
     y = m.make(
         "BinaryGemm",
-        m.bits(x),
-        m.bits(w),
-        x_shape=list(dims(x)[1:]),
-        w_shape=list(dims(w)[1:]),
+        m.bits(x.signs),
+        m.bits(w.signs),
+        x_shape=list(dims(x.signs)[1:]),
+        w_shape=list(dims(w.signs)[1:]),
         dtype=int(ir.DataType.FLOAT),
     )
+    y = m.scaled(y, x, w)
     if len(m.node.inputs) > 2:
         m.make("Add", y, m.operand(2))
     return True
 
 
-def _dense_grad(m: _Mapping, dy: ir.Value, binary: ir.Value, dy_turned: bool) -> bool:
+def _dense_grad(m: _Mapping, dy: ir.Value, binary: _Signs, dy_turned: bool) -> bool:
     """dx = dy w, or dw = dy^T x."""
-    if len(m.node.inputs) > 2:
+    if len(m.node.inputs) > 2 or (dy_turned and not binary.is_uniform):
         return False
-    shape = list(dims(binary)[1:])
+    shape = list(dims(binary.signs)[1:])
     if dy_turned:
-        m.make("BinaryGemmWeightGrad", m.bits(binary), dy, x_shape=shape)
+        dw = m.make("BinaryGemmWeightGrad", m.bits(binary.signs), dy, x_shape=shape)
+        m.scaled(dw, binary)
     else:
-        m.make("BinaryGemmInputGrad", dy, m.bits(binary), w_shape=shape)
+        scaled = m.scaled(dy, binary)
+        m.make("BinaryGemmInputGrad", scaled, m.bits(binary.signs), w_shape=shape)
     return True
 
 

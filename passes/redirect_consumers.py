@@ -15,9 +15,10 @@ from bnnopt.passes.shared.rewriting import late, redirect
 from bnnopt.training_step import TrainingStep
 
 _CHEAP = frozenset(
-    {"Abs", "Add", "Binarize", "Cast", "Clip", "Div", "Exp", "Expand", "Mul", "Neg", "Pow"}
-    | {"ReduceMean", "ReduceSum", "Sigmoid", "SignUnpack", "Sqrt", "Sub", "Tanh", "Ternarize"}
-    | {"Transpose"}
+    {"Abs", "Add", "And", "Binarize", "Cast", "Ceil", "Clip", "Div", "Equal", "Exp", "Expand"}
+    | {"Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg"}
+    | {"Not", "Or", "Pow", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Round", "Sigmoid"}
+    | {"Sign", "SignUnpack", "Sqrt", "Sub", "Tanh", "Ternarize", "Transpose", "Where"}
 )
 
 

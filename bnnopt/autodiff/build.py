@@ -78,6 +78,7 @@ def build_training_step(
         graph.outputs[:] = [loss]
         trained = {value: _differentiable(value) for value in parameters}
         found = differentiate(graph, loss, list(trained.values()))
+        _take_values(graph)
         gradients = {p: found[value] for p, value in trained.items() if value in found}
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
@@ -170,6 +171,7 @@ def build_evaluation(forward: ForwardGraph) -> TrainingStep:
     """The network with running statistics and without dropout; its outputs are the file's own."""
     model = _copy(forward)
     graph = model.graph
+    _take_values(graph)
     for node in list(graph):
         if node.op_type == "BatchNormalization":
             _use_running_statistics(node)
@@ -179,6 +181,16 @@ def build_evaluation(forward: ForwardGraph) -> TrainingStep:
             node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)
             graph.remove(node, safe=True)
     return _finished(model)
+
+
+def _take_values(graph: ir.Graph) -> None:
+    """Read the value of a `StraightThrough` itself: the node is there for the gradient alone."""
+    for node in list(graph):
+        if node.op_type == "StraightThrough":
+            value = node.inputs[0]
+            assert value is not None
+            node.outputs[0].replace_all_uses_with(value, replace_graph_outputs=True)
+            graph.remove(node, safe=True)
 
 
 def _use_running_statistics(node: ir.Node) -> None:

@@ -185,6 +185,11 @@ def log_softmax(g: Context) -> Grads:
     return {0: g.emit("Sub", g.dy, g.emit("Mul", g.emit("Exp", g.y()), total))}
 
 
+def step(g: Context) -> Grads:
+    """Forward: y = round(x), or another step function. Backward: 0 wherever it has a derivative."""
+    return {}
+
+
 def binarize(g: Context) -> Grads:
     """Forward: y = sign(x). Backward: by the node's straight-through estimator.
 
@@ -200,6 +205,11 @@ def binarize(g: Context) -> Grads:
         return {0: g.emit("SwishSignGrad", g.dy, g.x(), beta=5.0)}
     bound = g.attribute("clip", 1.0)
     return {0: g.emit("ClipGrad", g.dy, g.x(), low=-bound, high=bound)}
+
+
+def straight_through(g: Context) -> Grads:
+    """Forward: y = b. Backward: ds = dy, and nothing to b."""
+    return {1: g.unbroadcast(g.dy, g.x(1))} if 1 in g.wanted else {}
 
 
 def matmul(g: Context) -> Grads:
@@ -544,6 +554,7 @@ GRADIENTS: dict[str, Rule] = {
     "BatchNormalizationTraining": batch_normalization,
     "Binarize": binarize,
     "Cast": cast,
+    "Ceil": step,
     "Clip": clip,
     "Concat": concat,
     "Conv": conv,
@@ -553,6 +564,7 @@ GRADIENTS: dict[str, Rule] = {
     "Exp": exp,
     "Expand": expand,
     "Flatten": same_elements,
+    "Floor": step,
     "Gather": gather,
     "Gemm": gemm,
     "GlobalAveragePool": global_average_pool,
@@ -573,6 +585,7 @@ GRADIENTS: dict[str, Rule] = {
     "ReduceSum": reduce_sum,
     "Relu": relu,
     "Reshape": same_elements,
+    "Round": step,
     "Sigmoid": sigmoid,
     "Slice": slice_,
     "Softmax": softmax,
@@ -581,6 +594,7 @@ GRADIENTS: dict[str, Rule] = {
     "Split": split,
     "Sqrt": sqrt,
     "Squeeze": same_elements,
+    "StraightThrough": straight_through,
     "Sub": sub,
     "Tanh": tanh,
     "Ternarize": binarize,

@@ -161,10 +161,9 @@ _MODEL_OPTIONS = (
     ),
     click.option(
         "--sign-zero",
-        default="+1",
         metavar="+1|keep",
-        show_default=True,
-        help="What sign(0) is; keep leaves ONNX's 0, and packs no such tensor.",
+        help="What sign(0) is; keep leaves ONNX's 0, and packs no such tensor. If not given: keep "
+        "for the sign of the input or of a ReLU, where zeros are no accident, +1 elsewhere.",
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Of dropout."),
 )

@@ -39,7 +39,7 @@ class Built:
 
 def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     """From a forward model, by differentiation."""
-    keep_zero = chosen.sign_zero == "keep"
+    keep_zero = None if chosen.sign_zero is None else chosen.sign_zero == "keep"
     forward = load_forward(path, chosen.batch_size, chosen.ste, keep_zero)
     optimizer = make_optimizer(
         chosen.optimizer or OPTIMIZERS[0], chosen.momentum, chosen.gamma, chosen.tau

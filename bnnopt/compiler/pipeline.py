@@ -127,7 +127,8 @@ def optimize(
     ste : sequence of str
         Straight-through estimator: a name, or ``PATTERN=NAME`` for the nodes that match.
     sign_zero : str
-        ``+1``, or ``keep`` for ONNX's 0.
+        ``+1``, or ``keep`` for ONNX's 0; if not given, ``keep`` where exact zeros are no accident
+        (a sign of the model's input or of a ReLU) and ``+1`` elsewhere.
     passes, disable, enable : sequence of str
         Only these passes; all but these; these as well.
     budget_bytes : int

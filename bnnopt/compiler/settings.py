@@ -34,7 +34,7 @@ class Settings:
     train: Sequence[str] = ()
     last: int | None = None
     ste: Sequence[str] = ()
-    sign_zero: str = "+1"
+    sign_zero: str | None = None
     passes: Sequence[str] = ()
     disable: Sequence[str] = ()
     enable: Sequence[str] = ()

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import onnx
 
-from bnnopt.frontend.binarization import ESTIMATORS, Estimators, recognize
+from bnnopt.errors import ModelError
+from bnnopt.frontend.binarization import recognize
+from bnnopt.frontend.equal_nodes import merge_equal
+from bnnopt.frontend.estimators import ESTIMATORS, Estimators
 from bnnopt.frontend.lint import lint
 from bnnopt.frontend.normalize import (
     Binarized,
@@ -18,6 +21,7 @@ from bnnopt.frontend.normalize import (
     setting,
 )
 from bnnopt.frontend.read import EXPORT_COMMAND, one_line, read_model
+from bnnopt.frontend.straight_through import settle_detached
 from bnnopt.frontend.training_artifacts import (
     OptimizerModel,
     TrainingArtifacts,
@@ -45,7 +49,7 @@ __all__ = [
 
 
 def load_forward(
-    path: Path, batch_size: int | None, ste: Sequence[str] = (), keep_zero: bool = False
+    path: Path, batch_size: int | None, ste: Sequence[str] = (), keep_zero: bool | None = None
 ) -> ForwardGraph:
     """Read an ONNX file into a typed forward graph with explicit binarisation.
 
@@ -57,8 +61,8 @@ def load_forward(
         Samples a step; may be None where the file fixes it.
     ste : sequence of str
         ``--ste`` options, see `Estimators.parse`.
-    keep_zero : bool
-        Keep ONNX's sign(0) = 0 instead of +1.
+    keep_zero : bool or None
+        Keep ONNX's sign(0) = 0 instead of +1; None keeps it where exact zeros are no accident.
 
     Raises
     ------
@@ -69,7 +73,12 @@ def load_forward(
     estimators = Estimators.parse([*_own_estimators(model), *ste])
     forward = normalize(model, batch_size, path)
     lint(forward, path)
-    recognize(forward, estimators, keep_zero)
+    merge_equal(forward.graph)
+    settle_detached(forward)
+    try:
+        recognize(forward, estimators, keep_zero)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     return forward
 
 

@@ -53,6 +53,8 @@ class ForwardGraph:
         What the user should be told once.
     packed : dict of str to tuple of int
         The shapes of the weights that are kept as sign bits; see `pack_binary_weights`.
+    quantized : list of str
+        Nodes that round to more than a sign and were given an estimator.
     """
 
     model: ir.Model
@@ -61,6 +63,7 @@ class ForwardGraph:
     binarized: list[Binarized] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     packed: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    quantized: list[str] = field(default_factory=list)
 
     @property
     def graph(self) -> ir.Graph:

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.errors import ModelError
-from bnnopt.frontend.binarization import Estimators, recognize
+from bnnopt.frontend.binarization import Recognizer
 from bnnopt.frontend.checkpoint import Checkpoint, read_checkpoint
+from bnnopt.frontend.estimators import Estimators
 from bnnopt.frontend.lint import lint
 from bnnopt.frontend.normalize import ForwardGraph, normalize
 from bnnopt.frontend.read import checked, one_line, parse
@@ -148,7 +149,10 @@ def load_artifacts(path: Path, batch_size: int | None, keep_zero: bool) -> Train
         if value.name in graph.labels:
             set_role(value, Role.LABELS)
     lint(forward, training)
-    recognize(forward, Estimators(BY_ESTIMATOR_OF_THE_FILE), keep_zero)
+    recognizer = Recognizer(forward, Estimators(BY_ESTIMATOR_OF_THE_FILE), keep_zero)
+    recognizer.binarize()
+    recognizer.settle_estimators()
+    recognizer.report()
     _read_loss(forward.graph, training)
     return TrainingArtifacts(
         forward=forward,

@@ -48,6 +48,20 @@ TERNARIZE = Operator(
     in_place={0: 0},
 )
 
+STRAIGHT_THROUGH = Operator(
+    summary="""y = b, with the gradient of s: PyTorch's ``s + (b - s).detach()``.
+
+    b, y: any shape, floating point. s: a shape that broadcasts to it; its value is not used.
+    Source: the straight-through estimator, Bengio et al., arXiv:1308.3432.
+    """,
+    signature="StraightThrough (b, s) => (y)",
+    body="""
+        y = Identity (b)
+    """,
+    type_rule=like(0),
+    in_place={0: 0},
+)
+
 CLIP_GRAD = Operator(
     summary="""dx = dy times (1 where low <= x <= high, else 0): of Clip, and the clipped STE.
 
@@ -139,4 +153,7 @@ SWISH_SIGN_GRAD = Operator(
     in_place={0: 0},
 )
 
-OPERATORS = (BINARIZE, TERNARIZE, CLIP_GRAD, RELU_GRAD, APPROX_SIGN_GRAD, SWISH_SIGN_GRAD)
+OPERATORS = (
+    *(BINARIZE, TERNARIZE, STRAIGHT_THROUGH),
+    *(CLIP_GRAD, RELU_GRAD, APPROX_SIGN_GRAD, SWISH_SIGN_GRAD),
+)

@@ -59,14 +59,15 @@ def memory_order(step: TrainingStep) -> list[ir.Node]:
     rank = {node: i for i, node in enumerate(nodes)}
     idle = _idle(nodes)
     spine = [node for node in nodes if node not in idle]
-    before = _spine_dependencies(step, spine, idle)
+    direct = dependencies(step)
+    before = _spine_dependencies(direct, spine, idle)
     ledger = _Ledger(step)
     order: list[ir.Node] = []
     done: set[ir.Node] = set()
     waiting = list(spine)
     while waiting:
         ready = [node for node in waiting if before[node] <= done]
-        turns = [[*_needed(node, idle - done, rank), node] for node in ready]
+        turns = [[*_needed(node, idle - done, direct, rank), node] for node in ready]
         best = min(turns, key=lambda turn: (*ledger.cost(turn), rank[turn[-1]]))
         ledger.run(best)
         order += best
@@ -90,15 +91,14 @@ def _idle(nodes: Sequence[ir.Node]) -> set[ir.Node]:
 
 
 def _spine_dependencies(
-    step: TrainingStep, spine: Sequence[ir.Node], idle: set[ir.Node]
+    direct: Dependencies, spine: Sequence[ir.Node], idle: set[ir.Node]
 ) -> Dependencies:
     """Dependencies among the nodes that have a turn: an idle one stands for what it reads.
 
     Where an update waits for an idle node, it waits for whoever reads what that makes; for those of
     the forward pass, if there are any, as the first of them has it run.
     """
-    direct = dependencies(step)
-    own = {node: set(_needed(node, idle, {})) for node in spine}
+    own = {node: set(_needed(node, idle, direct, {})) for node in spine}
     users: Dependencies = {}
     for node, needed in own.items():
         for other in needed:
@@ -116,12 +116,17 @@ def _first(users: set[ir.Node]) -> set[ir.Node]:
     return {node for node in users if phase(node) == "forward"} or users
 
 
-def _needed(node: ir.Node, idle: set[ir.Node], rank: dict[ir.Node, int]) -> list[ir.Node]:
-    """The nodes of `idle` that `node` reads from, directly or through one another, by `rank`."""
+def _needed(
+    node: ir.Node, idle: set[ir.Node], direct: Dependencies, rank: dict[ir.Node, int]
+) -> list[ir.Node]:
+    """The nodes of `idle` that must run for `node`, by `rank`: those that it reads from, directly
+    or through one another, and the other readers of what these overwrite.
+    """
     found: set[ir.Node] = set()
     pending = [node]
     while pending:
-        new = {producer for producer in _producers(pending.pop()) if producer in idle} - found
+        last = pending.pop()
+        new = {n for n in (_producers(last) if last is node else direct[last]) if n in idle} - found
         found |= new
         pending += new
     return sorted(found, key=lambda other: rank.get(other, 0))

@@ -159,7 +159,8 @@ def _binary(operator: str, draw: Draw = normal) -> list[Case]:
         f"i = Constant <value_ints = [1]> () m = ReduceMean <keepdims = 1> (h, i)"
         f" y = {operator} (h, m) ", (5,), draw=draw,
     )  # fmt: skip
-    return [*pairs, *[w for w in weights if "deeper" not in w.note], twice, per_sample]
+    same = [] if operator == "Sub" else [twice]  # x - x.detach(): the gradient of x
+    return [*pairs, *[w for w in weights if "deeper" not in w.note], *same, per_sample]
 
 
 ELEMENTWISE = [

@@ -454,8 +454,8 @@ def test_a_weight_that_the_loss_does_not_read_is_not_trained(tmp_path: Path) -> 
 
 def test_parameters_that_no_gradient_reaches_are_told(tmp_path: Path) -> None:
     text = """g (float[N,3] x) => (float[N,5] y) { h = MatMul (x, first)
-        z = Constant <value_float = 0.0> () k = GreaterOrEqual (h, z) r = Cast <to = 1> (k)
-        y = MatMul (r, second) }"""
+        k = ArgMax <axis = 1> (h) r = Cast <to = 1> (k) c = Concat <axis = 1> (r, r, r, r)
+        y = MatMul (c, second) }"""
     forward = load(text, LAYERS, tmp_path)
     for _ in range(2):
         step = training_step(forward, "mse")

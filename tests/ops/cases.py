@@ -80,7 +80,12 @@ def binarize_cases() -> list[Case]:
     values["numbers"] = np.where(np.isnan(EDGES), np.float32(0), EDGES)  # sign(NaN) is anyone's
     del values["edges"]
     ternarize = [case("Ternarize", note, x, ste="clip", clip=1.0) for note, x in values.items()]
-    return [*binarize, *ternarize]
+    straight = [
+        case("StraightThrough", "same", EDGES, normal(*EDGES.shape)),
+        case("StraightThrough", "broadcast", normal(2, 3, 5), normal(3, 1)),
+        case("StraightThrough", "scalar", scalar(2), scalar(0.25)),
+    ]
+    return [*binarize, *ternarize, *straight]
 
 
 def elementwise_grad_cases() -> list[Case]:

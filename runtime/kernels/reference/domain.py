@@ -68,6 +68,7 @@ ELEMENTWISE: dict[str, Kernel] = {
     "ClipGrad": binarize.clip_grad,
     "ReluGrad": binarize.relu_grad,
     "SwishSignGrad": binarize.swish_sign_grad,
+    "StraightThrough": binarize.straight_through,
     "Ternarize": binarize.ternarize,
 }
 """As `standard.ELEMENTWISE`."""

@@ -1,0 +1,113 @@
+"""Elementwise operators as functions of one number.
+
+What elementwise operators make of one tensor and constants is a function of one number. It is
+sampled, so that it does not matter how it is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from bnnopt.training_step import is_constant
+
+Array = NDArray[Any]
+COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+ROUNDINGS = frozenset({"Ceil", "Floor", "Round"})
+STEPS = COMPARISONS | ROUNDINGS | {"Sign"}
+"""Operators that are constant between their jumps: no gradient passes them."""
+
+ELEMENTWISE = STEPS | {
+    *("Abs", "Add", "And", "Cast", "Clip", "Div", "Erf", "Exp", "HardSigmoid", "HardSwish"),
+    *("LeakyRelu", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu"),
+    *("Shrink", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh", "ThresholdedRelu", "Where", "Xor"),
+}
+_FAR = [-1e4, -32, -8, 8, 32, 1e4]
+GRID = np.unique(np.array([*_FAR, -1e-3, 1e-3, *np.arange(-4, 4.01, 1 / 32)], "f4"))
+ORIGIN = int(np.flatnonzero(GRID == 0)[0])
+
+
+def sample(value: ir.Value, source: ir.Value, *, smooth: bool = False) -> Array | None:
+    """`value` where `source` is each number of `GRID`; None if it depends on anything else.
+
+    With `smooth`, what rounds is left out, as its straight-through estimator leaves it out.
+    """
+    found = _sample(value, source, {}, smooth)
+    return None if found is None else np.broadcast_to(found, GRID.shape)
+
+
+def _sample(
+    value: ir.Value, source: ir.Value, known: dict[ir.Value, Array | None], smooth: bool
+) -> Array | None:
+    if value is source:
+        return GRID
+    if value not in known:
+        constant = value.const_value.numpy() if value.const_value is not None else None
+        known[value] = (
+            _run(value, source, known, smooth) if constant is None else _one_number(constant)
+        )
+    return known[value]
+
+
+def _run(
+    value: ir.Value, source: ir.Value, known: dict[ir.Value, Array | None], smooth: bool
+) -> Array | None:
+    node = value.producer()
+    if node is None or node.domain or node.op_type not in ELEMENTWISE:
+        return None
+    feeds = {str(v.name): _sample(v, source, known, smooth) for v in node.inputs if v is not None}
+    if any(array is None for array in feeds.values()):
+        return None
+    if smooth and node.op_type in ROUNDINGS:
+        return feeds[str(node.inputs[0].name)] if node.inputs[0] is not None else None
+    with np.errstate(all="ignore"):
+        (found,) = ReferenceEvaluator(ir.to_proto(node)).run(None, feeds)
+    return np.asarray(found)
+
+
+def _one_number(constant: Array) -> Array | None:
+    """What all elements of a constant are, such as ``torch.ones_like`` leaves."""
+    first = constant.reshape(-1)[:1]
+    return first.reshape(()) if first.size and (constant == first).all() else None
+
+
+def operands(node: ir.Node) -> list[ir.Value]:
+    """The inputs of a node that are not constants."""
+    return [value for value in node.inputs if value is not None and not is_constant(value)]
+
+
+def is_elementwise(node: ir.Node | None) -> bool:
+    """Whether the node is one of `ELEMENTWISE`."""
+    return node is not None and not node.domain and node.op_type in ELEMENTWISE
+
+
+def step_sources(
+    value: ir.Value, seen: dict[ir.Value, set[ir.Value] | None] | None = None
+) -> set[ir.Value] | None:
+    """The tensors whose steps `value` is made of; None where it also varies between steps.
+
+    Of a step of a step, it is what the inner one reads.
+    """
+    seen = {} if seen is None else seen
+    if value not in seen:
+        node = value.producer()
+        seen[value] = _step_sources(node, seen) if node is not None else None
+    return seen[value]
+
+
+def _step_sources(
+    node: ir.Node, seen: dict[ir.Value, set[ir.Value] | None]
+) -> set[ir.Value] | None:
+    if not is_elementwise(node):
+        return None
+    found: set[ir.Value] = set()
+    for value in operands(node):
+        inner = step_sources(value, seen)
+        if inner is None and node.op_type not in STEPS:
+            return None
+        found |= inner or {value}
+    return found or None
