@@ -24,8 +24,9 @@ import numpy as np
 from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.binary_products import COMPILED_PRODUCTS, scratch_bytes
 from bnnopt.runtime.kernels.compiled.calls import Attributes
+from bnnopt.runtime.kernels.compiled.table import COMPILED
+from bnnopt.runtime.kernels.tiling import scratch_bytes
 from bnnopt.runtime.library import library
 
 Clock = Callable[[], float]
@@ -135,10 +136,10 @@ def compare(
     loaded = library()
     assert loaded is not None
     shapes = [array.shape for array in inputs], [output.shape]
-    scratch = aligned_empty(scratch_bytes(op, *shapes, attributes, loaded.bnn_threads()))
+    scratch = aligned_empty(scratch_bytes(op, *shapes, attributes, loaded.bnn_threads()) or 0)
 
     def binary_product() -> None:
-        assert COMPILED_PRODUCTS[op](inputs, [output], attributes, scratch)
+        assert COMPILED[op](inputs, [output], attributes, scratch)
 
     float_product()
     binary_product()

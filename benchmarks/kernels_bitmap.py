@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.kernels import INSTRUCTIONS
 from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.table import COMPILED, scratch_bytes
+from bnnopt.runtime.kernels.compiled.table import COMPILED, Sizes, scratch_bytes
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 
@@ -104,8 +104,8 @@ def weight_gradient(
     assert found[0].tobytes() == unfused[0].tobytes()
     shapes = [[a.shape for a in arrays] for arrays in ((decoded[0], dy), (*packed, dy))]
     scratch = [
-        scratch_bytes("ConvWeightGrad", shapes[0], [dw.shape], own) >> 10,
-        scratch_bytes("BitmapConvWeightGrad", shapes[1], [dw.shape], {**own, **rest}) >> 10,
+        scratch_bytes("ConvWeightGrad", Sizes(shapes[0], [dw.shape], own)) >> 10,
+        scratch_bytes("BitmapConvWeightGrad", Sizes(shapes[1], [dw.shape], {**own, **rest})) >> 10,
     ]
     name = f"{c}->{m} {size}x{size} k{kernel} s{stride} g{group} n{n}"
     print(
@@ -121,7 +121,7 @@ def bound(
     """A call of a compiled kernel with its scratch, and the arrays that it writes."""
     outputs = [np.empty_like(array) for array in like]
     sizes = [[array.shape for array in arrays] for arrays in (inputs, outputs)]
-    scratch = aligned_empty(scratch_bytes(operator, *sizes, attributes))
+    scratch = aligned_empty(scratch_bytes(operator, Sizes(*sizes, attributes)))
 
     def call() -> None:
         assert COMPILED[operator](inputs, outputs, attributes, scratch), "not covered"

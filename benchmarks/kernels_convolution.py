@@ -21,7 +21,8 @@ import numpy as np
 from benchmarks.kernels import INSTRUCTIONS
 from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.convolution import COMPILED_CONVOLUTION, scratch_bytes
+from bnnopt.runtime.kernels.compiled.convolution import scratch_bytes
+from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 
@@ -135,7 +136,7 @@ def compare(
     scratch = aligned_empty(n_bytes)
 
     def ours() -> None:
-        assert COMPILED_CONVOLUTION[operator](inputs, [output], attributes, scratch)
+        assert COMPILED[operator](inputs, [output], attributes, scratch)
 
     contestants = [ours, blas or (lambda: KERNELS[operator](*inputs, **attributes)), theirs]
     clock = time.process_time if options.cpu_time else time.perf_counter

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.elementwise import COMPILED_ELEMENTWISE
+from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 
@@ -150,7 +150,7 @@ def least_ns(case: Case, rounds: int) -> tuple[float, float]:
     scratch = np.empty(0, np.uint8)
 
     def compiled() -> None:
-        assert COMPILED_ELEMENTWISE[operator](inputs, outputs, attributes, scratch)  # type: ignore[arg-type]
+        assert COMPILED[operator](inputs, outputs, attributes, scratch)  # type: ignore[arg-type]
 
     def numpy() -> None:
         KERNELS[operator](*inputs, **attributes)

@@ -12,7 +12,7 @@ from bnnopt.ops import OPERATORS, Emitter, dims, dtype, fused_name
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import drop_unread, redirect, take_over
 from bnnopt.plan import dependencies
-from bnnopt.runtime.kernels.compiled.table import scratch_bytes
+from bnnopt.runtime.kernels.compiled.table import Sizes, covers
 from bnnopt.training_step import (
     TrainingStep,
     is_constant,
@@ -144,8 +144,8 @@ def _attributes(found: _Gradient, node: ir.Node) -> dict[str, Any]:
 
 
 def _has_kernel(name: str, inputs: list[ir.Value | None], attributes: dict[str, Any]) -> bool:
-    """Whether a compiled kernel covers the operator: then it needs scratch for a tile."""
-    return scratch_bytes(name, [dims(value) for value in inputs], [], attributes) > 0
+    """Whether a compiled kernel covers the fused operator."""
+    return covers(name, Sizes([dims(value) for value in inputs], [], attributes))
 
 
 def _size(value: ir.Value | None) -> int:

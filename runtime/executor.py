@@ -17,12 +17,10 @@ from bnnopt.runtime.kernels.compiled.calls import (
     recorded,
     repeat,
 )
-from bnnopt.runtime.kernels.compiled.table import COMPILED, REPEATABLE
+from bnnopt.runtime.kernels.compiled.table import COMPILED
 
 # Operators whose values may need more than the plan has for them.
-GROWING = frozenset({"BitmapPack", "PrunedBitmapPack"})
-# Operators that take indices from the batch.
-INDEXING = frozenset({"Gather", "GatherElements", "ScatterElements"})
+GROWING = frozenset(name for name, kernel in COMPILED.items() if kernel.grows)
 
 Array = NDArray[np.generic]
 Observer = Callable[[StepSpec, tuple[Array, ...]], None]
@@ -166,7 +164,7 @@ class Executor:
         compiled = COMPILED.get(step.operator)
         end = step.workspace_offset + step.workspace_bytes
         scratch = self._arena[step.workspace_offset : end]
-        is_done = compiled is not None and compiled(inputs, outputs, step.attributes, scratch)
+        is_done = compiled is not None and compiled.call(inputs, outputs, step.attributes, scratch)
         if not is_done:
             from bnnopt.runtime.kernels.reference.run import run_numpy
 
@@ -180,7 +178,9 @@ def _refusal(step: StepSpec, error: Exception) -> UsageError | ArtifactError:
     """What to say of an exception of a kernel: an index is the batch's, all else the program's."""
     where = f"node {step.name!r} ({step.operator})"
     reason = " ".join(str(error).split()) or type(error).__name__
-    if step.operator in INDEXING and isinstance(error, IndexError):
+    from bnnopt.runtime.kernels.reference.table import KERNELS
+
+    if KERNELS[step.operator].indexes and isinstance(error, IndexError):
         return UsageError(f"{where}: {reason}; expected indices of the axis: look at the batch")
     return ArtifactError(f"{where}: cannot run: {reason}; optimize again")
 
@@ -192,7 +192,8 @@ def _repeatable(program: Program) -> frozenset[int]:
     for position, step in enumerate(program.steps):
         if step.operator in GROWING or (step.is_view and grown & set(step.inputs)):
             grown.update(step.outputs)
-        if step.operator in REPEATABLE and not grown & set(step.inputs):
+        kernel = COMPILED.get(step.operator)
+        if kernel is not None and kernel.repeatable and not grown & set(step.inputs):
             found.append(position)
     return frozenset(found)
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from bnnopt.analysis import in_place_pairs, size_bytes
 from bnnopt.ops import dims
-from bnnopt.runtime.kernels.compiled.table import scratch_bytes
+from bnnopt.runtime.kernels.compiled.table import Sizes, scratch_bytes
 
 
 def workspace_bytes(node: ir.Node) -> int:
@@ -16,7 +16,7 @@ def workspace_bytes(node: ir.Node) -> int:
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     overwritten = in_place_pairs(node).get(0)
     n_bytes = size_bytes(_input(node, overwritten)) if overwritten is not None else 0
-    return scratch_bytes(node.op_type, inputs, outputs, attributes, n_bytes)
+    return scratch_bytes(node.op_type, Sizes(inputs, outputs, attributes, n_bytes))
 
 
 def _input(node: ir.Node, index: int) -> ir.Value:

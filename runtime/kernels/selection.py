@@ -41,7 +41,7 @@ def _kernel_of(step: StepSpec, arrays: Mapping[int, Array]) -> str:
     inputs, outputs = ([arrays.get(i) for i in indices] for indices in (step.inputs, step.outputs))
     scratch = _zeros(step.workspace_bytes)
     with dry_run() as names:
-        is_covered = compiled(inputs, outputs, step.attributes, scratch)
+        is_covered = compiled.call(inputs, outputs, step.attributes, scratch)
     return ", ".join(dict.fromkeys(names)) if is_covered and names else NUMPY
 
 

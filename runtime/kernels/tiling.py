@@ -283,8 +283,8 @@ def scratch_bytes(
     attributes: Attributes,
     n_threads: int,
     overwritten_bytes: int = 0,
-) -> int:
-    """Bytes of scratch that the compiled kernel of a binary product needs; 0 if it is not covered.
+) -> int | None:
+    """Bytes of scratch that the compiled kernel of a binary product needs; None if not covered.
 
     Parameters
     ----------
@@ -301,7 +301,7 @@ def scratch_bytes(
     """
     g = tiling(op, input_shapes, output_shapes, attributes)
     if g is None:
-        return 0
+        return None
     op, _ = _of_floats(op, input_shapes, attributes)
     if isinstance(g, Convolution):
         shared, shares = _CONVOLUTIONS[op][1](g)

@@ -12,8 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass
 
-from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
-from bnnopt.runtime.kernels.reference.standard import STANDARD_KERNELS
+from bnnopt.runtime.kernels.reference.table import KERNELS as NUMPY_KERNELS
 
 Array = NDArray[Any]
 Kernel = Callable[..., Any]
@@ -44,8 +43,7 @@ def forward_batch_norm(
 
 
 KERNELS: dict[str, Kernel] = {
-    **STANDARD_KERNELS,
-    **DOMAIN_KERNELS,
+    **NUMPY_KERNELS,
     "BatchNormalization": forward_batch_norm,
 }
 

@@ -11,8 +11,8 @@ import pytest
 import bnnopt
 from bnnopt.errors import UsageError
 from bnnopt.runtime import TrainingSession
-from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
 from bnnopt.runtime.kernels.reference.packing import sign_unpack
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.training_step import Role
 from tests.graphs import SAME_KERNELS, assert_bit_equal, ops, run_native, run_stock, write
 from tests.passes.networks import BINARY, BINARY_WEIGHTS, small
@@ -60,7 +60,7 @@ def test_momentum_in_float16_follows_a_small_rate() -> None:
     dw = np.full((1, 4096), 2e-3, np.float32)
     options = {"shape": [4096], "gamma": 1e-4, "tau": 1.0}
     for t in range(1, 501):
-        _, m = DOMAIN_KERNELS["HalfBopStep"](w, dw, m, np.array(t), seed=1, **options)
+        _, m = KERNELS["HalfBopStep"](w, dw, m, np.array(t), seed=1, **options)
     want = 2e-3 - 1e-3 * (1 - 1e-4) ** 500
     assert float(m.astype(np.float64).mean()) / 1024 == pytest.approx(want, rel=2e-3)
 

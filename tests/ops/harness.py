@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import InlinePass
 
 from bnnopt.ops import DOMAIN, DOMAIN_VERSION, MIN_OPSET, OPERATORS, Emitter, functions_for
-from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.table import KERNELS
 
 Array = NDArray[np.generic]
 Attribute = int | float | str | list[int]
@@ -96,7 +96,7 @@ def feeds(case: Case) -> dict[str, Array]:
 
 
 def run_twin(case: Case) -> tuple[Array, ...]:
-    result = DOMAIN_KERNELS[case.operator](*case.inputs, **rounded(case.attributes))
+    result = KERNELS[case.operator](*case.inputs, **rounded(case.attributes))
     return result if isinstance(result, tuple) else (result,)
 
 

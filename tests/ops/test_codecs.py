@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bnnopt.ops import n_index_bits
-from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from tests.ops.cases import pool_index_attributes
 from tests.ops.harness import assert_agree
 from tests.ops.oracles import Geometry, max_pool, window_origin
@@ -22,10 +22,10 @@ seeds = st.integers(0, 2**32 - 1)
 @given(shapes, seeds)
 def test_bits_round_trip(shape: tuple[int, ...], seed: int):
     mask = np.random.default_rng(seed).random(shape) < 0.5
-    packed = DOMAIN_KERNELS["PackBits"](mask)
+    packed = KERNELS["PackBits"](mask)
     assert packed.shape == (shape[0], math.ceil(math.prod(shape[1:]) / 8))
     assert packed.dtype == np.uint8
-    unpacked = DOMAIN_KERNELS["UnpackBits"](packed, shape=list(shape[1:]))
+    unpacked = KERNELS["UnpackBits"](packed, shape=list(shape[1:]))
     assert_agree([unpacked], [mask], 0)
 
 
@@ -35,7 +35,7 @@ def test_bit_j_of_byte_b_is_element_8b_plus_j(shape: tuple[int, ...], seed: int)
     mask = np.random.default_rng(seed).random(shape) < 0.5
     rows = mask.reshape(shape[0], -1)
     n_elements = rows.shape[1]
-    for row, packed in zip(rows, DOMAIN_KERNELS["PackBits"](mask), strict=True):
+    for row, packed in zip(rows, KERNELS["PackBits"](mask), strict=True):
         bits = [packed[e // 8] >> e % 8 & 1 for e in range(8 * len(packed))]
         assert bits == [*row.astype(int), *[0] * (len(bits) - n_elements)]
 
@@ -44,8 +44,8 @@ def test_bit_j_of_byte_b_is_element_8b_plus_j(shape: tuple[int, ...], seed: int)
 @given(shapes, seeds)
 def test_signs_round_trip(shape: tuple[int, ...], seed: int):
     x = np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), shape)
-    packed = DOMAIN_KERNELS["SignPack"](x)
-    unpacked = DOMAIN_KERNELS["SignUnpack"](packed, shape=list(shape[1:]))
+    packed = KERNELS["SignPack"](x)
+    unpacked = KERNELS["SignUnpack"](packed, shape=list(shape[1:]))
     assert_agree([unpacked], [x], 0)
 
 
@@ -68,11 +68,11 @@ def test_pool_indices_round_trip(g: Geometry, seed: int):
     x = np.random.default_rng(seed).standard_normal(g.x_shape).astype(np.float32)
     _, indices = max_pool(x, g)
     attributes, origin = pool_index_attributes(g), window_origin(g)
-    packed = DOMAIN_KERNELS["PoolIndexPack"](indices, origin, **attributes)
+    packed = KERNELS["PoolIndexPack"](indices, origin, **attributes)
     n_bits = n_index_bits(math.prod(g.kernel))
     assert packed.shape == (g.n, math.ceil(g.c * math.prod(g.output) * n_bits / 8))
     bit_shape = [*indices.shape[1:], n_bits]
-    unpacked = DOMAIN_KERNELS["PoolIndexUnpack"](packed, origin, bit_shape=bit_shape, **attributes)
+    unpacked = KERNELS["PoolIndexUnpack"](packed, origin, bit_shape=bit_shape, **attributes)
     assert_agree([unpacked], [indices], 0)
 
 
@@ -84,12 +84,12 @@ def test_a_bitmap_keeps_every_bit_but_those_of_zero(
     """-0.0, subnormal numbers and NaN with their payload; also where the plan was too small."""
     patterns = np.array([0, 0, 0, 1 << 31, 0x7FC00001, 0xFF800001, 1, 0x3F800000], np.uint32)
     x = np.random.default_rng(seed).choice(patterns, shape).view(np.float32)
-    bits, values = DOMAIN_KERNELS["BitmapPack"](x, capacity=capacity)
+    bits, values = KERNELS["BitmapPack"](x, capacity=capacity)
     n_kept = np.count_nonzero(x.view(np.uint32))
     assert values.size == max(capacity, n_kept + 1)
     assert not values[0]
     assert not values[n_kept + 1 :].any()
-    unpacked = DOMAIN_KERNELS["BitmapUnpack"](bits, values, shape=list(shape[1:]))
+    unpacked = KERNELS["BitmapUnpack"](bits, values, shape=list(shape[1:]))
     np.testing.assert_array_equal(unpacked.view(np.uint32), x.view(np.uint32))
 
 
@@ -102,11 +102,11 @@ def test_powers_of_two_round_trip(shape: tuple[int, ...], seed: int, top: int):
     codes.flat[rng.integers(codes.size)] = 15
     signs = rng.choice(np.array([-1, 1], np.float32), shape)
     x = np.ldexp(np.where(codes > 0, signs, np.float32(0)), top - 15 + codes)
-    packed, unit = DOMAIN_KERNELS["Pow2Pack"](x)
+    packed, unit = KERNELS["Pow2Pack"](x)
     n_bytes = math.ceil(math.prod(shape[1:]) / 2) + math.ceil(math.prod(shape[1:]) / 8)
     assert (packed.shape, packed.dtype) == ((shape[0], n_bytes), np.uint8)
     assert unit == 2.0 ** (top - 15)
-    unpacked = DOMAIN_KERNELS["Pow2Unpack"](packed, unit, shape=list(shape[1:]))
+    unpacked = KERNELS["Pow2Unpack"](packed, unit, shape=list(shape[1:]))
     assert_agree([unpacked], [x], 0)
 
 
@@ -118,8 +118,8 @@ def test_a_power_of_two_is_at_most_half_an_octave_off(
     rng = np.random.default_rng(seed)
     octaves = rng.integers(-18, 1, shape) + (octave if dtype is np.float32 else 0)
     x = np.ldexp(rng.standard_normal(shape), octaves).astype(dtype)
-    packed, unit = DOMAIN_KERNELS["Pow2Pack"](x)
-    q = DOMAIN_KERNELS["Pow2Unpack"](packed, unit, shape=list(shape[1:])).astype(np.float64)
+    packed, unit = KERNELS["Pow2Pack"](x)
+    q = KERNELS["Pow2Unpack"](packed, unit, shape=list(shape[1:])).astype(np.float64)
     wide = x.astype(np.float64)
     least = 2.0**0.5 * float(unit)
     kept = np.abs(wide) >= least
@@ -136,5 +136,5 @@ def test_what_is_not_finite_poisons_the_whole_tensor(
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(shape).astype(np.float32)
     x.flat[rng.integers(x.size)] = poison
-    packed, unit = DOMAIN_KERNELS["Pow2Pack"](x)
-    assert np.isnan(DOMAIN_KERNELS["Pow2Unpack"](packed, unit, shape=list(shape[1:]))).all()
+    packed, unit = KERNELS["Pow2Pack"](x)
+    assert np.isnan(KERNELS["Pow2Unpack"](packed, unit, shape=list(shape[1:]))).all()

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from tests.ops.cases import CASES, CONVOLUTIONS, LINE_POOLING, POOLINGS
 from tests.ops.harness import Array, assert_agree
 from tests.ops.oracles import (
@@ -42,32 +42,32 @@ def assert_gradient(
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.5)])
 def test_clip_grad(low: float, high: float, normal: Normal):
     x, dy = X, normal(X.shape)
-    dx = DOMAIN_KERNELS["ClipGrad"](dy, x, low=low, high=high)
+    dx = KERNELS["ClipGrad"](dy, x, low=low, high=high)
     assert_gradient(dx, lambda x: np.clip(x, low, high), x, dy)
 
 
 def test_masked_grad_of_packed_range(normal: Normal):
     x, dy = X.reshape(4, 15), normal((4, 15))
-    packed = DOMAIN_KERNELS["RangePack"](x, low=-1.0, high=1.0)
-    dx = DOMAIN_KERNELS["MaskedGrad"](dy, packed, shape=[15])
+    packed = KERNELS["RangePack"](x, low=-1.0, high=1.0)
+    dx = KERNELS["MaskedGrad"](dy, packed, shape=[15])
     assert_gradient(dx, lambda x: np.clip(x, -1, 1), x, dy)
 
 
 def test_relu_grad(normal: Normal):
     x, dy = X, normal(X.shape)
-    dx = DOMAIN_KERNELS["ReluGrad"](dy, np.maximum(x, 0))
+    dx = KERNELS["ReluGrad"](dy, np.maximum(x, 0))
     assert_gradient(dx, lambda x: np.maximum(x, 0), x, dy)
 
 
 def test_approx_sign_grad(normal: Normal):
     x, dy = X, normal(X.shape)
-    assert_gradient(DOMAIN_KERNELS["ApproxSignGrad"](dy, x), approx_sign, x, dy)
+    assert_gradient(KERNELS["ApproxSignGrad"](dy, x), approx_sign, x, dy)
 
 
 @pytest.mark.parametrize("beta", [1.0, 5.0, 10.0])
 def test_swish_sign_grad(beta: float, normal: Normal):
     x, dy = X, normal(X.shape)
-    dx = DOMAIN_KERNELS["SwishSignGrad"](dy, x, beta=beta)
+    dx = KERNELS["SwishSignGrad"](dy, x, beta=beta)
     assert_gradient(dx, lambda x: swish_sign(x, beta), x, dy)
 
 
@@ -75,7 +75,7 @@ def test_swish_sign_grad(beta: float, normal: Normal):
 def test_conv_input_grad(g: Geometry, normal: Normal):
     one = Geometry(1, g.c, g.m, g.space, g.kernel, g.strides, g.pads, g.dilations, g.group)
     x, w, dy = normal(one.x_shape), normal(one.w_shape), normal(one.conv_shape)
-    dx = DOMAIN_KERNELS["ConvInputGrad"](
+    dx = KERNELS["ConvInputGrad"](
         dy, w, input_shape=list(g.space), strides=list(g.strides), pads=list(g.pads),
         dilations=list(g.dilations), group=g.group, output_padding=list(g.output_padding),
     )  # fmt: skip
@@ -87,7 +87,7 @@ def test_conv_input_grad(g: Geometry, normal: Normal):
 @pytest.mark.parametrize("g", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_conv_weight_grad(g: Geometry, normal: Normal):
     x, w, dy = normal(g.x_shape), normal(g.w_shape), normal(g.conv_shape)
-    dw = DOMAIN_KERNELS["ConvWeightGrad"](
+    dw = KERNELS["ConvWeightGrad"](
         x, dy, kernel_shape=list(g.kernel), strides=list(g.strides), pads=list(g.pads),
         dilations=list(g.dilations), group=g.group,
     )  # fmt: skip
@@ -104,7 +104,7 @@ def test_max_pool_grad(g: Geometry, normal: Normal):
     x = np.random.default_rng(size).permutation(size).reshape(one.x_shape) / size  # no ties
     y, indices = max_pool(x, one)
     dy = normal(y.shape)
-    dx = DOMAIN_KERNELS["MaxPoolGrad"](dy, indices, input_shape=list(g.space))
+    dx = KERNELS["MaxPoolGrad"](dy, indices, input_shape=list(g.space))
     assert_gradient(dx, lambda x: max_pool(x, one)[0], x, dy)
 
 
@@ -120,7 +120,7 @@ def test_batch_normalization_grad(kind: str, shape: tuple[int, ...], normal: Nor
 
     y, *_, mean, inv_std = batch_norm(kind, x, scale, bias)
     np.testing.assert_allclose(y, forward(x, scale, bias), rtol=1e-12, atol=1e-12)
-    gradient = DOMAIN_KERNELS[f"{kind}BatchNormalizationGrad"]
+    gradient = KERNELS[f"{kind}BatchNormalizationGrad"]
     dx, dscale, dbias = gradient(dy, x, scale, mean, inv_std)
     assert_gradient(dx, lambda x: forward(x, scale, bias), x, dy)
     assert_gradient(dscale, lambda scale: forward(x, scale, bias), scale, dy)
@@ -138,14 +138,14 @@ def test_gradient_from_the_pool_is_that_of_the_chain(pooling: str, relu: int, no
     found = np.maximum(n, 0) if relu else n
     pool = next(k for k in CASES if str(k) == f"PackedMaxPool-{pooling}")
     grad = next(k for k in CASES if str(k) == f"PackedMaxPoolGrad-{pooling}")
-    y, packed = DOMAIN_KERNELS["PackedMaxPool"](found, pool.inputs[1], **pool.attributes)
+    y, packed = KERNELS["PackedMaxPool"](found, pool.inputs[1], **pool.attributes)
     dy, places = normal(y.shape), (packed, pool.inputs[1])
-    chain = DOMAIN_KERNELS["PackedMaxPoolGrad"](dy, *places, **grad.attributes)
+    chain = KERNELS["PackedMaxPoolGrad"](dy, *places, **grad.attributes)
     chain = np.where(found > 0, chain, 0) if relu else chain
-    want = DOMAIN_KERNELS["L1BatchNormalizationGrad"](chain, x, scale, mean, inv_std)
-    signs = DOMAIN_KERNELS["ThresholdPack"](n, bias)
+    want = KERNELS["L1BatchNormalizationGrad"](chain, x, scale, mean, inv_std)
+    signs = KERNELS["ThresholdPack"](n, bias)
     shape = list(x.shape[1:])
-    got = DOMAIN_KERNELS["L1BatchNormalizationPoolGrad"](
+    got = KERNELS["L1BatchNormalizationPoolGrad"](
         dy, y, *places, signs, scale, bias, inv_std,
         relu=relu, epsilon=1e-3, shape=shape, **grad.attributes,
     )  # fmt: skip
@@ -154,7 +154,7 @@ def test_gradient_from_the_pool_is_that_of_the_chain(pooling: str, relu: int, no
 
 
 def batch_norm(kind: str, x: Array, scale: Array, bias: Array) -> tuple[Array, ...]:
-    training = DOMAIN_KERNELS[f"{kind}BatchNormalizationTraining"]
+    training = KERNELS[f"{kind}BatchNormalizationTraining"]
     return training(x, scale, bias, bias, bias, epsilon=1e-3, momentum=0.9)
 
 
@@ -178,15 +178,15 @@ def test_gradient_from_bits_is_exact_where_they_tell_all(
     x = np.random.default_rng(3).choice(np.array([-2.0, -0.6, 0.7, 2.1]), shape)
     dy, scale, bias = normal(shape), np.full(3, sign_of_scale), np.array([0.0, 0.1, -0.1])
     scale = scale.astype(np.float64)
-    fused = DOMAIN_KERNELS[f"{kind}BatchNormalizationSigns"]
+    fused = KERNELS[f"{kind}BatchNormalizationSigns"]
     signs, mask, _, _, mean, inv_std, *tables = fused(
         x, scale, bias, bias, bias, epsilon=1e-5, momentum=0.9, zero=1.0, low=-1.0, high=1.0,
         shape=[3, 5],
     )  # fmt: skip
-    from_bits = DOMAIN_KERNELS["BatchNormalizationSignsGrad"]
+    from_bits = KERNELS["BatchNormalizationSignsGrad"]
     found = from_bits(dy, signs, mask, scale, inv_std, *tables, shape=[3, 5])
-    masked = DOMAIN_KERNELS["MaskedGrad"](dy, mask, shape=[3, 5])
-    exact = DOMAIN_KERNELS[f"{kind}BatchNormalizationGrad"](masked, x, scale, mean, inv_std)
+    masked = KERNELS["MaskedGrad"](dy, mask, shape=[3, 5])
+    exact = KERNELS[f"{kind}BatchNormalizationGrad"](masked, x, scale, mean, inv_std)
     assert_agree(found, exact, 1e-12)
     wrong = from_bits(dy, mask, signs, scale, inv_std, *tables, shape=[3, 5])
     with pytest.raises(AssertionError):
@@ -197,10 +197,10 @@ def test_gradient_from_bits_is_exact_where_they_tell_all(
 def test_softmax_cross_entropy_grad(shape: tuple[int, ...], normal: Normal):
     logits = normal(shape)
     labels = np.random.default_rng(0).integers(0, shape[1], (shape[0], *shape[2:]))
-    loss, log_prob = DOMAIN_KERNELS["SoftmaxCrossEntropy"](logits, labels)
+    loss, log_prob = KERNELS["SoftmaxCrossEntropy"](logits, labels)
     assert_agree([loss], [cross_entropy(logits, labels)], 1e-12)
     dloss = np.array(0.7)
-    dlogits = DOMAIN_KERNELS["SoftmaxCrossEntropyGrad"](dloss, log_prob, labels)
+    dlogits = KERNELS["SoftmaxCrossEntropyGrad"](dloss, log_prob, labels)
     assert_gradient(dlogits, lambda logits: cross_entropy(logits, labels), logits, dloss)
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from tests.ops.harness import Array, assert_agree
 from tests.ops.oracles import lowbias32
 
@@ -28,7 +28,7 @@ def test_sgd(dtype: type[np.floating]):
     w, gradients, lr = start(dtype)
     want = w.astype(np.float64) - float(lr) * np.sum(gradients, axis=0, dtype=np.float64)
     for dw in gradients:
-        w = DOMAIN_KERNELS["SgdStep"](w, dw, lr)
+        w = KERNELS["SgdStep"](w, dw, lr)
     assert_agree([w], [want.astype(dtype)], BOUNDS[dtype])
 
 
@@ -39,7 +39,7 @@ def test_momentum(dtype: type[np.floating]):
     for dw in gradients:
         velocity = 0.9 * velocity + dw
         want = want - float(lr) * velocity
-        w, m = DOMAIN_KERNELS["MomentumStep"](w, dw, m, lr, momentum=0.9)
+        w, m = KERNELS["MomentumStep"](w, dw, m, lr, momentum=0.9)
     assert_agree([w, m], [want.astype(dtype), velocity.astype(dtype)], BOUNDS[dtype])
 
 
@@ -56,7 +56,7 @@ def test_adam(dtype: type[np.floating]):
         m_hat = m_t / (1 - 0.9**t)
         v_hat = v_t / (1 - 0.999**t)
         theta = theta - float(lr) * m_hat / (np.sqrt(v_hat) + 1e-8)
-        w, m, v = DOMAIN_KERNELS["AdamStep"](
+        w, m, v = KERNELS["AdamStep"](
             w, g, m, v, lr, np.array(t), beta1=0.9, beta2=0.999, epsilon=1e-8
         )
     want = [theta.astype(dtype), m_t.astype(dtype), v_t.astype(dtype)]
@@ -66,9 +66,7 @@ def test_adam(dtype: type[np.floating]):
 def draw(step: int, *, ratio: float = 0.3, seed: int = 5, size: int = 100_000) -> Array:
     ones = np.ones(size, np.float32)
     threshold, scale = round(ratio * 2**32), 1 / (1 - ratio)
-    y, mask = DOMAIN_KERNELS["Dropout"](
-        ones, np.array(step), threshold=threshold, scale=scale, seed=seed
-    )
+    y, mask = KERNELS["Dropout"](ones, np.array(step), threshold=threshold, scale=scale, seed=seed)
     assert_agree([y], [np.where(mask, np.float32(scale), np.float32(0))], 0)
     return mask
 

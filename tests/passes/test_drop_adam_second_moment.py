@@ -9,7 +9,7 @@ from bnnopt.analysis import size_bytes
 from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
 from bnnopt.passes.drop_adam_second_moment import DropAdamSecondMoment
 from bnnopt.plan import make_plan
-from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.training_step import Role, TrainingStep
 from tests.graphs import Network, apply, node, ops, run_native, run_stock, zoo
 from tests.passes.networks import NETWORKS, small
@@ -89,11 +89,11 @@ def two_steps_of(w: float, signs: list[int], operator: str, n: int = 400) -> flo
             np.array(0.01),
         )
         if operator == "SignAdamStep":
-            weight, m, v = DOMAIN_KERNELS[operator](
+            weight, m, v = KERNELS[operator](
                 weight, packed, m, v, lr, count, beta2=0.999, **attributes
             )
         else:
-            weight, m = DOMAIN_KERNELS[operator](
+            weight, m = KERNELS[operator](
                 weight, packed, m, lr, count, beta2=0.0, decay=0.0, root=0.1, **attributes
             )
     return float(weight[0, 0])

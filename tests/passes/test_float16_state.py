@@ -16,7 +16,7 @@ from bnnopt.ops import dims
 from bnnopt.passes.float16_state import Float16State
 from bnnopt.plan import make_plan
 from bnnopt.runtime import TrainingSession
-from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.training_step import Role, TrainingStep
 from tests.graphs import (
     BATCH,
@@ -134,11 +134,9 @@ def steps_of_adam(fan_in: int, n: int = 3000) -> dict[str, tuple[float, float]]:
     naive = [zeros, zeros, zeros]
     for t in range(1, n + 1):
         count = np.array(t)
-        w, m, v = DOMAIN_KERNELS["HalfAdamStep"](
-            w, dw, m, v, lr, count, stochastic=1, seed=1, **adam
-        )
+        w, m, v = KERNELS["HalfAdamStep"](w, dw, m, v, lr, count, stochastic=1, seed=1, **adam)
         wide = [a.astype(np.float32) for a in naive]
-        results = DOMAIN_KERNELS["AdamStep"](wide[0], dw, *wide[1:], lr, count, **adam)
+        results = KERNELS["AdamStep"](wide[0], dw, *wide[1:], lr, count, **adam)
         naive = [np.asarray(a, np.float16) for a in results]
     root = float(np.mean(v.astype(np.float64))) / 1024 / np.sqrt(1 - 0.999**n)
     naive_root = float(np.sqrt(np.float64(naive[2][0]))) / np.sqrt(1 - 0.999**n)
@@ -173,8 +171,8 @@ def test_real_gradients_of_any_size(size: float) -> None:
     ours = [np.zeros(n, np.float16)] * 3
     for t in range(1, 200):
         dw = (size * (random.standard_normal(n) + 0.5)).astype(np.float32)
-        exact = DOMAIN_KERNELS["AdamStep"](exact[0], dw, *exact[1:], lr, np.array(t), **adam)
-        ours = DOMAIN_KERNELS["HalfAdamStep"](
+        exact = KERNELS["AdamStep"](exact[0], dw, *exact[1:], lr, np.array(t), **adam)
+        ours = KERNELS["HalfAdamStep"](
             ours[0], dw, *ours[1:], lr, np.array(t), stochastic=1, seed=3, **adam
         )
     change = exact[0].astype(np.float64)
@@ -187,7 +185,7 @@ def test_stochastic_rounding_has_the_right_mean_and_nearest_has_not() -> None:
     lr, dw = np.array(1, np.float32), np.full(4096, 5e-5, np.float32)
     for t in range(1, 101):
         for stochastic, weights in w.items():
-            w[stochastic] = DOMAIN_KERNELS["HalfSgdStep"](
+            w[stochastic] = KERNELS["HalfSgdStep"](
                 weights, dw, lr, np.array(t), stochastic=stochastic, seed=7
             )
     assert (w[0] == 1).all()
@@ -197,7 +195,7 @@ def test_stochastic_rounding_has_the_right_mean_and_nearest_has_not() -> None:
 def test_too_large_saturates() -> None:
     for stochastic in (0, 1):
         (x,) = [np.array([1e6, -1e6, 65519.0], np.float32)]
-        y = DOMAIN_KERNELS["RoundToHalf"](x, np.array(1), stochastic=stochastic, seed=0)
+        y = KERNELS["RoundToHalf"](x, np.array(1), stochastic=stochastic, seed=0)
         np.testing.assert_array_equal(y, np.float16([65504, -65504, 65504]))
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.calls import CompiledKernel
-from bnnopt.runtime.kernels.compiled.elementwise import COMPILED_ELEMENTWISE
-from bnnopt.runtime.kernels.compiled.optimizers import COMPILED_OPTIMIZERS
+from bnnopt.runtime.kernels.compiled.calls import KernelCall
+from bnnopt.runtime.kernels.compiled.optimizers import FORMS
+from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.kernels.windows import Window, make_window
 from bnnopt.runtime.library import library
@@ -113,10 +113,10 @@ class Guarded:
 
 
 def run(
-    call: Call, *, in_place: bool = False, offset: int = 0, kernel: CompiledKernel | None = None
+    call: Call, *, in_place: bool = False, offset: int = 0, kernel: KernelCall | None = None
 ) -> list[Array]:
     """The compiled results; inputs that are not overwritten must not change."""
-    kernel = kernel or COMPILED_ELEMENTWISE[call.operator]
+    kernel = kernel or COMPILED[call.operator]
     buffers = [None if a is None else Guarded(a, offset) for a in call.inputs]
     for buffer, array in zip(buffers, call.inputs, strict=True):
         if buffer is not None:
@@ -159,7 +159,7 @@ def assert_close(call: Call, got: list[Array], want: tuple[Array, ...]) -> None:
             np.testing.assert_array_equal(np.signbit(g[numbers]), np.signbit(w[numbers]))
 
 
-def assert_scratch_is_checked(kernel: CompiledKernel, call: Scratched) -> None:
+def assert_scratch_is_checked(kernel: KernelCall, call: Scratched) -> None:
     """With a little less than it needs it is refused, and nothing is written."""
     result = Guarded(np.zeros(call.twin().shape, call.dtype), 0)
     scratch = Guarded(np.empty(call.scratch_bytes(2) - 64, np.uint8), 0)
@@ -170,7 +170,7 @@ def assert_scratch_is_checked(kernel: CompiledKernel, call: Scratched) -> None:
     assert (result.array.view(np.uint8) == FILL).all()
 
 
-def assert_float64_is_refused(kernel: CompiledKernel, call: Scratched) -> None:
+def assert_float64_is_refused(kernel: KernelCall, call: Scratched) -> None:
     result, scratch = np.empty(call.twin().shape, np.float64), np.empty(1 << 22, np.uint8)
     assert not kernel(call.inputs, [result], call.attributes, scratch)
 
@@ -655,7 +655,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "ThresholdPack": threshold_pack,
     "Transpose": transpose,
     "UnpackBits": lambda s: unpack("UnpackBits", s),
-    **{name: functools.partial(optimizer, name) for name in COMPILED_OPTIMIZERS},
+    **{name: functools.partial(optimizer, name) for name in FORMS},
     **{name: functools.partial(bop, name) for name in ("BopStep", "HalfBopStep")},
 }
 

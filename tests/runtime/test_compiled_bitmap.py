@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.bitmap import BLOCK, COMPILED_BITMAP, scratch_bytes
-from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.compiled.bitmap import BLOCK, scratch_bytes
+from bnnopt.runtime.kernels.compiled.table import COMPILED
+from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 from tests.runtime.compiled_calls import SPECIAL, Guarded, settings_of
 
 pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
 
-KERNELS = st.sampled_from(["portable", "avx2"])
+ISAS = st.sampled_from(["portable", "avx2"])
 LARGE = [(3, BLOCK), (2, BLOCK + 8), (3, 2 * BLOCK + 5), (40, 5 * BLOCK - 8)]
 shapes = st.lists(st.integers(1, 40), min_size=1, max_size=3).map(tuple)
 
@@ -43,9 +44,9 @@ def compiled(
         guarded.array[...] = array
     written = [Guarded(array, 1) for array in like]
     sizes = [a.shape for a in inputs], [a.shape for a in like]
-    scratch = Guarded(np.empty(scratch_bytes(operator, *sizes, {}), np.uint8), 0)
+    scratch = Guarded(np.empty(scratch_bytes(operator, *sizes), np.uint8), 0)
     outputs = [guarded.array for guarded in written]
-    kernel = COMPILED_BITMAP[operator]
+    kernel = COMPILED[operator]
     assert kernel([g.array for g in read], outputs, attributes, scratch.array)
     for guarded in (*read, *written, scratch):
         guarded.check()
@@ -57,22 +58,22 @@ def compiled(
 def check(x: Array, dy: Array, spare: int) -> None:
     """All three kernels on one tensor, the values `spare` longer than they have to be."""
     capacity = np.count_nonzero(x.view(np.uint32)) + 1 + spare
-    bits, values = DOMAIN_KERNELS["BitmapPack"](x, capacity=capacity)
+    bits, values = KERNELS["BitmapPack"](x, capacity=capacity)
     packed = compiled("BitmapPack", [x], [bits, values])
     assert [a.tobytes() for a in packed] == [bits.tobytes(), values.tobytes()]
     (unpacked,) = compiled("BitmapUnpack", [bits, values], [x])
     assert unpacked.tobytes() == x.tobytes()
     keep = [max(1, math.prod(x.shape[1:]) // 4)]
-    pruned = DOMAIN_KERNELS["PrunedBitmapPack"](x, capacity=capacity, keep=keep)
+    pruned = KERNELS["PrunedBitmapPack"](x, capacity=capacity, keep=keep)
     found = compiled("PrunedBitmapPack", [x], list(pruned), {"keep": keep})
     assert [a.tobytes() for a in found] == [a.tobytes() for a in pruned]
-    twin = DOMAIN_KERNELS["BitmapReluGrad"](dy, bits, values, shape=list(x.shape[1:]))
+    twin = KERNELS["BitmapReluGrad"](dy, bits, values, shape=list(x.shape[1:]))
     (dx,) = compiled("BitmapReluGrad", [dy, bits, values], [dy])
     assert dx.tobytes() == twin.tobytes()
 
 
 @settings(max_examples=80, deadline=None)
-@given(shapes, st.sampled_from([0, 0.02, 0.5, 0.98, 1]), st.integers(0, 99), KERNELS)
+@given(shapes, st.sampled_from([0, 0.02, 0.5, 0.98, 1]), st.integers(0, 99), ISAS)
 def test_agrees_with_numpy(shape: tuple[int, ...], density: float, seed: int, kernels: str) -> None:
     dy = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     with settings_of(kernels=kernels, threads=2):
@@ -93,11 +94,11 @@ def test_blocks_on_any_number_of_threads(
 
 def test_a_tensor_that_is_too_dense_gets_an_array_of_its_own() -> None:
     x = sparse((4, 100), 0.5, 3)
-    bits, values = DOMAIN_KERNELS["BitmapPack"](x, capacity=1)
+    bits, values = KERNELS["BitmapPack"](x, capacity=1)
     planned = np.full(7, 5, np.float32)
     outputs = [np.empty_like(bits), planned]
-    scratch = np.empty(scratch_bytes("BitmapPack", [x.shape], [], {}), np.uint8)
-    assert COMPILED_BITMAP["BitmapPack"]([x], outputs, {}, scratch)
+    scratch = np.empty(scratch_bytes("BitmapPack", [x.shape], []), np.uint8)
+    assert COMPILED["BitmapPack"]([x], outputs, {}, scratch)
     assert outputs[1] is not planned
     assert (planned == 5).all()
     assert [a.tobytes() for a in outputs] == [bits.tobytes(), values.tobytes()]
@@ -105,8 +106,8 @@ def test_a_tensor_that_is_too_dense_gets_an_array_of_its_own() -> None:
 
 def test_the_gradient_may_overwrite_dy() -> None:
     x, dy = sparse((3, 50), 0.5, 1), sparse((3, 50), 1, 2)
-    packed = DOMAIN_KERNELS["BitmapPack"](x, capacity=math.prod(x.shape) + 1)
-    expected = DOMAIN_KERNELS["BitmapReluGrad"](dy, *packed, shape=[50])
-    scratch = np.empty(scratch_bytes("BitmapReluGrad", [x.shape], [], {}), np.uint8)
-    assert COMPILED_BITMAP["BitmapReluGrad"]([dy, *packed], [dy], {}, scratch)
+    packed = KERNELS["BitmapPack"](x, capacity=math.prod(x.shape) + 1)
+    expected = KERNELS["BitmapReluGrad"](dy, *packed, shape=[50])
+    scratch = np.empty(scratch_bytes("BitmapReluGrad", [x.shape], []), np.uint8)
+    assert COMPILED["BitmapReluGrad"]([dy, *packed], [dy], {}, scratch)
     assert dy.tobytes() == expected.tobytes()

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.bitmap import SHORT_BLOCK
-from bnnopt.runtime.kernels.compiled.convolution import COMPILED_CONVOLUTION, scratch_bytes
+from bnnopt.runtime.kernels.compiled.convolution import scratch_bytes
+from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 from tests.ops.oracles import Geometry
@@ -128,7 +129,7 @@ def run(call: Call, *, kernels: str = "avx512", threads: int) -> Array:
     scratch = Guarded(np.empty(call.scratch_bytes(threads), np.uint8), 0)
     before = [a.tobytes() for a in call.inputs]
     with settings_of(kernels=kernels, threads=threads):
-        kernel = COMPILED_CONVOLUTION[call.operator]
+        kernel = COMPILED[call.operator]
         done = kernel(call.inputs, [result.array], call.attributes, scratch.array)
     assert done, "not covered"
     result.check()
@@ -259,10 +260,10 @@ class TestControls:
             assert_close(call, wrong)
 
     def test_too_little_scratch_is_refused_and_nothing_written(self, call: Call):
-        assert_scratch_is_checked(COMPILED_CONVOLUTION[call.operator], call)
+        assert_scratch_is_checked(COMPILED[call.operator], call)
 
     def test_float64_is_left_to_numpy(self, call: Call):
-        assert_float64_is_refused(COMPILED_CONVOLUTION[call.operator], call)
+        assert_float64_is_refused(COMPILED[call.operator], call)
 
 
 def test_a_nan_in_the_scratch_is_never_read_into_a_result():
@@ -272,7 +273,7 @@ def test_a_nan_in_the_scratch_is_never_read_into_a_result():
             scratch = scratch[-scratch.ctypes.data % 64 :][: call.scratch_bytes(1)]
             result = np.empty(call.twin().shape, np.float32)
             with settings_of(threads=1):
-                kernel = COMPILED_CONVOLUTION[call.operator]
+                kernel = COMPILED[call.operator]
                 assert kernel(call.inputs, [result], call.attributes, scratch)
             assert_close(call, result)
 

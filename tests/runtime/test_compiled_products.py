@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.binary_products import COMPILED_PRODUCTS, scratch_bytes
+from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.reference.binary_products import TILE_BYTES
-from bnnopt.runtime.kernels.reference.domain import DOMAIN_KERNELS
+from bnnopt.runtime.kernels.reference.table import KERNELS
+from bnnopt.runtime.kernels.tiling import scratch_bytes
 from bnnopt.runtime.library import library
 from tests.ops.oracles import Geometry
 from tests.runtime.compiled_calls import (
@@ -92,13 +93,15 @@ class Product:
 
     def twin(self) -> Array:
         wide = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in self.inputs]
-        result = DOMAIN_KERNELS[self.operator](*wide, **self.attributes)
+        result = KERNELS[self.operator](*wide, **self.attributes)
         assert isinstance(result, np.ndarray)
         return result
 
     def scratch_bytes(self, threads: int, overwritten_bytes: int = 0) -> int:
         shapes = [a.shape for a in self.inputs], [self.twin().shape]
-        return scratch_bytes(self.operator, *shapes, self.attributes, threads, overwritten_bytes)
+        return (
+            scratch_bytes(self.operator, *shapes, self.attributes, threads, overwritten_bytes) or 0
+        )
 
 
 def packed(rng: np.random.Generator, n: int, shape: Sequence[int]) -> Array:
@@ -130,7 +133,7 @@ def conv_products(g: Geometry, seed: int, dtype: int = 1) -> list[Product]:
     }
     ones = np.full_like(w, 255)
     size = np.abs(dy).astype(np.float32)
-    magnitude = DOMAIN_KERNELS["BinaryConvInputGrad"](size, ones, **to_input)
+    magnitude = KERNELS["BinaryConvInputGrad"](size, ones, **to_input)
     assert isinstance(magnitude, np.ndarray)
     kernel = {"x_shape": x_shape, "kernel_shape": list(g.kernel), **shared}
     return [
@@ -163,7 +166,7 @@ def run(product: Product, *, kernels: str = "avx512", threads: int) -> Array:
     scratch = Guarded(np.empty(product.scratch_bytes(threads), np.uint8), 0)
     before = [a.tobytes() for a in product.inputs]
     with settings_of(kernels=kernels, threads=threads):
-        kernel = COMPILED_PRODUCTS[product.operator]
+        kernel = COMPILED[product.operator]
         done = kernel(product.inputs, [result.array], product.attributes, scratch.array)
     assert done, "not covered"
     result.check()
@@ -266,7 +269,7 @@ def run_over_dy(product: Product, kernels: str, threads: int) -> Array:
     over[...] = dy
     scratch = Guarded(np.empty(product.scratch_bytes(threads, dy.nbytes), np.uint8), 0)
     with settings_of(kernels=kernels, threads=threads):
-        kernel = COMPILED_PRODUCTS[product.operator]
+        kernel = COMPILED[product.operator]
         assert kernel([over, w], [dx], product.attributes, scratch.array)
     memory.check()
     scratch.check()
@@ -347,8 +350,8 @@ def with_packed_dy(product: Product, dtype: int = 1) -> tuple[Product, Product]:
     is_dx = "InputGrad" in product.operator
     inputs, place = [*product.inputs], 0 if is_dx else 1
     shape = list(inputs[place].shape[1:])
-    packed, unit = DOMAIN_KERNELS["Pow2Pack"](inputs[place])
-    inputs[place] = DOMAIN_KERNELS["Pow2Unpack"](packed, unit, shape=shape)
+    packed, unit = KERNELS["Pow2Pack"](inputs[place])
+    inputs[place] = KERNELS["Pow2Unpack"](packed, unit, shape=shape)
     plain = dataclasses.replace(product, inputs=inputs)
     return plain, dataclasses.replace(
         product,
@@ -408,10 +411,10 @@ class TestControls:
             assert_close(product, wrong)
 
     def test_too_little_scratch_is_refused_and_nothing_written(self, product: Product):
-        assert_scratch_is_checked(COMPILED_PRODUCTS[product.operator], product)
+        assert_scratch_is_checked(COMPILED[product.operator], product)
 
     def test_float64_is_left_to_numpy(self, product: Product):
-        assert_float64_is_refused(COMPILED_PRODUCTS[product.operator], product)
+        assert_float64_is_refused(COMPILED[product.operator], product)
 
 
 def test_scratch_is_small_and_never_grows_with_the_batch():
@@ -444,7 +447,7 @@ def test_kernels_that_are_too_large_and_volumes_are_left_to_numpy():
     attributes: dict[str, Attribute] = {
         **volume, "x_shape": [1, 2, 2, 2], "w_shape": [1] * 4, "dtype": 1,
     }  # fmt: skip
-    assert scratch_bytes("BinaryConv", [(1, 1), (1, 1)], [(1, 1, 2, 2, 2)], attributes, 1) == 0
+    assert scratch_bytes("BinaryConv", [(1, 1), (1, 1)], [(1, 1, 2, 2, 2)], attributes, 1) is None
 
 
 def test_the_twin_goes_through_several_tiles():

@@ -9,10 +9,9 @@ import pytest
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array, formulas
-from bnnopt.runtime.kernels.compiled.linear import COMPILED_DENSE
-from bnnopt.runtime.kernels.compiled.optimizers import COMPILED_OPTIMIZERS, FORMS
-from bnnopt.runtime.kernels.compiled.table import scratch_bytes
-from bnnopt.runtime.kernels.compiled.updates import COMPILED_UPDATES
+from bnnopt.runtime.kernels.compiled.linear import STEPS as DENSE_STEPS
+from bnnopt.runtime.kernels.compiled.optimizers import FORMS
+from bnnopt.runtime.kernels.compiled.table import COMPILED, Sizes, scratch_bytes
 from bnnopt.runtime.kernels.reference import linear
 from bnnopt.runtime.kernels.reference.packing import binarize_pack
 from bnnopt.runtime.kernels.reference.updates import masked, scaled
@@ -74,7 +73,7 @@ def separately(case: Fused, kernels: str) -> list[Array]:
         gradient = (scaled if "Bop" in form.rule else masked)(raw, w, **case.between)
     call = dataclasses.replace(step, inputs=[w, gradient, *rest])
     results = [np.empty_like(array) for array in call.twin()]
-    done = COMPILED_OPTIMIZERS[step.operator](call.inputs, results, step.attributes, np.empty(0))
+    done = COMPILED[step.operator](call.inputs, results, step.attributes, np.empty(0))
     assert done, "not covered"
     return results if form.of_signs else [*results, gradient]
 
@@ -89,11 +88,11 @@ def together(case: Fused, *, kernels: str, threads: int, with_dw: bool = True) -
     inputs = [buffers[0].array, *case.product.inputs, *(buffer.array for buffer in buffers[1:])]
     outputs = [buffer.array for buffer in buffers[: len(case.step.in_place)]]
     shapes = [array.shape for array in inputs]
-    n_bytes = scratch_bytes(case.operator, shapes, [], case.attributes)
+    n_bytes = scratch_bytes(case.operator, Sizes(shapes, [], case.attributes))
     scratch = Guarded(np.empty(n_bytes, np.uint8), 0)
     assert threads <= MAX_THREADS
     with settings_of(kernels=kernels, threads=threads):
-        kernel = COMPILED_UPDATES[case.operator]
+        kernel = COMPILED[case.operator]
         given = [*outputs, dw.array if with_dw else None]
         assert kernel(inputs, given, case.attributes, scratch.array), "not covered"
     for guarded in (*buffers, dw, scratch):
@@ -166,20 +165,20 @@ def test_too_little_scratch_is_refused_and_nothing_written(step: str):
     w, *rest = case.step.inputs[0], *case.step.inputs[2:]
     before = w.tobytes()
     inputs = [w, *case.product.inputs, *rest]
-    kernel = COMPILED_UPDATES[case.operator]
+    kernel = COMPILED[case.operator]
     outputs = [w, *rest[: len(case.step.in_place) - 1], None]
     assert not kernel(inputs, outputs, case.attributes, np.empty(0, np.uint8))
     assert w.tobytes() == before
 
 
 @pytest.mark.parametrize("block", [1, 100, 1 << 19])
-@pytest.mark.parametrize("operator", COMPILED_DENSE)
+@pytest.mark.parametrize("name", DENSE_STEPS)
 def test_a_dense_layer_of_real_numbers(
-    operator: str, block: int, monkeypatch: pytest.MonkeyPatch
+    name: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same bits as the gradient, its mask and the step, whatever the block."""
     monkeypatch.setattr(formulas, "BLOCK", block)
-    name = operator.removeprefix("Gemm")
+    operator = f"Gemm{name}"
     source = Source(block, (7, 33), special=False)
     step = CALLS[name](source)
     w, _, *rest = step.inputs
@@ -188,11 +187,13 @@ def test_a_dense_layer_of_real_numbers(
     gradient = masked(linear.dense_weight_grad(a, b), w, **between)
     call = dataclasses.replace(step, inputs=[w, gradient, *rest])
     want = [np.empty_like(array) for array in call.twin()]
-    assert COMPILED_OPTIMIZERS[name](call.inputs, want, step.attributes, np.empty(0))
+    assert COMPILED[name](call.inputs, want, step.attributes, np.empty(0))
     got = [*(np.empty_like(array) for array in want), np.empty_like(w)]
     inputs, attributes = [w, a, b, *rest], {**step.attributes, **between}
-    scratch = Guarded(np.empty(scratch_bytes(operator, [w.shape], [], attributes), np.uint8), 0)
-    assert COMPILED_DENSE[operator](inputs, got, attributes, scratch.array)
+    scratch = Guarded(
+        np.empty(scratch_bytes(operator, Sizes([w.shape], [], attributes)), np.uint8), 0
+    )
+    assert COMPILED[operator](inputs, got, attributes, scratch.array)
     scratch.check()
     assert (np.abs(w) > 0.7).any()
     assert_same(got, [*want, gradient])

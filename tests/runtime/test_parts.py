@@ -13,8 +13,7 @@ from bnnopt.passes import PASSES
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import calls
 from bnnopt.runtime.kernels.reference import parts, run
-from bnnopt.runtime.kernels.reference.optimizers import STEPS
-from bnnopt.runtime.kernels.reference.parts import LAYOUTS, Part
+from bnnopt.runtime.kernels.reference.parts import Axes, Part
 from bnnopt.runtime.kernels.reference.run import run_numpy
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.kernels.reference.updates import FUSED
@@ -25,10 +24,10 @@ from tests.passes.networks import small
 from tests.runtime.test_standard_kernels import CASES as STANDARD_CASES
 
 Call = tuple[Sequence[Array | None], Mapping[str, Any]]
-FILTERS = {
-    name for name in FUSED if name.startswith(("BinaryConv", "BinaryGemm")) and "Pow2" not in name
-}
-IN_PARTS = sorted({*LAYOUTS, *STEPS, *FILTERS})
+OF_REALS = {name for name in FUSED if name.startswith("Conv")}  # their case has two groups
+IN_PARTS = sorted(
+    {name for name, row in KERNELS.items() if not isinstance(row.how, str)} - OF_REALS
+)
 SUMS = 1e-5  # relative: a matrix product of other sizes adds in another order
 
 
@@ -36,6 +35,11 @@ def calls_of(operator: str) -> list[Call]:
     ours = [(c.inputs, rounded(c.attributes)) for c in CASES if c.operator == operator]
     standard = [(c.inputs, c.attributes) for c in STANDARD_CASES if c.op == operator]
     return [*ours, *standard]
+
+
+def axes_of(operator: str) -> Axes:
+    how = KERNELS[operator].how
+    return how if isinstance(how, Axes) else Axes("", "")
 
 
 def whole(operator: str, call: Call) -> list[Array]:
@@ -51,9 +55,7 @@ def assert_the_same(operator: str, call: Call) -> None:
     run_numpy(operator, call[0], outputs, call[1])
     for found, array in zip(outputs, expected, strict=True):
         assert found is not None
-        if array.dtype.kind == "f" and (
-            operator in FUSED or "1" in LAYOUTS.get(operator, ("", ""))[0]
-        ):
+        if array.dtype.kind == "f" and (operator in FUSED or "1" in axes_of(operator).inputs):
             scale = float(np.abs(array).max(initial=0))
             np.testing.assert_allclose(found, array, rtol=SUMS, atol=SUMS * scale)
         else:
@@ -68,7 +70,9 @@ def n_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counted(operator: str) -> Any:
         kernel = KERNELS[operator]
-        return lambda *a, **k: (names.append(operator), kernel(*a, **k))[1]
+        return kernel._replace(
+            function=lambda *a, **k: (names.append(operator), kernel(*a, **k))[1]
+        )
 
     monkeypatch.setattr(run, "KERNELS", {name: counted(name) for name in KERNELS})
     return names
@@ -85,7 +89,8 @@ def test_part_by_part_is_the_same(operator: str, n_runs: list[str]) -> None:
 def test_another_axis_or_stream_is_noticed(
     n_runs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LAYOUTS, "PoolIndexUnpack", ("0", "0"))  # its indices count all samples
+    row = KERNELS["PoolIndexUnpack"]._replace(how=Axes("0", "0"))
+    monkeypatch.setitem(run.KERNELS, "PoolIndexUnpack", row)  # its indices count all samples
     with pytest.raises(AssertionError):
         [assert_the_same("PoolIndexUnpack", call) for call in calls_of("PoolIndexUnpack")]
     monkeypatch.setattr(Part, "attributes", lambda part, attributes, outputs: attributes)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bnnopt.ops import OPERATORS
 from bnnopt.ops.registry import VIEWS
 from bnnopt.runtime.kernels.reference import run
-from bnnopt.runtime.kernels.reference.standard import STANDARD_KERNELS
+from bnnopt.runtime.kernels.reference.parts import TILES
+from bnnopt.runtime.kernels.reference.table import KERNELS
 
 Array = NDArray[Any]
 Oracle = Callable[..., list[Array]]
@@ -40,7 +42,7 @@ class Case:
         return f"{self.op}-{shapes}-{flags}".replace(" ", "")
 
     def run(self) -> tuple[Array, ...]:
-        result = STANDARD_KERNELS[self.op](*self.inputs, **self.attributes)
+        result = KERNELS[self.op](*self.inputs, **self.attributes)
         return result if isinstance(result, tuple) else (result,)
 
 
@@ -413,7 +415,7 @@ def assert_same(results: tuple[Array, ...], expected: list[Array], rtol: float) 
 
 
 def test_every_kernel_has_a_case() -> None:
-    assert {case.op for case in CASES} == set(STANDARD_KERNELS)
+    assert {case.op for case in CASES} == set(KERNELS) - set(OPERATORS)
 
 
 @TABLE
@@ -438,7 +440,7 @@ def test_kernel_returns_memory_of_its_own_unless_it_only_shapes(case: Case) -> N
 
 @pytest.mark.parametrize("n", [1, 3, 10**6])
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c.op in run.ELEMENTWISE], ids=lambda c: c.name
+    "case", [c for c in CASES if KERNELS[c.op].how == TILES], ids=lambda c: c.name
 )
 def test_elementwise_kernels_go_in_tiles(
     case: Case, n: int, monkeypatch: pytest.MonkeyPatch
@@ -497,20 +499,20 @@ def test_float16_stays_float16() -> None:
         ("LeakyRelu", (x,), {}),
         ("Erf", (x,), {}),
     ):
-        result = STANDARD_KERNELS[op](*inputs, **attributes)
+        result = KERNELS[op](*inputs, **attributes)
         assert isinstance(result, np.ndarray)
         assert result.dtype == np.float16
 
 
 def test_sigmoid_is_accurate_in_both_tails() -> None:
     x = np.array([-700.0, -30.0, 30.0, 700.0])
-    y = STANDARD_KERNELS["Sigmoid"](x)
+    y = KERNELS["Sigmoid"](x)
     np.testing.assert_allclose(y, [np.exp(-700.0), 1 / (1 + np.exp(30.0)), 1 - 9.4e-14, 1.0])
 
 
 def test_max_pool_lets_nan_win() -> None:
     x = np.array([[[1.0, NAN, 5.0, NAN, -INF, -INF]]], np.float32)
-    y, indices = STANDARD_KERNELS["MaxPool"](x, kernel_shape=[2], strides=[2])
+    y, indices = KERNELS["MaxPool"](x, kernel_shape=[2], strides=[2])
     np.testing.assert_array_equal(y, [[[NAN, NAN, -INF]]])
     np.testing.assert_array_equal(indices, [[[1, 3, 4]]])
 
@@ -528,4 +530,4 @@ def test_what_a_kernel_cannot_do_is_an_error(
     op: str, inputs: tuple[Array, ...], attributes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        STANDARD_KERNELS[op](*inputs, **attributes)
+        KERNELS[op](*inputs, **attributes)

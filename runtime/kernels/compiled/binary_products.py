@@ -1,7 +1,7 @@
 """The compiled binary products: XNOR and popcount forward, signed sums of floats backward.
 
 They cover convolutions of one and two dimensions and dense layers, any shape. The scratch memory
-that a call needs is `scratch_bytes`, aligned to 64 bytes.
+that a call needs is `tiling.scratch_bytes`, aligned to 64 bytes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, CompiledKernel, call, covered
-from bnnopt.runtime.kernels.tiling import scratch_bytes, tiling
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, KernelCall, call, covered
+from bnnopt.runtime.kernels.tiling import tiling
 from bnnopt.runtime.library import int64s
-
-__all__ = ["COMPILED_PRODUCTS", "scratch_bytes"]
 
 Dtypes: TypeAlias = tuple[np.dtype[Any], ...]
 
@@ -47,7 +45,8 @@ FUNCTIONS: dict[str, tuple[str, tuple[Dtypes, ...], Dtypes]] = {
 }
 
 
-def _kernel(op: str) -> CompiledKernel:
+def product(op: str) -> KernelCall:
+    """The call of a binary product or of a gradient of one, by the name of its operator."""
     function, wanted, wanted_result = FUNCTIONS[op]
     floats = wanted.index(FLOATS) if FLOATS in wanted else None
 
@@ -71,6 +70,3 @@ def _kernel(op: str) -> CompiledKernel:
 
     run.__doc__ = f"{op}; False, with nothing written, where the numpy kernel has to do it."
     return run
-
-
-COMPILED_PRODUCTS: dict[str, CompiledKernel] = {op: _kernel(op) for op in FUNCTIONS}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
-    CompiledKernel,
     call,
     covered,
     integers,
@@ -123,18 +121,9 @@ def scratch_bytes(
     operator: str,
     inputs: Sequence[Sequence[int]],
     outputs: Sequence[Sequence[int]],
-    attributes: Mapping[str, Attribute],
 ) -> int:
     """Bytes of the offsets that a step needs."""
     dense = outputs[0] if operator == "BitmapUnpack" else inputs[0]
     if operator == "PrunedBitmapPack":
         return _floor_bytes(dense) + offset_bytes(dense, by_row=True)
     return offset_bytes(dense)
-
-
-COMPILED_BITMAP: dict[str, CompiledKernel] = {
-    "BitmapPack": bitmap_pack,
-    "BitmapReluGrad": bitmap_relu_grad,
-    "BitmapUnpack": bitmap_unpack,
-    "PrunedBitmapPack": pruned_bitmap_pack,
-}

@@ -23,7 +23,7 @@ from bnnopt.runtime.library import library, pointer
 Arrays: TypeAlias = Sequence[Array | None]
 Attributes: TypeAlias = Mapping[str, Attribute]
 
-CompiledKernel: TypeAlias = Callable[[Arrays, Arrays, Attributes, Array], bool]
+KernelCall: TypeAlias = Callable[[Arrays, Arrays, Attributes, Array], bool]
 """(inputs, outputs, attributes, scratch uint8) to whether the outputs are written."""
 
 FLOAT32 = np.dtype(np.float32)  # as a dtype, comparing takes a third of the time

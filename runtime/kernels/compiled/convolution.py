@@ -20,7 +20,6 @@ from bnnopt.runtime.kernels.compiled.calls import (
     Argument,
     Arrays,
     Attributes,
-    CompiledKernel,
     call,
     covered,
     integers,
@@ -87,15 +86,6 @@ def bitmap_conv_weight_grad(
         return False
     arrays: list[Argument] = [bits, values, dy, is_half(dy), dw]
     return _run("BitmapConvWeightGrad", inputs, dw, attributes, scratch, arrays)
-
-
-COMPILED_CONVOLUTION: dict[str, CompiledKernel] = {
-    "BitmapConvWeightGrad": bitmap_conv_weight_grad,
-    "Conv": conv,
-    "ConvInputGrad": conv_input_grad,
-    "ConvWeightGrad": conv_weight_grad,
-    "RealConv": conv,
-}
 
 
 def is_map(array: Array | None) -> bool:

@@ -15,7 +15,6 @@ from bnnopt.runtime.kernels.compiled.calls import (
     FLOAT16,
     Arrays,
     Attributes,
-    CompiledKernel,
     call,
     covered,
     integer,
@@ -23,11 +22,6 @@ from bnnopt.runtime.kernels.compiled.calls import (
     optional,
     scalar,
 )
-from bnnopt.runtime.kernels.compiled.normalization import COMPILED_NORMALIZATION
-from bnnopt.runtime.kernels.compiled.optimizers import COMPILED_OPTIMIZERS
-from bnnopt.runtime.kernels.compiled.packing import COMPILED_PACKING
-from bnnopt.runtime.kernels.compiled.pooling import COMPILED_PLANES
-from bnnopt.runtime.kernels.compiled.reduction import COMPILED_REDUCTION
 from bnnopt.runtime.kernels.formulas import stream_start
 
 
@@ -169,23 +163,3 @@ def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
     assert y is not None
     call(name, x, y, y.size)
     return True
-
-
-COMPILED_ELEMENTWISE: dict[str, CompiledKernel] = {
-    "Add": add,
-    "Binarize": binarize,
-    "Cast": cast,
-    "Clip": clip,
-    "ClipGrad": clip_grad,
-    "Div": div,
-    "Mul": mul,
-    "Relu": relu,
-    "Dropout": dropout,
-    "ReluGrad": relu_grad,
-    "Sub": sub,
-    **COMPILED_NORMALIZATION,
-    **COMPILED_OPTIMIZERS,
-    **COMPILED_PACKING,
-    **COMPILED_PLANES,
-    **COMPILED_REDUCTION,
-}

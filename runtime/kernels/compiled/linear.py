@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, CompiledKernel, call, covered
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, call, covered
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, check_finite, make_update
 from bnnopt.runtime.kernels.formulas import row_blocks, rows_at_a_time
 
 Shape = Sequence[int]
 
 # Not those of float16: their random bits are counted from the first weight on. Nor those of bits.
-_STEPS = [
+STEPS: list[str] = [
     step for step, form in FORMS.items() if not (form.half or form.of_signs or form.rule == BOP)
 ]
 
 
-@np.errstate(all="ignore")
-def _run(
+def fused_step(
     inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, step: str
 ) -> bool:
     """`updates.FusedStep` of a Gemm; each output but the last may be the input that it replaces."""
-    w, a, b, *rest = inputs
-    *replaced, dw = outputs
+    w, a, b, dw = *inputs[:3], outputs[-1]
     if w is None or a is None or b is None or not covered(w, a, b):
         return False
     if dw is not None and not covered(dw):
         return False
     if scratch.size < scratch_bytes(w.shape) or scratch.ctypes.data % 64:
         return False
+    with np.errstate(all="ignore"):
+        return _in_blocks(inputs, outputs, attributes, scratch, step)
+
+
+def _in_blocks(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, step: str
+) -> bool:
+    w, a, b, *rest = inputs
+    *replaced, dw = outputs
+    assert w is not None
+    assert a is not None
+    assert b is not None
     for rows in row_blocks(*w.shape):
         block = [_rows_of(array, rows, w.shape) for array in (w, None, *rest)]
         results = [_rows_of(array, rows, w.shape) for array in replaced]
@@ -58,8 +67,3 @@ def scratch_bytes(w: Shape) -> int:
     n_rows, row = w
     n_bytes = 4 * row * min(n_rows, rows_at_a_time(row))
     return n_bytes + -n_bytes % 64
-
-
-COMPILED_DENSE: dict[str, CompiledKernel] = {
-    f"Gemm{step}": functools.partial(_run, step=step) for step in _STEPS
-}

@@ -11,7 +11,7 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
-    CompiledKernel,
+    KernelCall,
     call,
     covered,
     number,
@@ -32,7 +32,7 @@ def batch_normalization(
     return True
 
 
-def _training(*, l1: bool) -> CompiledKernel:
+def training(*, l1: bool) -> KernelCall:
     """`normalization.batch_normalization_training`; y may be x, and any statistic left out."""
 
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -45,7 +45,7 @@ def _training(*, l1: bool) -> CompiledKernel:
     return run
 
 
-def _signs(*, l1: bool) -> CompiledKernel:
+def signs(*, l1: bool) -> KernelCall:
     """`normalization.batch_normalization_signs`; any output may be left out, but not all bits."""
 
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -102,7 +102,7 @@ def _float_type(y: Array | None) -> int | None:
     return type_of(y) if y is not None and y.dtype.kind == "f" else None
 
 
-def _grad(*, l1: bool) -> CompiledKernel:
+def grad(*, l1: bool) -> KernelCall:
     """`normalization.batch_normalization_grad`; dx may be dy."""
 
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -144,16 +144,3 @@ def _is_empty(x: Array | None) -> bool:
 def _planes(x: Array | None) -> tuple[int, int, int]:
     assert x is not None
     return x.shape[0], x.shape[1], math.prod(x.shape[2:])
-
-
-COMPILED_NORMALIZATION: dict[str, CompiledKernel] = {
-    "BatchNormalization": batch_normalization,
-    "BatchNormalizationApply": batch_normalization_apply,
-    "BatchNormalizationGrad": _grad(l1=False),
-    "BatchNormalizationSigns": _signs(l1=False),
-    "BatchNormalizationSignsGrad": batch_normalization_signs_grad,
-    "BatchNormalizationTraining": _training(l1=False),
-    "L1BatchNormalizationGrad": _grad(l1=True),
-    "L1BatchNormalizationSigns": _signs(l1=True),
-    "L1BatchNormalizationTraining": _training(l1=True),
-}

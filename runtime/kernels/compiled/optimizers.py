@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from bnnopt.runtime.kernels.compiled.calls import (
     FLOAT32,
     Arrays,
     Attributes,
-    CompiledKernel,
     NotFinite,
     call,
     covered,
@@ -118,7 +116,7 @@ class Form(NamedTuple):
     of_signs: bool
 
 
-FORMS = {
+FORMS: dict[str, Form] = {
     signs + half + rule: Form(rule, bool(half), bool(signs))
     for signs in ("", "Sign")
     for half in ("", "Half")
@@ -176,12 +174,12 @@ def make_update(
     )
 
 
-@np.errstate(all="ignore")
-def _step(
+def optimizer_step(
     inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, operator: str
 ) -> bool:
     """The step of `operator`; each output may be the input that it replaces."""
-    update, gradient = make_update(operator, inputs, outputs, attributes), inputs[1]
+    with np.errstate(all="ignore"):
+        update, gradient = make_update(operator, inputs, outputs, attributes), inputs[1]
     if update is None or gradient is None:
         return False
     w, of_signs = inputs[0], FORMS[operator].of_signs
@@ -204,8 +202,3 @@ def _has_rows(w: Array, packed: Array | None) -> bool:
     if w.ndim == 0 or packed is None or not covered(packed, dtype=np.uint8):
         return False
     return packed.shape == (len(w), -(-math.prod(w.shape[1:]) // 8))
-
-
-COMPILED_OPTIMIZERS: dict[str, CompiledKernel] = {
-    operator: functools.partial(_step, operator=operator) for operator in FORMS
-}

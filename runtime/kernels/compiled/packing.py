@@ -12,7 +12,6 @@ from bnnopt.runtime.kernels.compiled.calls import (
     Argument,
     Arrays,
     Attributes,
-    CompiledKernel,
     call,
     covered,
     number,
@@ -135,17 +134,3 @@ def _run_packed(
     arrays = [a for a in arguments if not isinstance(a, int | float)]
     call(name, *arrays, rows, row, *arguments[len(arrays) :])
     return True
-
-
-COMPILED_PACKING: dict[str, CompiledKernel] = {
-    "BinarizePack": binarize_pack,
-    "MaskedGrad": masked_grad,
-    "PackBits": pack_bits,
-    "Pow2Pack": pow2_pack,
-    "Pow2Unpack": pow2_unpack,
-    "RangePack": range_pack,
-    "SignPack": sign_pack,
-    "SignUnpack": sign_unpack,
-    "ThresholdPack": threshold_pack,
-    "UnpackBits": unpack_bits,
-}

@@ -1,77 +1,202 @@
-"""Which kernel a step gets, and the scratch memory that it needs."""
+"""The table of the compiled kernels: one row an operator.
+
+To add one: write its call in the family's file, and a row here. `tests/runtime/compiled_calls.py`
+then asks for inputs to test it on, and the numpy kernel is its oracle.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
-from bnnopt.runtime.format import Attribute
-from bnnopt.runtime.kernels.compiled.binary_products import COMPILED_PRODUCTS
-from bnnopt.runtime.kernels.compiled.binary_products import scratch_bytes as product_scratch_bytes
-from bnnopt.runtime.kernels.compiled.bitmap import COMPILED_BITMAP
-from bnnopt.runtime.kernels.compiled.bitmap import scratch_bytes as bitmap_scratch_bytes
-from bnnopt.runtime.kernels.compiled.calls import CompiledKernel
-from bnnopt.runtime.kernels.compiled.convolution import COMPILED_CONVOLUTION
-from bnnopt.runtime.kernels.compiled.convolution import scratch_bytes as convolution_scratch_bytes
-from bnnopt.runtime.kernels.compiled.elementwise import COMPILED_ELEMENTWISE
-from bnnopt.runtime.kernels.compiled.linear import COMPILED_DENSE
-from bnnopt.runtime.kernels.compiled.linear import scratch_bytes as dense_scratch_bytes
-from bnnopt.runtime.kernels.compiled.normalization import COMPILED_NORMALIZATION
-from bnnopt.runtime.kernels.compiled.packing import COMPILED_PACKING
-from bnnopt.runtime.kernels.compiled.pooling import COMPILED_PLANES
-from bnnopt.runtime.kernels.compiled.updates import COMPILED_UPDATES
-from bnnopt.runtime.kernels.compiled.updates import scratch_bytes as update_scratch_bytes
+from bnnopt.runtime.kernels import Array, tiling
+from bnnopt.runtime.kernels.compiled import (
+    binary_products,
+    bitmap,
+    convolution,
+    elementwise,
+    linear,
+    loss,
+    normalization,
+    optimizers,
+    packing,
+    pooling,
+    reduction,
+    shaping,
+    updates,
+)
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, KernelCall
 from bnnopt.runtime.library import MAX_THREADS
 
-Shape = Sequence[int]
+Shapes: TypeAlias = Sequence[Sequence[int]]
+
+
+class Sizes(NamedTuple):
+    """What scratch memory follows from: shapes, an empty one for what is left out, and attributes.
+
+    ``overwritten_bytes`` are those of the input that the first output is written over; 0 if it has
+    memory of its own.
+    """
+
+    inputs: Shapes
+    outputs: Shapes
+    attributes: Attributes
+    overwritten_bytes: int = 0
+
+
+ScratchRule: TypeAlias = Callable[[Sizes], int | None]
+
+
+class CompiledKernel(NamedTuple):
+    """A row of the table.
+
+    Attributes
+    ----------
+    call : KernelCall
+        Does the work, or says that it does not cover these arrays.
+    scratch : ScratchRule, optional
+        Bytes beside inputs and outputs; None for shapes that the kernel does not cover. Without a
+        rule it needs none, and covers all shapes.
+    repeatable : bool
+        The C calls follow from shapes, attributes and addresses alone, never from values: they are
+        prepared once and repeated. Others read a learning rate, a bound or an index first.
+    grows : bool
+        An output may need more than its planned place: its size depends on the data.
+    """
+
+    call: KernelCall
+    scratch: ScratchRule | None = None
+    repeatable: bool = False
+    grows: bool = False
+
+    def __call__(
+        self, inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+    ) -> bool:
+        """Run it; whether the outputs are written."""
+        return self.call(inputs, outputs, attributes, scratch)
+
+
+def _bitmap(name: str) -> ScratchRule:
+    return lambda s: bitmap.scratch_bytes(name, s.inputs, s.outputs)
+
+
+def _binary(name: str) -> ScratchRule:
+    return lambda s: tiling.scratch_bytes(
+        name, s.inputs, s.outputs, s.attributes, MAX_THREADS, s.overwritten_bytes
+    )
+
+
+def _convolution(name: str) -> ScratchRule:
+    return lambda s: convolution.scratch_bytes(name, s.inputs, s.outputs, s.attributes, MAX_THREADS)
+
+
+def _update(name: str) -> ScratchRule:
+    return lambda s: updates.scratch_bytes(name, s.inputs, s.attributes, MAX_THREADS)
+
+
+def _linear(sizes: Sizes) -> int:
+    return linear.scratch_bytes(sizes.inputs[0])
 
 
 COMPILED: dict[str, CompiledKernel] = {
-    **COMPILED_BITMAP,
-    **COMPILED_CONVOLUTION,
-    **COMPILED_DENSE,
-    **COMPILED_ELEMENTWISE,
-    **COMPILED_PRODUCTS,
-    **COMPILED_UPDATES,
+    # arithmetic and activations
+    "Add": CompiledKernel(elementwise.add),
+    "Sub": CompiledKernel(elementwise.sub),
+    "Mul": CompiledKernel(elementwise.mul),
+    "Div": CompiledKernel(elementwise.div),
+    "Binarize": CompiledKernel(elementwise.binarize, repeatable=True),
+    "Cast": CompiledKernel(elementwise.cast, repeatable=True),
+    "Clip": CompiledKernel(elementwise.clip),
+    "ClipGrad": CompiledKernel(elementwise.clip_grad, repeatable=True),
+    "Dropout": CompiledKernel(elementwise.dropout),
+    "Relu": CompiledKernel(elementwise.relu, repeatable=True),
+    "ReluGrad": CompiledKernel(elementwise.relu_grad, repeatable=True),
+    # sums, the loss, permuted axes
+    "GlobalAveragePool": CompiledKernel(reduction.global_average_pool, repeatable=True),
+    "ReduceMean": CompiledKernel(reduction.reduce(mean=True)),
+    "ReduceSum": CompiledKernel(reduction.reduce(mean=False)),
+    "SoftmaxCrossEntropy": CompiledKernel(loss.softmax_cross_entropy),
+    "SoftmaxCrossEntropyGrad": CompiledKernel(loss.softmax_cross_entropy_grad),
+    "Transpose": CompiledKernel(shaping.transpose, repeatable=True),
+    # pooling
+    "AveragePool": CompiledKernel(pooling.average_pool, repeatable=True),
+    "ConvTapSums": CompiledKernel(pooling.conv_tap_sums, repeatable=True),
+    "L1BatchNormalizationPoolGrad": CompiledKernel(
+        pooling.l1_batch_normalization_pool_grad, repeatable=True
+    ),
+    "MaxPool": CompiledKernel(pooling.max_pool, repeatable=True),
+    "MaxPoolGrad": CompiledKernel(pooling.max_pool_grad),  # looks at an index first
+    "PackedMaxPool": CompiledKernel(pooling.packed_max_pool, repeatable=True),
+    "PackedMaxPoolGrad": CompiledKernel(pooling.packed_max_pool_grad, repeatable=True),
+    # batch normalisation
+    "BatchNormalization": CompiledKernel(normalization.batch_normalization, repeatable=True),
+    "BatchNormalizationApply": CompiledKernel(
+        normalization.batch_normalization_apply, repeatable=True
+    ),
+    "BatchNormalizationGrad": CompiledKernel(normalization.grad(l1=False), repeatable=True),
+    "BatchNormalizationSigns": CompiledKernel(normalization.signs(l1=False), repeatable=True),
+    "BatchNormalizationSignsGrad": CompiledKernel(
+        normalization.batch_normalization_signs_grad, repeatable=True
+    ),
+    "BatchNormalizationTraining": CompiledKernel(normalization.training(l1=False), repeatable=True),
+    "L1BatchNormalizationGrad": CompiledKernel(normalization.grad(l1=True), repeatable=True),
+    "L1BatchNormalizationSigns": CompiledKernel(normalization.signs(l1=True), repeatable=True),
+    "L1BatchNormalizationTraining": CompiledKernel(
+        normalization.training(l1=True), repeatable=True
+    ),
+    # codecs
+    "BinarizePack": CompiledKernel(packing.binarize_pack, repeatable=True),
+    "MaskedGrad": CompiledKernel(packing.masked_grad, repeatable=True),
+    "PackBits": CompiledKernel(packing.pack_bits, repeatable=True),
+    "Pow2Pack": CompiledKernel(packing.pow2_pack, repeatable=True),
+    "Pow2Unpack": CompiledKernel(packing.pow2_unpack, repeatable=True),
+    "RangePack": CompiledKernel(packing.range_pack, repeatable=True),
+    "SignPack": CompiledKernel(packing.sign_pack, repeatable=True),
+    "SignUnpack": CompiledKernel(packing.sign_unpack, repeatable=True),
+    "ThresholdPack": CompiledKernel(packing.threshold_pack, repeatable=True),
+    "UnpackBits": CompiledKernel(packing.unpack_bits, repeatable=True),
+    "BitmapPack": CompiledKernel(bitmap.bitmap_pack, _bitmap("BitmapPack"), grows=True),
+    "BitmapReluGrad": CompiledKernel(bitmap.bitmap_relu_grad, _bitmap("BitmapReluGrad")),
+    "BitmapUnpack": CompiledKernel(bitmap.bitmap_unpack, _bitmap("BitmapUnpack")),
+    "PrunedBitmapPack": CompiledKernel(
+        bitmap.pruned_bitmap_pack, _bitmap("PrunedBitmapPack"), grows=True
+    ),
+    # products
+    "BitmapConvWeightGrad": CompiledKernel(
+        convolution.bitmap_conv_weight_grad, _convolution("BitmapConvWeightGrad")
+    ),
+    "Conv": CompiledKernel(convolution.conv, _convolution("Conv")),
+    "ConvInputGrad": CompiledKernel(convolution.conv_input_grad, _convolution("ConvInputGrad")),
+    "ConvWeightGrad": CompiledKernel(convolution.conv_weight_grad, _convolution("ConvWeightGrad")),
+    "RealConv": CompiledKernel(convolution.conv, _convolution("RealConv")),
+    **{
+        name: CompiledKernel(binary_products.product(name), _binary(name), repeatable=True)
+        for name in binary_products.FUNCTIONS
+    },
+    # optimisers, alone and behind the product that makes their gradient
+    **{
+        name: CompiledKernel(partial(optimizers.optimizer_step, operator=name))
+        for name in optimizers.FORMS
+    },
+    **{
+        name: CompiledKernel(partial(updates.fused_step, operator=name), _update(name))
+        for name in updates.FUSED
+    },
+    **{
+        f"Gemm{step}": CompiledKernel(partial(linear.fused_step, step=step), _linear)
+        for step in linear.STEPS
+    },
 }
 
-# Kernels whose C calls follow from shapes, attributes and addresses alone, never from values: they
-# are prepared once and repeated. Others read a learning rate, a bound or an index first.
-REPEATABLE = frozenset(
-    {*COMPILED_NORMALIZATION, *COMPILED_PACKING, *COMPILED_PLANES, *COMPILED_PRODUCTS}
-    | {"Binarize", "Cast", "ClipGrad", "GlobalAveragePool", "Relu", "ReluGrad"}
-) - {"MaxPoolGrad"}
+
+def covers(operator: str, sizes: Sizes) -> bool:
+    """Whether a compiled kernel does an operator's work on these shapes, in a type that it has."""
+    kernel = COMPILED.get(operator)
+    return kernel is not None and (kernel.scratch is None or kernel.scratch(sizes) is not None)
 
 
-def scratch_bytes(
-    operator: str,
-    inputs: Sequence[Shape],
-    outputs: Sequence[Shape],
-    attributes: Mapping[str, Attribute],
-    overwritten_bytes: int = 0,
-) -> int:
-    """Bytes that the kernel of a step needs beside its inputs and outputs.
-
-    Parameters
-    ----------
-    operator : str
-        Name of the operator.
-    inputs, outputs : sequence of shapes
-        An empty shape for what is left out.
-    attributes : mapping
-        The step's attributes.
-    overwritten_bytes : int
-        Of the input that the first output is written over; 0 if it has memory of its own.
-    """
-    if operator in COMPILED_BITMAP:
-        return bitmap_scratch_bytes(operator, inputs, outputs, attributes)
-    if operator in COMPILED_PRODUCTS:
-        return product_scratch_bytes(
-            operator, inputs, outputs, attributes, MAX_THREADS, overwritten_bytes
-        )
-    if operator in COMPILED_UPDATES:
-        return update_scratch_bytes(operator, inputs, attributes, MAX_THREADS)
-    if operator in COMPILED_DENSE:
-        return dense_scratch_bytes(inputs[0])
-    if operator in COMPILED_CONVOLUTION:
-        return convolution_scratch_bytes(operator, inputs, outputs, attributes, MAX_THREADS) or 0
-    return 0
+def scratch_bytes(operator: str, sizes: Sizes) -> int:
+    """Bytes that the kernel of a step needs beside its inputs and outputs; numpy's need none."""
+    kernel = COMPILED.get(operator)
+    return (kernel.scratch(sizes) or 0) if kernel is not None and kernel.scratch else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -12,7 +11,6 @@ from bnnopt.runtime.kernels.compiled.calls import (
     Argument,
     Arrays,
     Attributes,
-    CompiledKernel,
     call,
     covered,
     integer,
@@ -34,7 +32,7 @@ class Fused(NamedTuple):
     step: str
 
 
-FUSED = {
+FUSED: dict[str, Fused] = {
     kind + step: Fused(product, step)
     for kind, product in {
         "BinaryConv": "BinaryConvWeightGradSigns",
@@ -55,7 +53,7 @@ class _Call(NamedTuple):
     behind: Sequence[Argument]
 
 
-def _run(
+def fused_step(
     inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, operator: str
 ) -> bool:
     """`updates.FusedStep`; each output but the last may be the input that it replaces."""
@@ -126,17 +124,12 @@ def _real_cut(operator: str, x: Shape, dy: Shape, attributes: Attributes) -> Cut
 
 def scratch_bytes(
     operator: str, inputs: Sequence[Shape], attributes: Attributes, n_threads: int
-) -> int:
-    """Bytes of scratch that the compiled kernel needs, aligned to 64; 0 if it is not covered."""
+) -> int | None:
+    """Bytes of scratch that the compiled kernel needs, aligned to 64; None if not covered."""
     product = FUSED[operator].product
     _, operands, _ = _split(product, inputs)
     if product in FUNCTIONS:
         return binary_scratch_bytes(product, operands, operands[1:2], attributes, n_threads)
     x, dy = operands
     cut = _real_cut(operator, x, dy, attributes)
-    return cut.scratch_bytes(n_threads) if cut is not None else 0
-
-
-COMPILED_UPDATES: dict[str, CompiledKernel] = {
-    operator: functools.partial(_run, operator=operator) for operator in FUSED
-}
+    return cut.scratch_bytes(n_threads) if cut is not None else None

@@ -8,57 +8,14 @@ samples, some filters, or some channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.reference.optimizers import STEPS
-from bnnopt.runtime.kernels.reference.updates import FUSED
 
 PART_ELEMENTS = 1 << 17  # of the widest array
-
-# Of each input and each output the axis that goes by parts: "0" or "1"; "b" are bits of (N, C, ...)
-# that go by channels; an input with "-", or behind the last one named, is read whole by every part.
-LAYOUTS: dict[str, tuple[str, str]] = {
-    "AveragePool": ("0", "0"),
-    "BatchNormalization": ("0", "0"),
-    "BatchNormalizationApply": ("10000", "1"),
-    "BatchNormalizationGrad": ("11000", "100"),
-    "BatchNormalizationLevels": ("1bb00", "00"),
-    "BatchNormalizationSigns": ("10000", "bb000000"),
-    "BatchNormalizationSignsGrad": ("1bb0000", "100"),
-    "BatchNormalizationTraining": ("10000", "10000"),
-    "BinarizePack": ("0", "0"),
-    "BinaryConv": ("0", "0"),
-    "BinaryConvInputGrad": ("0", "0"),
-    "BinaryConvInputGradPow2": ("0", "0"),
-    "BinaryConvWeightGrad": ("-1", "0"),
-    "BinaryConvWeightGradSigns": ("-1", "0"),
-    "BinaryGemmWeightGrad": ("-1", "0"),
-    "BinaryGemmWeightGradSigns": ("-1", "0"),
-    "Conv": ("0", "0"),
-    "ConvInputGrad": ("0", "0"),
-    "ConvWeightGrad": ("-1", "0"),
-    "Dropout": ("0", "00"),
-    "L1BatchNormalizationGrad": ("11000", "100"),
-    "L1BatchNormalizationSigns": ("10000", "bb000000"),
-    "L1BatchNormalizationTraining": ("10000", "10000"),
-    "MaskedGrad": ("00", "0"),
-    "PackBits": ("0", "0"),
-    "PackedMaxPool": ("0", "00"),
-    "PackedMaxPoolGrad": ("00", "0"),
-    "PoolIndexPack": ("0", "0"),
-    "Pow2Unpack": ("0", "0"),
-    "RangePack": ("0", "0"),
-    "RealConv": ("0", "0"),
-    "RoundToHalf": ("0", "0"),
-    "SignGrad": ("00", "0"),
-    "SignPack": ("0", "0"),
-    "SignUnpack": ("0", "0"),
-    "UnpackBits": ("0", "0"),
-}
 
 Arrays = Sequence[Array | None]
 Attributes = Mapping[str, Any]
@@ -66,45 +23,79 @@ Call = tuple[list[Array | None], Attributes, list[Array | None]]
 """Inputs, attributes, and the memory of the outputs."""
 
 
+class Axes(NamedTuple):
+    """Of each input and each output the axis that goes by parts.
+
+    "0" or "1"; "b" are bits of (N, C, ...) that go by channels; an input with "-", or behind the
+    last one named, is read whole by every part.
+    """
+
+    inputs: str
+    outputs: str
+
+
+AxesRule: TypeAlias = Callable[[Arrays, Arrays], Axes | None]
+"""(inputs, outputs) to their axes; None where all goes at once."""
+
+WHOLE, TILES, OUT = "whole", "tiles", "out"
+How: TypeAlias = str | Axes | AxesRule
+"""How a kernel may run.
+
+``whole``; in ``tiles``, as its result has, at each place, what it makes of the inputs' elements
+there; ``out``, as it writes to an argument of that name where all arrays are of one dtype; or part
+by part along axes.
+"""
+
+
+def by_rows(inputs: Arrays, outputs: Arrays) -> Axes | None:
+    """Of a step: by rows of the weight; the rate and the count are scalars."""
+    n = len(inputs[0]) if inputs[0] is not None and inputs[0].ndim else 0
+    return Axes(_rows(inputs, n), "0" * len(outputs)) if n else None
+
+
+def by_filters(inputs: Arrays, outputs: Arrays) -> Axes:
+    """Of a step behind its product: by filters of the weight, so by channels of dy."""
+    w, _, _, *rest = inputs
+    assert w is not None
+    return Axes("0-1" + _rows(rest, len(w)), "0" * len(outputs))
+
+
+def _rows(arrays: Arrays, n: int) -> str:
+    own = [a is not None and a.ndim > 0 and len(a) == n for a in arrays]
+    return "".join("0" if row else "-" for row in own)
+
+
 def in_parts(
-    operator: str, inputs: Arrays, outputs: list[Array | None], attributes: Attributes
+    how: How, inputs: Arrays, outputs: list[Array | None], attributes: Attributes
 ) -> Iterator[Call]:
     """Yield the calls that together do the work of a step; one of all, if it has no parts.
 
     They go from the last to the first: so a result may lie over a smaller input, row by row.
     """
-    axes = _axes(operator, inputs, outputs, attributes)
+    axes = _axes(how, inputs, outputs, attributes)
     parts = list(_parts([*inputs, *outputs], "".join(axes))) if axes is not None else []
     if axes is None or len(parts) < 2:
         yield [*inputs], attributes, outputs
         return
     for part in reversed(parts):
         # Contiguous, for the order of sums not to depend on what this is a part of.
-        taken = [part.of(a, axis) for a, axis in zip(inputs, axes[0], strict=True)]
+        taken = [part.of(a, axis) for a, axis in zip(inputs, axes.inputs, strict=True)]
         taken = [np.ascontiguousarray(a) if a is not None and a.ndim else a for a in taken]
-        places = [part.of(a, axis) for a, axis in zip(outputs, axes[1], strict=True)]
+        places = [part.of(a, axis) for a, axis in zip(outputs, axes.outputs, strict=True)]
         yield taken, part.attributes(attributes, places), places
 
 
-def _axes(
-    operator: str, inputs: Arrays, outputs: Arrays, attributes: Attributes
-) -> tuple[str, str] | None:
+def _axes(how: How, inputs: Arrays, outputs: Arrays, attributes: Attributes) -> Axes | None:
     """The axis of every input and every output; None where all goes at once."""
-    if operator in STEPS:  # by rows of the weight; the rate and the count are scalars
-        n = len(inputs[0]) if inputs[0] is not None and inputs[0].ndim else 0
-        rows = [a is not None and a.ndim > 0 and len(a) == n for a in inputs]
-        return ("".join("0" if row else "-" for row in rows), "0" * len(outputs)) if n else None
-    given, made = LAYOUTS.get(operator, ("", ""))
-    if operator in FUSED and operator.startswith(("Binary", "Conv")) and "Pow2" not in operator:
-        w, _, _, *rest = inputs
-        assert w is not None
-        rows = [a is not None and a.ndim > 0 and len(a) == len(w) for a in rest]
-        given = "0-1" + "".join("0" if row else "-" for row in rows)
-        made = "0" * len(outputs)
-    is_by_filters = "-1" in given
-    if not given or (is_by_filters and attributes.get("group", 1) != 1):  # they share no channels
+    found = None if isinstance(how, str) else how
+    if found is not None and not isinstance(found, Axes):
+        found = found(inputs, outputs)
+    if found is None:
         return None
-    return given.ljust(len(inputs), "-"), made[: len(outputs)]
+    is_by_filters = "-1" in found.inputs
+    if is_by_filters and attributes.get("group", 1) != 1:  # they share no channels
+        return None
+    return Axes(found.inputs.ljust(len(inputs), "-"), found.outputs[: len(outputs)])
 
 
 class Part(NamedTuple):

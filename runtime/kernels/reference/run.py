@@ -13,17 +13,10 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel
 from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, NotFinite, must_be_finite
-from bnnopt.runtime.kernels.reference.domain import ELEMENTWISE as ELEMENTWISE_OF_DOMAIN
-from bnnopt.runtime.kernels.reference.parts import in_parts
-from bnnopt.runtime.kernels.reference.standard import ELEMENTWISE as STANDARD_ELEMENTWISE
+from bnnopt.runtime.kernels.reference.parts import OUT, TILES, in_parts
 from bnnopt.runtime.kernels.reference.table import KERNELS
 
 TILE = 8192  # elements
-_OPTIMIZER = "Step"  # the names of all optimisers end in this
-ELEMENTWISE = frozenset({*STANDARD_ELEMENTWISE, *ELEMENTWISE_OF_DOMAIN})
-
-# Kernels that write to `out`, if all arrays are of one dtype.
-INTO = frozenset({"Concat", "Gemm", "MatMul", "Softmax"})
 
 
 @np.errstate(all="ignore")
@@ -31,18 +24,18 @@ def run_numpy(
     operator: str, inputs: Arrays, outputs: list[Array | None], attributes: Attributes
 ) -> None:
     """Run an operator's numpy kernel; an output that outgrows its place is replaced in the list."""
-    kernel, output = KERNELS[operator], outputs[0]
-    if operator in ELEMENTWISE and output is not None:
-        _run_in_tiles(kernel, inputs, output, attributes)
+    row, output = KERNELS[operator], outputs[0]
+    if row.how == TILES and output is not None:
+        _run_in_tiles(row.function, inputs, output, attributes)
         return
     types = {a.dtype for a in (*inputs, output) if a is not None}
-    if operator in INTO and len(types) == 1:
-        kernel(*inputs, **attributes, out=output)
+    if row.how == OUT and len(types) == 1:
+        row.function(*inputs, **attributes, out=output)
         return
-    for taken, own, places in in_parts(operator, inputs, outputs, attributes):
-        made = kernel(*taken, **own)
+    for taken, own, places in in_parts(row.how, inputs, outputs, attributes):
+        made = row.function(*taken, **own)
         results = made if isinstance(made, tuple) else (made,)
-        if operator.endswith(_OPTIMIZER) and must_be_finite():
+        if row.updates and must_be_finite():
             _check_finite(results)
         _deliver(results, places)
 

@@ -31,6 +31,7 @@ PRODUCTS: dict[str, Kernel] = {
     "Conv": conv_weight_grad,
     "Gemm": dense_weight_grad,
 }
+BY_FILTERS = ("BinaryConv", "BinaryGemm", "Conv")  # can make some filters' gradient alone
 
 
 def masked(raw: Array, w: Array, *, scale: float, limit: float) -> Array:
@@ -48,10 +49,16 @@ class FusedStep:
     """`step` by the gradient that `product` makes; returns what the step returns, and the gradient.
 
     Inputs are those of the step, with those of the product where the step has its gradient.
+
+    Attributes
+    ----------
+    by_filters : bool
+        Whether some filters can be stepped without the others.
     """
 
     def __init__(self, product: str, step: str) -> None:
         self._product, self._step = PRODUCTS[product], STEPS[step]
+        self.by_filters = product in BY_FILTERS
         self._of_signs = step.startswith("Sign")
         self._made = sign_grad if self._of_signs else scaled if "Bop" in step else masked
 
@@ -90,7 +97,7 @@ def _chosen(given: Mapping[str, Any], function: Kernel) -> dict[str, Any]:
     return {name: given[name] for name in _parameters(function, True) if name in given}
 
 
-FUSED: dict[str, Kernel] = {
+FUSED: dict[str, FusedStep] = {
     product + step: FusedStep(product, step)
     for product in PRODUCTS
     for step in STEPS

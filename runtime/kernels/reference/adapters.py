@@ -1,0 +1,45 @@
+"""Kernels under the attributes that their operators have."""
+
+from __future__ import annotations
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.reference import convolution
+from bnnopt.runtime.kernels.reference.elementwise import cast
+
+
+def conv_input_grad(
+    dy: Array,
+    w: Array,
+    *,
+    input_shape: list[int],
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+    group: int,
+    output_padding: list[int],
+) -> Array:
+    """`convolution.conv_input_grad`; `output_padding` follows from the shapes."""
+    return convolution.conv_input_grad(
+        dy,
+        w,
+        input_shape=input_shape,
+        strides=strides,
+        pads=pads,
+        dilations=dilations,
+        group=group,
+    )
+
+
+def real_conv(
+    x: Array,
+    w: Array,
+    *,
+    dtype: int,
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+    group: int,
+) -> Array:
+    """`convolution.conv` to the dtype with ONNX's number `dtype`."""
+    y = convolution.conv(x, w, strides=strides, pads=pads, dilations=dilations, group=group)
+    return cast(y, to=dtype)
