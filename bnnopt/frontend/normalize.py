@@ -16,7 +16,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.errors import ModelError, UsageError
 from bnnopt.frontend.read import one_line
-from bnnopt.ops import Emitter, InferenceError, dims, infer_types
+from bnnopt.ops import DOMAIN, Emitter, InferenceError, ShapeError, dims, infer_types
 from bnnopt.training_step import Role, is_constant, readers, set_role
 
 MAX_BATCH = 1 << 20
@@ -110,7 +110,9 @@ def normalize(proto: onnx.ModelProto, batch_size: int | None, path: Path) -> For
             _type_or_fold(graph, node)
         except InferenceError as error:
             where = f"{path}: node {node.name!r} ({operator_name(node)})"
-            raise ModelError(f"{where}: {one_line(error)}; export the model without it") from None
+            misfit = isinstance(error, ShapeError)
+            advice = "correct the model" if misfit else "export the model without it"
+            raise ModelError(f"{where}: {one_line(error)}; {advice}") from None
     for node in list(graph):
         if _is_needless(node):
             _bypass(graph, node)
@@ -253,7 +255,12 @@ def _type_or_fold(graph: ir.Graph, node: ir.Node) -> None:
         _fold(graph, node)
     elif _is_idle(node):
         _bypass(graph, node)
+    elif node.domain == DOMAIN:
+        raise InferenceError("is of the compiler's own domain, which no model file has")
     else:
+        if node.op_type == "MaxPool" and not any(indices.uses() for indices in node.outputs[1:]):
+            node.attributes.pop("storage_order", None)  # of the indices, which nobody reads
+            node.resize_outputs(1)
         infer_types(node, graph.opset_imports.get(node.domain, 1))
 
 

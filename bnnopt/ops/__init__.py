@@ -5,11 +5,12 @@ valid ONNX model that stock tools can check, draw and run.
 """
 
 from bnnopt.ops.emit import Emitter
-from bnnopt.ops.inference import InferenceError, infer_types, is_static
+from bnnopt.ops.inference import infer_types, is_static
 from bnnopt.ops.operator import (
     DOMAIN,
     DOMAIN_VERSION,
     MIN_OPSET,
+    InferenceError,
     Operator,
     dims,
     dtype,
@@ -19,6 +20,7 @@ from bnnopt.ops.operator import (
 from bnnopt.ops.packing import n_index_bits
 from bnnopt.ops.pow2 import pow2_row_bytes
 from bnnopt.ops.registry import OPERATORS, POW2_FORMS, functions_for, is_binarization, is_view
+from bnnopt.ops.shapes import ShapeError
 from bnnopt.ops.updates import fused_name
 from bnnopt.ops.windows import Window, window
 
@@ -31,6 +33,7 @@ __all__ = [
     "Emitter",
     "InferenceError",
     "Operator",
+    "ShapeError",
     "Window",
     "dims",
     "dtype",

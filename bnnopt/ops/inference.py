@@ -9,14 +9,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from bnnopt.ops.operator import DOMAIN, TypedDims, dims
+from bnnopt.ops.operator import DOMAIN, InferenceError, TypedDims, dims
 from bnnopt.ops.registry import OPERATORS
+from bnnopt.ops.shapes import check_inputs, check_outputs
 
 INVALID = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError)
-
-
-class InferenceError(Exception):
-    """The types or shapes of a node's inputs do not fit its operator."""
 
 
 @functools.cache
@@ -39,10 +36,14 @@ def infer_types(node: ir.Node, opset: int, may_vary: bool = False) -> None:
         If they do not follow from the inputs: an unknown operator, or shapes that do not fit.
     """
     own = node.domain == DOMAIN
+    if not own:
+        check_inputs(node)
     typed = _own_types(node) if own else _standard_types(node, opset, may_vary)
     for output, (element, shape) in zip(node.outputs, typed, strict=False):
         output.type = ir.TensorType(element)
         output.shape = ir.Shape(shape)
+    if not own:
+        check_outputs(node)
 
 
 def _own_types(node: ir.Node) -> Sequence[TypedDims]:

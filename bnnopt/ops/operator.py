@@ -62,6 +62,10 @@ class Operator:
         return function
 
 
+class InferenceError(Exception):
+    """The types or shapes of a node's inputs do not fit its operator."""
+
+
 def dims(value: ir.Value | None) -> Dims:
     """The shape of a typed value as plain integers."""
     assert value is not None, "an input that the operator requires is missing"
