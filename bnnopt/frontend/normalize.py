@@ -258,10 +258,16 @@ def _type_or_fold(graph: ir.Graph, node: ir.Node) -> None:
     elif node.domain == DOMAIN:
         raise InferenceError("is of the compiler's own domain, which no model file has")
     else:
-        if node.op_type == "MaxPool" and not any(indices.uses() for indices in node.outputs[1:]):
-            node.attributes.pop("storage_order", None)  # of the indices, which nobody reads
-            node.resize_outputs(1)
+        _drop_unread_order(node)
         infer_types(node, graph.opset_imports.get(node.domain, 1))
+
+
+def _drop_unread_order(node: ir.Node) -> None:
+    """The storage order of a MaxPool is of its indices: without them it says nothing."""
+    order = node.attributes.get("storage_order")
+    if order is not None and order.as_int() and not any(y.uses() for y in node.outputs[1:]):
+        node.attributes.pop("storage_order")
+        node.resize_outputs(1)
 
 
 def operator_name(node: ir.Node) -> str:

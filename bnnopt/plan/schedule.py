@@ -9,7 +9,7 @@ own: it runs right before the first node that reads it, and its memory counts as
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import onnx_ir as ir
 
@@ -64,16 +64,43 @@ def memory_order(step: TrainingStep) -> list[ir.Node]:
     ledger = _Ledger(step)
     order: list[ir.Node] = []
     done: set[ir.Node] = set()
-    waiting = list(spine)
-    while waiting:
-        ready = [node for node in waiting if before[node] <= done]
-        turns = [[*_needed(node, idle - done, direct, rank), node] for node in ready]
-        best = min(turns, key=lambda turn: (*ledger.cost(turn), rank[turn[-1]]))
+    queue = _Queue(before)
+    remaining = iter(nodes)
+    while queue.waiting:
+        turns = [[*_needed(node, idle, direct, rank, done), node] for node in queue.ready]
+        if turns:
+            best = min(turns, key=lambda turn: (*ledger.cost(turn), rank[turn[-1]]))
+        else:  # idle nodes wait for one another by way of their users: go on as it was
+            best = [next(node for node in remaining if node not in done)]
         ledger.run(best)
         order += best
         done.update(best)
-        waiting.remove(best[-1])
+        queue.take(best[-1])
     return order
+
+
+class _Queue:
+    """The nodes that have not had their turn, and those of them that wait for no other."""
+
+    def __init__(self, before: Dependencies) -> None:
+        self._missing = {node: len(others) for node, others in before.items()}
+        self._users: dict[ir.Node, list[ir.Node]] = {}
+        for node, others in before.items():
+            for other in others:
+                self._users.setdefault(other, []).append(node)
+        self.waiting = set(before)
+        self.ready = {node for node, n in self._missing.items() if n == 0}
+
+    def take(self, node: ir.Node) -> None:
+        """This one has had its turn."""
+        if node not in self.waiting:
+            return
+        self.waiting.discard(node)
+        self.ready.discard(node)
+        for user in self._users.get(node, ()):
+            self._missing[user] -= 1
+            if self._missing[user] == 0 and user in self.waiting:
+                self.ready.add(user)
 
 
 def _idle(nodes: Sequence[ir.Node]) -> set[ir.Node]:
@@ -117,16 +144,22 @@ def _first(users: set[ir.Node]) -> set[ir.Node]:
 
 
 def _needed(
-    node: ir.Node, idle: set[ir.Node], direct: Dependencies, rank: dict[ir.Node, int]
+    node: ir.Node,
+    idle: set[ir.Node],
+    direct: Dependencies,
+    rank: dict[ir.Node, int],
+    done: Container[ir.Node] = frozenset(),
 ) -> list[ir.Node]:
     """The nodes of `idle` that must run for `node`, by `rank`: those that it reads from, directly
-    or through one another, and the other readers of what these overwrite.
+    or through one another, and the other readers of what these overwrite. Those that are done are
+    left out, with what is behind them.
     """
     found: set[ir.Node] = set()
     pending = [node]
     while pending:
         last = pending.pop()
-        new = {n for n in (_producers(last) if last is node else direct[last]) if n in idle} - found
+        needed = _producers(last) if last is node else direct[last]
+        new = {n for n in needed if n in idle and n not in done} - found
         found |= new
         pending += new
     return sorted(found, key=lambda other: rank.get(other, 0))

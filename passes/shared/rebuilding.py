@@ -13,6 +13,8 @@ from bnnopt.training_step import readers
 # With the statistics that these leave, BatchNormalizationApply gives their output again.
 BATCH_NORMS = frozenset({"BatchNormalizationTraining", "L1BatchNormalizationTraining"})
 
+FARTHEST = 1000  # steps behind a value that are looked at: no chain worth rebuilding is as long
+
 
 @dataclass(frozen=True)
 class Rebuilder:
@@ -31,24 +33,49 @@ class Rebuilder:
 
     def obstacle(self, value: ir.Value) -> str | None:
         """Why the value cannot be rebuilt; None if it can."""
-        if self.may_read(value) or packed_form(value) is not None:
-            return None
-        producer = value.producer()
-        if producer is None:
-            return f"{value.name!r} is not kept"
-        if not self.may_copy(producer):
-            return f"it comes from {producer.op_type} {producer.name!r}"
-        if value is not producer.outputs[0]:
-            return f"it is a side output of {producer.op_type} {producer.name!r}"
-        reasons = (self.obstacle(source) for source in _sources(producer) if source is not None)
-        return next((reason for reason in reasons if reason is not None), None)
+        seen: set[ir.Value] = set()
+        pending = [value]
+        while pending:
+            value = pending.pop()
+            if value in seen or self._is_there(value):
+                continue
+            seen.add(value)
+            producer = value.producer()
+            if producer is None:
+                return f"{value.name!r} is not kept"
+            if not self.may_copy(producer):
+                return f"it comes from {producer.op_type} {producer.name!r}"
+            if value is not producer.outputs[0]:
+                return f"it is a side output of {producer.op_type} {producer.name!r}"
+            if len(seen) > FARTHEST:
+                return f"the chain behind it has more than {FARTHEST} steps"
+            pending += [source for source in reversed(_sources(producer)) if source is not None]
+        return None
 
     def n_copies(self, value: ir.Value) -> int:
-        """Nodes that `rebuild` would emit, counting those that are needed twice twice."""
-        producer = value.producer()
-        if self.may_read(value) or producer is None or packed_form(value) is not None:
-            return int(packed_form(value) is not None and not self.may_read(value))
-        return 1 + sum(self.n_copies(v) for v in _sources(producer) if v is not None)
+        """Nodes that `rebuild` would emit, counting those that are needed twice twice.
+
+        `obstacle` must be None.
+        """
+        counts: dict[ir.Value, int] = {}
+        pending = [value]
+        while pending:
+            value = pending[-1]
+            producer = value.producer()
+            if self._is_there(value) or producer is None:
+                counts[value] = int(packed_form(value) is not None and not self.may_read(value))
+                pending.pop()
+                continue
+            sources = [source for source in _sources(producer) if source is not None]
+            unknown = [source for source in sources if source not in counts]
+            pending += unknown
+            if not unknown:
+                counts[value] = 1 + sum(counts[source] for source in sources)
+                pending.pop()
+        return counts[value]
+
+    def _is_there(self, value: ir.Value) -> bool:
+        return self.may_read(value) or packed_form(value) is not None
 
     def rebuild(self, value: ir.Value, emit: Emitter) -> ir.Value:
         """Emit the copies and return the rebuilt value; `obstacle` must be None."""

@@ -1,0 +1,54 @@
+"""Networks deeper than Python's stack: nothing recurses, and work grows with the nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bnnopt
+from tests.graphs import write
+
+
+def chain(n: int, folder: Path) -> Path:
+    links = "".join(f"a{i + 1} = Relu (a{i})\n" for i in range(n))
+    text = f"g (float[batch,6] x) => (float[batch,3] y) {{ a0 = Relu (x)\n{links}"
+    return write(f"{text} y = MatMul (a{n}, w) }}", {"w": [6, 3]}, folder)
+
+
+@pytest.mark.parametrize("n", [400, pytest.param(2000, marks=pytest.mark.slow)])
+def test_a_chain_of_relus(n: int, tmp_path: Path) -> None:
+    path = chain(n, tmp_path)
+    for level in ("O1", "O2"):
+        bnnopt.optimize(path, batch_size=4, level=level).save(tmp_path / "out")
+        session = bnnopt.TrainingSession(tmp_path / "out")
+        assert np.isfinite(session.step(np.ones((4, 6)), np.arange(4) % 3))
+
+
+def test_a_parameter_that_a_relu_reads_into_the_loss(tmp_path: Path) -> None:
+    """What depends on weights alone may wait for itself by way of its readers."""
+    text = """g (float[batch,6] x) => (float l) {
+        r = Relu (u)
+        q = Mul (r, v)
+        a = ReduceSum <keepdims = 0> (q)
+        h = MatMul (x, w)
+        b = ReduceMean <keepdims = 0> (h)
+        l = Add (a, b)
+    }"""
+    path = write(text, {"w": [6, 3], "u": [3, 4, 5], "v": [3, 4, 5]}, tmp_path)
+    results, before = {}, {}
+    for level in ("O0", "O1", "O2"):
+        bnnopt.optimize(
+            path, batch_size=4, level=level, loss="none", optimizer="sgd", learning_rate=0.5
+        ).save(tmp_path / level)
+        session = bnnopt.TrainingSession(tmp_path / level)
+        before = before or session.parameters()  # of -O0, before float16
+        session.step(np.ones((4, 6)))
+        results[level] = session.parameters()
+    u, v, w = (before[name].astype(np.float64) for name in "uvw")
+    np.testing.assert_allclose(results["O1"]["v"], v - 0.5 * np.maximum(u, 0), rtol=1e-6)
+    np.testing.assert_allclose(results["O1"]["u"], u - 0.5 * v * (u > 0), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(results["O1"]["w"], w - 0.5 / 3, rtol=1e-5, atol=1e-6)
+    for name in "uvw":
+        np.testing.assert_array_equal(results["O0"][name], results["O1"][name])
