@@ -95,6 +95,15 @@ def read_tensors(path: StrPath) -> tuple[dict[str, NDArray[np.generic]], dict[st
         raise ArtifactError(f"{path}: not a safetensors file, or cut short ({error})") from None
 
 
+def is_checkpoint(path: StrPath) -> bool:
+    """Whether a file is one that a session saved, damaged or not."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return "steps_done" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def write_tensors(
     path: StrPath, tensors: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str]
 ) -> None:

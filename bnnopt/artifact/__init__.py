@@ -4,6 +4,7 @@ from bnnopt.artifact.batch import with_batch
 from bnnopt.artifact.portable import portable_model
 from bnnopt.artifact.program import make_program, scaled_shapes
 from bnnopt.artifact.read import load_step
+from bnnopt.artifact.source import SOURCE_FILE, with_weights, without_weights
 from bnnopt.artifact.write import (
     REFERENCE_FILE,
     REPORT_FILE,
@@ -15,6 +16,7 @@ from bnnopt.artifact.write import (
 __all__ = [
     "REFERENCE_FILE",
     "REPORT_FILE",
+    "SOURCE_FILE",
     "Contents",
     "check_folder",
     "load_step",
@@ -22,5 +24,7 @@ __all__ = [
     "portable_model",
     "scaled_shapes",
     "with_batch",
+    "with_weights",
+    "without_weights",
     "write_folder",
 ]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnnopt.artifact.portable import portable_model
 from bnnopt.artifact.program import make_program
+from bnnopt.artifact.source import SOURCE_FILE
 from bnnopt.errors import ArtifactError
 from bnnopt.plan import check_program, make_plan
-from bnnopt.runtime.artifact import write_tensors
+from bnnopt.runtime.artifact import is_checkpoint, write_tensors
 from bnnopt.runtime.format import (
     ARTIFACT_FILE,
     CONSTANTS_FILE,
@@ -35,6 +38,27 @@ from bnnopt.training_step import TrainingStep, is_constant
 
 REFERENCE_FILE = "reference.onnx"
 REPORT_FILE = "report.json"
+README_FILE = "README.md"
+README = """\
+# A training step compiled by bnnopt
+
+`bnnopt train`, `eval`, `predict`, `export`, `inspect` and `verify` take this folder; a device needs
+bnnopt's runtime, numpy and safetensors to train with it.
+
+| file | what it is |
+|---|---|
+| `artifact.json` | how it was compiled, and a checksum of every other file |
+| `weights.safetensors` | weights and statistics before training, under the model file's names |
+| `constants.safetensors` | constants of both programs |
+| `training.plan.json`, `evaluation.plan.json` | the programs: their steps, and each value's place |
+| `training.portable.onnx`, `evaluation.portable.onnx` | the same for stock onnxruntime |
+| `training.onnx`, `evaluation.onnx` | the same as graphs with bnnopt's operators, to look at |
+| `reference.onnx` | the training step before any pass; `bnnopt verify` compares with it |
+| `source.onnx` | the model file's graph without its weights; `bnnopt export` puts trained ones in |
+| `report.json` | what each pass saved |
+
+A device without onnxruntime needs the first four kinds only. Checkpoints go beside the folder.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,8 @@ class Contents:
         Initial values under the model file's names, as the step stores them.
     report : str
         The report as JSON.
+    source : ModelProto
+        The user's own graph without those weights.
     """
 
     about: Artifact
@@ -59,6 +85,7 @@ class Contents:
     reference: TrainingStep
     weights: Mapping[str, NDArray[np.generic]]
     report: str
+    source: onnx.ModelProto
 
 
 def owned_files() -> set[str]:
@@ -66,6 +93,7 @@ def owned_files() -> set[str]:
     kinds = (TRAINING, EVALUATION)
     per_kind = {name for k in kinds for name in (f"{k}.onnx", graph_file(k), program_file(k))}
     single = {ARTIFACT_FILE, WEIGHTS_FILE, CONSTANTS_FILE, REFERENCE_FILE, REPORT_FILE}
+    single |= {SOURCE_FILE, README_FILE}
     return per_kind | single
 
 
@@ -86,7 +114,7 @@ def check_folder(folder: Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArtifactError(f"{folder}: cannot be written: {reason}") from None
-    foreign = sorted(found - owned_files())
+    foreign = sorted(found - owned_files() - set(_checkpoints(folder)))
     if foreign:
         raise ArtifactError(
             f"{folder}: holds {foreign[0]!r}, which bnnopt did not write; choose another folder"
@@ -115,9 +143,17 @@ def write_folder(folder: Path, contents: Contents) -> None:
             fresh = Path(made) / "new"
             fresh.mkdir()
             _write_all(fresh, contents)
+            for name in _checkpoints(target):
+                shutil.copy2(target / name, fresh / name)
             _swap(fresh, target, Path(made) / "old")
     except OSError as error:
         raise ArtifactError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    """Names of the checkpoints that somebody keeps in the folder: they stay there."""
+    paths = folder.glob("*.safetensors") if folder.is_dir() else ()
+    return [p.name for p in paths if p.name not in owned_files() and is_checkpoint(p)]
 
 
 def _swap(fresh: Path, folder: Path, old: Path) -> None:
@@ -148,6 +184,8 @@ def _write_all(folder: Path, contents: Contents) -> None:
     write_tensors(folder / WEIGHTS_FILE, contents.weights, {})
     ir.save(contents.reference.model, folder / REFERENCE_FILE)
     (folder / REPORT_FILE).write_text(contents.report)
+    onnx.save(contents.source, folder / SOURCE_FILE)
+    (folder / README_FILE).write_text(README)
     _write_about(folder, contents.about)
 
 

@@ -1,9 +1,10 @@
 """The command line; `main` is the entry point ``bnnopt``."""
 
 from bnnopt.cli.commands import cli, main
+from bnnopt.cli.exporting import export
 from bnnopt.cli.training import evaluate, predict, train
 
-for command in (train, evaluate, predict):
+for command in (train, evaluate, predict, export):
     cli.add_command(command)
 
 __all__ = ["cli", "main"]

@@ -17,7 +17,14 @@ from bnnopt.runtime import TrainingSession, schedules
 from bnnopt.runtime.data import Dataset, Normalization, open_data
 from bnnopt.runtime.data.augmentation import parse
 from bnnopt.runtime.data.normalization import choose
-from bnnopt.runtime.training import Callback, Checkpoints, Progress, Recipe, default_folder
+from bnnopt.runtime.training import (
+    Callback,
+    Checkpoints,
+    Progress,
+    Recipe,
+    default_folder,
+    load_newest,
+)
 from bnnopt.runtime.training.loop import NOTES, Schedule, read_notes
 
 Say = Callable[[str], None]
@@ -68,7 +75,7 @@ def trained(
 ) -> tuple[TrainingSession, Normalization, Dataset]:
     """A session with a checkpoint's weights, how it normalised, and data to measure on."""
     session = TrainingSession(folder, options["backend"], options["threads"])
-    _load(session, folder, options["checkpoint"])
+    say_note(f"weights: {load_newest(session, folder, options['checkpoint'])}")
     found = samples(session, data, "test")
     return session, normalization_of(session, found, options, say_note), found
 
@@ -114,15 +121,6 @@ def _begin(session: TrainingSession, checkpoints: Checkpoints, resume: bool, say
     if resume:
         say(f"{checkpoints.folder}: no checkpoint yet; starting from the first step")
     return None
-
-
-def _load(session: TrainingSession, folder: Path, checkpoint: str | None) -> None:
-    if checkpoint is not None:
-        return session.resume(checkpoint)
-    found = Checkpoints(default_folder(folder)).found()
-    if found:
-        return session.resume(found[0])
-    return say_note(f"{folder}: has no checkpoint; these are the weights of the model file")
 
 
 def _schedule(session: TrainingSession, n_samples: int, options: Options) -> Schedule:

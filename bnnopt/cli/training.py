@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnnopt.cli import running
 from bnnopt.cli.options import BACKENDS, Names, Numbers, config_option, json_option, together
 from bnnopt.cli.terminal import (
     STANDARD_OUTPUT,
@@ -27,6 +26,7 @@ from bnnopt.cli.terminal import (
 from bnnopt.errors import BnnoptError, UsageError
 
 if TYPE_CHECKING:
+    from bnnopt.cli.running import Run
     from bnnopt.runtime.training import Callback, History
 
 SCHEDULES = ("cosine", "constant", "step", "plateau")
@@ -125,6 +125,8 @@ def train(folder: Path, **options: Any) -> None:
     Example:
       bnnopt train out --data train.npz --valid valid.npz --epochs 2
     """
+    from bnnopt.cli import running
+
     say: Callable[[str], None] = (lambda line: None) if options["quiet"] else say_note
     if options["curves"] is not None:
         from bnnopt.cli.curves import check
@@ -145,7 +147,7 @@ def train(folder: Path, **options: Any) -> None:
     say(f"written: {newest}")
 
 
-def _fit(run: running.Run, look: list[Callback], say: Callable[[str], None]) -> History:
+def _fit(run: Run, look: list[Callback], say: Callable[[str], None]) -> History:
     from bnnopt.runtime.training import fit
 
     try:
@@ -160,6 +162,7 @@ def _fit(run: running.Run, look: list[Callback], say: Callable[[str], None]) -> 
 def _onlookers(options: dict[str, Any], stack: ExitStack) -> list[Callback]:
     """What shows and logs how training goes."""
     from bnnopt.cli.bar import Bar, Lines
+    from bnnopt.cli.running import log_file
     from bnnopt.runtime.training import EarlyStop, JsonLines
 
     look: list[Callback] = []
@@ -167,7 +170,7 @@ def _onlookers(options: dict[str, Any], stack: ExitStack) -> list[Callback]:
         look.append(EarlyStop(options["early_stop"]))
     log = options["log_json"]
     if log is not None:
-        look.append(JsonLines(stack.enter_context(running.log_file(log, options["resume"]))))
+        look.append(JsonLines(stack.enter_context(log_file(log, options["resume"]))))
     if not options["quiet"] and log != STANDARD_OUTPUT:
         look.append(stack.enter_context(Bar()) if sys.stderr.isatty() else Lines())
     return look
@@ -190,6 +193,7 @@ def evaluate(folder: Path, data: str, metrics: bool, json_file: str | None, **op
     Example:
       bnnopt eval out --data valid.npz
     """
+    from bnnopt.cli import running
     from bnnopt.runtime.training import evaluate as measure
 
     check_json_target(json_file)
@@ -224,6 +228,7 @@ def predict(folder: Path, data: str, output: Path, **options: Any) -> None:
 
     import numpy as np
 
+    from bnnopt.cli import running
     from bnnopt.runtime.training import predictions
 
     if output.suffix != ".npz":

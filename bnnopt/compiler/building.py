@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+import onnx_ir as ir
+
+from bnnopt.artifact import portable_model
 from bnnopt.autodiff import (
     OPTIMIZERS,
     Optimizer,
@@ -19,7 +23,7 @@ from bnnopt.autodiff import (
 )
 from bnnopt.compiler.settings import LOSS_NAMES, Settings
 from bnnopt.errors import UsageError
-from bnnopt.frontend import ForwardGraph, load_artifacts, load_forward
+from bnnopt.frontend import ForwardGraph, load_artifacts, load_forward, own_graph
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
 from bnnopt.training_step import TrainingStep
 
@@ -28,13 +32,14 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Built:
-    """What the passes start from."""
+    """What the passes start from, and `source`, the graph that trained weights go back to."""
 
     forward: ForwardGraph
     reference: TrainingStep
     evaluation: TrainingStep
     optimizer: Optimizer
     loss: str
+    source: onnx.ModelProto
 
 
 def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
@@ -53,7 +58,7 @@ def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     options = TrainingOptions(loss, optimizer, selection, chosen.seed)
     say("building the training step")
     reference = build_training_step(forward, options, path)
-    return Built(forward, reference, build_evaluation(forward), optimizer, loss)
+    return Built(forward, reference, build_evaluation(forward), optimizer, loss, own_graph(path))
 
 
 def import_artifacts(path: Path, chosen: Settings, say: Progress) -> Built:
@@ -72,4 +77,5 @@ def import_artifacts(path: Path, chosen: Settings, say: Progress) -> Built:
     say("importing the training graph")
     reference = build_imported_step(artifacts, options, path)
     evaluation = build_evaluation(artifacts.prediction_only())
-    return Built(artifacts.forward, reference, evaluation, optimizer, artifacts.loss)
+    source: onnx.ModelProto = ir.to_proto(portable_model(evaluation, evaluation.batch_size))
+    return Built(artifacts.forward, reference, evaluation, optimizer, artifacts.loss, source)

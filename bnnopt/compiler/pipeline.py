@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnnopt.analysis import real_weights
-from bnnopt.artifact import Contents, make_program, write_folder
+from bnnopt.artifact import Contents, make_program, without_weights, write_folder
 from bnnopt.compiler.building import Built, Progress, build_forward, import_artifacts
 from bnnopt.compiler.calibration import calibrate
 from bnnopt.compiler.evaluation import fit
@@ -63,6 +64,7 @@ class Optimized:
     reference: TrainingStep
     about: Artifact
     weights: dict[str, NDArray[np.generic]]
+    source: onnx.ModelProto
 
     def kernels(self) -> list[tuple[str, str, str]]:
         """Name, operator and kernel of each node that runs: C functions, or ``numpy``."""
@@ -84,6 +86,7 @@ class Optimized:
             reference=self.reference,
             weights=self.weights,
             report=self.report.to_json(),
+            source=self.source,
         )
         write_folder(Path(folder), contents)
 
@@ -192,7 +195,8 @@ def optimize(
     )
     about = _about(built, training, report, chosen)
     weights = {n: _stored(n, forward.weights[n], about.dtypes[n]) for n in about.weights}
-    return Optimized(report, training, evaluation, reference, about, weights)
+    source = without_weights(built.source, about.weights, chosen.sign_zero != "keep")
+    return Optimized(report, training, evaluation, reference, about, weights, source)
 
 
 def _stored(name: str, weight: NDArray[np.float32], kind: str) -> NDArray[np.generic]:

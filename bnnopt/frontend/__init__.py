@@ -20,7 +20,7 @@ from bnnopt.frontend.normalize import (
     operator_name,
     setting,
 )
-from bnnopt.frontend.read import EXPORT_COMMAND, one_line, read_model
+from bnnopt.frontend.read import EXPORT_COMMAND, one_line, own_graph, read_model
 from bnnopt.frontend.straight_through import settle_detached
 from bnnopt.frontend.training_artifacts import (
     OptimizerModel,
@@ -44,6 +44,7 @@ __all__ = [
     "load_forward",
     "one_line",
     "operator_name",
+    "own_graph",
     "setting",
 ]
 

@@ -52,6 +52,19 @@ def read_model(path: Path) -> onnx.ModelProto:
     return checked(model, path)
 
 
+def own_graph(path: Path) -> onnx.ModelProto:
+    """The file's own content with all of its data, not checked any further.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read.
+    """
+    model = parse(path)
+    _load_external_data(model, path)
+    return model
+
+
 def checked(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """The model without model-local functions, in opset 18 or later.
 

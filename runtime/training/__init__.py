@@ -1,7 +1,7 @@
 """Training over data sets: `fit` and what it needs; numpy only."""
 
 from bnnopt.runtime.training.callbacks import Callback, EarlyStop, JsonLines
-from bnnopt.runtime.training.checkpoints import Checkpoints, default_folder
+from bnnopt.runtime.training.checkpoints import Checkpoints, default_folder, load_newest
 from bnnopt.runtime.training.evaluation import evaluate, predictions
 from bnnopt.runtime.training.history import Epoch, History
 from bnnopt.runtime.training.loop import Progress, Recipe, as_dataset, fit
@@ -19,5 +19,6 @@ __all__ = [
     "default_folder",
     "evaluate",
     "fit",
+    "load_newest",
     "predictions",
 ]

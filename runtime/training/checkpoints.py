@@ -24,6 +24,28 @@ def default_folder(out: StrPath) -> str:
     return os.path.abspath(os.fspath(out)) + ENDING
 
 
+def load_newest(session: TrainingSession, out: StrPath, checkpoint: StrPath | None = None) -> str:
+    """Let `session` take a checkpoint's weights; returns the path, or why there is none.
+
+    Parameters
+    ----------
+    out : path
+        The output folder; beside it lie its checkpoints.
+    checkpoint : path, optional
+        The newest of those if not given; where there is none the session stays as it is.
+
+    Raises
+    ------
+    ArtifactError
+        If the checkpoint is damaged or of another model.
+    """
+    found = [checkpoint] if checkpoint is not None else Checkpoints(default_folder(out)).found()
+    if not found:
+        return f"{os.fspath(out)} has no checkpoint: those of the model file"
+    session.resume(found[0])
+    return os.fspath(found[0])
+
+
 class Checkpoints:
     """Checkpoints by step in a folder, the oldest removed.
 

@@ -161,3 +161,26 @@ def test_what_fails_midway_changes_nothing(
 def test_check_folder_alone_writes_nothing(tmp_path: Path) -> None:
     check_folder(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_in_the_folder_stay_where_it_is_written_again(tmp_path: Path) -> None:
+    path = write_model(DENSE, DENSE_WEIGHTS, tmp_path)
+    bnnopt.optimize(path, batch_size=4).save(tmp_path / "out")
+    session = bnnopt.TrainingSession(tmp_path / "out")
+    session.save(tmp_path / "out" / "mine.safetensors")
+    content = (tmp_path / "out" / "mine.safetensors").read_bytes()
+    bnnopt.optimize(path, batch_size=4, level="O2").save(tmp_path / "out")
+    assert (tmp_path / "out" / "mine.safetensors").read_bytes() == content
+    assert bnnopt.TrainingSession(tmp_path / "out").about.level == "O2"
+    (tmp_path / "out" / "notes.safetensors").write_bytes(b"not ours")
+    with pytest.raises(ArtifactError, match=r"notes\.safetensors"):
+        bnnopt.optimize(path, batch_size=4).save(tmp_path / "out")
+
+
+def test_the_folder_describes_every_file_of_it(tmp_path: Path) -> None:
+    bnnopt.optimize(write_model(DENSE, DENSE_WEIGHTS, tmp_path), batch_size=4).save(
+        tmp_path / "out"
+    )
+    text = (tmp_path / "out" / "README.md").read_text()
+    names = {path.name for path in (tmp_path / "out").iterdir()} - {"README.md"}
+    assert all(f"`{name}`" in text for name in names)

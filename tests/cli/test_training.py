@@ -211,7 +211,7 @@ def test_mistakes_are_one_line(
 def test_before_training_the_weights_are_those_of_the_file(bnnopt: Cli, data: Path) -> None:
     found = bnnopt("eval", "out", "--data", "valid.npz", "--json", "-")
     assert found.exit_code == 0
-    assert "weights of the model file" in found.stderr
+    assert "no checkpoint: those of the model file" in found.stderr
     session = package.TrainingSession(data / "out")
     with np.load(data / "valid.npz") as arrays:
         assert json.loads(found.stdout)["accuracy"] == session.evaluate(arrays["x"], arrays["y"])

@@ -1,0 +1,50 @@
+"""Trained weights in the forms in which others read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from safetensors.numpy import save
+
+from bnnopt.artifact.source import SOURCE_FILE, with_weights
+from bnnopt.errors import ArtifactError
+from bnnopt.runtime import TrainingSession
+from bnnopt.runtime.artifact import check_files
+
+_STATISTIC = ".running_mean"  # PyTorch's batch norm has it, and beside it a count of batches
+_COUNT = ".num_batches_tracked"
+
+
+def trained_model(folder: Path, session: TrainingSession) -> bytes:
+    """The user's own graph with the session's weights, an ONNX file.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder's graph is missing or damaged.
+    """
+    check_files(folder, session.about, [SOURCE_FILE])
+    path = folder / SOURCE_FILE
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); optimize again") from None
+    content: bytes = with_weights(model, session.parameters()).SerializeToString()
+    return content
+
+
+def state_dict(session: TrainingSession) -> bytes:
+    """Parameters and statistics under the file's names, a safetensors file.
+
+    For a module that PyTorch exported these are the names of its ``state_dict``; the batches that
+    each batch norm counts are the session's steps.
+    """
+    tensors = {name: np.ascontiguousarray(v) for name, v in session.parameters().items()}
+    for name in list(tensors):
+        if name.endswith(_STATISTIC):
+            count = np.array(session.steps_done, np.int64)
+            tensors[name.removesuffix(_STATISTIC) + _COUNT] = count
+    return save(tensors, {"format": "pt"})

@@ -1,0 +1,121 @@
+"""The user's own graph, to which the trained weights go back.
+
+A folder keeps it without its weights: these are in ``weights.safetensors`` and in the checkpoints,
+under the file's own names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from bnnopt.errors import ArtifactError
+
+SOURCE_FILE = "source.onnx"
+_WEIGHTS = "bnnopt.weights"  # metadata: names that the graph has no values for
+
+
+def without_weights(
+    model: onnx.ModelProto, names: Sequence[str], sign_plus: bool
+) -> onnx.ModelProto:
+    """The graph as it predicts, without the values of the weights that are named.
+
+    Parameters
+    ----------
+    model : ModelProto
+        As the user's file has it; changed in place.
+    names : sequence of str
+        Initialisers, inputs, or outputs of Constant nodes; what is none of these is left out.
+    sign_plus : bool
+        Whether the network was trained with sign(0) = +1: then Sign is written so.
+    """
+    graph, wanted = model.graph, set(names)
+    kept = [tensor for tensor in graph.initializer if tensor.name not in wanted]
+    nodes = [n for n in graph.node if n.op_type != "Constant" or n.output[0] not in wanted]
+    had = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    had |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    _replace(graph.initializer, kept)
+    _replace(graph.node, nodes)
+    _replace(graph.input, [value for value in graph.input if value.name not in wanted])
+    for node in list(all_nodes(graph)):
+        _set_inference(node)
+    if sign_plus:
+        _write_signs(graph)
+    del model.metadata_props[:]
+    model.metadata_props.add(key=_WEIGHTS, value=json.dumps([n for n in names if n in had]))
+    return model
+
+
+def with_weights(
+    model: onnx.ModelProto, weights: Mapping[str, NDArray[np.generic]]
+) -> onnx.ModelProto:
+    """The graph that `without_weights` gave, with values; changed in place.
+
+    Raises
+    ------
+    ArtifactError
+        If a value is missing, or the graph is not one of those.
+    """
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    if _WEIGHTS not in entries:
+        raise ArtifactError(f"{SOURCE_FILE}: does not say which weights it lacks; optimize again")
+    for name in json.loads(entries[_WEIGHTS]):
+        if name not in weights:
+            raise ArtifactError(f"{SOURCE_FILE}: there is no weight {name!r}; optimize again")
+        array = np.ascontiguousarray(weights[name])
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    del model.metadata_props[:]
+    return model
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs in its nodes."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in chain([attribute.g] if attribute.HasField("g") else [], attribute.graphs):
+                yield from all_nodes(inner)
+
+
+def _set_inference(node: onnx.NodeProto) -> None:
+    """Batch norm reads running statistics, dropout passes on."""
+    if node.domain not in ("", "ai.onnx"):
+        return
+    if node.op_type == "BatchNormalization":
+        del node.output[1:]
+        _replace(node.attribute, [a for a in node.attribute if a.name != "training_mode"])
+    elif node.op_type == "Dropout":
+        del node.input[2:]
+
+
+def _write_signs(graph: onnx.GraphProto) -> None:
+    """Sign(x) as Where(x >= 0, 1, -1): what was trained where x is exactly 0."""
+    signs = [n for n in graph.node if n.op_type == "Sign" and n.domain in ("", "ai.onnx")]
+    if not signs:
+        return
+    one, minus, zero = "bnnopt.one", "bnnopt.minus_one", "bnnopt.zero"
+    for name, value in ((one, 1.0), (minus, -1.0), (zero, 0.0)):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
+    written: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node not in signs:
+            written.append(node)
+            continue
+        above = f"{node.output[0]}.not_negative"
+        written.append(onnx.helper.make_node("GreaterOrEqual", [node.input[0], zero], [above]))
+        written.append(
+            onnx.helper.make_node("Where", [above, one, minus], [node.output[0]], node.name)
+        )
+    _replace(graph.node, written)
+
+
+def _replace(repeated: Any, items: Sequence[Message]) -> None:
+    del repeated[:]
+    repeated.extend(items)

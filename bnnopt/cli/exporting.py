@@ -1,0 +1,61 @@
+"""``bnnopt export``: trained weights leave, in the user's own graph or for PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bnnopt.cli.terminal import check_writable, say_line, say_note, write_file
+from bnnopt.errors import UsageError
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The user's own graph as an .onnx file."
+)
+@click.option(
+    "--torch",
+    "state_dict",
+    type=click.Path(path_type=Path),
+    help="A PyTorch state_dict as a .safetensors file, for load_state_dict.",
+)
+@click.option(
+    "--checkpoint", metavar="FILE", help="Take its weights; if not given, the newest one's."
+)
+def export(
+    folder: Path, output: Path | None, state_dict: Path | None, checkpoint: str | None
+) -> None:
+    """Write the trained weights of FOLDER into the user's own graph.
+
+    Batch norm reads its running statistics and dropout passes on; names and opset are those of the
+    file that optimize read. Sign is written as it was trained, with sign(0) = +1, unless optimize
+    was told --sign-zero keep.
+
+    \b
+    Example:
+      bnnopt export out -o trained.onnx
+      bnnopt export out --torch trained.safetensors
+    """
+    from bnnopt.artifact import exporting
+    from bnnopt.runtime import TrainingSession
+    from bnnopt.runtime.training import load_newest
+
+    if output is None and state_dict is None:
+        raise UsageError("export: where to? expected -o FILE.onnx or --torch FILE.safetensors")
+    for path in (output, state_dict):
+        if path is not None:
+            check_writable(path)
+    session = TrainingSession(folder)
+    source = load_newest(session, folder, checkpoint)
+    say_note(f"weights: {source}")
+    written: list[tuple[Path, Any]] = []
+    if output is not None:
+        written.append((output, exporting.trained_model(folder, session)))
+    if state_dict is not None:
+        written.append((state_dict, exporting.state_dict(session)))
+    for path, content in written:
+        write_file(path, content)
+        say_line(f"written: {path}")

@@ -1,0 +1,138 @@
+"""What ``export`` writes, against the session, stock onnxruntime and the user's own module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+import bnnopt
+from bnnopt.artifact import exporting
+from bnnopt.errors import ArtifactError
+from bnnopt.models import build
+from tests.graphs import write
+
+Array = NDArray[Any]
+BATCH = 8
+
+
+def trained(path: Path, shape: tuple[int, ...], **options: Any) -> tuple[Path, Any, Array]:
+    """The folder of a model file, a session after five steps, and images to predict."""
+    folder = path.parent / "out"
+    bnnopt.optimize(path, batch_size=BATCH, **options).save(folder)
+    session = bnnopt.TrainingSession(folder)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        x = rng.standard_normal((BATCH, *shape)).astype(np.float32)
+        session.step(x, rng.integers(0, 10, BATCH))
+    return folder, session, rng.standard_normal((30, *shape)).astype(np.float32)
+
+
+def on_onnxruntime(model: bytes, x: Array) -> Array:
+    runner = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (found,) = runner.run(None, {runner.get_inputs()[0].name: x})
+    return np.asarray(found)
+
+
+def assert_same_classes(ours: Array, theirs: Array) -> None:
+    """Signs that rounding turns change a score by a few steps; a wrong weight changes them all."""
+    assert ours.shape == theirs.shape
+    near = np.isclose(ours, theirs, rtol=1e-3, atol=1e-3).all(axis=1)
+    assert near.mean() >= 0.9
+
+
+@pytest.mark.parametrize(
+    "options", [{"level": "O1"}, {"level": "O2"}, {"optimizer": "bop"}], ids=str
+)
+@pytest.mark.parametrize("name", ["mlp", "resnet-e-mini", "relu-mini"])
+def test_predictions_are_the_sessions(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    import onnx_ir as ir
+
+    if name == "relu-mini" and "optimizer" in options:
+        pytest.skip("bop is for binary layers")
+    model = build(name, 0)
+    ir.save(model, tmp_path / "m.onnx")
+    shape = tuple(onnx.load(tmp_path / "m.onnx").graph.input[0].type.tensor_type.shape.dim)[1:]
+    folder, session, x = trained(tmp_path / "m.onnx", tuple(d.dim_value for d in shape), **options)
+    before = onnx.load(tmp_path / "m.onnx")
+    content = exporting.trained_model(folder, session)
+    after = onnx.load_model_from_string(content)
+    onnx.checker.check_model(after, full_check=True)
+    assert [e.version for e in after.opset_import] == [e.version for e in before.opset_import]
+    assert [i.name for i in after.graph.input] == ["x"]
+    assert {t.name for t in before.graph.initializer} <= {t.name for t in after.graph.initializer}
+    assert_same_classes(on_onnxruntime(content, x), session.predict(x))
+    fresh = exporting.trained_model(folder, bnnopt.TrainingSession(folder))
+    with pytest.raises(AssertionError):
+        assert_same_classes(on_onnxruntime(fresh, x), session.predict(x))
+
+
+ZEROS = "g (float[batch,6] x) => (float[batch,3] y) { s = Sign (x)\n y = MatMul (s, w) }"
+
+
+@pytest.mark.parametrize(("sign_zero", "at_zero"), [("+1", 1.0), ("keep", 0.0)])
+def test_a_sign_is_written_as_it_was_trained(
+    sign_zero: str, at_zero: float, tmp_path: Path
+) -> None:
+    path = write(ZEROS, {"w": [6, 3]}, tmp_path)
+    bnnopt.optimize(path, batch_size=4, sign_zero=sign_zero).save(tmp_path / "out")
+    session = bnnopt.TrainingSession(tmp_path / "out")
+    x = np.array([[0, 1, -1, 0, 2, -0.0]], np.float32)
+    found = on_onnxruntime(exporting.trained_model(tmp_path / "out", session), x)
+    signs = np.where(x == 0, at_zero, np.sign(x)).astype(np.float32)
+    np.testing.assert_allclose(found, signs @ session.parameters()["w"], rtol=1e-6)
+    np.testing.assert_allclose(found, session.predict(x), rtol=1e-6)
+
+
+DROPOUT = """g (float[batch,6] x) => (float[batch,3] y) {
+    ratio = Constant <value_float = 0.5> ()
+    yes = Constant <value = bool {1}> ()
+    d, mask = Dropout (x, ratio, yes)
+    y = MatMul (d, w)
+}"""
+
+
+def test_dropout_passes_on(tmp_path: Path) -> None:
+    path = write(DROPOUT, {"w": [6, 3]}, tmp_path)
+    bnnopt.optimize(path, batch_size=4).save(tmp_path / "out")
+    session = bnnopt.TrainingSession(tmp_path / "out")
+    x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    found = on_onnxruntime(exporting.trained_model(tmp_path / "out", session), x)
+    np.testing.assert_allclose(found, x @ session.parameters()["w"], rtol=1e-5)
+
+
+def test_a_damaged_graph_is_one_line(tmp_path: Path) -> None:
+    path = write(ZEROS, {"w": [6, 3]}, tmp_path)
+    bnnopt.optimize(path, batch_size=4).save(tmp_path / "out")
+    session = bnnopt.TrainingSession(tmp_path / "out")
+    (tmp_path / "out" / "source.onnx").write_bytes(b"no")
+    with pytest.raises(ArtifactError, match=r"source\.onnx: is not as it was written"):
+        exporting.trained_model(tmp_path / "out", session)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["mlp", "residual", "relu"])
+def test_pytorch_loads_it_strictly_and_predicts_the_same(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load
+
+    from tests.exports.torch_models import export, input_shape
+
+    module = export(name, tmp_path / "m.onnx")
+    folder, session, x = trained(tmp_path / "m.onnx", input_shape(name))
+    module.load_state_dict(load(exporting.state_dict(session)), strict=True)
+    module.eval()
+    with torch.no_grad():
+        theirs = module(torch.from_numpy(x)).numpy()
+    assert_same_classes(session.predict(x), theirs)
+    assert_same_classes(on_onnxruntime(exporting.trained_model(folder, session), x), theirs)
+    assert module.state_dict()[first_count(module)].item() == 5
+
+
+def first_count(module: Any) -> str:
+    return next(name for name in module.state_dict() if name.endswith("num_batches_tracked"))
