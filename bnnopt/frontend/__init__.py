@@ -11,6 +11,7 @@ from bnnopt.errors import ModelError
 from bnnopt.frontend.binarization import recognize
 from bnnopt.frontend.equal_nodes import merge_equal
 from bnnopt.frontend.estimators import ESTIMATORS, Estimators
+from bnnopt.frontend.hints import add_hints
 from bnnopt.frontend.lint import lint
 from bnnopt.frontend.normalize import (
     Binarized,
@@ -80,6 +81,7 @@ def load_forward(
         recognize(forward, estimators, keep_zero)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
+    add_hints(forward)
     return forward
 
 

@@ -155,6 +155,7 @@ class Found:
     node: ir.Node
     idiom: str
     match: Match
+    is_default: bool = False
 
 
 @dataclass
@@ -223,6 +224,7 @@ class Recognizer:
                     f"--ste '{name}={DEFAULT[0]}' for that of sign(-x)"
                 )
             settled[entry.node] = (asked or entry.match.ste or DEFAULT) if through else None
+            entry.is_default = through and asked is None and entry.match.ste is None
         for node in straight_through_nodes(self.forward.graph):
             self._fold(node, settled)
         for node, ste in settled.items():
@@ -264,6 +266,7 @@ class Recognizer:
                 )
             )
         self._check_overrides()
+        self._note_estimators(kept)
         self._note_zeros(kept)
 
     def _check_overrides(self) -> None:
@@ -274,6 +277,19 @@ class Recognizer:
                 raise UsageError(
                     f"--ste {pattern}=..: no binarisation matches; there are: {there} .."
                 )
+
+    def _note_estimators(self, kept: Iterable[Found]) -> None:
+        """Where the estimator of an autograd function, or none at all, was taken for clipped."""
+        names = [
+            str(entry.node.name)
+            for entry in kept
+            if entry.is_default and self.estimators.asked(str(entry.node.name)) is None
+        ]
+        if names:
+            self.forward.notes.append(
+                f"no estimator in the file, {DEFAULT[0]} at |x| <= 1 assumed: {listed(names)}; "
+                "--ste NAME or PATTERN=NAME for another"
+            )
 
     def _note_zeros(self, kept: Iterable[Found]) -> None:
         zeros = {str(e.node.name): e.node for e in kept if e.idiom == "sign"}

@@ -12,6 +12,7 @@ from bnnopt.errors import ModelError
 from bnnopt.frontend.normalize import ForwardGraph, setting
 from bnnopt.frontend.read import EXPORT_COMMAND
 
+FUSED = "_fused_bn"
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "ConvTranspose"})
 
 
@@ -21,8 +22,9 @@ def lint(forward: ForwardGraph, path: Path) -> None:
     Raises
     ------
     ModelError
-        If the latent weights of a binary layer are gone, or a dropout has no sense.
+        If the latent weights of a binary layer or batch norms are gone, or a dropout has no sense.
     """
+    _check_batch_norms(forward, path)
     for node in forward.graph:
         if node.op_type == "Dropout":
             _check_dropout(node, path)
@@ -44,16 +46,45 @@ def _check_dropout(node: ir.Node, path: Path) -> None:
         )
 
 
+def _check_batch_norms(forward: ForwardGraph, path: Path) -> None:
+    """tf2onnx multiplies the scales of batch norms into the weights before them."""
+    for name in forward.weights:
+        if FUSED in name:
+            raise ModelError(
+                f"{path}: weight {name!r} has a batch norm folded into it, whose scale and "
+                "statistics are gone; expected a batch norm of its own: convert the model as it "
+                "is trained, called with training=True"
+            )
+
+
 def _check_latent(forward: ForwardGraph, node: ir.Node, weight: ir.Value, path: Path) -> None:
+    producer = weight.producer()
+    if producer is not None and producer.op_type == "Transpose" and producer.inputs[0] is not None:
+        weight = producer.inputs[0]
     array = forward.weights.get(str(weight.name))
     if array is None and weight.const_value is not None:
         array = weight.const_value.numpy()
     if array is not None and array.ndim >= 2 and array.size >= 16 and _is_binary(array):
         raise ModelError(
             f"{path}: node {node.name!r} ({node.op_type}): all of weight {weight.name!r} is "
-            f"+-{abs(array.flat[0]):g}: the export folded the latent weights away; export with "
-            f"{EXPORT_COMMAND}"
+            f"+-{abs(array.flat[0]):g}: {_cause(forward, str(weight.name))}"
         )
+
+
+def _cause(forward: ForwardGraph, name: str) -> str:
+    """Why a file holds signs where latent weights should be, and what to do."""
+    producer = (forward.model.producer_name or "").lower()
+    if "tf2onnx" in producer or "keras" in producer:
+        return (
+            "the converter wrote larq's binary kernels, not the latent weights; build the network "
+            "in PyTorch with sign(weight) in its forward, and load the latent weights there"
+        )
+    if producer == "pytorch" and not name.startswith(("onnx::", "/")):
+        return (
+            "the module overwrites its weights with their signs (weight.data = ..); keep the "
+            "latent ones as the parameter, and multiply by sign(weight) in forward"
+        )
+    return f"the export folded the latent weights away; export with {EXPORT_COMMAND}"
 
 
 def _is_binary(array: NDArray[np.float32]) -> bool:

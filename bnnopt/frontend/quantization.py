@@ -56,15 +56,20 @@ def _estimate_roundings(forward: ForwardGraph, estimators: Estimators) -> list[s
 
 
 def _estimate_comparisons(forward: ForwardGraph, estimators: Estimators) -> list[str]:
-    found = []
+    found, masks = list[str](), list[str]()
     for node, trained in _on_the_way(forward.graph):
         y = node.outputs[0]
-        if _is_outermost_step(y) and _reaches_product(y):
-            sources = step_sources(y) or set()
-            if not sources.isdisjoint(trained):
-                source, ste = _estimate(node, sources, estimators)
-                _pass_gradient(forward, node, source, ste)
-                found.append(str(node.name))
+        sources = step_sources(y) if _is_outermost_step(y) else None
+        if node.op_type in ROUNDINGS or sources is None or sources.isdisjoint(trained):
+            continue
+        if _reaches_product(y):
+            source, ste = _estimate(node, sources, estimators)
+            _pass_gradient(forward, node, source, ste)
+            found.append(str(node.name))
+        else:
+            masks.append(str(node.name))
+    if masks:
+        forward.notes.append(f"no gradient passes {listed(masks)}: a mask of another tensor")
     return found
 
 

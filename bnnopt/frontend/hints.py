@@ -1,0 +1,82 @@
+"""What no file says, and a user should know: notes that name nodes."""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+from bnnopt.frontend.normalize import ForwardGraph
+from bnnopt.frontend.sampling import is_elementwise, operands
+from bnnopt.frontend.straight_through import gradient_passes, listed
+from bnnopt.training_step import Role, readers, role
+
+# What modules register as buffers: the file holds them beside the weights.
+_BUFFERS = re.compile(
+    r"(^|[._])(mean|std|var|mask|buffer|inv_freq|freqs|pe|grid|anchors|ema|shift_table)$"
+)
+_REDUCTIONS = frozenset({"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum"})
+_VIEWS = frozenset({"Expand", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_SIGNS = frozenset({"Binarize", "StraightThrough", "Ternarize"})
+
+
+def add_hints(forward: ForwardGraph) -> None:
+    """Say what may be a buffer, and where a ``detach()`` may have stood."""
+    buffers = [str(v.name) for v in forward.graph.inputs if _may_be_buffer(v)]
+    if buffers:
+        forward.notes.append(
+            f"trained like any weight, though they may be buffers: {listed(buffers)}; "
+            "--freeze PATTERN leaves them as they are"
+        )
+    factors = [str(node.name) for node in _related_factors(forward.graph)]
+    if factors:
+        forward.notes.append(
+            f"{listed(factors)}: the gradient passes both factors, of one tensor each; no file "
+            "holds a detach()"
+        )
+
+
+def _may_be_buffer(value: ir.Value) -> bool:
+    """By its name, or as it is taken off the input or divides it."""
+    if role(value) is not Role.PARAMETER:
+        return False
+    of_input = all(
+        node.op_type in ("Div", "Sub")
+        and any(v is not value and v is not None and role(v) is Role.DATA for v in node.inputs)
+        for node in readers(value)
+    )
+    return of_input or _BUFFERS.search(str(value.name)) is not None
+
+
+def _related_factors(graph: ir.Graph) -> list[ir.Node]:
+    """Products of two functions of one tensor: a scale and its signs, a gate and its input."""
+    passes = gradient_passes(graph)
+    return [
+        node
+        for node in graph
+        if node.op_type in ("Div", "Mul")
+        and node.outputs[0] in passes
+        and len({v for v in operands(node) if v.producer() is not None}) == 2
+        and _share_root(*operands(node))
+    ]
+
+
+def _share_root(a: ir.Value, b: ir.Value) -> bool:
+    return not _roots(a).isdisjoint(_roots(b))
+
+
+def _roots(value: ir.Value) -> set[ir.Value]:
+    """The tensors that a value is made of by elementwise operators, views and reductions."""
+    found, seen, waiting = set(), {value}, [value]
+    while waiting:
+        current = waiting.pop()
+        node = current.producer()
+        if node is None or not (
+            is_elementwise(node) or node.op_type in _REDUCTIONS | _VIEWS | _SIGNS
+        ):
+            found.add(current)
+            continue
+        more = [v for v in operands(node) if v not in seen]
+        seen.update(more)
+        waiting += more
+    return found
