@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from bnnopt.autodiff.backward import differentiate
+from bnnopt.autodiff.backward import FLOATS, differentiate
 from bnnopt.autodiff.imported import import_backward, recognize_estimators
 from bnnopt.autodiff.losses import add_loss
 from bnnopt.autodiff.optimizers import Optimizer, Updater
@@ -78,6 +78,7 @@ def build_training_step(
         graph.outputs[:] = [loss]
         trained = {value: _differentiable(value) for value in parameters}
         found = differentiate(graph, loss, list(trained.values()))
+        _check_cuts(graph, loss, [v for v in trained.values() if v not in found])
         _take_values(graph)
         gradients = {p: found[value] for p, value in trained.items() if value in found}
     except ModelError as error:
@@ -160,7 +161,7 @@ def _note_outputs(forward: ForwardGraph) -> None:
 
 
 def _note_untrained(forward: ForwardGraph, names: list[str]) -> None:
-    """A comparison or a rounding that is no known idiom cuts off what is before it."""
+    """What the loss does not read, or reads as a value alone."""
     listed = ", ".join(names[:3]) + (" .." if len(names) > 3 else "")
     note = f"no gradient reaches {len(names)} parameters, which stay as they are: {listed}"
     if names and note not in forward.notes:
@@ -181,6 +182,41 @@ def build_evaluation(forward: ForwardGraph) -> TrainingStep:
             node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)
             graph.remove(node, safe=True)
     return _finished(model)
+
+
+def _check_cuts(graph: ir.Graph, loss: ir.Value, missing: Sequence[ir.Value]) -> None:
+    """A parameter that the loss depends on, but by no gradient, is trained by its author somehow.
+
+    Not so where it only gives a `StraightThrough` its value.
+    """
+    reached: set[ir.Value | None] = {loss}
+    for node in reversed(list(graph)):
+        if not reached.isdisjoint(node.outputs):
+            is_value = node.op_type == "StraightThrough"
+            reached.update(node.inputs[1:] if is_value else node.inputs)
+    lost = [value for value in missing if value in reached]
+    if not lost:
+        return
+    behind: set[ir.Value | None] = set(lost)
+    cuts = []
+    for node in graph:
+        if node.metadata_props.get("phase") == "forward" and not behind.isdisjoint(node.inputs):
+            behind.update(node.outputs)
+            if not reached.isdisjoint(node.outputs) and _is_cut(node):
+                cuts.append(node)
+    where = f"node {cuts[0].name!r} ({cuts[0].op_type})" if cuts else "what lies between"
+    raise ModelError(
+        f"no gradient reaches parameter {lost[0].name!r}: {where} passes none on; expected "
+        f"s + (b - s).detach() in PyTorch, or --freeze {lost[0].name}"
+    )
+
+
+def _is_cut(node: ir.Node) -> bool:
+    """Whether what a node reads has a gradient, and what it gives has none."""
+    reads_reals = any(v is not None and v.dtype in FLOATS for v in node.inputs)
+    return node.op_type in ("Ceil", "Floor", "Round") or (
+        reads_reals and node.outputs[0].dtype not in FLOATS
+    )
 
 
 def _take_values(graph: ir.Graph) -> None:

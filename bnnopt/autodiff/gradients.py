@@ -116,6 +116,30 @@ def relu(g: Context) -> Grads:
     return {0: g.emit("ReluGrad", g.dy, g.y())}
 
 
+def maximum(g: Context) -> Grads:
+    """Forward: y = max(a, b). Backward: da = dy where a > b, dy / 2 where a = b, as PyTorch."""
+    return _of_larger(g, "Greater")
+
+
+def minimum(g: Context) -> Grads:
+    """Forward: y = min(a, b). Backward: da = dy where a < b, dy / 2 where a = b, as PyTorch."""
+    return _of_larger(g, "Less")
+
+
+def _of_larger(g: Context, wins: str) -> Grads:
+    if len(g.node.inputs) > 2:
+        raise UnknownInput(f"{len(g.node.inputs)} operands, expected two")
+    if len(g.node.inputs) == 1:
+        return {0: g.dy}
+    shared = g.emit("Mul", g.dy, g.scalar(0.5))
+    tied = g.emit("Where", g.emit("Equal", g.x(0), g.x(1)), shared, g.scalar(0.0))
+    grads = {}
+    for i in g.wanted:
+        first = g.emit(wins, g.x(i), g.x(1 - i))
+        grads[i] = g.unbroadcast(g.grad_of(i, "Where", first, g.dy, tied), g.x(i))
+    return grads
+
+
 def leaky_relu(g: Context) -> Grads:
     """Forward: y = x where x > 0, else a x. Backward: dx = dy where x > 0, else a dy."""
     slope = g.scalar(g.attribute("alpha", 0.01))
@@ -574,7 +598,9 @@ GRADIENTS: dict[str, Rule] = {
     "Log": log,
     "LogSoftmax": log_softmax,
     "MatMul": matmul,
+    "Max": maximum,
     "MaxPool": max_pool,
+    "Min": minimum,
     "Mul": mul,
     "Neg": neg,
     "PRelu": prelu,

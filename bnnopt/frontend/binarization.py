@@ -19,6 +19,7 @@ from bnnopt.frontend.estimators import DEFAULT, WRITTEN, Estimator, Estimators, 
 from bnnopt.frontend.normalize import Binarized, ForwardGraph
 from bnnopt.frontend.quantization import estimate_steps
 from bnnopt.frontend.sampling import (
+    COMPARISONS,
     GRID,
     ORIGIN,
     ROUNDINGS,
@@ -66,8 +67,8 @@ def match_steps(node: ir.Node) -> Match | None:
         values = sample(y, quotient)
         zero = None if values is None else _zero_of_sign(values, nearest=1 / 32)
         return Match(quotient, zero) if zero is not None else None
-    sources = step_sources(y) or set()
-    if len(sources) != 1 or sources == set(operands(node)):
+    sources = step_sources(y) or (_compared(y) if node.op_type == "Where" else set())
+    if len(sources) != 1 or (node.op_type == "Sign" and sources == set(operands(node))):
         return None
     (source,) = sources
     for _ in range(_N_STEPS_BACK):
@@ -113,6 +114,22 @@ def _over_absolute(node: ir.Node) -> ir.Value | None:
             return x
         waiting += [v for v in operands(producer) if v not in seen]
     return None
+
+
+def _compared(y: ir.Value) -> set[ir.Value]:
+    """What comparisons before y look at: ``y = x.clone(); y[x >= 0] = 1; y[x < 0] = -1``."""
+    found, seen, waiting = set(), {y}, [y]
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None or not is_elementwise(node):
+            continue
+        read = operands(node)
+        if node.op_type in COMPARISONS:
+            found.update(read)
+        else:
+            waiting += [v for v in read if v not in seen]
+            seen.update(read)
+    return found
 
 
 def _zero_of_sign(values: Array, is_mirrored: bool = False, nearest: float = 0.0) -> float | None:

@@ -20,7 +20,7 @@ from bnnopt.frontend.sampling import (
     sample,
     step_sources,
 )
-from bnnopt.frontend.straight_through import gradient_passes, listed
+from bnnopt.frontend.straight_through import gradient_passes, is_real, listed
 from bnnopt.ops import Emitter, dims
 from bnnopt.training_step import Role, readers, role
 
@@ -48,11 +48,28 @@ def estimate_steps(forward: ForwardGraph, estimators: Estimators) -> None:
 def _estimate_roundings(forward: ForwardGraph, estimators: Estimators) -> list[str]:
     found = []
     for node, _ in _on_the_way(forward.graph):
-        if not node.domain and node.op_type in ROUNDINGS and not _is_fraction(node):
-            asked = estimators.named(str(node.name))
-            _pass_gradient(forward, node, node.inputs[0], asked)
+        source = _rounded(node)
+        if source is not None and not _is_fraction(node):
+            _pass_gradient(forward, node, source, estimators.named(str(node.name)))
             found.append(str(node.name))
     return found
+
+
+def _rounded(node: ir.Node) -> ir.Value | None:
+    """The tensor that a node rounds, perhaps as ``x.int().float()``."""
+    source = node.inputs[0] if node.inputs and not node.domain else None
+    if source is None or node.op_type in ROUNDINGS:
+        return source
+    inner = source.producer()
+    if node.op_type != "Cast" or inner is None or inner.op_type != "Cast":
+        return None
+    real = inner.inputs[0]
+    is_cut = real is not None and is_real(real) and not is_real(source) and _is_integer(source)
+    return real if is_cut else None
+
+
+def _is_integer(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_integer()
 
 
 def _estimate_comparisons(forward: ForwardGraph, estimators: Estimators) -> list[str]:
@@ -113,7 +130,7 @@ def _is_fraction(node: ir.Node) -> bool:
 
 def _is_outermost_step(y: ir.Value) -> bool:
     node = y.producer()
-    if y.dtype is None or not y.dtype.is_floating_point() or not is_elementwise(node):
+    if not is_real(y) or not is_elementwise(node):
         return False
     if step_sources(y) is None:
         return False

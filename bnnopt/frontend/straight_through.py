@@ -13,7 +13,7 @@ import onnx_ir as ir
 from bnnopt.frontend.normalize import ForwardGraph
 from bnnopt.frontend.sampling import STEPS
 from bnnopt.ops import DOMAIN, Emitter, dims
-from bnnopt.training_step import is_constant, readers
+from bnnopt.training_step import is_constant
 
 Term = tuple[int, ir.Value]
 """A sign, -1 or +1, and what it is in front of."""
@@ -149,14 +149,15 @@ def gradient_passes(graph: ir.Graph) -> set[ir.Value]:
     """
     found = set(graph.outputs)
     for node in reversed(list(graph)):
-        if not any(v in found and _is_real(v) for v in node.outputs):
+        if not any(v in found and is_real(v) for v in node.outputs):
             continue
         read = node.inputs[1:] if node.op_type == "StraightThrough" else node.inputs
         found.update(v for v in read if v is not None)
     return found
 
 
-def _is_real(value: ir.Value) -> bool:
+def is_real(value: ir.Value) -> bool:
+    """Whether the elements are floating-point numbers, which a gradient can belong to."""
     return value.dtype is not None and value.dtype.is_floating_point()
 
 
@@ -164,12 +165,3 @@ def listed(names: list[str], most: int = 3) -> str:
     """The first names, quoted, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(repr(name) for name in names[:most]) + more
-
-
-def reads(value: ir.Value) -> list[ir.Node]:
-    """As `readers`, but through nodes that only pass the value on."""
-    found = []
-    for node in readers(value):
-        is_passed_on = node.op_type in ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-        found += reads(node.outputs[0]) if is_passed_on else [node]
-    return found

@@ -168,6 +168,8 @@ ELEMENTWISE = [
     *_binary("Sub"),
     *_binary("Mul"),
     *_binary("Div", positive),
+    *_binary("Max"),
+    *_binary("Min"),
     *(_unary(op) for op in ("Neg", "Exp", "Erf", "Sigmoid", "Tanh", "Softplus")),
     *(_unary(op, positive) for op in ("Sqrt", "Log", "Reciprocal")),
     *(_unary(op, near) for op in ("Abs", "Relu", "HardSwish")),

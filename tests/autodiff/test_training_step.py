@@ -452,15 +452,29 @@ def test_a_weight_that_the_loss_does_not_read_is_not_trained(tmp_path: Path) -> 
     assert forward.notes[0] == "2 outputs; the loss is taken of the first, 'y', alone"
 
 
-def test_parameters_that_no_gradient_reaches_are_told(tmp_path: Path) -> None:
+def test_a_gradient_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     text = """g (float[N,3] x) => (float[N,5] y) { h = MatMul (x, first)
-        k = ArgMax <axis = 1> (h) r = Cast <to = 1> (k) c = Concat <axis = 1> (r, r, r, r)
-        y = MatMul (c, second) }"""
-    forward = load(text, LAYERS, tmp_path)
+        ["pick"] k = ArgMax <axis = 1> (h) r = Cast <to = 1> (k)
+        c = Concat <axis = 1> (r, r, r, r) y = MatMul (c, second) }"""
+    with pytest.raises(ModelError) as caught:
+        training_step(load(text, LAYERS, tmp_path), "mse")
+    assert_one_line(caught.value, "parameter 'first': node 'pick' (ArgMax)", "--freeze first")
+    step = training_step(load(text, LAYERS, tmp_path), "mse", freeze=("first",))
+    assert set(step.gradients()) == {"second"}
+
+
+def test_parameters_that_no_gradient_reaches_are_told(tmp_path: Path) -> None:
+    """PyTorch gives none to what stands in a detached value alone."""
+    text = """g (float[N,3] x) => (float[N,5] y) { b = MatMul (x, first) s = MatMul (x, third)
+        d = Sub (b, s) h = Add (d, s) y = MatMul (h, second) }"""
+    forward = load(text, {**LAYERS, "third": np.ones((3, 4))}, tmp_path)
     for _ in range(2):
         step = training_step(forward, "mse")
     assert {v.name for v in step.inputs(Role.FROZEN)} == {"first"}
-    assert forward.notes == ["no gradient reaches 1 parameters, which stay as they are: first"]
+    assert set(step.gradients()) == {"second", "third"}
+    through, untrained = forward.notes
+    assert through.startswith("'h': (b - s) + s")
+    assert untrained == "no gradient reaches 1 parameters, which stay as they are: first"
 
 
 @pytest.mark.parametrize("freeze", [("*",), ("first", "second")])

@@ -93,6 +93,20 @@ def lsq(x: Tensor, step: float = 0.3, low: int = -2, high: int = 1) -> Tensor:
     return ((v.round() - v).detach() + v) * step
 
 
+def assigned(x: Tensor) -> Tensor:
+    out = torch.zeros_like(x)
+    out[x >= 0] = 1
+    out[x < 0] = -1
+    return out
+
+
+def overwritten(x: Tensor) -> Tensor:
+    out = x.clone()
+    out[x > 0] = 1
+    out[x <= 0] = -1
+    return out
+
+
 @dataclass(frozen=True)
 class Row:
     """An idiom, and where it may stand."""
@@ -121,6 +135,8 @@ ROWS: dict[str, Row] = {
     "sign of a sign": Row(function(lambda x: torch.sign(torch.sign(x) + 0.1))),
     "sign + 0.5, sign": Row(function(lambda x: torch.sign(0.5 + torch.sign(x)))),
     "sign + (x == 0)": Row(function(lambda x: x.sign() + (x == 0).to(x.dtype))),
+    "assignment to zeros": Row(function(assigned)),
+    "assignment to a copy": Row(function(overwritten)),
     "zero to one": Row(
         function(lambda x: torch.where(x.sign() == 0, torch.ones_like(x), x.sign()))
     ),
@@ -174,6 +190,10 @@ ROWS: dict[str, Row] = {
     "LSQ": Row(lsq, packed=False),
     "BitNet b1.58": Row(bitnet_weight, packed=False, on=WEIGHT),
     "BitNet activation": Row(bitnet_activation, packed=False, on=ACTIVATION),
+    "either sign": Row(lambda x: torch.maximum(sign(x), sign(-x)), packed=False),
+    "integers": Row(
+        function(lambda x: (x * 2).int().float() / 2, torch.ones_like), packed=False
+    ),
     "ceil": Row(lambda x: value_of(torch.ceil(x.clamp(0, 2)), x.clamp(0, 2)), packed=False),
     "floor": Row(lambda x: value_of(torch.floor(x * 2 + 0.5) / 2, x), packed=False),
     "power of two": Row(
