@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_persistent
+from bnnopt.analysis import is_persistent, one_a_sample
 from bnnopt.ops import Emitter, dims, infer_types, is_view
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.precision import READS_DY, is_half
@@ -28,8 +28,8 @@ class Float16Gradients(Pass):
     Numbers:   lossy: 11 digits a map from 2^-14 to 65504. S = 2^`scale_bits` times the number of
                labels, so that the gradient of a mean loss starts with at most 2^`scale_bits`: by
                default 2^6 below overflow, and small ones 2^24 below it keep all digits. An
-               overflow gives infinity, and NaN in the loss of the next step, as it would in
-               float32; it is not hidden.
+               overflow gives infinity, as it would in float32, and the step that meets it says so;
+               it is not hidden.
     Skips:     a training graph whose loss gradient is not marked.
     Source:    Micikevicius et al., arXiv:1710.03740 (loss scaling); Wang et al., arXiv:2102.04270.
 
@@ -54,6 +54,7 @@ class Float16Gradients(Pass):
             return 0
         scale = 2.0 ** (round(math.log2(_n_labels(step))) + self.scale_bits)
         before = {value: value.dtype for node in step.graph for value in node.outputs}
+        maps = one_a_sample(step)
         _scale(seeds[0], scale)
         scaled: set[ir.Value | None] = {seeds[0]}
         for node in list(step.graph):
@@ -62,8 +63,9 @@ class Float16Gradients(Pass):
                 if phase(node) == "update":
                     _unscale(step, node, scale)
                 else:
-                    _narrow(step, node, scaled)
-        return sum(value.dtype is not kind for value, kind in before.items())
+                    _narrow(step, node, scaled, maps)
+        narrowed = sum(value.dtype is not kind for value, kind in before.items())
+        return max(narrowed, 1)  # the gradient of the loss is another one
 
 
 def _n_labels(step: TrainingStep) -> int:
@@ -97,7 +99,9 @@ def _unscale(step: TrainingStep, node: ir.Node, scale: float) -> None:
     step.graph.insert_before(node, emit.nodes)
 
 
-def _narrow(step: TrainingStep, node: ir.Node, scaled: set[ir.Value | None]) -> None:
+def _narrow(
+    step: TrainingStep, node: ir.Node, scaled: set[ir.Value | None], maps: set[ir.Value]
+) -> None:
     """Let a gradient operator take and give float16, with casts where it does not."""
     halves = [v for v in node.inputs if v is not None and is_half(v) and v in scaled]
     if halves and _accepts(node, halves[0]):
@@ -110,7 +114,7 @@ def _narrow(step: TrainingStep, node: ir.Node, scaled: set[ir.Value | None]) -> 
         for value in halves:
             _cast_for(step, node, value, ir.DataType.FLOAT)
     for output in node.outputs:
-        if output.dtype == ir.DataType.FLOAT and dims(output)[:1] == (_batch(step),):
+        if output.dtype == ir.DataType.FLOAT and output in maps:
             _narrow_output(step, output, scaled)
 
 

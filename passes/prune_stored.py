@@ -34,6 +34,14 @@ class PruneStored(Pass):
     min_cosine: ClassVar[float] = 0.5
     sparsity: float = 0.8
 
+    @property
+    def bound(self) -> float:
+        """Of the sum of squares of a sample the largest keep their share or more: its root counts.
+
+        It is `min_cosine` at a sparsity of 0.8.
+        """
+        return min(self.min_cosine, self.min_cosine * math.sqrt((1 - self.sparsity) / 0.2))
+
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         return sum(

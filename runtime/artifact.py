@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import zlib
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bnnopt.errors import ArtifactError
+from bnnopt.runtime.files import StrPath, check_regular, reason_of, replacing, shown_path
 from bnnopt.runtime.format import (
     ARTIFACT_FILE,
     FORMAT,
@@ -24,7 +24,7 @@ from bnnopt.runtime.format import (
     program_file,
 )
 
-StrPath = str | os.PathLike[str]
+RESERVED = "__metadata__"  # of safetensors
 AGAIN = "copy the folder again, or optimize again"
 
 
@@ -46,7 +46,7 @@ def read_artifact(folder: StrPath) -> Artifact:
             "'bnnopt optimize model.onnx -o FOLDER'"
         ) from None
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ArtifactError(f"{shown_path(path)}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path}: is damaged ({error!r}); {AGAIN}") from None
     if version != FORMAT:
@@ -85,12 +85,18 @@ def read_program(folder: StrPath, kind: str) -> Program:
 
 def read_tensors(path: StrPath) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
     """All tensors of a safetensors file, and its metadata."""
+    path = os.fsdecode(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
+        check_regular(path)
+        open(path, "rb").close()
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{shown_path(path)}: cannot be read: {reason_of(error)}") from None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {_unescaped(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: not a safetensors file, or cut short ({error})") from None
 
@@ -111,24 +117,24 @@ def write_tensors(
 
     Raises
     ------
-    OSError
+    OSError, ValueError
         If it cannot be written; the old one is untouched.
     """
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-    try:
-        open(temporary, "ab").close()
-        mode = os.stat(temporary).st_mode
-        save_file(dict(tensors), temporary, dict(metadata))
-        os.chmod(temporary, mode)  # safetensors makes it the owner's alone
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(folder or os.curdir)
-    except SafetensorError as error:  # what safetensors makes of an error of the file system
-        raise OSError(str(error)) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    named = {_escaped(name): tensor for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(named, temporary, dict(metadata))
+        except SafetensorError as error:  # what safetensors makes of an error of the file system
+            raise OSError(str(error)) from None
+
+
+def _escaped(name: str) -> str:
+    """The name of a tensor in a file; one is the format's own, and gets a dot behind it."""
+    return f"{name}." if name.rstrip(".") == RESERVED else name
+
+
+def _unescaped(name: str) -> str:
+    return name[:-1] if name.rstrip(".") == RESERVED else name
 
 
 def tensors_checksum(tensors: Mapping[str, NDArray[np.generic]]) -> int:
@@ -140,13 +146,6 @@ def tensors_checksum(tensors: Mapping[str, NDArray[np.generic]]) -> int:
 
 
 def _text(path: str) -> str:
+    check_regular(path)
     with open(path, encoding="utf-8") as file:
         return file.read()
-
-
-def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

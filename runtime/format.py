@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bnnopt.runtime.files import check_regular
+
 FORMAT = 4
 ARTIFACT_FILE = "artifact.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -187,6 +189,7 @@ def has_half_gradients(program: Program) -> bool:
 def file_checksum(path: str | os.PathLike[str]) -> int:
     """CRC-32 of a file's content: it finds damage and mistaken copies, not malice."""
     checksum = 0
+    check_regular(path)
     with open(path, "rb") as file:
         while chunk := file.read(1 << 18):
             checksum = zlib.crc32(chunk, checksum)

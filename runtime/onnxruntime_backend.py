@@ -19,8 +19,9 @@ import numpy as np
 import onnxruntime as ort
 
 from bnnopt.errors import ArtifactError, UsageError
-from bnnopt.runtime.artifact import StrPath, read_program
+from bnnopt.runtime.artifact import read_program
 from bnnopt.runtime.executor import Array
+from bnnopt.runtime.files import StrPath
 from bnnopt.runtime.format import EVALUATION, TRAINING, Program, graph_file, program_file
 from bnnopt.runtime.guard import Guard
 

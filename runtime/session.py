@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from bnnopt.errors import ArtifactError, DivergedError, UsageError
 from bnnopt.runtime.artifact import (
-    StrPath,
     check_files,
     read_artifact,
     read_tensors,
@@ -32,6 +31,7 @@ from bnnopt.runtime.feeding import (
     index_bounds,
     repeated,
 )
+from bnnopt.runtime.files import StrPath, reason_of, shown_path
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, StepSpec, ValueSpec, has_half_gradients
 from bnnopt.runtime.guard import Feeds, Guard, is_finite
 from bnnopt.runtime.library import MAX_THREADS
@@ -134,7 +134,7 @@ class TrainingSession:
     def __init__(
         self, folder: StrPath, backend: str = "native", threads: int | None = None
     ) -> None:
-        self._folder = os.fspath(folder)
+        self._folder = os.fsdecode(folder)
         self._artifact = read_artifact(self._folder)
         self._persistent = _initial_buffers(self._folder, self._artifact)
         self._step = 0
@@ -457,8 +457,8 @@ class TrainingSession:
             metadata |= {f"{_NOTE}{name}": text for name, text in (notes or {}).items()}
             write_tensors(path, self._persistent, metadata)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ArtifactError(f"{path}: cannot be written: {reason}") from None
+            where, reason = shown_path(path), reason_of(error)
+            raise ArtifactError(f"{where}: cannot be written: {reason}") from None
 
     @_in_turn
     def resume(self, path: StrPath) -> None:

@@ -1,5 +1,6 @@
 """Liveness, sizes, aliasing and classes of values: pure functions of a training step."""
 
+from bnnopt.analysis.batch import one_a_sample
 from bnnopt.analysis.classes import VariableClass, classify
 from bnnopt.analysis.density import DENSITY_KEY, expected_density, measured_density
 from bnnopt.analysis.paper_rule import (
@@ -54,6 +55,7 @@ __all__ = [
     "is_persistent",
     "late_readers",
     "measured_density",
+    "one_a_sample",
     "paper_rule",
     "paper_rule_bytes",
     "real_weights",

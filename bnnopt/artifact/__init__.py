@@ -1,6 +1,6 @@
 """Writes what the device reads, and reads the graphs back."""
 
-from bnnopt.artifact.batch import with_batch
+from bnnopt.analysis.batch import with_batch
 from bnnopt.artifact.portable import portable_model
 from bnnopt.artifact.program import make_program, scaled_shapes
 from bnnopt.artifact.read import load_step

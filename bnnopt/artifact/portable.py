@@ -16,7 +16,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
-from bnnopt.artifact.batch import scaled, symbolic, with_batch
+from bnnopt.analysis.batch import scaled, symbolic, with_batch
 from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types, is_static, is_view
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.training_step import Role, TrainingStep, role

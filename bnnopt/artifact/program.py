@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bnnopt.analysis import roots
-from bnnopt.artifact.batch import scaled, with_batch
+from bnnopt.analysis.batch import scaled, with_batch
 from bnnopt.ops import InferenceError, dims, dtype, infer_types, is_view
 from bnnopt.plan import MemoryPlan
 from bnnopt.runtime.format import Attribute, Program, StepSpec, ValueSpec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ class Optimized:
             report=self.report.to_json(),
             source=self.source,
         )
-        write_folder(Path(folder), contents)
+        write_folder(Path(os.fsdecode(folder)), contents)
 
 
 def optimize(
@@ -167,7 +168,7 @@ def optimize(
     chosen = with_options(settings or Settings(), options)
     check(chosen)
     say = progress or (lambda line: None)
-    path = Path(model)
+    path = Path(os.fsdecode(model))
     say("reading the model")
     build = import_artifacts if is_artifacts(path) else build_forward
     built = build(path, chosen, say)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import ModelError
+from bnnopt.runtime.files import check_regular
 
 IDENTIFIER = b"ODTC"
 VERSIONS = (1, 2)
@@ -84,6 +85,7 @@ def _root(path: Path) -> _Table:
 
 def _read(path: Path) -> bytes:
     try:
+        check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}; check the file") from None

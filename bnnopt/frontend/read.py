@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from bnnopt.errors import ModelError
 from bnnopt.frontend.composed import write_out
 from bnnopt.ops import MIN_OPSET
+from bnnopt.runtime.files import check_regular, reason_of, shown_path
 
 OLDEST_OPSET = 13
 
@@ -99,17 +101,19 @@ def parse(path: Path) -> onnx.ModelProto:
     ModelError
         If the file is missing, is not ONNX or is cut short.
     """
-    if path.is_dir():
-        raise ModelError(
-            f"{path}: is a folder; expected an .onnx file, or a folder of onnxruntime-training "
-            "artifacts, with training_model.onnx and checkpoint"
-        )
     try:
+        if os.path.isdir(path):
+            raise ModelError(
+                f"{path}: is a folder; expected an .onnx file, or a folder of onnxruntime-training "
+                "artifacts, with training_model.onnx and checkpoint"
+            )
+        check_regular(path)
         model = onnx.load_model_from_string(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; check the path") from None
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}; check the file") from None
+    except (OSError, ValueError) as error:
+        where, reason = shown_path(path), reason_of(error)
+        raise ModelError(f"{where}: cannot be read: {reason}; check the file") from None
     except DecodeError:
         raise ModelError(
             f"{path}: not an ONNX file, or cut short; export or copy it again"

@@ -15,6 +15,7 @@ depend on is forward; the rest is backward.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,7 @@ class TrainingArtifacts:
 
 def is_artifacts(path: Path) -> bool:
     """Whether the path is a folder of training artifacts, or the training graph of one."""
-    if path.is_dir():
+    if os.path.isdir(path):  # False as well for a path that is none
         return any(path.glob(f"*{TRAINING}")) or any(path.glob("*training_model.ort"))
     return path.name.endswith(TRAINING)
 

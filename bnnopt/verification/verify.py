@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from bnnopt.artifact import REFERENCE_FILE, load_step
+from bnnopt.artifact import REFERENCE_FILE, REPORT_FILE, load_step
 from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.ops import dims, dtype
 from bnnopt.passes import least_cosine, map_kernels
@@ -56,7 +57,7 @@ def verify_folder(
     say = progress or (lambda line: None)
     run = _runner(backend)
     about = read_artifact(folder)
-    min_cosine = least_cosine(about.passes)
+    min_cosine = least_cosine(about.passes, _bounds(folder))
     runs = []
     for file in (REFERENCE_FILE, f"{TRAINING}.onnx"):
         say(f"running {n_steps} steps of {file} on {backend}")
@@ -69,6 +70,18 @@ def verify_folder(
             buffers = _initial(step, folder)
             runs.append(run(step, about, feeds, buffers, min_cosine is not None))
     return compare(runs[0], runs[1], min_cosine)
+
+
+def _bounds(folder: Path) -> dict[str, float]:
+    """What each lossy pass that ran promised, with the options that it had."""
+    try:
+        passes = json.loads((folder / REPORT_FILE).read_text())["passes"]
+        lossy = (entry for entry in passes if not entry["lossless"])
+        return {entry["name"]: float(entry["min_cosine"]) for entry in lossy}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ArtifactError(
+            f"{folder / REPORT_FILE}: cannot be read ({error!r}); optimize again"
+        ) from None
 
 
 def _runner(backend: str) -> Runner:

@@ -81,8 +81,13 @@ class Pass(ABC):
         return (type(self).__doc__ or "").strip().splitlines()[0]
 
     @property
+    def bound(self) -> float:
+        """`min_cosine` as the options have it."""
+        return self.min_cosine
+
+    @property
     def numbers(self) -> str:
         """What it does to the numbers, in a few words."""
         if self.lossless:
             return "bit-equal"
-        return "another function" if self.changes_function else f"lossy, cos >= {self.min_cosine:g}"
+        return "another function" if self.changes_function else f"lossy, cos >= {self.bound:g}"

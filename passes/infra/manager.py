@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bnnopt.errors import UsageError
@@ -149,7 +149,7 @@ def run_passes(
             PassRecord(
                 name=candidate.name,
                 lossless=candidate.lossless,
-                min_cosine=candidate.min_cosine,
+                min_cosine=candidate.bound,
                 numbers=candidate.numbers,
                 rewrites=rewrites,
                 peak_bytes=plan.peak_bytes,
@@ -180,7 +180,7 @@ def by_loss(passes: Sequence[Pass]) -> list[list[Pass]]:
     function.
     """
     lossy = [p for p in passes if not p.lossless]
-    mildest_first = sorted(lossy, key=lambda p: (p.changes_function, -p.min_cosine))
+    mildest_first = sorted(lossy, key=lambda p: (p.changes_function, -p.bound))
     sets = [
         {p for p in passes if p.lossless}.union(mildest_first[:n])
         for n in range(len(mildest_first) + 1)
@@ -193,19 +193,27 @@ def kernel_passes(disabled: Collection[str] = ()) -> list[Pass]:
     return [p for p in PASSES if p.maps_kernels and p.name not in disabled]
 
 
-def least_cosine(names: Collection[str]) -> float | None:
+def least_cosine(names: Collection[str], bounds: Mapping[str, float] | None = None) -> float | None:
     """The bound of passes that ran: the least cosine of a gradient with them and without them.
 
     The product of their own bounds, as the errors of different passes do not correlate. None where
     all passes are lossless: bits are to be equal then. Of a pass that is not known nothing is
     promised.
+
+    Parameters
+    ----------
+    names : collection of str
+        The passes.
+    bounds : mapping of str to float, optional
+        Of those that ran with options of their own; for the others it is that of the defaults.
     """
     known = {p.name: p for p in PASSES}
     if all(name in known and known[name].lossless for name in names):
         return None
     if not known.keys() >= set(names):
         return -1.0
-    return math.prod(known[name].min_cosine for name in names)
+    own = bounds or {}
+    return math.prod(own.get(name, known[name].bound) for name in names)
 
 
 def map_kernels(reference: TrainingStep, names: Collection[str]) -> TrainingStep:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bnnopt.errors import ArtifactError
-from bnnopt.runtime.artifact import StrPath
+from bnnopt.runtime.files import StrPath
 
 if TYPE_CHECKING:
     from bnnopt.runtime.session import TrainingSession

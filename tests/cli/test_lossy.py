@@ -127,6 +127,7 @@ def test_bounds_add_up_as_angles() -> None:
     assert least_cosine(["sign-pack", "half-weights"]) == pytest.approx(0.99)
     assert least_cosine(["drop-momentum"]) == 1
     assert least_cosine(["sign-pack", "unheard-of"]) == -1
+    assert least_cosine(["half-weights"], {"half-weights": 0.25}) == 0.25
 
 
 def test_sign_bits_count_as_signs() -> None:

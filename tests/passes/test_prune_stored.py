@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,20 @@ def test_the_option_runs_it_and_verify_knows_its_bound(tmp_path: Path) -> None:
     for wrong in (0, 1, 1.5):
         with pytest.raises(UsageError, match="--prune-stored"):
             bnnopt.optimize(model, batch_size=8, prune_stored=float(wrong))
+
+
+@pytest.mark.parametrize(("sparsity", "bound"), [(0.5, 0.5), (0.8, 0.5), (0.98, 0.1581)])
+def test_the_bound_follows_the_sparsity(sparsity: float, bound: float) -> None:
+    assert PruneStored(sparsity).bound == pytest.approx(bound, abs=1e-4)
+
+
+def test_verify_takes_what_the_pass_promised(tmp_path: Path) -> None:
+    """And no less: with the bound of the defaults it finds the difference."""
+    optimized = bnnopt.optimize(MODELS / "relu-mini.onnx", batch_size=4, prune_stored=0.98)
+    optimized.save(tmp_path / "out")
+    assert not verify_folder(tmp_path / "out").defect
+    about = json.loads((tmp_path / "out" / "report.json").read_text())
+    for entry in about["passes"]:
+        entry["min_cosine"] = max(entry["min_cosine"], 0.9)
+    (tmp_path / "out" / "report.json").write_text(json.dumps(about))
+    assert verify_folder(tmp_path / "out").defect

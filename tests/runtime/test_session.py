@@ -17,7 +17,7 @@ import bnnopt
 from bnnopt import TrainingSession
 from bnnopt.errors import ArtifactError, BnnoptError, DivergedError, UsageError
 from bnnopt.models import build, names
-from bnnopt.runtime import BACKENDS, artifact
+from bnnopt.runtime import BACKENDS, artifact, files
 from bnnopt.runtime.format import FORMAT, Program
 from tests.graphs import write
 from tests.passes.networks import BINARY, BINARY_WEIGHTS, DENSE, DENSE_WEIGHTS, small
@@ -244,7 +244,8 @@ def test_a_save_that_fails_leaves_the_old_one(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(artifact.os if where == "replace" else artifact, where, fail)
+    home = {"save_file": artifact, "_sync": files, "replace": files.os}[where]
+    monkeypatch.setattr(home, where, fail)
     with pytest.raises((Killed, ArtifactError)):
         session.save(file)
     monkeypatch.undo()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops import dims
-from bnnopt.training_step import Role, role
+from bnnopt.ops import InferenceError, dims, infer_types
+from bnnopt.training_step import Role, TrainingStep, role
 
 
 def with_batch(model: ir.Model, batch_size: int) -> ir.Model:
@@ -15,6 +15,26 @@ def with_batch(model: ir.Model, batch_size: int) -> ir.Model:
         if role(value) in (Role.DATA, Role.LABELS):
             value.shape = ir.Shape((batch_size, *dims(value)[1:]))
     return copy
+
+
+def one_a_sample(step: TrainingStep) -> set[ir.Value]:
+    """The values whose first axis is the batch: of its length, and longer with one more sample.
+
+    The length alone says nothing: a layer may have as many outputs as there are samples. Where the
+    graph is tied to its batch it is all that there is.
+    """
+    n = dims(step.inputs(Role.DATA)[0])[0]
+    larger = TrainingStep(with_batch(step.model, n + 1))
+    made = [value for node in step.graph for value in node.outputs if value.name]
+    found = {value for value in made if dims(value)[:1] == (n,)}
+    try:
+        for node in larger.graph:
+            infer_types(node, step.opset)
+    except InferenceError:
+        return found
+    twins = [value for node in larger.graph for value in node.outputs if value.name]
+    pairs = zip(made, twins, strict=True)
+    return {value for value, twin in pairs if value in found and dims(twin)[0] == n + 1}
 
 
 def scaled(value: ir.Value, larger: ir.Value, batch_size: int) -> tuple[int, ...] | None:
