@@ -97,6 +97,12 @@ class TrainingStep:
             if target is not None:
                 yield by_name[target], output
 
+    @property
+    def scores(self) -> ir.Value | None:
+        """The scores of each class in the loss; None where it has none."""
+        values = (value for node in self.graph for value in node.outputs)
+        return next((value for value in values if "scores" in value.metadata_props), None)
+
     def gradients(self) -> dict[str, ir.Value]:
         """Parameter name to the gradient that its optimiser step reads, or makes and names."""
         found = {
@@ -143,6 +149,12 @@ def mark_update(output: ir.Value, target: ir.Value) -> ir.Value:
     assert target.name is not None
     output.metadata_props["updates"] = target.name
     return output
+
+
+def mark_scores(value: ir.Value) -> ir.Value:
+    """Mark the value of the loss that has a score for each class, along axis 1; returns it."""
+    value.metadata_props["scores"] = "labels"
+    return value
 
 
 def mark_loss_gradient(value: ir.Value) -> ir.Value:

@@ -66,7 +66,11 @@ def fitted(x: ArrayLike, spec: ValueSpec, what: str) -> Array:
 
 
 def fitted_labels(
-    y: ArrayLike | None, spec: ValueSpec | None, batch: int, classes: int
+    y: ArrayLike | None,
+    spec: ValueSpec | None,
+    batch: int,
+    classes: int,
+    ignored: int | None = None,
 ) -> tuple[Array, ...]:
     """The labels of a batch; none where the graph has its own loss (`spec` is None).
 
@@ -87,12 +91,14 @@ def fitted_labels(
         raise UsageError(f"step: y has shape {list(labels.shape)}, expected {list(shape)}")
     if spec.dtype != "int64":
         return (_in_dtype(labels, spec, "step: y"),)
-    check_classes(labels, classes, "step: y")
+    check_classes(labels, classes, "step: y", ignored)
     return (labels.astype(np.int64, copy=False),)
 
 
-def check_classes(labels: NDArray[Any], classes: int, what: str) -> None:
-    """Refuse what are no integers from 0 to ``classes - 1``.
+def check_classes(
+    labels: NDArray[Any], classes: int, what: str, ignored: int | None = None
+) -> None:
+    """Refuse what are no integers from 0 to ``classes - 1``, nor `ignored`.
 
     Raises
     ------
@@ -101,6 +107,8 @@ def check_classes(labels: NDArray[Any], classes: int, what: str) -> None:
     """
     if labels.dtype.kind not in "iu":
         raise UsageError(f"{what} is {labels.dtype}, expected integer class labels")
+    if ignored is not None:
+        labels = labels[labels != ignored]
     if labels.size and (labels.min() < 0 or labels.max() >= classes):
         raise UsageError(
             f"{what} has labels from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}"

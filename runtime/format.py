@@ -91,6 +91,8 @@ class Program(NamedTuple):
         The loss, or the predictions.
     gradients : mapping of str to int
         Parameter name to the value that its optimiser step reads.
+    scores : int
+        The value with a score for each class along axis 1, in the loss; -1 where it has none.
     """
 
     batch_size: int
@@ -101,6 +103,7 @@ class Program(NamedTuple):
     roles: Mapping[str, Sequence[int]]
     outputs: tuple[int, ...]
     gradients: Mapping[str, int]
+    scores: int
 
     def to_json(self) -> str:
         """The program as JSON text."""
@@ -141,6 +144,8 @@ class Artifact(NamedTuple):
         Samples a step.
     level, optimizer, loss : str
         How it was compiled.
+    loss_options : mapping of str to value
+        ``label_smoothing``, ``class_weights`` and ``ignore_index`` of a cross-entropy.
     learning_rate : float
         The default of a step.
     persistent : mapping of str to list of int
@@ -168,6 +173,7 @@ class Artifact(NamedTuple):
     level: str
     optimizer: str
     loss: str
+    loss_options: Mapping[str, Any]
     learning_rate: float
     persistent: Mapping[str, Sequence[int]]
     dtypes: Mapping[str, str]

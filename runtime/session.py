@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 Array = NDArray[np.generic]
 BACKENDS = ("native", "onnxruntime")
 _NOTE = "note."  # before the names of the caller's texts in a checkpoint
-_SCORING = "SoftmaxCrossEntropy"  # its second output has the scores of each label
 # Gradients in float16 are scaled for a full batch, and a mean loss makes them as many times larger
 # as a batch is smaller; so many times leave them finite. Smaller batches are repeated: that changes
 # no mean, neither of the loss nor of batch normalisation.
@@ -260,14 +259,18 @@ class TrainingSession:
     ) -> ScoredStep:
         """`step`, and how many labels had the largest score before the update."""
         hits = labels = 0
+        scores = self._backend.training.scores
+        if scores < 0:
+            return ScoredStep(self._step_on(x, y, lr, None), 0, 0)
 
         def count(step: StepSpec, outputs: tuple[Array, ...]) -> None:
             nonlocal hits, labels
-            if step.operator == _SCORING:
+            if scores in step.outputs:
                 truth = np.asarray(y)
-                scores = outputs[1][: len(truth)]  # the batch may have been repeated
-                hits = int((scores.argmax(axis=1) == truth).sum())
-                labels = truth.size
+                counts = truth != self._ignored if self._ignored is not None else truth == truth
+                place = [index for index in step.outputs if index >= 0].index(scores)
+                found = outputs[place].argmax(axis=1) == truth
+                hits, labels = int((found & counts).sum()), int(counts.sum())
 
         loss = self._step_on(x, y, lr, count)
         return ScoredStep(loss, hits, labels)
@@ -278,7 +281,13 @@ class TrainingSession:
         self._check_whole("step")
         data = self._fitted(x, "step")
         batch = self._checked_batch(len(data[0]))
-        labels = fitted_labels(y, self._labels, batch, self._artifact.classes)
+        labels = fitted_labels(
+            y,
+            self._labels,
+            batch,
+            self._artifact.classes,
+            self._artifact.loss_options["ignore_index"],
+        )
         rate = checked_rate(self._artifact.learning_rate if lr is None else lr)
         if labels and self._is_scaled and batch * SCALED_RANGE < self.batch_size:
             times = self.batch_size // batch
@@ -407,8 +416,9 @@ class TrainingSession:
             raise UsageError(
                 f"evaluate: y has shape {list(labels.shape)}, expected {list(expected)}, not empty"
             )
-        check_classes(labels, predictions.shape[1], "evaluate: y")
-        return float(np.mean(np.argmax(predictions, axis=1) == labels))
+        check_classes(labels, predictions.shape[1], "evaluate: y", self._ignored)
+        hits = np.argmax(predictions, axis=1) == labels
+        return float(np.mean(hits if self._ignored is None else hits[labels != self._ignored]))
 
     @_in_turn
     def parameters(self) -> dict[str, Array]:
@@ -520,6 +530,12 @@ class TrainingSession:
             raise
         self._step += 1
         return loss
+
+    @property
+    def _ignored(self) -> int | None:
+        """The label that counts for nothing."""
+        ignored: int | None = self._artifact.loss_options["ignore_index"]
+        return ignored
 
     @property
     def _fixed_batch(self) -> bool:

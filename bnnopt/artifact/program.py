@@ -47,6 +47,7 @@ def make_program(step: TrainingStep, plan: MemoryPlan, batch_size: int) -> Progr
             index[value] for value in step.graph.outputs if "updates" not in value.metadata_props
         ),
         gradients={name: index[value] for name, value in step.gradients().items()},
+        scores=-1 if step.scores is None else index[step.scores],
     )
 
 

@@ -7,7 +7,7 @@ from bnnopt.autodiff.build import (
     build_training_step,
 )
 from bnnopt.autodiff.gradients import GRADIENTS
-from bnnopt.autodiff.losses import LOSSES
+from bnnopt.autodiff.losses import LOSSES, LossOptions
 from bnnopt.autodiff.optimizers import OPTIMIZERS, Bop, Optimizer, make_optimizer, read_optimizer
 from bnnopt.autodiff.selection import Selection
 
@@ -16,6 +16,7 @@ __all__ = [
     "LOSSES",
     "OPTIMIZERS",
     "Bop",
+    "LossOptions",
     "Optimizer",
     "Selection",
     "TrainingOptions",

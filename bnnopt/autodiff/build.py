@@ -11,7 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.autodiff.backward import FLOATS, differentiate
 from bnnopt.autodiff.imported import import_backward, recognize_estimators
-from bnnopt.autodiff.losses import add_loss
+from bnnopt.autodiff.losses import PLAIN, LossOptions, add_loss
 from bnnopt.autodiff.optimizers import Optimizer, Updater
 from bnnopt.autodiff.selection import Selection
 from bnnopt.errors import ModelError
@@ -45,12 +45,15 @@ class TrainingOptions:
         Which parameters are trained.
     seed : int
         Of the random operators.
+    loss_options : LossOptions
+        What changes a cross-entropy.
     """
 
     loss: str
     optimizer: Optimizer
     selection: Selection = field(default_factory=Selection)
     seed: int = 0
+    loss_options: LossOptions = PLAIN
 
 
 def build_training_step(
@@ -74,7 +77,7 @@ def build_training_step(
     updates = _to_training_mode(graph, options.seed)
     parameters = [value for value in graph.inputs if role(value) is Role.PARAMETER]
     try:
-        loss = add_loss(graph, options.loss)
+        loss = add_loss(graph, options.loss, options.loss_options)
         graph.outputs[:] = [loss]
         trained = {value: _differentiable(value) for value in parameters}
         found = differentiate(graph, loss, list(trained.values()))

@@ -14,7 +14,10 @@ from bnnopt.errors import UsageError
 
 # Only named in the help; what checks them is heavy to import. A test holds the two together.
 OPTIMIZERS = ("adam", "sgd", "bop", "fixed-sign")
-LOSSES = ("cross-entropy", "mse", "squared-hinge", "none")
+LOSSES = (
+    *("cross-entropy", "soft-cross-entropy", "bce", "mse", "l1", "huber", "squared-hinge"),
+    "none",
+)
 ESTIMATORS = ("clipped", "identity", "approx-sign", "swish-sign")
 BACKENDS = ("native", "onnxruntime")
 
@@ -110,6 +113,25 @@ _MODEL_OPTIONS = (
         metavar="NAME",
         help=f"{LOSSES[0]} (the default), {', '.join(LOSSES[1:-1])}, or none where the graph ends "
         "in a scalar; training artifacts have their own.",
+    ),
+    click.option(
+        "--label-smoothing",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="Of cross-entropy: this share of each label goes to all classes alike.",
+    ),
+    click.option(
+        "--class-weights",
+        type=Numbers(),
+        default=(),
+        help="Of cross-entropy: one factor a class, separated by commas.",
+    ),
+    click.option(
+        "--ignore-index",
+        type=int,
+        metavar="LABEL",
+        help="Of cross-entropy: labels of this value count for nothing.",
     ),
     click.option(
         "--optimizer",

@@ -55,7 +55,7 @@ def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     if optimizer.name == "fixed-sign":
         fix_signs(forward)
     selection = Selection(chosen.freeze, chosen.train, chosen.last)
-    options = TrainingOptions(loss, optimizer, selection, chosen.seed)
+    options = TrainingOptions(loss, optimizer, selection, chosen.seed, chosen.loss_options)
     say("building the training step")
     reference = build_training_step(forward, options, path)
     return Built(forward, reference, build_evaluation(forward), optimizer, loss, own_graph(path))
@@ -63,7 +63,13 @@ def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
 
 def import_artifacts(path: Path, chosen: Settings, say: Progress) -> Built:
     """From training artifacts, which have a loss and gradients of their own."""
-    for option, given in (("--loss", chosen.loss), ("--ste", chosen.ste)):
+    for option, given in (
+        ("--loss", chosen.loss),
+        ("--ste", chosen.ste),
+        ("--label-smoothing", chosen.label_smoothing),
+        ("--class-weights", chosen.class_weights),
+        ("--ignore-index", chosen.ignore_index is not None),
+    ):
         if given:
             raise UsageError(f"{option}: the training graph of {path} has its own; leave it out")
     artifacts = load_artifacts(path, chosen.batch_size, chosen.sign_zero == "keep")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,11 @@ def optimize(
     level : str
         ``O0`` (the reference), ``O1`` (lossless) or ``O2`` (Algorithm 2 of Wang et al., lossy).
     loss : str
-        ``cross-entropy`` (the default), ``mse``, ``squared-hinge``, or ``none`` for a graph that
-        ends in one; artifacts have their own.
+        ``cross-entropy`` (the default), ``soft-cross-entropy`` (of probabilities), ``bce`` (of
+        logits), ``mse``, ``l1``, ``huber``, ``squared-hinge``, or ``none`` for a graph that ends in
+        one; artifacts have their own.
+    label_smoothing, class_weights, ignore_index : float, sequence of float, int
+        What changes a cross-entropy, each as in PyTorch.
     optimizer : str
         ``adam``, ``sgd`` (with `momentum`), ``bop`` (with `gamma`, `tau`) or ``fixed-sign`` (signs
         frozen, scales trained); if not given, the artifacts' own, or ``adam``.
@@ -282,6 +285,7 @@ def _about(built: Built, training: TrainingStep, report: Report, settings: Setti
         level=report.level,
         optimizer=report.optimizer,
         loss=built.loss,
+        loss_options=asdict(settings.loss_options),
         learning_rate=built.optimizer.learning_rate if rate is None else rate,
         persistent={name: list(dims(value)) for name, value in persistent.items()},
         dtypes={name: str(dtype(value).numpy()) for name, value in persistent.items()},

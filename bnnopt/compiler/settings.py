@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
-from bnnopt.autodiff import LOSSES, OPTIMIZERS, Bop
+from bnnopt.autodiff import LOSSES, OPTIMIZERS, Bop, LossOptions
 from bnnopt.errors import UsageError
 from bnnopt.passes import Pass, select
 
@@ -25,6 +25,9 @@ class Settings:
     batch_size: int | None = None
     level: str = "O1"
     loss: str | None = None
+    label_smoothing: float = 0.0
+    class_weights: Sequence[float] = ()
+    ignore_index: int | None = None
     optimizer: str | None = None
     momentum: float = 0.9
     gamma: float = Bop.gamma
@@ -44,6 +47,12 @@ class Settings:
     prune_stored: float | None = None
     prune_weights: float | None = None
     prune_end: int = 1000
+
+    @property
+    def loss_options(self) -> LossOptions:
+        """What changes a cross-entropy."""
+        weights = tuple(self.class_weights)
+        return LossOptions(self.label_smoothing, weights, self.ignore_index)
 
     def selected(self, level: str) -> list[Pass]:
         """The passes of a level, but for those that are named, left out or added."""
@@ -77,6 +86,9 @@ def _converted(name: str, value: object, expected: str) -> object:
         values = (value,) if isinstance(value, str) else value
         if isinstance(values, Sequence) and all(isinstance(v, str) for v in values):
             return tuple(values)
+    elif expected == "Sequence[float]":
+        if isinstance(value, Sequence) and all(isinstance(v, Real) for v in value):
+            return tuple(map(float, value))
     elif isinstance(value, bool):
         pass  # is an int to Python, but no number of anything
     elif expected.startswith("int") and isinstance(value, Integral):
@@ -107,6 +119,15 @@ def check(settings: Settings) -> None:
     if not (0 < settings.gamma <= 1 and 0 <= settings.tau < math.inf):
         raise UsageError(
             f"--gamma {settings.gamma}, --tau {settings.tau}: expected above 0 to 1, and 0 or more"
+        )
+    if not 0 <= settings.label_smoothing < 1:
+        raise UsageError(
+            f"--label-smoothing {settings.label_smoothing}: expected a number from 0 to below 1"
+        )
+    if not all(0 <= weight < math.inf for weight in settings.class_weights):
+        raise UsageError(
+            f"--class-weights {','.join(map(str, settings.class_weights))}: expected numbers of 0 "
+            "or more"
         )
     if not 0 <= settings.momentum < 1:
         raise UsageError(f"--momentum {settings.momentum}: expected a number from 0 to below 1")

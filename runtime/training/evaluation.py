@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bnnopt.errors import UsageError
 from bnnopt.runtime.data import Batch, Dataset, Normalization
 from bnnopt.runtime.feeding import check_classes
+from bnnopt.runtime.format import Artifact
 from bnnopt.runtime.training.metrics import Scores
 
 if TYPE_CHECKING:
@@ -55,20 +56,21 @@ def evaluate(session: TrainingSession, data: Dataset, normalization: Normalizati
     """
     if data.y is None:
         raise UsageError(f"{data.source}: has no targets; expected an array y")
-    scores = Scores(session.about.loss, session.about.classes)
+    scores = Scores(session.about.loss, session.about.classes, session.about.loss_options)
     for indices, output in predictions(session, data, normalization):
         targets = data.targets(indices)
         assert targets is not None
-        scores.add(output, _fitted(targets, output, session.about.classes, data.source))
+        scores.add(output, _fitted(targets, output, session.about, data.source))
     return scores
 
 
-def _fitted(targets: Array, output: Array, classes: int, source: str) -> Array:
+def _fitted(targets: Array, output: Array, about: Artifact, source: str) -> Array:
     """Targets of the shape and kind that belong to the output."""
+    classes = about.classes
     expected = (len(output), *output.shape[2:]) if classes else output.shape
     if targets.shape != expected:
         raise UsageError(f"{source}: y is {list(targets.shape)}, expected {list(expected)}")
     if not classes:
         return targets
-    check_classes(targets, classes, f"{source}: y")
+    check_classes(targets, classes, f"{source}: y", about.loss_options["ignore_index"])
     return targets.astype(np.int64, copy=False)

@@ -9,25 +9,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-LossSum = Callable[[Array, Array], tuple[float, int]]
-"""(predictions, targets) to the sum of the loss over its terms, and their number."""
+Options = Mapping[str, Any]
+LossSum = Callable[[Array, Array, Options], tuple[float, float]]
+"""(predictions, targets, loss options) to the sum of the loss, and the weight of its terms."""
 
 
-def cross_entropy(logits: Array, labels: Array) -> tuple[float, int]:
-    """-log softmax(logits)[label]; logits (n, classes, ...), labels (n, ...) integers."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_total = np.log(np.exp(shifted, dtype=np.float64).sum(axis=1, keepdims=True))
-    picked = np.take_along_axis(shifted - log_total, labels[:, None], axis=1)
-    return -float(picked.sum(dtype=np.float64)), labels.size
+def log_softmax(logits: Array) -> Array:
+    """Float64, along axis 1; logits (n, classes, ...)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def mean_squared_error(prediction: Array, target: Array) -> tuple[float, int]:
+def cross_entropy(logits: Array, labels: Array, options: Options) -> tuple[float, float]:
+    """-sum(w_c t_c log p_c), t the smoothed labels; logits (n, classes, ...), labels (n, ...).
+
+    Weighed by the labels' class weights, as PyTorch's ``cross_entropy``.
+    """
+    n_classes, share = logits.shape[1], float(options.get("label_smoothing", 0))
+    weights = np.array(options.get("class_weights") or [1.0] * n_classes)
+    ignored = options.get("ignore_index")
+    counts = np.ones(labels.shape, bool) if ignored is None else labels != ignored
+    picked = np.moveaxis(log_softmax(logits), 1, -1)[counts]
+    known = labels[counts]
+    own = weights[known]
+    hard = (own * picked[np.arange(len(known)), known]).sum()
+    soft = (picked @ weights).sum() / n_classes
+    return -float((1 - share) * hard + share * soft), float(own.sum())
+
+
+def soft_cross_entropy(logits: Array, targets: Array, options: Options) -> tuple[float, float]:
+    """-sum(target log p) over axis 1; both (n, classes, ...)."""
+    return -float((targets * log_softmax(logits)).sum()), logits.size / logits.shape[1]
+
+
+def binary_cross_entropy(logits: Array, targets: Array, options: Options) -> tuple[float, float]:
+    """ln(1 + exp(x)) - x t; both (n, ...)."""
+    x = logits.astype(np.float64)
+    return float((np.logaddexp(x, 0) - x * targets).sum()), x.size
+
+
+def mean_squared_error(prediction: Array, target: Array, options: Options) -> tuple[float, float]:
     """(prediction - target)^2; both (n, ...)."""
     error = np.subtract(prediction, target, dtype=np.float64)
     return float((error * error).sum()), error.size
 
 
-def squared_hinge(logits: Array, labels: Array) -> tuple[float, int]:
+def mean_absolute_error(prediction: Array, target: Array, options: Options) -> tuple[float, float]:
+    """|prediction - target|; both (n, ...)."""
+    error = np.subtract(prediction, target, dtype=np.float64)
+    return float(np.abs(error).sum()), error.size
+
+
+def huber(prediction: Array, target: Array, options: Options) -> tuple[float, float]:
+    """d^2 / 2 where d = |prediction - target| is at most 1, else d - 1/2; both (n, ...)."""
+    distance = np.abs(np.subtract(prediction, target, dtype=np.float64))
+    each = np.where(distance <= 1, distance**2 / 2, distance - 0.5)
+    return float(each.sum()), each.size
+
+
+def squared_hinge(logits: Array, labels: Array, options: Options) -> tuple[float, float]:
     """max(0, 1 - t logits)^2, t = +1 for the label's class and -1 for the others."""
     target = np.full(logits.shape, -1.0)
     np.put_along_axis(target, labels[:, None], 1.0, axis=1)
@@ -37,7 +77,11 @@ def squared_hinge(logits: Array, labels: Array) -> tuple[float, int]:
 
 LOSS_SUMS: Mapping[str, LossSum] = {
     "cross-entropy": cross_entropy,
+    "soft-cross-entropy": soft_cross_entropy,
+    "bce": binary_cross_entropy,
     "mse": mean_squared_error,
+    "l1": mean_absolute_error,
+    "huber": huber,
     "squared-hinge": squared_hinge,
 }
 """By the name that ``--loss`` gives them."""
@@ -52,6 +96,8 @@ class Scores:
         Name of the folder's loss; of one that is not in `LOSS_SUMS` there is no mean.
     classes : int
         Number of classes that labels name; 0 for a regression.
+    options : mapping
+        The folder's loss options.
 
     Attributes
     ----------
@@ -61,10 +107,10 @@ class Scores:
         Row: label; column: prediction. Empty for a regression.
     """
 
-    def __init__(self, loss: str, classes: int) -> None:
-        self._sum = LOSS_SUMS.get(loss)
-        self._total, self._terms = 0.0, 0
-        self._absolute = 0.0
+    def __init__(self, loss: str, classes: int, options: Options) -> None:
+        self._sum, self._options = LOSS_SUMS.get(loss), options
+        self._total = self._terms = 0.0
+        self._absolute, self._elements = 0.0, 0
         self._in_top5 = 0
         self.classes = classes
         self.samples = 0
@@ -74,19 +120,24 @@ class Scores:
         """Take down a batch: predictions (n, ...), targets as the loss takes them."""
         self.samples += len(predictions)
         if self._sum is not None:
-            total, terms = self._sum(predictions, targets)
+            total, terms = self._sum(predictions, targets, self._options)
             self._total, self._terms = self._total + total, self._terms + terms
         if self.classes:
             self._count(predictions, targets)
         else:
+            self._elements += predictions.size
             self._absolute += float(np.abs(np.subtract(predictions, targets, dtype="f8")).sum())
 
     def _count(self, logits: Array, labels: Array) -> None:
-        pairs = labels.astype(np.int64) * self.classes + logits.argmax(axis=1)
+        scores = np.moveaxis(logits, 1, -1)
+        if self._options.get("ignore_index") is not None:
+            counts = labels != self._options["ignore_index"]
+            scores, labels = scores[counts], labels[counts]
+        pairs = labels.astype(np.int64) * self.classes + scores.argmax(axis=-1)
         found = np.bincount(pairs.reshape(-1), minlength=self.classes**2)
         self.confusion += found.reshape(self.classes, self.classes)
-        at_label = np.take_along_axis(logits, labels[:, None], axis=1)
-        self._in_top5 += int(((logits > at_label).sum(axis=1) < 5).sum())
+        at_label = np.take_along_axis(scores, labels[..., None], axis=-1)
+        self._in_top5 += int(((scores > at_label).sum(axis=-1) < 5).sum())
 
     @property
     def loss(self) -> float | None:
@@ -117,7 +168,7 @@ class Scores:
     @property
     def mean_absolute_error(self) -> float | None:
         """Of a regression."""
-        return self._absolute / self._terms if self._terms and not self.classes else None
+        return self._absolute / self._elements if self._elements else None
 
     def to_dict(self) -> dict[str, Any]:
         """All of them, for JSON."""

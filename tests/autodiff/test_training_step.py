@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from bnnopt.autodiff import (
     GRADIENTS,
-    LOSSES,
     OPTIMIZERS,
     Selection,
     TrainingOptions,
@@ -285,10 +284,6 @@ def test_loss(
     (got,) = stock(step.model, [str(step.loss.name)])(feeds)
     assert float(got) == pytest.approx(want, rel=1e-5)
     assert dims(step.loss) == ()
-
-
-def test_the_table_of_losses_is_tested() -> None:
-    assert set(LOSSES) == {"cross-entropy", "mse", "squared-hinge"}
 
 
 @pytest.mark.parametrize(("keepdims", "shape"), [(0, ()), (1, (1,))])

@@ -78,7 +78,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "passes": ({"batch_size": 4, "passes": [1]}, "passes is [1], expected Sequence[str]"),
     "none": ({"batch_size": 4, "level": None}, "level is None, expected str"),
     "momentum": ({"batch_size": 4, "momentum": "0.9"}, "momentum is '0.9', expected float"),
-    "loss": ({"batch_size": 4, "loss": "l1"}, "--loss l1"),
+    "loss": ({"batch_size": 4, "loss": "l3"}, "--loss l3"),
 }
 
 

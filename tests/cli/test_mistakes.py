@@ -74,7 +74,7 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     "disabled pass": (["-b", "4", "--disable", "nope"], "pass 'nope' is not known"),
     "budget": (["-b", "4", "--budget", "lots"], "'lots': expected a size such as 64MiB"),
     "budget below 0": (["-b", "4", "--budget", "-1"], "'-1': expected a size"),
-    "loss": (["-b", "4", "--loss", "l1"], "--loss l1: expected cross-entropy, mse"),
+    "loss": (["-b", "4", "--loss", "l3"], "--loss l3: expected cross-entropy, soft-cross-entropy"),
     "no scalar": (["-b", "4", "--loss", "none"], "expected a scalar loss"),
     "optimizer": (["-b", "4", "--optimizer", "lion"], "--optimizer lion: expected adam, sgd"),
     "momentum": (["-b", "4", "--momentum", "1"], "--momentum 1.0: expected a number from 0"),

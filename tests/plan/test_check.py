@@ -188,7 +188,7 @@ def test_unread_values_need_no_memory_of_their_own() -> None:
         ValueSpec("y", "float32", (4,), "arena", 0, ""),
     )
     step = StepSpec("Relu", "relu", "forward", (0,), (1,), {}, False, 0, 0)
-    program = Program(4, True, 64, values, (step,), {"data": [0]}, (1,), {})
+    program = Program(4, True, 64, values, (step,), {"data": [0]}, (1,), {}, -1)
     check_program(program)  # in place
     with pytest.raises(OverlapError, match="as it reads it"):
         check_program(program._replace(steps=(step._replace(operator="MatMul"),)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ LOGITS = RNG.standard_normal((40, 7)).astype(np.float32)
 LABELS = RNG.integers(0, 7, 40)
 
 
-def scores(loss: str, classes: int, *batches: tuple[np.ndarray, np.ndarray]) -> Scores:
-    found = Scores(loss, classes)
+def scores(
+    loss: str, classes: int, *batches: tuple[np.ndarray, np.ndarray], options: Any = None
+) -> Scores:
+    found = Scores(loss, classes, options or {})
     for predictions, targets in batches:
         found.add(predictions, targets)
     return found
@@ -32,7 +35,7 @@ def test_cross_entropy() -> None:
     ]
     found = scores("cross-entropy", 7, *halves(LOGITS, LABELS))
     assert found.loss == pytest.approx(sum(each) / 40, rel=1e-6)
-    assert LOSS_SUMS["cross-entropy"](np.array([[1e4, 0.0]]), np.array([1]))[0] == 1e4
+    assert LOSS_SUMS["cross-entropy"](np.array([[1e4, 0.0]]), np.array([1]), {})[0] == 1e4
 
 
 def test_squared_hinge() -> None:
