@@ -8,14 +8,12 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.ops import infer_types, ints, is_view
+from bnnopt.ops import family, infer_types, ints, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.pooling import obstacle, pack_places
-from bnnopt.passes.shared.precision import READS_X
 from bnnopt.training_step import TrainingStep, readers
 
 INT16_MAX = 32767
-_PRODUCTS = frozenset({"BinaryConv", "BinaryGemm"})
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class BinaryOutputInt16(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        nodes = [node for node in step.graph if node.op_type in _PRODUCTS]
+        nodes = [node for node in step.graph if traits(node).on_bits]
         return sum(self._narrow(step, trace, node) for node in nodes)
 
     def _narrow(self, step: TrainingStep, trace: Trace, product: ir.Node) -> int:
@@ -54,7 +52,7 @@ class BinaryOutputInt16(Pass):
 
 def _hands_on(node: ir.Node) -> bool:
     """Whether the node's output has the elements, or some, and the type of its first input."""
-    return is_view(node) or node.op_type in ("MaxPool", "PackedMaxPool")
+    return is_view(node) or family(node) == "MaxPool"
 
 
 def _reader_of_floats(value: ir.Value) -> str | None:
@@ -66,7 +64,7 @@ def _reader_of_floats(value: ir.Value) -> str | None:
         if _hands_on(node):
             reason = _pooled_otherwise(node) or _reader_of_floats(node.outputs[0])
         else:
-            reads = READS_X.get(node.op_type) == use.idx
+            reads = traits(node).map_input == use.idx
             reason = None if reads else f"{node.op_type} {node.name!r} reads it"
         if reason is not None:
             return reason

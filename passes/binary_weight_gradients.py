@@ -9,16 +9,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from bnnopt.analysis import PRODUCTS, fan_in
-from bnnopt.ops import Emitter, dims, is_view
-from bnnopt.ops.optimizers import RULES
+from bnnopt.analysis import fan_in
+from bnnopt.ops import Emitter, Form, dims, in_form, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import insert_after_definition, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers
 
 NO_LIMIT = float(np.finfo(np.float32).max)
-_RULES = frozenset(rule.name for rule in RULES)
-_BETWEEN = frozenset({"Transpose", "Mul"})  # of a sign and its product, with views
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class BinaryWeightGradients(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        nodes = [node for node in step.graph if node.op_type in _RULES]
+        nodes = [node for node in step.graph if _by_signs(node) is not None]
         return sum(self._keep_signs(step, trace, node) for node in nodes)
 
     def _keep_signs(self, step: TrainingStep, trace: Trace, node: ir.Node) -> int:
@@ -64,11 +61,12 @@ class BinaryWeightGradients(Pass):
         terms = {fan_in(product) for product in _products(signs[0].outputs[0])}
         if len(terms) != 1:
             return trace.skip(w, "its sign is not the weight of products of one fan-in")
-        packed = _pack(step, w, gradient)
+        packed, by_signs = _pack(step, w, gradient), _by_signs(node)
+        assert by_signs is not None
         clip = signs[0].attributes["clip"].as_float()
         update = Emitter(step.graph, "update")
         update(
-            f"Sign{node.op_type}",
+            by_signs,
             *(w, packed, *node.inputs[2:]),
             name=str(node.name),
             n_outputs=len(node.outputs),
@@ -82,11 +80,20 @@ class BinaryWeightGradients(Pass):
         return 1
 
 
+def _by_signs(node: ir.Node) -> str | None:
+    """The optimiser step that reads signs where that of the node reads floats."""
+    return in_form(node.op_type, Form.SIGNS) if "parameter" in node.metadata_props else None
+
+
+def _turns_or_clips(node: ir.Node) -> bool:
+    return node.op_type == "Transpose" or node.op_type == "ClipGrad"
+
+
 def _pack(step: TrainingStep, w: ir.Value, gradient: ir.Value) -> ir.Value:
     """Pack the signs of the gradient, taken before the estimator's mask: the step applies that."""
     emit = Emitter(step.graph, "backward")
     raw, turns = gradient, list[list[int]]()
-    while (node := raw.producer()) is not None and node.op_type in ("Transpose", "ClipGrad"):
+    while (node := raw.producer()) is not None and _turns_or_clips(node):
         if node.op_type == "Transpose":
             turns.append(list(node.attributes["perm"].as_ints()))
         assert node.inputs[0] is not None
@@ -114,9 +121,9 @@ def _products(sign: ir.Value) -> list[ir.Node]:
     for node in readers(sign):
         if phase(node) != "forward":
             continue
-        if node.op_type in PRODUCTS and node.inputs[1] is sign:
+        if traits(node).product and node.inputs[1] is sign:
             found.append(node)
-        elif node.op_type in _BETWEEN or is_view(node):
+        elif node.op_type == "Mul" or node.op_type == "Transpose" or is_view(node):
             found += _products(node.outputs[0])
         else:
             return []

@@ -15,7 +15,7 @@ from bnnopt.analysis import (
     saved,
     size_bytes,
 )
-from bnnopt.ops import Emitter, dims, packed_row_bytes
+from bnnopt.ops import Emitter, dims, family, packed_row_bytes
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect, replace_node
 from bnnopt.training_step import TrainingStep
@@ -45,7 +45,7 @@ class Bitmap(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         for node in step.graph:
-            if node.op_type in ("MaxPoolGrad", "PackedMaxPoolGrad"):
+            if family(node) == "MaxPoolGrad":
                 dx = node.outputs[0]
                 trace.skip(
                     dx, f"scattered by a pooling, {size_bytes(dx)} B: read at once, not kept"

@@ -7,13 +7,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.ops import Emitter, dims
+from bnnopt.ops import Emitter, Form, dims, family, form
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import drop_unread, take_over
 from bnnopt.training_step import TrainingStep, phase, readers
-
-_GRADS = frozenset({"BatchNormalizationGrad", "L1BatchNormalizationGrad"})
-_SIGNS = frozenset({"BatchNormalizationSigns", "L1BatchNormalizationSigns"})
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class BnnBatchNormBackward(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        nodes = [node for node in step.graph if node.op_type in _GRADS]
+        nodes = [node for node in step.graph if family(node) == "BatchNormalizationGrad"]
         count = sum(self._replace(step, trace, node) for node in nodes)
         if count:
             drop_unread(step)
@@ -56,7 +53,7 @@ class BnnBatchNormBackward(Pass):
         assert mean is not None
         norm, masking = mean.producer(), dy.producer()
         assert norm is not None
-        if norm.op_type not in _SIGNS:
+        if family(norm) != "BatchNormalizationSigns":
             return trace.skip(grad, f"the result of {norm.name!r} is not only signs and mask")
         signs, mask = norm.outputs[:2]
         is_masked = masking is not None and masking.op_type == "MaskedGrad"
@@ -87,7 +84,7 @@ def _tables(step: TrainingStep, norm: ir.Node) -> list[ir.Value]:
     levels, slopes = norm.outputs[6:]
     names = Emitter(step.graph, phase(norm))
     levels.name = levels.name or names.unique(f"{norm.name}.levels")
-    if norm.op_type == "BatchNormalizationSigns":
+    if Form.L1 not in form(norm):
         return [levels, levels]
     slopes.name = slopes.name or names.unique(f"{norm.name}.slopes")
     return [levels, slopes]

@@ -7,12 +7,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.ops import Emitter
+from bnnopt.ops import Emitter, Form, form, plain, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import replace_node
 from bnnopt.training_step import Role, TrainingStep, role
-
-_RULES = ("AdamStep", "AdamWStep")
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,17 @@ class DropAdamSecondMoment(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         for node in step.graph:
-            if node.op_type in _RULES and node.inputs[0] is not None:
+            if traits(node).second_moment and node.inputs[0] is not None:
                 trace.skip(node.inputs[0], "its gradient is not kept as signs")
-        signs = [f"Sign{rule}" for rule in _RULES]
-        known = [node for node in step.graph if node.op_type in signs]
+        known = [node for node in step.graph if _is_known(node)]
         for node in known:
             _drop(step, node)
         return len(known)
+
+
+def _is_known(node: ir.Node) -> bool:
+    """Whether it is a step with a second moment, of a gradient that is kept as signs."""
+    return form(node) == Form.SIGNS and plain(node).second_moment
 
 
 def _drop(step: TrainingStep, node: ir.Node) -> None:

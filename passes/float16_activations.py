@@ -9,19 +9,12 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import is_binary
-from bnnopt.ops import Emitter, dims, infer_types, window
+from bnnopt.ops import Emitter, dims, infer_types, traits, window
 from bnnopt.ops.emit import Attribute
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.precision import COMPARES_X, READS_X
-from bnnopt.passes.shared.rebuilding import BATCH_NORMS
+from bnnopt.passes.shared.rebuilding import is_batch_norm
 from bnnopt.passes.shared.rewriting import redirect, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers
-
-_TYPE_OF_INPUT = frozenset({"Add", "MaxPool", "Relu"})
-_PRODUCERS = BATCH_NORMS | _TYPE_OF_INPUT | {"Conv"}
-_READ_WIDENED = frozenset(
-    {"ApproxSignGrad", "AveragePool", "Binarize", "GlobalAveragePool", "SwishSignGrad"}
-)
 
 
 @dataclass(frozen=True)
@@ -66,9 +59,13 @@ def _narrowable(step: TrainingStep, trace: Trace) -> set[ir.Value]:
             trace.skip(found.pop(y), reason)
 
 
+def _makes_map(node: ir.Node) -> bool:
+    return is_batch_norm(node) or traits(node).follows_type or node.op_type == "Conv"
+
+
 def _is_candidate(node: ir.Node) -> bool:
     """Whether a node makes a real-valued float32 map, which is read as more than signs."""
-    if node.op_type not in _PRODUCERS or phase(node) != "forward":
+    if not _makes_map(node) or phase(node) != "forward":
         return False
     y = node.outputs[0]
     is_product_of_signs = node.op_type == "Conv" and all(map(is_binary, node.inputs[:2]))
@@ -82,14 +79,14 @@ def _obstacle(node: ir.Node, narrow: Collection[ir.Value]) -> str | None:
     """Why the node's output has to stay as it is while only the maps in `narrow` change."""
     if node.op_type == "Conv" and len(node.inputs) > 2:
         return "it has a bias"
-    if node.op_type in _TYPE_OF_INPUT and not set(narrow).issuperset(node.inputs):
+    if traits(node).follows_type and not set(narrow).issuperset(node.inputs):
         return "what it reads is float32"
     for use in node.outputs[0].uses():
         reader = use.node
-        if reader.op_type in _TYPE_OF_INPUT and reader.outputs[0] in narrow:
+        if traits(reader).follows_type and reader.outputs[0] in narrow:
             continue
-        index = {**READS_X, **COMPARES_X}.get(reader.op_type)
-        if index != use.idx and reader.op_type not in _READ_WIDENED:
+        known = traits(reader)
+        if use.idx not in (known.map_input, known.compared_input) and not known.read_widened:
             return f"{reader.op_type} reads it, in float32"
     return None
 
@@ -98,12 +95,12 @@ def _narrow(step: TrainingStep, node: ir.Node) -> None:
     """Let the node write float16; its inputs are what they are to be."""
     if node.op_type == "Conv":
         node = _half_convolution(step, node)
-    elif node.op_type in BATCH_NORMS:
+    elif is_batch_norm(node):
         node.attributes["dtype"] = ir.AttrInt64("dtype", int(ir.DataType.FLOAT16))
     infer_types(node, step.opset)
     y = node.outputs[0]
     for reader in readers(y):
-        if reader.op_type in _READ_WIDENED:
+        if traits(reader).read_widened:
             emit = Emitter(step.graph, "rebuild" if phase(reader) == "backward" else "forward")
             name, to = f"{y.name}.wide", int(ir.DataType.FLOAT)
             redirect(reader, y, emit("Cast", y, name=name, to=to))

@@ -9,9 +9,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import is_persistent, one_a_sample
-from bnnopt.ops import Emitter, dims, infer_types, is_view
+from bnnopt.ops import Emitter, dims, infer_types, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.precision import READS_DY, is_half
+from bnnopt.passes.shared.precision import is_half
 from bnnopt.passes.shared.rewriting import insert_after_definition, redirect
 from bnnopt.training_step import Role, TrainingStep, is_loss_gradient, phase, readers
 
@@ -50,7 +50,7 @@ class Float16Gradients(Pass):
         seeds = [v for v in step.graph.initializers.values() if is_loss_gradient(v)]
         if not seeds:
             return trace.skip(step.loss, "the graph does not say which value is its gradient")
-        if not any(node.op_type in READS_DY for node in step.graph) or _is_scaled(seeds[0]):
+        if not any(_reads_dy(node) for node in step.graph) or _is_scaled(seeds[0]):
             return 0
         scale = 2.0 ** (round(math.log2(_n_labels(step))) + self.scale_bits)
         before = {value: value.dtype for node in step.graph for value in node.outputs}
@@ -139,23 +139,31 @@ def _cast_for(step: TrainingStep, node: ir.Node, value: ir.Value, kind: ir.DataT
 
 def _accepts(node: ir.Node, value: ir.Value) -> bool:
     """Whether the node takes `value` in float16: it reads dy there, or only moves or adds it."""
-    if node.op_type in READS_DY:
+    if _reads_dy(node):
         of_weight = node.op_type == "ClipGrad" and _is_weight(node.inputs[1])
-        return node.inputs[READS_DY[node.op_type]] is value and not of_weight
-    return is_view(node) or node.op_type in ("Transpose", "Add")
+        return node.inputs[traits(node).dy_input or 0] is value and not of_weight
+    return is_view(node) or node.op_type == "Transpose" or node.op_type == "Add"
 
 
 def _is_weight(value: ir.Value | None) -> bool:
     """Whether the value is a parameter, in whatever layout: its gradient stays float32."""
     producer = value.producer() if value is not None else None
-    if producer is not None and (is_view(producer) or producer.op_type in ("Transpose", "Cast")):
+    if producer is not None and _lays_out(producer):
         return _is_weight(producer.inputs[0])
     return value is not None and is_persistent(value)
 
 
+def _lays_out(node: ir.Node) -> bool:
+    return is_view(node) or traits(node).casts or node.op_type == "Transpose"
+
+
+def _reads_dy(node: ir.Node) -> bool:
+    return traits(node).dy_input is not None
+
+
 def _leads_on(node: ir.Node, value: ir.Value) -> bool:
     """Whether a gradient operator that takes float16 reads `value`, as it is or moved or added."""
-    if node.op_type in READS_DY or not _accepts(node, value):
+    if _reads_dy(node) or not _accepts(node, value):
         return _accepts(node, value)
     output = node.outputs[0]
     return any(_leads_on(reader, output) for reader in readers(output))

@@ -7,14 +7,11 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.ops import Emitter, dims
-from bnnopt.ops.optimizers import RULES
+from bnnopt.ops import Emitter, Form, dims, family, form, in_form, traits
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.precision import READS_HALVES
 from bnnopt.passes.shared.rewriting import redirect, replace_node
 from bnnopt.training_step import TrainingStep, phase, readers, step_input, store_as
 
-_RULES = frozenset(rule.name for rule in RULES)
 SEED_STRIDE = 0x85EBCA77  # between the random streams of two weights
 
 
@@ -59,7 +56,7 @@ class Float16State(Pass):
                 continue
             if len(dims(w)) < 2 or w.dtype != ir.DataType.FLOAT:
                 continue
-            if node.op_type.removeprefix("Sign") not in _RULES:
+            if in_form(family(node), form(node) | Form.HALF) is None:
                 trace.skip(w, f"{node.op_type} has no float16 form")
                 continue
             self._narrow(step, node, seed=count * SEED_STRIDE % 2**32)
@@ -71,7 +68,7 @@ class Float16State(Pass):
         w, gradient, *states = node.inputs[: n_kept + 1]
         assert w is not None
         for user in readers(w):
-            if user is not node and user.op_type not in READS_HALVES:
+            if user is not node and not traits(user).packs_halves:
                 _read_wide(step, user, w)
         for value in (w, *states):
             assert value is not None
@@ -79,9 +76,10 @@ class Float16State(Pass):
         emit = Emitter(step.graph, "update")
         count = step_input(step.graph, emit.unique)
         rest = [value for value in node.inputs[n_kept + 1 :] if value is not count]
-        rule = node.op_type.removeprefix("Sign")
+        half = in_form(family(node), form(node) | Form.HALF)
+        assert half is not None
         emit(
-            f"{node.op_type.removesuffix(rule)}Half{rule}",
+            half,
             *(w, gradient, *states, *rest, count),
             name=str(node.name),
             n_outputs=n_kept,

@@ -7,16 +7,12 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.ops import Emitter, dims
+from bnnopt.ops import Emitter, dims, family, form, in_form
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import take_over
 from bnnopt.training_step import TrainingStep, phase, readers
 
-_FUSED = {
-    "BatchNormalizationTraining": "BatchNormalizationSigns",
-    "L1BatchNormalizationTraining": "L1BatchNormalizationSigns",
-}
-_PACKS = ("BinarizePack", "RangePack")
+BITS = "BatchNormalizationSigns"
 
 
 @dataclass(frozen=True)
@@ -34,12 +30,12 @@ class FuseBatchNormSigns(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        nodes = [node for node in step.graph if node.op_type in _FUSED]
+        nodes = [node for node in step.graph if family(node) == "BatchNormalizationTraining"]
         return sum(self._fuse(step, trace, node) for node in nodes)
 
     def _fuse(self, step: TrainingStep, trace: Trace, norm: ir.Node) -> int:
         y = norm.outputs[0]
-        packs = {node.op_type: node for node in readers(y) if node.op_type in _PACKS}
+        packs = {node.op_type: node for node in readers(y) if _packs_bits(node)}
         if not packs:
             return 0
         others = [node for node in readers(y) if node not in packs.values()]
@@ -51,16 +47,26 @@ class FuseBatchNormSigns(Pass):
         return 1
 
 
+def _packs_bits(node: ir.Node) -> bool:
+    return node.op_type == "BinarizePack" or node.op_type == "RangePack"
+
+
+def _packed(pack: ir.Node | None) -> ir.Value | None:
+    return pack.outputs[0] if pack is not None else None
+
+
 def _replace(step: TrainingStep, norm: ir.Node, packs: dict[str, ir.Node]) -> None:
     attributes = {name: norm.attributes[name].value for name in ("epsilon", "momentum")}
     attributes |= {"zero": 1.0, "low": 0.0, "high": 0.0}  # of the bits that nobody reads
     attributes["shape"] = list(dims(norm.inputs[0])[1:])
     for pack in packs.values():
         attributes |= {name: attribute.value for name, attribute in pack.attributes.items()}
-    bits = [packs[kind].outputs[0] if kind in packs else None for kind in _PACKS]
+    bits = [_packed(packs.get("BinarizePack")), _packed(packs.get("RangePack"))]
     old = [*bits, *norm.outputs[1:], None, None]  # nor are the levels read
     emit = Emitter(step.graph, phase(norm))
-    emit(_FUSED[norm.op_type], *norm.inputs, name=str(norm.name), n_outputs=len(old), **attributes)
+    fused = in_form(BITS, form(norm))
+    assert fused is not None
+    emit(fused, *norm.inputs, name=str(norm.name), n_outputs=len(old), **attributes)
     (new,) = emit.nodes
     step.graph.insert_before(norm, new)
     for value, replacement in zip(old, new.outputs, strict=True):

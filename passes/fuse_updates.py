@@ -8,7 +8,17 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import is_persistent, size_bytes
-from bnnopt.ops import OPERATORS, Emitter, dims, dtype, fused_name
+from bnnopt.ops import (
+    Emitter,
+    Form,
+    dims,
+    dtype,
+    family,
+    form,
+    fused_name,
+    in_form,
+    traits,
+)
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import drop_unread, redirect, take_over
 from bnnopt.plan import dependencies
@@ -21,7 +31,6 @@ from bnnopt.training_step import (
     readers,
 )
 
-_PRODUCTS = frozenset({"BinaryConvWeightGrad", "BinaryGemmWeightGrad", "ConvWeightGrad"})
 _GEMM_DEFAULTS = {"transA": 0, "transB": 0, "alpha": 1.0}
 
 
@@ -64,10 +73,10 @@ def _fuse(step: TrainingStep, trace: Trace, node: ir.Node) -> int:
     if isinstance(found, str):
         is_vector = len(dims(w)) < 2  # which no product makes
         return 0 if is_vector else trace.skip(w, found)
-    product, name = found.product, fused_name(found.product.op_type, node.op_type)
+    product, name = found.product, _fused(found.product, node)
     inputs = [w, *product.inputs, *node.inputs[2:]]
     attributes = _attributes(found, node)
-    if name not in OPERATORS or not _has_kernel(name, inputs, attributes):
+    if name is None or not _has_kernel(name, inputs, attributes):
         return trace.skip(w, f"no kernel does {product.op_type} and {node.op_type} at once")
     others = _other_readers(step, node, product)
     idle = [n for n in others if all(v is None or is_persistent(v) for v in n.inputs)]
@@ -92,7 +101,7 @@ def _gradient(node: ir.Node) -> _Gradient | str:
         maker = value.producer()
         if maker is None or value.is_graph_output() or len(readers(value)) > 1:
             return f"its gradient {value.name!r} is read elsewhere"
-        if maker.op_type.removesuffix("Signs") in _PRODUCTS or _is_dense(maker):
+        if traits(maker).gives_dw or _is_dense(maker):
             is_half = dtype(maker.outputs[0]) == ir.DataType.FLOAT16
             return "its gradient is float16" if is_half else replace(found, product=maker)
         if maker.op_type == "BinarizePack" and maker.attributes["zero"].as_float() == 1:
@@ -103,6 +112,12 @@ def _gradient(node: ir.Node) -> _Gradient | str:
             value, found = maker.inputs[0], replace(found, limit=limit)
         else:
             return f"{maker.op_type} {maker.name!r} makes its gradient"
+
+
+def _fused(product: ir.Node, step: ir.Node) -> str | None:
+    """The operator that does both; signs are packed in it, for a step that reads them."""
+    made = form(product) & ~Form.SIGNS
+    return in_form(fused_name(family(product), family(step)), made | form(step) | Form.FUSED)
 
 
 def _is_dense(node: ir.Node) -> bool:
@@ -134,9 +149,9 @@ def _limit(node: ir.Node, w: ir.Value | None) -> float | None:
 def _attributes(found: _Gradient, node: ir.Node) -> dict[str, Any]:
     """Those of the product and of the step, and what happens between them."""
     between = {}
-    if not node.op_type.startswith("Sign"):
+    if Form.SIGNS not in form(node):
         between["scale"] = found.scale
-        if not node.op_type.endswith("BopStep"):
+        if family(node) != "BopStep":
             between["limit"] = found.limit
     product = {} if _is_dense(found.product) else found.product.attributes
     own = {**product, **node.attributes}

@@ -8,27 +8,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, buffers, in_place_pairs, size_bytes
-from bnnopt.ops import DOMAIN, OPERATORS, dims
+from bnnopt.ops import DOMAIN, OPERATORS, dims, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.training_step import TrainingStep
-
-# Elementwise: output element i depends on no other element of the input that it overwrites.
-_ELEMENTWISE = frozenset(
-    {
-        "Abs",
-        "Add",
-        "BatchNormalization",
-        "Clip",
-        "Div",
-        "Exp",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Log",
-        "Mul",
-    }
-    | {"Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where"}
-)
 
 
 @dataclass(frozen=True)
@@ -85,7 +67,7 @@ def _merge(home: dict[ir.Value, Buffer], output: ir.Value, taken: ir.Value | Non
 def _candidates(node: ir.Node) -> list[tuple[int, int]]:
     if node.domain == DOMAIN:
         return [pair for pair in OPERATORS[node.op_type].in_place.items() if _same_size(node, pair)]
-    if node.op_type not in _ELEMENTWISE:
+    if not traits(node).in_place:
         return []
     return [
         (0, i)

@@ -7,12 +7,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.ops import Emitter
+from bnnopt.ops import Emitter, Form, in_form
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import take_over
 from bnnopt.training_step import TrainingStep, phase
-
-_NORMS = frozenset({"BatchNormalizationTraining", "BatchNormalizationGrad"})
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class L1BatchNorm(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        nodes = [node for node in step.graph if node.op_type in _NORMS]
+        nodes = [node for node in step.graph if in_form(node.op_type, Form.L1)]
         for node in nodes:
             _replace(step, node)
         return len(nodes)
@@ -46,7 +44,9 @@ def _replace(step: TrainingStep, node: ir.Node) -> None:
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     emit = Emitter(step.graph, phase(node))
     n_outputs = len(node.outputs)
-    emit(f"L1{node.op_type}", *node.inputs, name="l1", n_outputs=n_outputs, **attributes)
+    name = in_form(node.op_type, Form.L1)
+    assert name is not None
+    emit(name, *node.inputs, name="l1", n_outputs=n_outputs, **attributes)
     (new,) = emit.nodes
     step.graph.insert_before(node, new)
     new.metadata_props.update(node.metadata_props)

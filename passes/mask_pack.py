@@ -8,12 +8,10 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import is_kept, late_readers, roots, saved
-from bnnopt.ops import Emitter, dims, is_view
+from bnnopt.ops import Emitter, dims, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect, replace_node
 from bnnopt.training_step import TrainingStep
-
-_MASK_GRADS = frozenset({"ClipGrad", "ReluGrad"})
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class MaskPack(Pass):
         count = sum(
             self._pack_grad(step, trace, node, kept[root_of[source]])
             for node in list(step.graph)
-            if node.op_type in _MASK_GRADS and (source := node.inputs[1]) is not None
+            if _compares(node) and (source := node.inputs[1]) is not None
             if root_of[source] in kept
         )
         booleans = [
@@ -52,7 +50,7 @@ class MaskPack(Pass):
     ) -> int:
         x, dy = node.inputs[1], node.inputs[0]
         assert x is not None
-        others = [n for n in late_readers(views) if n.op_type not in _MASK_GRADS and not is_view(n)]
+        others = [n for n in late_readers(views) if not (_compares(n) or is_view(n))]
         if others:
             kept_for = f"kept anyway: {others[0].op_type} {others[0].name!r} reads its value"
             return trace.skip(node, f"{x.name!r} is {kept_for}")
@@ -67,6 +65,10 @@ class MaskPack(Pass):
         emit("MaskedGrad", dy, packed, name=str(node.name), shape=list(dims(x)[1:]))
         replace_node(step, node, emit)
         return 1
+
+
+def _compares(node: ir.Node) -> bool:
+    return traits(node).compared_input is not None
 
 
 def _mask_of(node: ir.Node, x: ir.Value, emit: Emitter) -> ir.Value:

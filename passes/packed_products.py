@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import onnx_ir as ir
 
 from bnnopt.analysis import is_binary
-from bnnopt.ops import Emitter, dims, ints, is_view, window
+from bnnopt.ops import Emitter, Form, dims, in_form, ints, is_view, traits, window
 from bnnopt.ops.emit import Attribute
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.precision import is_half
@@ -304,14 +304,15 @@ def _signs_at_once(step: TrainingStep, node: ir.Node) -> int:
     """BinarizePack(BinaryConvWeightGrad(...)) that nothing else reads becomes the bits alone."""
     dw = node.inputs[0]
     product = dw.producer() if dw is not None else None
-    if product is None or product.op_type not in ("BinaryConvWeightGrad", "BinaryGemmWeightGrad"):
+    signs = in_form(product.op_type, Form.SIGNS) if product is not None else None
+    if product is None or signs is None or not traits(product).gives_dw:
         return 0
     is_read_once = len(product.outputs[0].uses()) == 1 and not product.outputs[0].is_graph_output()
     if not is_read_once or node.attributes["zero"].as_float() != 1:
         return 0
     emit = Emitter(step.graph, phase(node))
     own = _own(product)
-    emit(f"{product.op_type}Signs", *product.inputs, name=str(node.name), n_outputs=1, **own)
+    emit(signs, *product.inputs, name=str(node.name), n_outputs=1, **own)
     replace_node(step, node, emit)
     step.graph.remove(product, safe=True)
     return 1

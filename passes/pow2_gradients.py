@@ -11,11 +11,15 @@ from bnnopt.analysis import Buffer, in_place_pairs, size_bytes
 from bnnopt.ops import (
     MIN_OPSET,
     OPERATORS,
-    POW2_FORMS,
     Emitter,
+    Form,
     dims,
     dtype,
+    family,
+    form,
+    in_form,
     pow2_row_bytes,
+    traits,
 )
 from bnnopt.passes.in_place import homes
 from bnnopt.passes.infra.base import Pass, Trace
@@ -50,7 +54,7 @@ class Pow2Gradients(Pass):
         """See `Pass.run`."""
         layers: dict[ir.Value, list[ir.Node]] = {}
         for node in step.graph:
-            if node.op_type in POW2_FORMS:
+            if _reading_pow2(node) is not None:
                 layers.setdefault(_dy(node), []).append(node)
         home = homes(step)
         return sum(self._pack(step, trace, dy, nodes, home) for dy, nodes in layers.items())
@@ -70,7 +74,7 @@ class Pow2Gradients(Pass):
         if others:
             return trace.skip(dy, f"kept anyway: {others[0].op_type} {others[0].name!r} reads it")
         packed = dims(dy)[0] * pow2_row_bytes(dims(dy))
-        beside = sum(size_bytes(n.outputs[0]) for n in nodes if n.op_type.endswith("InputGrad"))
+        beside = sum(size_bytes(n.outputs[0]) for n in nodes if traits(n).gives_dx)
         if packed >= min(beside, size_bytes(dy)):
             return trace.skip(dy, f"packed {packed} B, dx {beside} B: both forms of dy need more")
         trace.choose(dy, f"packed {packed} B, dense {size_bytes(dy)} B, beside dx of {beside} B")
@@ -87,14 +91,20 @@ class Pow2Gradients(Pass):
             ]
             own = {name: attribute.value for name, attribute in node.attributes.items()}
             own["dy_shape"] = list(dims(dy)[1:])
-            if node.op_type.endswith("InputGrad"):
+            if traits(node).gives_dx:
                 own["dtype"] = int(dtype(dy))
             replacement = Emitter(step.graph, phase(node))
-            form = POW2_FORMS[node.op_type]
+            reading = _reading_pow2(node)
+            assert reading is not None
             name, n_outputs = str(node.outputs[0].name), len(node.outputs)
-            replacement(form, *inputs, name=name, n_outputs=n_outputs, **own)
+            replacement(reading, *inputs, name=name, n_outputs=n_outputs, **own)
             replace_node(step, node, replacement)
         insert_after_definition(step, dy, emit.nodes)
+
+
+def _reading_pow2(node: ir.Node) -> str | None:
+    """The operator that reads packed powers of two where that of the node reads dy."""
+    return None if Form.POW2 in form(node) else in_form(family(node), form(node) | Form.POW2)
 
 
 def _dy(node: ir.Node) -> ir.Value:

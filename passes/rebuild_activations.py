@@ -8,16 +8,11 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import is_persistent, saved, size_bytes
-from bnnopt.ops import Emitter, dims, is_view
+from bnnopt.ops import Cheap, Emitter, dims, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.rebuilding import BATCH_NORMS, Rebuilder
+from bnnopt.passes.shared.rebuilding import Rebuilder
 from bnnopt.passes.shared.rewriting import late_beyond_mask, redirect
 from bnnopt.training_step import TrainingStep
-
-_CHEAP = BATCH_NORMS | {
-    *("Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "PRelu", "Relu", "Sigmoid"),
-    "Sub",
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class RebuildActivations(Pass):
     ) -> int:
         """Rebuild `root` for all its readers, and take it out of `kept`."""
         rebuilder = Rebuilder(
-            may_copy=lambda node: is_view(node) or node.op_type in _CHEAP,
+            may_copy=lambda node: is_view(node) or Cheap.OF_MAPS in traits(node).cheap,
             may_read=lambda v: is_persistent(v) or (v in kept and v is not root),
         )
         obstacle = rebuilder.obstacle(root)
@@ -66,4 +61,6 @@ class RebuildActivations(Pass):
 
 def _is_cheap(root: ir.Value) -> bool:
     producer = root.producer()
-    return producer is not None and producer.op_type in _CHEAP and root is producer.outputs[0]
+    if producer is None or root is not producer.outputs[0]:
+        return False
+    return Cheap.OF_MAPS in traits(producer).cheap

@@ -8,21 +8,17 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import (
-    PRODUCTS,
     is_binary_product,
     is_kept,
     is_persistent,
     late_readers,
     saved,
 )
-from bnnopt.ops import Emitter, is_view
+from bnnopt.ops import Cheap, Emitter, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rebuilding import Rebuilder
 from bnnopt.passes.shared.rewriting import late, redirect
 from bnnopt.training_step import TrainingStep
-
-_BESIDE = frozenset({"Add", "AveragePool", "Binarize", "Cast", "Div", "MaxPool", "Mul", "Sub"})
-_WEIGHTS = frozenset({"Abs", "ReduceMean", "SignUnpack", "Transpose"})
 
 
 @dataclass(frozen=True)
@@ -67,9 +63,9 @@ class RecomputeBinaryProducts(Pass):
 
 
 def _may_copy(node: ir.Node) -> bool:
-    if node.op_type in PRODUCTS:
+    if traits(node).product:
         return is_binary_product(node)
-    return is_view(node) or node.op_type in _BESIDE or node.op_type in _WEIGHTS
+    return is_view(node) or Cheap.BESIDE_PRODUCTS in traits(node).cheap
 
 
 def _ends_in_product(value: ir.Value | None) -> bool:
@@ -77,8 +73,8 @@ def _ends_in_product(value: ir.Value | None) -> bool:
     producer = value.producer() if value is not None else None
     if producer is None or value is not producer.outputs[0]:
         return False
-    if producer.op_type in PRODUCTS:
+    if traits(producer).product:
         return True
-    if not (is_view(producer) or producer.op_type in _BESIDE - {"Binarize"}):
+    if not (is_view(producer) or Cheap.BEHIND_PRODUCTS in traits(producer).cheap):
         return False
     return any(_ends_in_product(source) for source in producer.inputs)

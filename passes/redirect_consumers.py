@@ -8,18 +8,11 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import is_kept, is_persistent, saved
-from bnnopt.ops import Emitter, is_view
+from bnnopt.ops import Cheap, Emitter, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rebuilding import Rebuilder
 from bnnopt.passes.shared.rewriting import late, redirect
 from bnnopt.training_step import TrainingStep
-
-_CHEAP = frozenset(
-    {"Abs", "Add", "And", "Binarize", "Cast", "Ceil", "Clip", "Div", "Equal", "Exp", "Expand"}
-    | {"Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg"}
-    | {"Not", "Or", "Pow", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Round", "Sigmoid"}
-    | {"Sign", "SignUnpack", "Sqrt", "Sub", "Tanh", "Ternarize", "Transpose", "Where"}
-)
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class RedirectConsumers(Pass):
 
 
 def _is_cheap(node: ir.Node) -> bool:
-    return is_view(node) or node.op_type in _CHEAP
+    return is_view(node) or Cheap.OF_WEIGHTS in traits(node).cheap
 
 
 def _rebuild_for(step: TrainingStep, rebuilder: Rebuilder, node: ir.Node, value: ir.Value) -> int:

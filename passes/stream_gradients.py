@@ -14,8 +14,6 @@ from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.plan import dependencies
 from bnnopt.training_step import TrainingStep, readers
 
-_STREAMED = frozenset({"BinaryConvInputGrad"})
-
 
 @dataclass(frozen=True)
 class StreamGradients(Pass):
@@ -33,7 +31,7 @@ class StreamGradients(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        nodes = [node for node in step.graph if node.op_type in _STREAMED]
+        nodes = [node for node in step.graph if node.op_type == "BinaryConvInputGrad"]
         return sum(self._stream(step, trace, node) for node in nodes)
 
     def _stream(self, step: TrainingStep, trace: Trace, node: ir.Node) -> int:

@@ -25,7 +25,6 @@ from bnnopt.analysis.storage import (
     size_bytes,
 )
 from bnnopt.analysis.values import (
-    PRODUCTS,
     fan_in,
     integer_bound,
     is_binary,
@@ -36,7 +35,6 @@ from bnnopt.analysis.values import (
 __all__ = [
     "DENSITY_KEY",
     "HALF",
-    "PRODUCTS",
     "PROPOSED",
     "STANDARD",
     "Buffer",

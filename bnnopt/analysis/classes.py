@@ -7,6 +7,7 @@ from enum import StrEnum
 import onnx_ir as ir
 
 from bnnopt.analysis.storage import Buffer, late_readers, roots, saved
+from bnnopt.ops import family, traits
 from bnnopt.training_step import Role, TrainingStep, is_constant, role
 
 
@@ -29,9 +30,8 @@ _BY_ROLE = {
     Role.STATE: VariableClass.OPTIMIZER_STATE,
     Role.STATISTIC: VariableClass.STATISTICS,
 }
-_SIGNS = frozenset({"BatchNormalizationSigns", "L1BatchNormalizationSigns"})
-_NORMALIZATIONS = _SIGNS | {"BatchNormalizationTraining", "L1BatchNormalizationTraining"}
-_MASK_MAKERS = frozenset({"RangePack", "PackedMaxPool", "PackBits"})
+_NORM = "BatchNormalizationTraining"
+_SIGNS_OF_NORM = "BatchNormalizationSigns"
 
 
 def classify(step: TrainingStep, all_buffers: list[Buffer]) -> dict[Buffer, VariableClass]:
@@ -64,13 +64,14 @@ def _classify_kept(root: ir.Value, views: list[ir.Value]) -> VariableClass:
     if producer is None:
         return VariableClass.RETAINED
     is_result = root is producer.outputs[0] or root.dtype == ir.DataType.UINT8
-    if producer.op_type in _NORMALIZATIONS and not is_result:
+    gives_bits = family(producer) == _SIGNS_OF_NORM
+    if (gives_bits or family(producer) == _NORM) and not is_result:
         return VariableClass.STATISTICS
     only_masks = all(node.op_type == "MaskedGrad" for node in late_readers(views))
     is_mask = root.dtype in (ir.DataType.BOOL, ir.DataType.INT64)
-    is_mask |= root.dtype == ir.DataType.UINT8 and producer.op_type in _MASK_MAKERS
-    is_mask |= producer.op_type in _SIGNS and root is producer.outputs[1]
-    packs_signs = producer.op_type == "SignPack" or producer.op_type in _SIGNS
+    is_mask |= root.dtype == ir.DataType.UINT8 and traits(producer).makes_mask
+    is_mask |= gives_bits and root is producer.outputs[1]
+    packs_signs = producer.op_type == "SignPack" or gives_bits
     if is_mask or (packs_signs and only_masks):
         return VariableClass.MASKS
     return VariableClass.RETAINED

@@ -24,15 +24,11 @@ from enum import StrEnum
 
 import onnx_ir as ir
 
-from bnnopt.analysis.values import PRODUCTS, is_binary
-from bnnopt.ops import dims, is_view
+from bnnopt.analysis.values import is_binary
+from bnnopt.ops import dims, is_view, traits
 from bnnopt.training_step import Role, TrainingStep, phase, readers
 
 STATISTIC_VECTORS = 4  # mean, deviation, beta and its gradient, one entry a channel
-_KEEP_INPUT = frozenset(
-    {"Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid"}
-    | {"AveragePool", "GlobalAveragePool"}
-)
 
 
 class PaperClass(StrEnum):
@@ -93,7 +89,7 @@ PROPOSED = replace(HALF, binary_x=1, weight_gradients=1, masks=1, normalized=Tru
 
 def paper_rule(step: TrainingStep, scheme: Scheme = STANDARD) -> dict[PaperClass, int]:
     """Bytes by class of an unrewritten step."""
-    layers = [node for node in _forward(step) if node.op_type in PRODUCTS]
+    layers = [node for node in _forward(step) if traits(node).product]
     inputs = [math.prod(dims(node.inputs[0])) for node in layers]
     outputs = [math.prod(dims(node.outputs[0])) for node in layers]
     n_weights, n_momenta = _weights(step)
@@ -126,7 +122,7 @@ def _activation_bits(step: TrainingStep, layers: list[ir.Node], scheme: Scheme) 
     bits: dict[ir.Value, int] = {}
     if not scheme.normalized:
         for node in _forward(step):
-            if node.op_type in _KEEP_INPUT:
+            if traits(node).retains_input:
                 bits[_source(node.inputs[0])] = scheme.real_x
     for node in _normalizations(step, layers) if scheme.normalized else ():
         bits[_source(node.outputs[0])] = _bits_of(_layer_before(node.inputs[0]), scheme)
@@ -162,7 +158,7 @@ def _source(value: ir.Value | None) -> ir.Value:
 def _layer_before(value: ir.Value | None) -> ir.Node | None:
     """The layer whose output this value is, scaled or pooled perhaps."""
     producer = value.producer() if value is not None else None
-    while producer is not None and producer.op_type not in PRODUCTS:
+    while producer is not None and not traits(producer).product:
         first = producer.inputs[0]
         producer = first.producer() if first is not None else None
     return producer

@@ -6,13 +6,8 @@ import math
 
 import onnx_ir as ir
 
-from bnnopt.ops import dims, is_view
+from bnnopt.ops import Layer, dims, family, is_view, traits
 from bnnopt.training_step import Role, TrainingStep, phase, readers
-
-PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "RealConv"})
-_SELECTIONS = frozenset(
-    {"Transpose", "MaxPool", "PackedMaxPool", "Slice", "Concat", "Split", "Gather"}
-)
 
 
 def is_binary(value: ir.Value | None) -> bool:
@@ -24,18 +19,18 @@ def is_binary(value: ir.Value | None) -> bool:
     producer = value.producer() if value is not None else None
     if producer is None:
         return False
-    if producer.op_type in ("Binarize", "SignUnpack"):
+    if traits(producer).gives_signs:
         return True
     if producer.op_type == "Concat":
         return all(is_binary(source) for source in producer.inputs)
-    if is_view(producer) or producer.op_type in _SELECTIONS:
+    if is_view(producer) or traits(producer).selects:
         return value is producer.outputs[0] and is_binary(producer.inputs[0])
     return False
 
 
 def is_binary_product(node: ir.Node) -> bool:
     """Whether the node is a convolution or matrix product with an operand of -1 and +1."""
-    return node.op_type in PRODUCTS and any(is_binary(value) for value in node.inputs[:2])
+    return traits(node).product and any(is_binary(value) for value in node.inputs[:2])
 
 
 def integer_bound(value: ir.Value) -> int | None:
@@ -48,13 +43,18 @@ def integer_bound(value: ir.Value) -> int | None:
         return None
     if is_binary(value):
         return 1
-    if is_view(producer) or producer.op_type in ("Transpose", "MaxPool", "PackedMaxPool"):
+    if _keeps_values(producer):
         source = producer.inputs[0]
         return integer_bound(source) if source is not None else None
-    if producer.op_type in PRODUCTS and len([v for v in producer.inputs if v is not None]) == 2:
+    if traits(producer).product and len([v for v in producer.inputs if v is not None]) == 2:
         both = all(is_binary(operand) for operand in producer.inputs)
         return fan_in(producer) if both and not _is_scaled(producer) else None
     return None
+
+
+def _keeps_values(node: ir.Node) -> bool:
+    """Whether the first output has elements of the first input, all integers if those are."""
+    return is_view(node) or node.op_type == "Transpose" or family(node) == "MaxPool"
 
 
 def _is_scaled(node: ir.Node) -> bool:
@@ -65,7 +65,7 @@ def _is_scaled(node: ir.Node) -> bool:
 def fan_in(node: ir.Node) -> int:
     """Terms of the sum behind one output element of a convolution or matrix product."""
     weight = dims(node.inputs[1])
-    if node.op_type in ("Conv", "RealConv"):
+    if traits(node).layer is Layer.CONV:
         return math.prod(weight[1:])
     turned = node.op_type == "Gemm" and "transB" in node.attributes
     transposed = turned and node.attributes["transB"].as_int() == 1
@@ -81,8 +81,7 @@ def real_weights(step: TrainingStep) -> list[ir.Value]:
 def _is_multiplied(weight: ir.Value) -> bool:
     """Whether every forward reader is a layer, perhaps behind a Transpose."""
     return all(
-        node.op_type in PRODUCTS
-        or (node.op_type == "Transpose" and _is_multiplied(node.outputs[0]))
+        traits(node).product or (node.op_type == "Transpose" and _is_multiplied(node.outputs[0]))
         for node in readers(weight)
         if phase(node) == "forward"
     )

@@ -17,15 +17,11 @@ from onnx_ir.passes.common import (
 )
 
 from bnnopt.analysis.batch import scaled, symbolic, with_batch
-from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types, is_static, is_view
+from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types, is_static, is_view, traits
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.training_step import Role, TrainingStep, role
 
 SMALL = 4096  # elements of a value that is worked out beforehand
-_MOVES = {  # what takes float16 as it is: it copies, casts, or asks for a shape
-    *("Cast", "CastLike", "Concat", "Expand", "Gather", "Pad", "Shape", "Size", "Slice", "Split"),
-    "Transpose",
-}
 
 
 def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
@@ -73,7 +69,7 @@ def _compute_wide(graph: ir.Graph, opset: int) -> None:
     number = itertools.count()
     for node in list(graph):
         halves = [i for i, value in enumerate(node.inputs) if _is_half(value)]
-        if node.op_type in _MOVES or is_view(node) or not halves:
+        if traits(node).moves_halves or is_view(node) or not halves:
             continue
         for i in halves:
             wide = _cast(node.inputs[i], ir.DataType.FLOAT, opset, f"wide.{next(number)}")
@@ -139,7 +135,7 @@ def _work_out(node: ir.Node, opset: int) -> None:
         return
     if any(math.prod(dims(output)) > SMALL for output in named):
         return
-    shape_only = node.op_type in ("Shape", "Size")
+    shape_only = traits(node).reads_shape
     known = [_elements(value, shape_only) for value in node.inputs]
     if any(a is None for a, value in zip(known, node.inputs, strict=True) if value is not None):
         return
@@ -195,7 +191,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
 
 def _casts_nothing(node: ir.Node) -> bool:
     """Whether the node casts to the type that its input has; onnxruntime drops such nodes."""
-    if node.op_type not in ("Cast", "CastLike") or node.outputs[0].is_graph_output():
+    if not traits(node).casts or node.outputs[0].is_graph_output():
         return False
     return dtype(node.inputs[0]) == dtype(node.outputs[0])
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from bnnopt.analysis import PRODUCTS
 from bnnopt.errors import UsageError
+from bnnopt.ops import traits
 from bnnopt.training_step import Role, is_constant, role, set_role
 
 
@@ -85,7 +85,7 @@ def layers_of(graph: ir.Graph) -> dict[ir.Value, int]:
         if sources and all(v in behind for v in sources):
             behind.update(dict.fromkeys(node.outputs, used))
             continue
-        n_layers += bool(used) and node.op_type in PRODUCTS
+        n_layers += bool(used) and traits(node).product
         for parameter in used:
             layers.setdefault(parameter, max(n_layers - 1, 0))
     return layers

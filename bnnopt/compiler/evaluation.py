@@ -8,9 +8,8 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from bnnopt.artifact import scaled_shapes, with_batch
-from bnnopt.ops import Emitter, dtype, infer_types
+from bnnopt.ops import Emitter, dtype, infer_types, traits
 from bnnopt.passes import PASSES, run_passes
-from bnnopt.passes.shared.precision import READS_HALVES
 from bnnopt.passes.shared.rewriting import redirect
 from bnnopt.plan import make_plan
 from bnnopt.training_step import PERSISTENT, TrainingStep, readers, store_as
@@ -73,7 +72,7 @@ def _adopt_storage(evaluation: TrainingStep, training: TrainingStep) -> None:
 
 def _retype(step: TrainingStep, value: ir.Value, stored: ir.DataType) -> None:
     """Give an input another type, and its readers what they read before."""
-    users = {node for node in readers(value) if node.op_type not in READS_HALVES}
+    users = {node for node in readers(value) if not traits(node).packs_halves}
     before = dtype(value)
     store_as(value, stored)
     if not users:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from bnnopt.analysis import PRODUCTS
 from bnnopt.errors import UsageError
 from bnnopt.frontend.normalize import ForwardGraph
-from bnnopt.ops import Emitter, dims, packed_row_bytes
+from bnnopt.ops import Emitter, dims, packed_row_bytes, traits
 from bnnopt.training_step import Role, readers, role, set_role
 
 
@@ -57,7 +56,7 @@ def _products(signs: ir.Value) -> list[ir.Node]:
     """The products that read the signs as their weight, as they are or transposed."""
     found: list[ir.Node] = []
     for node in readers(signs):
-        if node.op_type in PRODUCTS:
+        if traits(node).product:
             found.append(node)
         elif node.op_type in ("Transpose", "Binarize"):
             found += _products(node.outputs[0])

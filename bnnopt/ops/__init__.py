@@ -10,6 +10,7 @@ from bnnopt.ops.operator import (
     DOMAIN,
     DOMAIN_VERSION,
     MIN_OPSET,
+    Form,
     InferenceError,
     Operator,
     dims,
@@ -19,8 +20,9 @@ from bnnopt.ops.operator import (
 )
 from bnnopt.ops.packing import n_index_bits
 from bnnopt.ops.pow2 import pow2_row_bytes
-from bnnopt.ops.registry import OPERATORS, POW2_FORMS, functions_for, is_binarization, is_view
+from bnnopt.ops.registry import OPERATORS, family, form, functions_for, in_form, is_binarization
 from bnnopt.ops.shapes import ShapeError
+from bnnopt.ops.traits import Cheap, Layer, Traits, is_view, plain, traits
 from bnnopt.ops.updates import fused_name
 from bnnopt.ops.windows import Window, window
 
@@ -29,16 +31,22 @@ __all__ = [
     "DOMAIN_VERSION",
     "MIN_OPSET",
     "OPERATORS",
-    "POW2_FORMS",
+    "Cheap",
     "Emitter",
+    "Form",
     "InferenceError",
+    "Layer",
     "Operator",
     "ShapeError",
+    "Traits",
     "Window",
     "dims",
     "dtype",
+    "family",
+    "form",
     "functions_for",
     "fused_name",
+    "in_form",
     "infer_types",
     "ints",
     "is_binarization",
@@ -46,6 +54,8 @@ __all__ = [
     "is_view",
     "n_index_bits",
     "packed_row_bytes",
+    "plain",
     "pow2_row_bytes",
+    "traits",
     "window",
 ]

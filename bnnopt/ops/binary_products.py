@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, ints, packed_row_bytes
+from bnnopt.ops.operator import Form, Operator, TypedDims, dims, dtype, ints, packed_row_bytes
 from bnnopt.ops.windows import output_shape
 
 
@@ -126,6 +126,8 @@ BINARY_CONV_WEIGHT_GRAD_SIGNS = Operator(
         signs = bnnopt.BinarizePack <zero = 1.0> (dw)
     """,
     type_rule=_weight_grad_signs,
+    family="BinaryConvWeightGrad",
+    form=Form.SIGNS,
 )
 
 BINARY_CONV_INPUT_GRAD = Operator(
@@ -197,6 +199,8 @@ BINARY_GEMM_WEIGHT_GRAD_SIGNS = Operator(
         signs = bnnopt.BinarizePack <zero = 1.0> (dw)
     """,
     type_rule=_weight_grad_signs,
+    family="BinaryGemmWeightGrad",
+    form=Form.SIGNS,
 )
 
 BINARY_GEMM_INPUT_GRAD = Operator(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, ints
+from bnnopt.ops.operator import Form, Operator, TypedDims, dims, dtype, ints
 from bnnopt.ops.windows import output_shape
 
 
@@ -44,6 +44,8 @@ REAL_CONV = Operator(
         y = Cast <to: int = @dtype> (wide)
     """,
     type_rule=_real_conv,
+    family="Conv",
+    form=Form.TYPED,
 )
 
 CONV_INPUT_GRAD = Operator(

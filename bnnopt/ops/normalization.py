@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, packed_row_bytes
+from bnnopt.ops.operator import Form, Operator, TypedDims, dims, dtype, packed_row_bytes
 
 
 def _training(node: ir.Node) -> list[TypedDims]:
@@ -231,6 +231,8 @@ L1_BATCH_NORMALIZATION_TRAINING = Operator(
     body=_training_body(_L1_VARIANCE),
     type_rule=_training,
     in_place={0: 0},
+    family="BatchNormalizationTraining",
+    form=Form.L1,
 )
 
 L1_BATCH_NORMALIZATION_GRAD = Operator(
@@ -244,6 +246,8 @@ L1_BATCH_NORMALIZATION_GRAD = Operator(
     body=_grad_body(_L1_DIRECTION),
     type_rule=_grad,
     in_place={0: 0},
+    family="BatchNormalizationGrad",
+    form=Form.L1,
 )
 
 # The four pairs of a sign bit and a mask bit, one of them 1: (4, N, C, L), pair sign + 2 mask.
@@ -351,6 +355,8 @@ L1_BATCH_NORMALIZATION_SIGNS = Operator(
     signature="L1BatchNormalizationSigns" + _SIGNS_SIGNATURE,
     body=_signs_body("L1BatchNormalizationTraining", "directions"),
     type_rule=_signs,
+    family="BatchNormalizationSigns",
+    form=Form.L1,
 )
 
 BATCH_NORMALIZATION_SIGNS_GRAD = Operator(

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Flag, auto
 
 import onnx
 import onnx_ir as ir
@@ -17,6 +18,19 @@ MIN_OPSET = 18  # the bodies use ReduceSum/ReduceMean with axes as input and Bit
 Dims = tuple[int, ...]
 TypedDims = tuple[ir.DataType, Dims]
 TypeRule = Callable[[ir.Node], Sequence[TypedDims]]
+
+
+class Form(Flag):
+    """How an operator differs from that of its family which it computes the same as."""
+
+    PLAIN = 0
+    HALF = auto()  # weights and states in float16
+    SIGNS = auto()  # reads or gives sign bits where the plain one has floats
+    POW2 = auto()  # reads dy as packed powers of two
+    L1 = auto()  # by mean absolute deviations
+    PACKED = auto()  # gives or reads packed places where the plain one has indices
+    TYPED = auto()  # gives the type that an attribute names
+    FUSED = auto()  # an optimiser step behind the product that makes its gradient
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,8 @@ class Operator:
         The dtype and shape of every output, from a node whose inputs are typed.
     in_place : mapping of int to int
         Output index to the index of the input whose buffer it may take over.
+    family, form : str, Form
+        The plain operator that it is a form of, and which form; see `registry.in_form`.
     """
 
     summary: str
@@ -42,6 +58,13 @@ class Operator:
     body: str
     type_rule: TypeRule
     in_place: Mapping[int, int] = field(default_factory=dict)
+    family: str = ""
+    form: Form = Form.PLAIN
+
+    @property
+    def base(self) -> str:
+        """The family: the name of the plain operator, its own if it is that."""
+        return self.family or self.name
 
     @property
     def name(self) -> str:

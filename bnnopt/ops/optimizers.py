@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.operator import MIN_OPSET, Operator, TypedDims, dims, dtype, like, passed_on
+from bnnopt.ops.operator import MIN_OPSET, Form, Operator, TypedDims, dims, dtype, like, passed_on
 
 SGD_STEP = Operator(
     summary="""next_w = w - lr dw: stochastic gradient descent.
@@ -330,6 +330,8 @@ def _of_halves(base: Operator) -> Operator:
         """,
         type_rule=base.type_rule,
         in_place=base.in_place,
+        family=base.base,
+        form=base.form | Form.HALF,
     )
 
 
@@ -354,6 +356,8 @@ def _of_signs(base: Operator) -> Operator:
         """,
         type_rule=base.type_rule,
         in_place=base.in_place,
+        family=base.base,
+        form=base.form | Form.SIGNS,
     )
 
 
@@ -414,6 +418,8 @@ HALF_BOP_STEP = Operator(
     """,
     type_rule=_bop,
     in_place={0: 0, 1: 2},
+    family="BopStep",
+    form=Form.HALF,
 )
 
 RULES = (SGD_STEP, MOMENTUM_STEP, ADAM_STEP, ADAMW_STEP, FIRST_MOMENT_STEP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, ints, packed_row_bytes
+from bnnopt.ops.operator import Form, Operator, TypedDims, dims, dtype, ints, packed_row_bytes
 
 
 def _max_pool_grad(node: ir.Node) -> list[TypedDims]:
@@ -69,6 +69,8 @@ PACKED_MAX_POOL = Operator(
         > (indices, origin)
     """,
     type_rule=_packed_max_pool,
+    family="MaxPool",
+    form=Form.PACKED,
 )
 
 PACKED_MAX_POOL_GRAD = Operator(
@@ -90,6 +92,8 @@ PACKED_MAX_POOL_GRAD = Operator(
         dx = bnnopt.MaxPoolGrad <input_shape: ints = @input_shape> (dy, indices)
     """,
     type_rule=_max_pool_grad,
+    family="MaxPoolGrad",
+    form=Form.PACKED,
 )
 
 OPERATORS = (MAX_POOL_GRAD, PACKED_MAX_POOL, PACKED_MAX_POOL_GRAD)

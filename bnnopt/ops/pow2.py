@@ -15,7 +15,16 @@ import re
 import onnx_ir as ir
 
 from bnnopt.ops import binary_products
-from bnnopt.ops.operator import Dims, Operator, TypedDims, dims, ints, packed_row_bytes, passed_on
+from bnnopt.ops.operator import (
+    Dims,
+    Form,
+    Operator,
+    TypedDims,
+    dims,
+    ints,
+    packed_row_bytes,
+    passed_on,
+)
 
 N_EXPONENT_BITS = 4
 DECODED = "dy_packed, dy_unit"  # what the products read in the place of dy
@@ -171,6 +180,8 @@ def _reading_pow2(plain: Operator) -> Operator:
         {rounding}
     """,
         type_rule=plain.type_rule,
+        family=plain.base,
+        form=plain.form | Form.POW2,
     )
 
 
@@ -196,5 +207,3 @@ PRODUCTS = (
     BINARY_GEMM_INPUT_GRAD_POW2,
 )
 OPERATORS = (POW2_PACK, POW2_UNPACK, *PRODUCTS)
-POW2_PRODUCTS = {operator.name.removesuffix("Pow2"): operator.name for operator in PRODUCTS}
-"""The products that read dy, to the operators that read it packed."""

@@ -21,7 +21,7 @@ from bnnopt.ops import (
     pow2,
     updates,
 )
-from bnnopt.ops.operator import DOMAIN, Operator
+from bnnopt.ops.operator import DOMAIN, Form, Operator
 
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
@@ -43,15 +43,22 @@ OPERATORS: dict[str, Operator] = {
     for operator in module.OPERATORS
 }
 
-# What reads dy, to the operator that reads it as packed powers of two.
-POW2_FORMS = {**pow2.POW2_PRODUCTS, **updates.POW2_UPDATES}
-
-VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+_BY_FORM = {(operator.base, operator.form): name for name, operator in OPERATORS.items()}
 
 
-def is_view(node: ir.Node) -> bool:
-    """Whether the node's output is its first input's buffer under another shape."""
-    return node.domain == "" and node.op_type in VIEWS
+def family(node: ir.Node) -> str:
+    """The name of the plain operator that a node's operator is, or is a form of."""
+    return OPERATORS[node.op_type].base if node.domain == DOMAIN else node.op_type
+
+
+def form(node: ir.Node) -> Form:
+    """The form of a node's operator."""
+    return OPERATORS[node.op_type].form if node.domain == DOMAIN else Form.PLAIN
+
+
+def in_form(base: str, wanted: Form) -> str | None:
+    """The operator of family `base` in a form; None where there is none."""
+    return _BY_FORM.get((base, wanted))
 
 
 def is_binarization(node: ir.Node) -> bool:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from bnnopt.ops.binary_products import BINARY_CONV_WEIGHT_GRAD, BINARY_GEMM_WEIGHT_GRAD
 from bnnopt.ops.convolution import CONV_WEIGHT_GRAD
-from bnnopt.ops.operator import MIN_OPSET, Operator, TypeRule, dims, dtype, passed_on
+from bnnopt.ops.operator import MIN_OPSET, Form, Operator, TypeRule, dims, dtype, passed_on
 from bnnopt.ops.optimizers import OF_BITS, OF_FLOATS, OF_SIGNS
 from bnnopt.ops.pow2 import BINARY_CONV_WEIGHT_GRAD_POW2, BINARY_GEMM_WEIGHT_GRAD_POW2
 
@@ -24,6 +24,8 @@ class _Product(NamedTuple):
     """What makes a weight gradient: its name, inputs and attributes, and the statement in ONNX."""
 
     name: str
+    family: str
+    form: Form
     inputs: tuple[str, ...]
     attributes: tuple[str, ...]
     statement: str
@@ -33,7 +35,14 @@ class _Product(NamedTuple):
         """An operator of this domain."""
         made = operator.function(MIN_OPSET)
         call = f"bnnopt.{operator.name} {passed_on(made.attribute)} ({', '.join(made.input)})"
-        return cls(operator.name, (*made.input,), (*made.attribute,), f"raw = {call}")
+        return cls(
+            operator.name,
+            operator.base,
+            operator.form,
+            (*made.input,),
+            (*made.attribute,),
+            f"raw = {call}",
+        )
 
 
 _GRADIENTS = (
@@ -44,7 +53,7 @@ _GRADIENTS = (
     CONV_WEIGHT_GRAD,
 )
 PRODUCTS = tuple(map(_Product.of, _GRADIENTS))
-DENSE = _Product("Gemm", ("a", "b"), (), "raw = Gemm <transA = 1> (a, b)")
+DENSE = _Product("Gemm", "Gemm", Form.PLAIN, ("a", "b"), (), "raw = Gemm <transA = 1> (a, b)")
 
 # How the gradient dw of a step comes from what the product sums, `raw`, by its kind; and the
 # attributes that this needs beside the step's own.
@@ -113,6 +122,8 @@ def _fused(
         """,
         type_rule=_type_rule(in_place, 2 + more if step in OF_BITS else 0),
         in_place=in_place,
+        family=fused_name(product.family, step.base),
+        form=product.form | step.form | Form.FUSED,
     )
 
 
@@ -122,10 +133,3 @@ OPERATORS = tuple(
     for product in (*PRODUCTS, *((DENSE,) if steps is OF_FLOATS else ()))
     for step in steps
 )
-POW2_UPDATES = {
-    fused_name(plain.name, step.name): fused_name(f"{plain.name}Pow2", step.name)
-    for plain in (BINARY_CONV_WEIGHT_GRAD, BINARY_GEMM_WEIGHT_GRAD)
-    for steps, *_ in _KINDS
-    for step in steps
-}
-"""Those that read dy, to the same that read it packed."""

@@ -18,7 +18,8 @@ _FREE, _SCRATCH = -1, -2
 _MAY_OVERWRITE = frozenset(
     {"Abs", "Add", "Clip", "Div", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mul"}
     | {"Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where"}
-    | {"Binarize", "Ternarize", "Dropout", "ClipGrad", "ReluGrad", "ApproxSignGrad"}
+    | {"Binarize", "Ternarize", "StraightThrough", "Dropout", "ClipGrad", "ReluGrad"}
+    | {"ApproxSignGrad"}
     | {"SwishSignGrad", "MaskedGrad", "BitmapReluGrad", "SoftmaxCrossEntropyGrad"}
     | {"BatchNormalizationTraining", "BatchNormalizationGrad", "BatchNormalizationSignsGrad"}
     | {"L1BatchNormalizationTraining", "L1BatchNormalizationGrad", "BatchNormalizationApply"}

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, VariableClass, buffers, classify, saved_bytes, size_bytes
-from bnnopt.ops import dtype
+from bnnopt.ops import dtype, traits
 from bnnopt.plan.arena import Interval, place
 from bnnopt.plan.workspace import workspace_bytes
-from bnnopt.runtime.executor import GROWING
 from bnnopt.training_step import TrainingStep
 
 
@@ -85,7 +84,7 @@ def make_plan(step: TrainingStep) -> MemoryPlan:
 
 def _spill_bytes(nodes: list[ir.Node]) -> int:
     """Bytes of the values of all bitmap-coded tensors without a zero, the 0 in front included."""
-    dense = [node.inputs[0] for node in nodes if node.op_type in GROWING]
+    dense = [node.inputs[0] for node in nodes if traits(node).grows]
     return sum(size_bytes(x) + math.ceil(dtype(x).itemsize) for x in dense if x is not None)
 
 

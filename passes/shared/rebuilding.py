@@ -7,11 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from bnnopt.ops import Emitter, dims
+from bnnopt.ops import Emitter, dims, family
 from bnnopt.training_step import readers
-
-# With the statistics that these leave, BatchNormalizationApply gives their output again.
-BATCH_NORMS = frozenset({"BatchNormalizationTraining", "L1BatchNormalizationTraining"})
 
 FARTHEST = 1000  # steps behind a value that are looked at: no chain worth rebuilding is as long
 
@@ -101,6 +98,11 @@ class Rebuilder:
         return done[value]
 
 
+def is_batch_norm(node: ir.Node) -> bool:
+    """Whether BatchNormalizationApply gives its output again, with the statistics it leaves."""
+    return family(node) == "BatchNormalizationTraining"
+
+
 def packed_form(value: ir.Value) -> ir.Value | None:
     """The sign bits of `value`, where the sign-pack pass keeps them."""
     packs = [node for node in readers(value) if node.op_type == "SignPack"]
@@ -110,14 +112,14 @@ def packed_form(value: ir.Value) -> ir.Value | None:
 
 def _sources(node: ir.Node) -> list[ir.Value | None]:
     """What a copy of the node reads: of a batch norm the statistics that it found."""
-    if node.op_type in BATCH_NORMS:
+    if is_batch_norm(node):
         return [*node.inputs[:3], *node.outputs[3:5]]
     return list(node.inputs)
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None], emit: Emitter) -> ir.Value:
     name = f"{node.outputs[0].name}.rebuilt"
-    if node.op_type in BATCH_NORMS:
+    if is_batch_norm(node):
         dtype = node.attributes["dtype"].as_int()
         return emit("BatchNormalizationApply", *inputs, name=name, dtype=dtype)
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}

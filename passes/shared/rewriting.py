@@ -5,10 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bnnopt.analysis import is_kept
-from bnnopt.ops import Emitter, is_view
+from bnnopt.ops import Emitter, is_view, traits
 from bnnopt.training_step import TrainingStep, phase
-
-_BY_MASK = frozenset({"ClipGrad", "MaskedGrad", "ReluGrad"})  # one bit an element does for them
 
 
 def insert_after_definition(step: TrainingStep, value: ir.Value, nodes: list[ir.Node]) -> None:
@@ -74,5 +72,5 @@ def late_beyond_mask(views: list[ir.Value]) -> list[tuple[ir.Value, ir.Node]]:
         for value in views
         if is_kept(value)
         for node in late(value)
-        if node.op_type not in _BY_MASK and not is_view(node)
+        if not traits(node).by_mask and not is_view(node)
     ]

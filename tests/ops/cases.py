@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 
-from bnnopt.ops import n_index_bits
-from bnnopt.ops.pow2 import POW2_PRODUCTS
+from bnnopt.ops import OPERATORS, Form, in_form, n_index_bits
 from tests.ops.harness import Array, Attribute, Case
 from tests.ops.oracles import Geometry, clear_bias, max_pool, window_origin
 
@@ -293,7 +292,8 @@ def pow2_cases() -> list[Case]:
         pack = case("Pow2Pack", note, x)
         table += [pack, case("Pow2Unpack", note, *pack.twin, shape=list(x.shape[1:]))]
     for product in binary_product_cases():
-        form = POW2_PRODUCTS.get(product.operator)
+        plain = OPERATORS[product.operator]
+        form = in_form(plain.base, plain.form | Form.POW2)
         if form is not None and product.note in ("same", "everything", "odd"):
             dtypes = (1, 10) if "InputGrad" in form else (1,)
             table += [packed_dy(form, product, dtype) for dtype in dtypes]

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bnnopt.ops import OPERATORS
-from bnnopt.ops.registry import VIEWS
+from bnnopt.ops.traits import having
 from bnnopt.runtime.kernels.reference import run
 from bnnopt.runtime.kernels.reference.parts import TILES
 from bnnopt.runtime.kernels.reference.table import KERNELS
@@ -21,7 +21,13 @@ Oracle = Callable[..., list[Array]]
 
 RNG = np.random.default_rng(20240229)
 NAN, INF = np.nan, np.inf
-SHARING = {*VIEWS, "Expand", "Slice", "Split", "Transpose"}  # may hand out what they were given
+SHARING = {
+    *having("view"),
+    "Expand",
+    "Slice",
+    "Split",
+    "Transpose",
+}  # may hand out what they were given
 
 
 @dataclass(frozen=True)

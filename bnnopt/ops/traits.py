@@ -1,0 +1,267 @@
+"""What passes, analyses, plan and front ends ask of an operator, standard or of the domain.
+
+One row an operator that has any trait; an operator without a row has none, which is always safe: it
+is kept, computed once, in float32, with memory of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, Flag, auto
+
+import onnx_ir as ir
+
+from bnnopt.ops.operator import DOMAIN
+from bnnopt.ops.registry import OPERATORS
+
+
+class Layer(Enum):
+    """A product of an input and a weight, by where the weight has its axes."""
+
+    CONV = auto()  # (M, C / group, *kernel)
+    DENSE = auto()  # (K, M), or (M, K) with transB
+    TRANSPOSED = auto()  # (C, M / group, *kernel)
+
+
+class Cheap(Flag):
+    """Where an operator may run a second time instead of keeping what it gave."""
+
+    NEVER = 0
+    OF_WEIGHTS = auto()  # in what depends on weights alone
+    BESIDE_PRODUCTS = auto()  # in the rebuild of a binary product: around it, or behind its weight
+    BEHIND_PRODUCTS = auto()  # between a binary product and a batch norm that keeps its input
+    OF_MAPS = auto()  # between a batch norm and the layer that reads what was made of it
+
+
+_WEIGHTS, _MAPS = Cheap.OF_WEIGHTS, Cheap.OF_MAPS
+_BESIDE, _BEHIND = Cheap.BESIDE_PRODUCTS, Cheap.BEHIND_PRODUCTS
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Of one operator; inputs and outputs by their index.
+
+    Attributes
+    ----------
+    view : bool
+        The output is the first input's buffer under another shape.
+    layer : Layer, optional
+        It is a convolution or a matrix product, forward.
+    on_bits : bool
+        A layer that reads both operands as bits.
+    gives_signs : bool
+        Every element of the output is -1 or +1.
+    selects : bool
+        The first output holds elements of the inputs, and no others.
+    in_place : bool
+        Standard operators: element i of the output depends on no other element of an input of its
+        shape, which it may overwrite. Those of the domain say so in `Operator.in_place`.
+    cheap : Cheap
+        Where it may be computed twice.
+    by_mask : bool
+        Of its second input it needs one bit an element.
+    makes_mask : bool
+        What it packs is a mask or an index, not signs.
+    compared_input, map_input, dy_input : int, optional
+        The input that it only compares with bounds; a map that it reads in float32, float16 or
+        int16; a gradient that it reads in float32 or float16, giving dx in the same type. Sums are
+        float32.
+    gives_dx, gives_dw : bool
+        The gradient of a layer's input, or of its weight as floats or signs.
+    packs_halves : bool
+        Packs the bits of a weight in float32 or float16.
+    follows_type : bool
+        The output has the type of the inputs, float16 as well.
+    read_widened : bool
+        Reads a float16 map behind a cast.
+    moves_halves : bool
+        Takes float16 on onnxruntime as it is: it copies, casts, or asks for a shape.
+    reads_shape : bool
+        Reads no element.
+    casts : bool
+        Gives the elements of the first input in another type.
+    retains_input : bool
+        The paper's static rule counts its input as retained.
+    grows : bool
+        The size of an output depends on the data.
+    second_moment : bool
+        An optimiser step with a second moment.
+    settings : frozenset of int
+        Inputs that set the behaviour: a float initialiser there is no weight.
+    stretches : bool
+        Numpy broadcasting of two inputs.
+    """
+
+    view: bool = False
+    layer: Layer | None = None
+    on_bits: bool = False
+    gives_signs: bool = False
+    selects: bool = False
+    in_place: bool = False
+    cheap: Cheap = Cheap.NEVER
+    by_mask: bool = False
+    makes_mask: bool = False
+    compared_input: int | None = None
+    map_input: int | None = None
+    dy_input: int | None = None
+    gives_dx: bool = False
+    gives_dw: bool = False
+    packs_halves: bool = False
+    follows_type: bool = False
+    read_widened: bool = False
+    moves_halves: bool = False
+    reads_shape: bool = False
+    casts: bool = False
+    retains_input: bool = False
+    grows: bool = False
+    second_moment: bool = False
+    settings: frozenset[int] = frozenset()
+    stretches: bool = False
+
+    @property
+    def product(self) -> bool:
+        """Whether it is a layer of which weight gradients and binary forms are known."""
+        return self.layer in (Layer.CONV, Layer.DENSE)
+
+
+NONE = Traits()
+
+_STANDARD: dict[str, Traits] = {
+    "Abs": Traits(in_place=True, cheap=_WEIGHTS | _BESIDE),
+    "Add": Traits(
+        stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS, follows_type=True
+    ),
+    "And": Traits(cheap=_WEIGHTS),
+    "AveragePool": Traits(cheap=_BESIDE | _BEHIND, read_widened=True, retains_input=True),
+    "BatchNormalization": Traits(in_place=True),
+    "Cast": Traits(cheap=_WEIGHTS | _BESIDE | _BEHIND, moves_halves=True, casts=True),
+    "CastLike": Traits(settings=frozenset({1}), moves_halves=True, casts=True),
+    "Ceil": Traits(cheap=_WEIGHTS),
+    "Clip": Traits(
+        settings=frozenset({1, 2}), in_place=True, cheap=_WEIGHTS | _MAPS, retains_input=True
+    ),
+    "Concat": Traits(selects=True, moves_halves=True),
+    "Conv": Traits(layer=Layer.CONV),
+    "ConvTranspose": Traits(layer=Layer.TRANSPOSED),
+    "Div": Traits(stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND),
+    "Equal": Traits(cheap=_WEIGHTS),
+    "Dropout": Traits(settings=frozenset({1})),
+    "Exp": Traits(in_place=True, cheap=_WEIGHTS),
+    "Expand": Traits(cheap=_WEIGHTS, moves_halves=True),
+    "Flatten": Traits(view=True),
+    "Floor": Traits(cheap=_WEIGHTS),
+    "Gather": Traits(selects=True, moves_halves=True),
+    "Gemm": Traits(layer=Layer.DENSE),
+    "GlobalAveragePool": Traits(read_widened=True, retains_input=True),
+    "Greater": Traits(cheap=_WEIGHTS),
+    "GreaterOrEqual": Traits(cheap=_WEIGHTS),
+    "HardSigmoid": Traits(in_place=True, cheap=_MAPS, retains_input=True),
+    "HardSwish": Traits(in_place=True, cheap=_MAPS, retains_input=True),
+    "Identity": Traits(view=True),
+    "LeakyRelu": Traits(in_place=True, cheap=_MAPS, retains_input=True),
+    "Less": Traits(cheap=_WEIGHTS),
+    "LessOrEqual": Traits(cheap=_WEIGHTS),
+    "Log": Traits(in_place=True),
+    "MatMul": Traits(layer=Layer.DENSE),
+    "Max": Traits(cheap=_WEIGHTS),
+    "MaxPool": Traits(selects=True, cheap=_BESIDE | _BEHIND, follows_type=True),
+    "Min": Traits(cheap=_WEIGHTS),
+    "Mul": Traits(stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS),
+    "Neg": Traits(in_place=True, cheap=_WEIGHTS),
+    "Not": Traits(cheap=_WEIGHTS),
+    "Or": Traits(cheap=_WEIGHTS),
+    "OneHot": Traits(settings=frozenset({2})),
+    "PRelu": Traits(in_place=True, cheap=_MAPS, retains_input=True),
+    "Pad": Traits(settings=frozenset({2}), moves_halves=True),
+    "Pow": Traits(settings=frozenset({1}), in_place=True, cheap=_WEIGHTS),
+    "Reciprocal": Traits(in_place=True),
+    "ReduceMax": Traits(cheap=_WEIGHTS),
+    "ReduceMean": Traits(cheap=_WEIGHTS | _BESIDE),
+    "ReduceMin": Traits(cheap=_WEIGHTS),
+    "ReduceSum": Traits(cheap=_WEIGHTS),
+    "Relu": Traits(in_place=True, cheap=_MAPS, follows_type=True, retains_input=True),
+    "Reshape": Traits(view=True),
+    "Resize": Traits(settings=frozenset({1, 2})),
+    "Round": Traits(cheap=_WEIGHTS),
+    "Shape": Traits(moves_halves=True, reads_shape=True),
+    "Sigmoid": Traits(in_place=True, cheap=_WEIGHTS | _MAPS, retains_input=True),
+    "Sign": Traits(cheap=_WEIGHTS),
+    "Size": Traits(moves_halves=True, reads_shape=True),
+    "Slice": Traits(selects=True, moves_halves=True),
+    "Split": Traits(selects=True, moves_halves=True),
+    "Sqrt": Traits(in_place=True, cheap=_WEIGHTS),
+    "Squeeze": Traits(view=True),
+    "Sub": Traits(stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS),
+    "Tanh": Traits(in_place=True, cheap=_WEIGHTS, retains_input=True),
+    "Transpose": Traits(selects=True, cheap=_WEIGHTS | _BESIDE, moves_halves=True),
+    "Unsqueeze": Traits(view=True),
+    "Where": Traits(in_place=True, cheap=_WEIGHTS),
+}
+
+_OWN: dict[str, Traits] = {
+    "Binarize": Traits(gives_signs=True, cheap=_WEIGHTS | _BESIDE, read_widened=True),
+    "Ternarize": Traits(cheap=_WEIGHTS),
+    "ClipGrad": Traits(by_mask=True, compared_input=1, dy_input=0),
+    "ReluGrad": Traits(by_mask=True, compared_input=1, dy_input=0),
+    "ApproxSignGrad": Traits(read_widened=True),
+    "SwishSignGrad": Traits(read_widened=True),
+    "RealConv": Traits(layer=Layer.CONV),
+    "ConvInputGrad": Traits(dy_input=0, gives_dx=True),
+    "ConvWeightGrad": Traits(dy_input=1, gives_dw=True),
+    "ConvTapSums": Traits(dy_input=0),
+    "PackBits": Traits(makes_mask=True),
+    "SignPack": Traits(packs_halves=True),
+    "SignUnpack": Traits(gives_signs=True, cheap=_WEIGHTS | _BESIDE),
+    "BinarizePack": Traits(packs_halves=True),
+    "RangePack": Traits(makes_mask=True, packs_halves=True),
+    "MaskedGrad": Traits(by_mask=True, dy_input=0),
+    "MaxPoolGrad": Traits(dy_input=0),
+    "PackedMaxPool": Traits(selects=True, makes_mask=True),
+    "PackedMaxPoolGrad": Traits(dy_input=0),
+    "BitmapPack": Traits(grows=True),
+    "PrunedBitmapPack": Traits(grows=True),
+    "BitmapConvWeightGrad": Traits(dy_input=2),
+    "BatchNormalizationTraining": Traits(cheap=_MAPS, map_input=0),
+    "BatchNormalizationApply": Traits(map_input=0),
+    "BatchNormalizationGrad": Traits(map_input=1, dy_input=0),
+    "L1BatchNormalizationTraining": Traits(cheap=_MAPS, map_input=0),
+    "L1BatchNormalizationGrad": Traits(map_input=1, dy_input=0),
+    "BatchNormalizationSigns": Traits(map_input=0),
+    "L1BatchNormalizationSigns": Traits(map_input=0),
+    "BatchNormalizationSignsGrad": Traits(dy_input=0),
+    "L1BatchNormalizationPoolGrad": Traits(dy_input=0),
+    "AdamStep": Traits(second_moment=True),
+    "AdamWStep": Traits(second_moment=True),
+    "BinaryConv": Traits(on_bits=True),
+    "BinaryConvWeightGrad": Traits(dy_input=1, gives_dw=True),
+    "BinaryConvWeightGradSigns": Traits(dy_input=1, gives_dw=True),
+    "BinaryConvInputGrad": Traits(dy_input=0, gives_dx=True),
+    "BinaryGemm": Traits(on_bits=True),
+    "BinaryGemmWeightGrad": Traits(dy_input=1, gives_dw=True),
+    "BinaryGemmWeightGradSigns": Traits(dy_input=1, gives_dw=True),
+    "BinaryGemmInputGrad": Traits(dy_input=0, gives_dx=True),
+}
+
+
+def traits(node: ir.Node) -> Traits:
+    """What is known of the operator of a node."""
+    if node.domain == DOMAIN:
+        return _OWN.get(node.op_type, NONE)
+    return NONE if node.domain else _STANDARD.get(node.op_type, NONE)
+
+
+def plain(node: ir.Node) -> Traits:
+    """What is known of the plain operator of which that of a node is a form."""
+    base = OPERATORS[node.op_type].base if node.domain == DOMAIN else node.op_type
+    return _OWN.get(base, _STANDARD.get(base, NONE))
+
+
+def is_view(node: ir.Node) -> bool:
+    """Whether the node's output is its first input's buffer under another shape."""
+    return traits(node).view
+
+
+def having(trait: str) -> frozenset[str]:
+    """The names of all operators that have a trait, by the name of its attribute."""
+    rows, default = {**_STANDARD, **_OWN}, getattr(NONE, trait)
+    return frozenset(name for name, row in rows.items() if getattr(row, trait) != default)
