@@ -79,7 +79,7 @@ def read_program(folder: StrPath, kind: str) -> Program:
     path = os.path.join(folder, program_file(kind))
     try:
         return Program.from_json(_text(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error!r}); {AGAIN}") from None
 
 

@@ -19,6 +19,7 @@ from bnnopt.runtime.executor import (
 )
 from bnnopt.runtime.format import CONSTANTS_FILE, EVALUATION, TRAINING, program_file
 from bnnopt.runtime.library import default_threads, set_threads
+from bnnopt.runtime.program_check import check_runnable
 
 
 class Memory(NamedTuple):
@@ -76,6 +77,9 @@ class NativeBackend:
         self._persistent, self._constants = persistent.values(), constants.values()
         self.training = read_program(folder, TRAINING)
         self.evaluation = read_program(folder, EVALUATION)
+        buffers = {"persistent": persistent, "constant": constants}
+        for kind, program in ((TRAINING, self.training), (EVALUATION, self.evaluation)):
+            check_runnable(program, buffers, os.path.join(folder, program_file(kind)))
         self.arena = aligned_empty(max(self.training.arena_bytes, self.evaluation.arena_bytes))
         self._train = Executor(self.training, persistent, constants, self.arena)
         self._predict = Executor(self.evaluation, persistent, constants, self.arena)

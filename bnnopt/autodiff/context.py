@@ -47,8 +47,9 @@ class Context:
 
     def x(self, index: int = 0) -> ir.Value:
         """Input `index`."""
-        value = self.node.inputs[index]
-        assert value is not None
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        if value is None:
+            raise UnknownInput(f"input {index} is left out, expected a value")
         return value
 
     def y(self, index: int = 0) -> ir.Value:

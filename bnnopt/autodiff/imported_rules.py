@@ -32,7 +32,9 @@ def standard(node: Node) -> Results:
     if node.proto.op_type in OPERATORS and node.proto.op_type != "Dropout":
         raise UnknownInput("ONNX has no such operator")
     inputs, attributes = node.values(), node.attributes()
-    texts = {k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()}
+    texts = {
+        k: v.decode(errors="replace") if isinstance(v, bytes) else v for k, v in attributes.items()
+    }
     if all(value is None or is_constant(value) for value in inputs):
         return _folded(node, inputs)
     n_outputs = len(node.proto.output)
@@ -236,7 +238,7 @@ def _matches(forward: ir.Node, inputs: Sequence[Operand], attributes: Mapping[st
 def _text(value: object) -> object:
     """Attributes as one type each: texts, and lists for sequences."""
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode(errors="replace")
     return list(value) if isinstance(value, tuple | list) else value
 
 

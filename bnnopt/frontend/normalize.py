@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.errors import ModelError, UsageError
-from bnnopt.frontend.read import one_line
+from bnnopt.frontend.read import array_of, one_line
 from bnnopt.ops import DOMAIN, Emitter, InferenceError, ShapeError, dims, infer_types
 from bnnopt.training_step import Role, is_constant, readers, set_role
 
@@ -135,7 +135,7 @@ def _split_weights(proto: onnx.ModelProto, path: Path) -> dict[str, NDArray[np.f
                 "export the model in float32"
             )
         if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in settings:
-            weights[tensor.name] = _array(tensor, path)
+            weights[tensor.name] = array_of(tensor, path)
         else:
             kept.append(tensor)
     data = [value for value in proto.graph.input if value.name not in weights]
@@ -150,16 +150,6 @@ def _split_weights(proto: onnx.ModelProto, path: Path) -> dict[str, NDArray[np.f
     )
     del proto.graph.value_info[:]
     return weights
-
-
-def _array(tensor: onnx.TensorProto, path: Path) -> NDArray[np.float32]:
-    try:
-        return onnx.numpy_helper.to_array(tensor)
-    except ValueError as error:
-        raise ModelError(
-            f"{path}: initializer {tensor.name!r} is damaged: {one_line(error)}; "
-            "export or copy the file again"
-        ) from None
 
 
 def _name_nodes(graph: ir.Graph) -> None:

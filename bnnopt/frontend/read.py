@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 
 from bnnopt.errors import ModelError
 from bnnopt.frontend.composed import write_out
@@ -120,7 +121,34 @@ def parse(path: Path) -> onnx.ModelProto:
         ) from None
     if not model.ir_version or not model.graph.node:
         raise ModelError(f"{path}: not an ONNX file: it holds no graph; export or copy it again")
+    _check_names(model.graph, path)
     return model
+
+
+def array_of(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
+    """The elements of an initializer.
+
+    Raises
+    ------
+    ModelError
+        If its type, shape and bytes do not fit one another.
+    """
+    try:
+        return onnx.numpy_helper.to_array(tensor)
+    except Exception as error:  # it raises whatever numpy does with a wrong type, shape or length
+        raise ModelError(
+            f"{path}: initializer {tensor.name!r} is damaged: {one_line(error)}; "
+            "export or copy the file again"
+        ) from None
+
+
+def _check_names(graph: onnx.GraphProto, path: Path) -> None:
+    """Names that are no text come back as bytes."""
+    names = [name for node in graph.node for name in (node.name, *node.input, *node.output)]
+    names += [entry.name for entry in (*graph.input, *graph.output, *graph.initializer)]
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise ModelError(f"{path}: the name {wrong[0]!r} is no text; export or copy it again")
 
 
 def _checked_opset(model: onnx.ModelProto, path: Path) -> int:

@@ -32,7 +32,7 @@ from bnnopt.frontend.checkpoint import Checkpoint, read_checkpoint
 from bnnopt.frontend.estimators import Estimators
 from bnnopt.frontend.lint import lint
 from bnnopt.frontend.normalize import ForwardGraph, normalize
-from bnnopt.frontend.read import checked, one_line, parse
+from bnnopt.frontend.read import array_of, checked, one_line, parse
 from bnnopt.ops import Emitter
 from bnnopt.training_step import Role, role, set_role
 
@@ -223,9 +223,7 @@ class _Split:
         self._forward = [node for node in nodes if needed.intersection(node.output)]
         others = (n for n in nodes if not needed.intersection(n.output))
         self.backward = [node for node in others if node.op_type not in ACCUMULATORS]
-        self.constants = {
-            t.name: onnx.numpy_helper.to_array(t) for t in self.model.graph.initializer
-        }
+        self.constants = {t.name: array_of(t, self.path) for t in self.model.graph.initializer}
         self._check_inputs()
         self.auxiliary = {
             name: (node.output[0], index)

@@ -178,3 +178,35 @@ def test_a_damaged_training_graph(
         bnnopt.optimize(folder, batch_size=4)
     except BnnoptError as error:
         assert "\n" not in str(error)  # noqa: PT017 - most of these are refused, some do no harm
+
+
+def _damaged(edit: Callable[[onnx.TensorProto], None]) -> Change:
+    def apply(model: onnx.ModelProto) -> None:
+        edit(next(t for t in model.graph.initializer if t.dims))
+
+    return apply
+
+
+def _huge(tensor: onnx.TensorProto) -> None:
+    tensor.dims[0] = 1 << 40
+
+
+def _of_no_type(tensor: onnx.TensorProto) -> None:
+    tensor.data_type = 99
+
+
+def _cut(tensor: onnx.TensorProto) -> None:
+    tensor.raw_data = tensor.raw_data[:-1] or b"x"
+
+
+@pytest.mark.parametrize("edit", [_huge, _of_no_type, _cut])
+def test_damaged_constants(folder: Path, edit: Callable[[onnx.TensorProto], None]) -> None:
+    change(folder / TRAINING, _damaged(edit))
+    assert "is damaged" in refused(folder)
+
+
+def test_a_name_that_is_no_text(folder: Path) -> None:
+    path = folder / TRAINING
+    name = onnx.load(path).graph.node[0].output[0].encode()
+    path.write_bytes(path.read_bytes().replace(name, b"\xff" * len(name)))
+    assert "is no text" in refused(folder)
