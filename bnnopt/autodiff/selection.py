@@ -64,9 +64,10 @@ def _matching(parameters: list[ir.Value], patterns: Sequence[str], option: str) 
 
 def _in_last_layers(graph: ir.Graph, last: int) -> set[ir.Value]:
     layers = layers_of(graph)
-    if last < 1:
-        raise UsageError(f"--last {last}: expected a number of layers, at least 1")
-    first = max(layers.values(), default=0) - last + 1
+    n_layers = max(layers.values(), default=-1) + 1
+    if not 1 <= last <= n_layers:
+        raise UsageError(f"--last {last}: expected a number of layers, 1 to {n_layers}")
+    first = n_layers - last
     return {value for value, layer in layers.items() if layer >= first}
 
 

@@ -199,6 +199,27 @@ def inspect(source: Path, html_file: Path | None, json_file: str | None, **optio
 
 
 @cli.command()
+@click.argument("first", metavar="FOLDER|REPORT", type=click.Path(path_type=Path))
+@click.argument("second", metavar="FOLDER|REPORT", type=click.Path(path_type=Path))
+@json_option
+def compare(first: Path, second: Path, json_file: str | None) -> None:
+    """Show the memory of two compiled steps side by side.
+
+    Each is a folder that optimize wrote, or a report of its --json.
+
+    \b
+    Example:
+      bnnopt compare out out
+    """
+    check_json_target(json_file)
+    reports = [_read_report(path) if path.is_dir() else _parsed(path) for path in (first, second)]
+    from bnnopt.report.comparison import Comparison
+
+    found = Comparison(str(first), str(second), *reports)
+    answer(json_file, found.to_dict(), found.render())
+
+
+@cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--backend",
@@ -305,12 +326,21 @@ def _read_report(folder: Path) -> dict[str, Any]:
     from bnnopt.runtime.artifact import check_files, read_artifact
 
     check_files(folder, read_artifact(folder), [REPORT_FILE, "training.onnx"])
-    path = folder / REPORT_FILE
+    return _parsed(folder / REPORT_FILE)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """A report, from its file."""
     try:
         report: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); optimize again") from None
-    return report
+        if report["schema"] == 1 and {"optimized", "passes"} <= report.keys():
+            return report
+        reason = f"schema {report['schema']}, expected 1"
+    except OSError as error:
+        reason = str(error.strerror)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        reason = "not a report of optimize --json"
+    raise ArtifactError(f"{path}: cannot be read ({reason}); optimize again")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

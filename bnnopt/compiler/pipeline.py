@@ -196,6 +196,8 @@ def optimize(
         static=StaticSum.of(reference, records),
         binarized=forward.binarized,
         notes=forward.notes,
+        trained=_elements(reference, Role.PARAMETER),
+        frozen=_elements(reference, Role.FROZEN),
     )
     about = _about(built, training, report, chosen)
     weights = {n: _stored(n, forward.weights[n], about.dtypes[n]) for n in about.weights}
@@ -297,6 +299,11 @@ def _about(built: Built, training: TrainingStep, report: Report, settings: Setti
         pruning=_pruning(built.reference, settings),
         files={},
     )
+
+
+def _elements(step: TrainingStep, kind: Role) -> dict[str, int]:
+    """The weights of a role, by name, and how many numbers each holds."""
+    return {str(value.name): math.prod(dims(value)) for value in step.inputs(kind)}
 
 
 def _latent(reference: TrainingStep) -> list[str]:

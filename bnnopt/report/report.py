@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,6 +54,8 @@ class Report:
         The ledger, in order.
     static : StaticSum
         The paper's static sum, before and after.
+    trained, frozen : mapping of str to int
+        Weights by name, with their elements: those that are trained, and those that are not.
     """
 
     model: str
@@ -66,6 +68,8 @@ class Report:
     static: StaticSum
     binarized: Sequence[Binarized]
     notes: Sequence[str]
+    trained: Mapping[str, int]
+    frozen: Mapping[str, int]
 
     @property
     def ratio(self) -> float:
@@ -87,6 +91,8 @@ class Report:
             "paper_rule": self.static.to_dict(),
             "ratio": self.ratio,
             "binarized": [{"name": b.name, "ste": b.ste, "zero": b.zero} for b in self.binarized],
+            "trained": list(self.trained),
+            "frozen": list(self.frozen),
         }
 
     def to_json(self) -> str:

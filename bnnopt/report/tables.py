@@ -117,15 +117,20 @@ class BeforeAfter:
     bytes_after: int
 
 
-def before_after(title: str, rows: Sequence[BeforeAfter], totals: Sequence[BeforeAfter]) -> Listing:
+def before_after(
+    title: str,
+    rows: Sequence[BeforeAfter],
+    totals: Sequence[BeforeAfter],
+    names: tuple[str, str] = ("before", "after"),
+) -> Listing:
     """A table in the form of Wang et al.: data types and bytes, before and after; then totals."""
     columns = [
         Column(""),
         Column("type", optional=True),
-        Column("before", is_figure=True),
+        Column(names[0], is_figure=True),
         Column("type", optional=True),
-        Column("after", is_figure=True),
-        Column("ratio", is_figure=True, optional=True),
+        Column(names[1], is_figure=True),
+        Column("ratio", is_figure=True),
     ]
     cells = [_before_after_cells(row, with_ratio=False) for row in rows]
     cells += [_before_after_cells(row, with_ratio=True) for row in totals]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from rich.console import Group, RenderableType
@@ -128,9 +128,17 @@ def _remarks(report: Report) -> Text:
         f"{report.ratio:.2f}x smaller",
         f"after: arena {size(new.arena_bytes)}, weights and state {size(new.persistent_bytes)}",
         f"binarized tensors: {kinds or 'none'}",
+        f"trained: {_weights(report.trained)}",
+        *([f"not trained: {_weights(report.frozen)}"] if report.frozen else []),
         *(f"note: {note}" for note in report.notes),
     ]
     return Text("\n".join(lines))
+
+
+def _weights(elements: Mapping[str, int], most: int = 4) -> str:
+    """How many, and the first names."""
+    names = [*elements][:most] + ([".."] if len(elements) > most else [])
+    return f"{len(elements)} tensors, {sum(elements.values()):,} numbers: {', '.join(names)}"
 
 
 def _choices(report: Report) -> Group:

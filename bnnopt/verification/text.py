@@ -29,4 +29,13 @@ def render_verification(found: Verification, title: str) -> RenderableType:
             "and comes no nearer than the reference's own signs"
         )
     verdict = f"bit-equal: {'yes' if found.bit_equal else 'no'} ({expected})"
-    return Group(Listing(title, columns, rows), Text(), Text(verdict), Text(note, "dim"))
+    outcome = f"FAIL: {found.defect}" if found.defect else f"PASS: {_promise(found)}"
+    lines = Text(verdict), Text(note, "dim"), Text(outcome, "bold")
+    return Group(Listing(title, columns, rows), Text(), *lines)
+
+
+def _promise(found: Verification) -> str:
+    """What was kept."""
+    if found.min_cosine is None:
+        return "bit-equal to the reference"
+    return "every gradient is as near to the reference's as the lossy passes promise"

@@ -66,6 +66,8 @@ REPORT = {
     },
     "ratio": float,
     "binarized": [{"name": str, "ste": str, "zero": str}],
+    "trained": [str],
+    "frozen": [str],
 }
 
 

@@ -63,6 +63,7 @@ def test_bit_equal(bnnopt: Cli, small: Path, backend: str) -> None:
     found = bnnopt("verify", small, "--backend", backend)
     assert (found.exit_code, found.stderr) == (0, "")
     assert "bit-equal: yes" in found.stdout
+    assert found.stdout.rstrip().endswith("PASS: bit-equal to the reference")
     assert f"2 steps on {backend}" in found.stdout
 
 
