@@ -15,6 +15,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     FLOAT16,
     Arrays,
     Attributes,
+    KernelCall,
     call,
     covered,
     integer,
@@ -45,9 +46,14 @@ def relu_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: 
     return _map("relu_grad", dy, y, outputs[0])
 
 
-def relu(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`elementwise.relu`; a zero of either sign becomes +0."""
-    return _map("relu", inputs[0], None, outputs[0])
+def activation(name: str, by: str = "", **kinds: str) -> KernelCall:
+    """The C function `name` of one input; or that of `kinds` which the attribute `by` chooses."""
+
+    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+        kind = kinds.get(str(attributes[by])) if by in attributes else name
+        return kind is not None and _map(kind, inputs[0], None, outputs[0])
+
+    return run
 
 
 def clip(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:

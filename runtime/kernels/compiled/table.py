@@ -110,7 +110,7 @@ COMPILED: dict[str, CompiledKernel] = {
     "Clip": CompiledKernel(elementwise.clip),
     "ClipGrad": CompiledKernel(elementwise.clip_grad, repeatable=True),
     "Dropout": CompiledKernel(elementwise.dropout),
-    "Relu": CompiledKernel(elementwise.relu, repeatable=True),
+    "Relu": CompiledKernel(elementwise.activation("relu"), repeatable=True),
     "ReluGrad": CompiledKernel(elementwise.relu_grad, repeatable=True),
     # sums, the loss, permuted axes
     "GlobalAveragePool": CompiledKernel(reduction.global_average_pool, repeatable=True),
