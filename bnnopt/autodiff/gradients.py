@@ -111,6 +111,38 @@ def softplus(g: Context) -> Grads:
     return {0: g.emit("Mul", g.dy, g.emit("Sigmoid", g.x()))}
 
 
+def gelu(g: Context) -> Grads:
+    """Forward: y = x Phi(x), or x (1 + tanh(u)) / 2 with u = a (x + b x^3), a = sqrt(2 / pi).
+
+    Backward: dx = dy (Phi(x) + x phi(x)), or dy ((1 + t) / 2 + x (1 - t^2) a (1 + 3 b x^2) / 2),
+    t = tanh(u).
+    """
+    approximate = g.node.attributes.get("approximate")
+    is_tanh = approximate is not None and approximate.as_string() == "tanh"
+    slope = _gelu_slope_by_tanh(g) if is_tanh else _gelu_slope(g)
+    return {0: g.emit("Mul", g.dy, slope)}
+
+
+def _gelu_slope(g: Context) -> ir.Value:
+    unit = g.emit("Erf", g.emit("Mul", g.x(), g.scalar(1 / math.sqrt(2))))
+    phi = g.emit("Mul", g.emit("Add", unit, g.scalar(1.0)), g.scalar(0.5))
+    square = g.emit("Mul", g.x(), g.x())
+    bell = g.emit("Exp", g.emit("Mul", square, g.scalar(-0.5)))
+    density = g.emit("Mul", bell, g.scalar(1 / math.sqrt(2 * math.pi)))
+    return g.emit("Add", phi, g.emit("Mul", g.x(), density))
+
+
+def _gelu_slope_by_tanh(g: Context) -> ir.Value:
+    a, b = math.sqrt(2 / math.pi), 0.044715
+    square = g.emit("Mul", g.x(), g.x())
+    line = g.emit("Add", g.emit("Mul", square, g.scalar(a * b)), g.scalar(a))
+    t = g.emit("Tanh", g.emit("Mul", g.x(), line))
+    half = g.emit("Mul", g.emit("Add", t, g.scalar(1.0)), g.scalar(0.5))
+    rest = g.emit("Sub", g.scalar(1.0), g.emit("Mul", t, t))
+    inner = g.emit("Add", g.emit("Mul", square, g.scalar(1.5 * a * b)), g.scalar(0.5 * a))
+    return g.emit("Add", half, g.emit("Mul", g.x(), g.emit("Mul", rest, inner)))
+
+
 def relu(g: Context) -> Grads:
     """Forward: y = max(x, 0). Backward: dx = dy where y > 0."""
     return {0: g.emit("ReluGrad", g.dy, g.y())}
@@ -592,6 +624,7 @@ GRADIENTS: dict[str, Rule] = {
     "Gather": gather,
     "Gemm": gemm,
     "GlobalAveragePool": global_average_pool,
+    "Gelu": gelu,
     "HardSigmoid": hard_sigmoid,
     "HardSwish": hard_swish,
     "LeakyRelu": leaky_relu,

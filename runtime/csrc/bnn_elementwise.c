@@ -2,6 +2,8 @@
 
    Every output may be the buffer of an input of the same size. Maps of half precision are worked on
    in float32, a block at a time, and rounded once. */
+#include <math.h>
+
 #include "bnn_half.h"
 
 struct map {
@@ -71,6 +73,10 @@ ELEMENTWISE(binarize_minus, a[i] > 0 ? 1.0f : -1.0f)
 ELEMENTWISE(clip_grad, a[i] * (float)((b[i] >= s) & (b[i] <= t)))
 ELEMENTWISE(relu_grad, a[i] * (b[i] > 0 ? 1.0f : 0.0f))
 ELEMENTWISE(relu, a[i] <= 0 ? 0.0f : a[i]) /* NaN stays */
+/* erfc, not 1 + erf: it keeps its digits where a is below 0. */
+ELEMENTWISE(gelu, 0.5f * a[i] * erfcf(-0.70710678118654752f * a[i]))
+ELEMENTWISE(gelu_tanh, 0.5f * a[i] * (1 + tanhf(0.79788456080286536f *
+                                                (a[i] + 0.044715f * a[i] * a[i] * a[i]))))
 ELEMENTWISE(clip_low, a[i] < s ? s : a[i])
 ELEMENTWISE(clip_high, a[i] > t ? t : a[i])
 ELEMENTWISE(clip, (a[i] < s ? s : a[i]) > t ? t : (a[i] < s ? s : a[i]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -173,6 +173,8 @@ ELEMENTWISE = [
     *(_unary(op) for op in ("Neg", "Exp", "Erf", "Sigmoid", "Tanh", "Softplus")),
     *(_unary(op, positive) for op in ("Sqrt", "Log", "Reciprocal")),
     *(_unary(op, near) for op in ("Abs", "Relu", "HardSwish")),
+    replace(_unary("Gelu"), opset=20),
+    replace(_unary("Gelu", normal, "<approximate = \"tanh\">", "tanh"), opset=20),
     _unary("LeakyRelu", near),
     _unary("LeakyRelu", near, "<alpha = 0.3>", "alpha"),
     _unary("HardSigmoid", near),

@@ -50,6 +50,7 @@ BOUNDS = {
     "BatchNormalizationSignsGrad": 1e-5,
     "BatchNormalizationTraining": 1e-5,
     "ConvTapSums": 1e-6,
+    "Gelu": 1e-6,  # the twin computes in float64
     "GlobalAveragePool": 1e-6,
     "L1BatchNormalizationGrad": 1e-5,
     "L1BatchNormalizationPoolGrad": 1e-5,
@@ -620,6 +621,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "ConvTapSums": conv_tap_sums,
     "Div": lambda s: arithmetic("Div", s),
     "Dropout": dropout,
+    "Gelu": lambda s: unary("Gelu", s, approximate=["none", "tanh"][s.integer(0, 1)]),
     "GlobalAveragePool": global_average,
     "L1BatchNormalizationGrad": lambda s: batch_normalization("L1BatchNormalizationGrad", s),
     "L1BatchNormalizationSigns": lambda s: batch_normalization_signs(

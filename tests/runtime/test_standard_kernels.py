@@ -143,6 +143,8 @@ ELEMENTWISE = [
     case("Sigmoid", SPECIAL),
     case("Sigmoid", f(2, 3)),
     case("Tanh", SPECIAL),
+    *(case("Gelu", a, opset=20) for a in (FINITE, 3 * f(2, 3))),
+    *(case("Gelu", a, opset=20, approximate="tanh") for a in (FINITE, 3 * f(2, 3))),
     case("HardSigmoid", FINITE),
     case("HardSigmoid", f(2, 3), alpha=0.4, beta=0.3),
     case("HardSwish", 3 * f(2, 3)),

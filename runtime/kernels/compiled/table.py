@@ -110,6 +110,10 @@ COMPILED: dict[str, CompiledKernel] = {
     "Clip": CompiledKernel(elementwise.clip),
     "ClipGrad": CompiledKernel(elementwise.clip_grad, repeatable=True),
     "Dropout": CompiledKernel(elementwise.dropout),
+    "Gelu": CompiledKernel(
+        elementwise.activation("gelu", "approximate", none="gelu", tanh="gelu_tanh"),
+        repeatable=True,
+    ),
     "Relu": CompiledKernel(elementwise.activation("relu"), repeatable=True),
     "ReluGrad": CompiledKernel(elementwise.relu_grad, repeatable=True),
     # sums, the loss, permuted axes

@@ -138,6 +138,20 @@ def sigmoid(x: Array) -> Array:
     return np.asarray(np.where(x < 0, e, 1) / (1 + e)).astype(x.dtype, copy=False)
 
 
+@np.errstate(all="ignore")
+def gelu(x: Array, *, approximate: str = "none") -> Array:
+    """Return x Phi(x), computed in float64: Phi by erf, or near it by tanh.
+
+    Source: Hendrycks and Gimpel, arXiv:1606.08415.
+    """
+    wide = x.astype(np.float64)
+    if approximate == "tanh":
+        phi = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
+    else:
+        phi = 0.5 * (1 + _vector_erf(wide / math.sqrt(2)))
+    return np.asarray(wide * phi).astype(x.dtype)
+
+
 def hard_sigmoid(x: Array, *, alpha: float = 0.2, beta: float = 0.5) -> Array:
     """alpha x + beta, limited to [0, 1]."""
     return np.asarray(np.clip(alpha * x + beta, 0, 1))

@@ -92,6 +92,7 @@ KERNELS: dict[str, NumpyKernel] = {
     "PRelu": NumpyKernel(elementwise.prelu, TILES),
     "Elu": NumpyKernel(elementwise.elu, TILES),
     "Sigmoid": NumpyKernel(elementwise.sigmoid, TILES),
+    "Gelu": NumpyKernel(elementwise.gelu, TILES),
     "Tanh": NumpyKernel(from_ufunc(np.tanh), TILES),
     "HardSigmoid": NumpyKernel(elementwise.hard_sigmoid, TILES),
     "HardSwish": NumpyKernel(elementwise.hard_swish, TILES),
