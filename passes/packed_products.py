@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_binary
+from bnnopt.analysis import ScaledSigns, is_binary, scaled_signs
 from bnnopt.ops import Emitter, Form, dims, in_form, ints, is_view, traits, window
 from bnnopt.ops.emit import Attribute
 from bnnopt.passes.infra.base import Pass, Trace
@@ -61,39 +60,6 @@ class PackedProducts(Pass):
         return count + sum(_signs_at_once(step, node) for node in packs)
 
 
-class _Signs(NamedTuple):
-    """A tensor of signs times numbers: `scales` are one number, or one for each row."""
-
-    signs: ir.Value
-    scales: tuple[ir.Value, ...] = ()
-
-    @property
-    def is_uniform(self) -> bool:
-        """Whether one number scales all of it."""
-        return all(math.prod(dims(scale)) == 1 for scale in self.scales)
-
-
-def _signs(value: ir.Value | None) -> _Signs | None:
-    """The signs and the scales that a value is the product of."""
-    if value is None or is_binary(value):
-        return None if value is None else _Signs(value)
-    node = value.producer()
-    if node is None or node.domain or node.op_type != "Mul":
-        return None
-    for part, scale in (node.inputs, node.inputs[::-1]):
-        found = _signs(part) if part is not None and dims(part) == dims(value) else None
-        if found is not None and scale is not None and _is_scale(scale, dims(value)):
-            return _Signs(found.signs, (*found.scales, scale))
-    return None
-
-
-def _is_scale(scale: ir.Value, shape: tuple[int, ...]) -> bool:
-    own = dims(scale)
-    if math.prod(own) == 1:
-        return len(own) <= len(shape)
-    return len(own) == len(shape) and own[0] == shape[0] and set(own[1:]) <= {1}
-
-
 class _Mapping:
     """One product, and the nodes that are to replace it."""
 
@@ -137,9 +103,9 @@ class _Mapping:
     def transposed(self, value: ir.Value) -> ir.Value | None:
         """The matrix that `value` is the transpose of, where it is binary, scaled perhaps."""
         source = _turned(value.producer())
-        return source if _signs(source) is not None else None
+        return source if scaled_signs(source) is not None else None
 
-    def scaled(self, value: ir.Value, *operands: _Signs) -> ir.Value:
+    def scaled(self, value: ir.Value, *operands: ScaledSigns) -> ir.Value:
         """`value`, whose second axis is that of the rows of the operands, times their scales."""
         column = [-1, *[1] * (len(dims(value)) - 2)]
         for scale in (scale for operand in operands for scale in operand.scales):
@@ -149,7 +115,7 @@ class _Mapping:
 
 
 def _conv(m: _Mapping) -> bool:
-    x, w = _signs(m.operand(0)), _signs(m.operand(1))
+    x, w = scaled_signs(m.operand(0)), scaled_signs(m.operand(1))
     if x is None or w is None or not x.is_uniform or len(dims(x.signs)) > 4:
         return False
     shape = window(m.node, dims(w.signs)[2:])
@@ -172,7 +138,7 @@ def _conv(m: _Mapping) -> bool:
 
 
 def _conv_weight_grad(m: _Mapping) -> bool:
-    x, dy = _signs(m.operand(0)), m.operand(1)
+    x, dy = scaled_signs(m.operand(0)), m.operand(1)
     if x is None or not x.is_uniform or len(dims(x.signs)) > 4:
         return False
     attributes = _own(m.node)
@@ -182,7 +148,7 @@ def _conv_weight_grad(m: _Mapping) -> bool:
 
 
 def _conv_input_grad(m: _Mapping) -> bool:
-    dy, w = m.operand(0), _signs(m.operand(1))
+    dy, w = m.operand(0), scaled_signs(m.operand(1))
     if w is None or len(dims(dy)) > 4:
         return False
     dy, shape = m.scaled(dy, w), list(dims(w.signs)[1:])
@@ -205,7 +171,7 @@ def _gemm(m: _Mapping) -> bool:
     source = m.transposed(b)
     if source is not None:
         b, b_turned = source, not b_turned
-    left, right = _signs(a), _signs(b)
+    left, right = scaled_signs(a), scaled_signs(b)
     if left is not None and not left.is_uniform:
         left = None
     if left is not None and right is not None and not a_turned and b_turned:
@@ -220,7 +186,7 @@ def _gemm(m: _Mapping) -> bool:
     return False
 
 
-def _dense(m: _Mapping, x: _Signs, w: _Signs) -> bool:
+def _dense(m: _Mapping, x: ScaledSigns, w: ScaledSigns) -> bool:
     y = m.make(
         "BinaryGemm",
         m.bits(x.signs),
@@ -235,7 +201,7 @@ def _dense(m: _Mapping, x: _Signs, w: _Signs) -> bool:
     return True
 
 
-def _dense_grad(m: _Mapping, dy: ir.Value, binary: _Signs, dy_turned: bool) -> bool:
+def _dense_grad(m: _Mapping, dy: ir.Value, binary: ScaledSigns, dy_turned: bool) -> bool:
     """dx = dy w, or dw = dy^T x."""
     if len(m.node.inputs) > 2 or (dy_turned and not binary.is_uniform):
         return False

@@ -23,6 +23,7 @@ class RebuildActivations(Pass):
     Backward:  d(batch_norm) reads x;  dw reads y, rebuilt from x and the shortcut right before it.
     Saves:     all bytes of y, for one or two passes over it.  Numbers: bit-exact: the statistics
                are kept, and the operators are the same.
+               The levels of a quantiser between them (a clip, a rounding) are rebuilt as well.
     Skips:     the chain of steps down to what is kept is longer than `longest`: then y is kept, and
                what follows is rebuilt from it.
     Source:    Chen et al., arXiv:1604.06174; Bulo et al., arXiv:1712.02616, which keeps y, not x.

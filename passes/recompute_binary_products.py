@@ -18,7 +18,7 @@ from bnnopt.ops import Cheap, Emitter, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rebuilding import Rebuilder
 from bnnopt.passes.shared.rewriting import late, redirect
-from bnnopt.training_step import TrainingStep
+from bnnopt.training_step import TrainingStep, is_constant
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,20 @@ class RecomputeBinaryProducts(Pass):
 def _may_copy(node: ir.Node) -> bool:
     if traits(node).product:
         return is_binary_product(node)
-    return is_view(node) or Cheap.BESIDE_PRODUCTS in traits(node).cheap
+    is_beside = Cheap.BESIDE_PRODUCTS in traits(node).cheap
+    return is_view(node) or is_beside or _is_of_weights(node)
+
+
+def _is_of_weights(node: ir.Node) -> bool:
+    """Whether the node is one of the cheap steps from a weight to the operand of a product."""
+    is_cheap = is_view(node) or Cheap.OF_WEIGHTS in traits(node).cheap
+    return is_cheap and all(
+        value is None
+        or is_persistent(value)
+        or is_constant(value)
+        or ((producer := value.producer()) is not None and _is_of_weights(producer))
+        for value in node.inputs
+    )
 
 
 def _ends_in_product(value: ir.Value | None) -> bool:

@@ -7,11 +7,19 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_binary, is_kept, saved
+from bnnopt.analysis import (
+    ScaledSigns,
+    is_binary,
+    is_kept,
+    is_persistent,
+    saved,
+    scaled_signs,
+)
 from bnnopt.ops import Emitter, dims
 from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.rebuilding import packed_form
 from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect
-from bnnopt.training_step import TrainingStep
+from bnnopt.training_step import TrainingStep, is_constant
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,8 @@ class SignPack(Pass):
 
     Forward:   xb = sign(x);  z = xb @ wb                 x: (N, K) float32, wb: (K, M)
     Backward:  dwb = xb.T @ dz reads the bits, unpacked right before it.
-    Saves:     32 bits an element of xb become 1.  Numbers: bit-exact.
+    Saves:     32 bits an element of xb become 1, also of a xb with a scale a that stays.
+    Numbers:   bit-exact.
     Skips:     a value that can be 0 (--sign-zero keep); a scalar; a view with other rows.
     Source:    Wang et al., arXiv:2102.04270, algorithm 2, line 1.
     """
@@ -37,6 +46,9 @@ class SignPack(Pass):
     def _pack(self, step: TrainingStep, trace: Trace, root: ir.Value, read: list[ir.Value]) -> int:
         if not read:
             return 0
+        scaled = scaled_signs(root)
+        if scaled is not None and scaled.scales and all(map(_stays, scaled.scales)):
+            return _pack_scaled(step, read, scaled)
         if not is_binary(root):
             producer = root.producer()
             if producer is not None and producer.op_type == "Ternarize":
@@ -46,11 +58,33 @@ class SignPack(Pass):
             return trace.skip(root, "a scalar has no rows of bits")
         if any(dims(value)[:1] != dims(root)[:1] for value in read):
             return trace.skip(root, "a reader sees it with other rows")
-        packed = _encode(step, root)
+        packed = packed_form(root) or _encode(step, root)
         for value in read:
             for node in late(value):
                 _decode(step, node, value, packed)
         return 1
+
+
+def _stays(scale: ir.Value) -> bool:
+    return is_constant(scale) or is_persistent(scale)
+
+
+def _pack_scaled(step: TrainingStep, read: list[ir.Value], scaled: ScaledSigns) -> int:
+    """Keep the bits of a scaled sign, and multiply by the scales again."""
+    signs = scaled.signs
+    if not dims(signs) or any(dims(value) != dims(signs) for value in read):
+        return 0
+    packed = packed_form(signs) or _encode(step, signs)
+    for value in read:
+        for node in late(value):
+            emit = Emitter(step.graph, "rebuild")
+            shape = list(dims(value)[1:])
+            rebuilt = emit("SignUnpack", packed, name=f"{value.name}.unpacked", shape=shape)
+            for scale in scaled.scales:
+                rebuilt = emit("Mul", rebuilt, scale, name=f"{value.name}.rebuilt")
+            redirect(node, value, rebuilt)
+            step.graph.insert_before(node, emit.nodes)
+    return 1
 
 
 def _encode(step: TrainingStep, root: ir.Value) -> ir.Value:

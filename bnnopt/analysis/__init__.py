@@ -25,11 +25,13 @@ from bnnopt.analysis.storage import (
     size_bytes,
 )
 from bnnopt.analysis.values import (
+    ScaledSigns,
     fan_in,
     integer_bound,
     is_binary,
     is_binary_product,
     real_weights,
+    scaled_signs,
 )
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "STANDARD",
     "Buffer",
     "PaperClass",
+    "ScaledSigns",
     "Scheme",
     "VariableClass",
     "buffers",
@@ -60,5 +63,6 @@ __all__ = [
     "roots",
     "saved",
     "saved_bytes",
+    "scaled_signs",
     "size_bytes",
 ]

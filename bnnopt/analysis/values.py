@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -26,6 +27,39 @@ def is_binary(value: ir.Value | None) -> bool:
     if is_view(producer) or traits(producer).selects:
         return value is producer.outputs[0] and is_binary(producer.inputs[0])
     return False
+
+
+class ScaledSigns(NamedTuple):
+    """A tensor of signs times numbers: `scales` are one number, or one for each row."""
+
+    signs: ir.Value
+    scales: tuple[ir.Value, ...] = ()
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether one number scales all of it."""
+        return all(math.prod(dims(scale)) == 1 for scale in self.scales)
+
+
+def scaled_signs(value: ir.Value | None) -> ScaledSigns | None:
+    """The signs and the scales that a value is the product of."""
+    if value is None or is_binary(value):
+        return None if value is None else ScaledSigns(value)
+    node = value.producer()
+    if node is None or node.domain or node.op_type != "Mul":
+        return None
+    for part, scale in (node.inputs, node.inputs[::-1]):
+        found = scaled_signs(part) if part is not None and dims(part) == dims(value) else None
+        if found is not None and scale is not None and _is_scale(scale, dims(value)):
+            return ScaledSigns(found.signs, (*found.scales, scale))
+    return None
+
+
+def _is_scale(scale: ir.Value, shape: tuple[int, ...]) -> bool:
+    own = dims(scale)
+    if math.prod(own) == 1:
+        return len(own) <= len(shape)
+    return len(own) == len(shape) and own[0] == shape[0] and set(own[1:]) <= {1}
 
 
 def is_binary_product(node: ir.Node) -> bool:

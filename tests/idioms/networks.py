@@ -135,11 +135,14 @@ class Case:
             loss.item(), {n: (z if p.grad is None else p.grad).numpy() for n, p, z in zeros}
         )
 
-    def compiled(self, level: str, ste: Sequence[str] = ()) -> Step:
-        """The momentum of plain SGD starts as the gradient."""
-        optimized = bnnopt.optimize(
+    def optimize(self, level: str, ste: Sequence[str] = ()) -> bnnopt.Optimized:
+        return bnnopt.optimize(
             self.path, batch_size=len(self.x), level=level, optimizer="sgd", ste=ste
         )
+
+    def compiled(self, level: str, ste: Sequence[str] = ()) -> Step:
+        """The momentum of plain SGD starts as the gradient."""
+        optimized = self.optimize(level, ste)
         folder = self.path.parent / level
         optimized.save(folder)
         session = bnnopt.TrainingSession(folder, threads=1)

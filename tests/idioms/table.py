@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.idioms.networks import Idiom, function
 
@@ -91,6 +91,44 @@ def lsq(x: Tensor, step: float = 0.3, low: int = -2, high: int = 1) -> Tensor:
     """LSQ (arXiv:1902.08153) with a fixed step."""
     v = (x / step).clamp(low, high)
     return ((v.round() - v).detach() + v) * step
+
+
+class Elastic(nn.Module):
+    """BiT's elastic binarisation (arXiv:2205.13016): scale and shift are trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.tensor([0.7])), nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = (x - self.shift) / self.scale
+        return self.scale * value_of(u.sign(), clip(u))
+
+
+class Pact(nn.Module):
+    """PACT (arXiv:1805.06085), equation 1, at 2 bits: the bound is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bound = nn.Parameter(torch.tensor([1.5]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = 0.5 * (x.abs() - (x - self.bound).abs() + self.bound)
+        return function(torch.round, torch.ones_like)(y * 3 / self.bound) * self.bound / 3
+
+
+class TrainedStep(nn.Module):
+    """LSQ (arXiv:1902.08153) with its trained step, whose gradient is scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor([0.3]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = self.step * 0.1
+        step = (self.step - scaled).detach() + scaled
+        v = (x / step).clamp(-2, 1)
+        return ((v.round() - v).detach() + v) * step
 
 
 def assigned(x: Tensor) -> Tensor:
@@ -174,6 +212,7 @@ ROWS: dict[str, Row] = {
     "scale on the right": Row(lambda w: sign(w) * mean_abs(w), on=WEIGHT),
     "one scale": Row(lambda w: w.abs().mean() * sign(w), on=WEIGHT),
     "constant scale": Row(lambda x: 0.3 * sign(x)),
+    "trained scale": Row(Elastic()),
     "IR-Net": Row(ir_net, on=WEIGHT),
     # more than signs
     "0 and 1": Row(lambda x: value_of((x > 0.5).to(x.dtype), x.clamp(0, 1)), packed=False),
@@ -187,7 +226,9 @@ ROWS: dict[str, Row] = {
     ),
     "DoReFa": Row(lambda x: k_bits(x.clamp(0, 1)), packed=False),
     "DoReFa weight": Row(dorefa_weight, packed=False, on=WEIGHT),
+    "PACT": Row(Pact(), packed=False),
     "LSQ": Row(lsq, packed=False),
+    "LSQ, trained step": Row(TrainedStep(), packed=False),
     "BitNet b1.58": Row(bitnet_weight, packed=False, on=WEIGHT),
     "BitNet activation": Row(bitnet_activation, packed=False, on=ACTIVATION),
     "either sign": Row(lambda x: torch.maximum(sign(x), sign(-x)), packed=False),

@@ -48,6 +48,38 @@ def test_every_place(name: str, place: str, net: str, tmp_path: Path) -> None:
     assert products.isdisjoint({"BinaryConv", "BinaryGemm"}) != ROWS[name].packed
 
 
+# A second mask is kept of the first; of the others, weights that are not rebuilt.
+LARGER = {"either sign", "BitNet b1.58", "power of two", "one hot"}
+SAMPLES = {
+    *(("where int", "activation"), ("constant scale", "activation"), ("DoReFa", "activation")),
+    *(("tanh", "activation"), ("ReActNet weight", "weight"), ("ternary", "weight")),
+}
+
+
+@pytest.fixture(scope="module")
+def of_signs(tmp_path_factory: pytest.TempPathFactory) -> int:
+    case = case_of("sign", "activation", "conv", tmp_path_factory.mktemp("signs"))
+    return case.optimize("O1").report.optimized.saved_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        pytest.param(*pair, marks=() if pair in SAMPLES else pytest.mark.slow)
+        for pair in PLACES
+        if pair[0] not in LARGER
+    ],
+)
+def test_no_more_is_kept_than_of_signs(
+    name: str, place: str, of_signs: int, tmp_path: Path
+) -> None:
+    """Signs are kept as bits, levels rebuilt from what the batch norm before them keeps."""
+    optimized = case_of(name, place, "conv", tmp_path).optimize("O1")
+    mask = 8 * 16 * 10 * 10 / 8  # bytes of one bit an element
+    assert optimized.report.optimized.saved_bytes <= of_signs + mask
+    assert optimized.report.baseline.saved_bytes > 2.5 * of_signs
+
+
 def test_another_gradient_is_told_apart(tmp_path: Path) -> None:
     """The negative control: the value is right, the estimator is not."""
     (tmp_path / "other").mkdir()

@@ -49,6 +49,18 @@ def test_weights_are_packed_where_nothing_rebuilds_them() -> None:
     assert not {"s1", "s2", "w2b", "w3b"} & kept(step)
 
 
+def test_a_scaled_sign_is_kept_as_bits() -> None:
+    """y = w (a sign(x)): the bits are kept, and a times them made again."""
+    text = """g (float[batch,5] x) => (float[batch,3] y) {
+        h = Mul (x, v) s = Sign (h) b = Mul (s, a) y = Gemm <transB = 1> (b, w) }"""
+    step = network(text, {"v": [5], "a": [1], "w": [3, 5]}).step()
+    assert {"s", "b"} <= kept(step)
+    apply(PASS, step)
+    assert not {"s", "b"} & kept(step)
+    assert "s.signs" in kept(step)
+    assert ops(step).count("SignPack") == 1
+
+
 def test_a_view_between_sign_and_product() -> None:
     """The Flatten stands between them: the bits are unpacked in the flat shape."""
     step = small("binary").step()
