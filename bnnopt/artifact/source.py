@@ -7,7 +7,7 @@ under the file's own names.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -23,7 +23,7 @@ _WEIGHTS = "bnnopt.weights"  # metadata: names that the graph has no values for
 
 
 def without_weights(
-    model: onnx.ModelProto, names: Sequence[str], sign_plus: bool
+    model: onnx.ModelProto, names: Sequence[str], plus: Collection[str]
 ) -> onnx.ModelProto:
     """The graph as it predicts, without the values of the weights that are named.
 
@@ -33,8 +33,8 @@ def without_weights(
         As the user's file has it; changed in place.
     names : sequence of str
         Initialisers, inputs, or outputs of Constant nodes; what is none of these is left out.
-    sign_plus : bool
-        Whether the network was trained with sign(0) = +1: then Sign is written so.
+    plus : collection of str
+        The Sign nodes that were trained with sign(0) = +1, by their name, or else their output's.
     """
     graph, wanted = model.graph, set(names)
     kept = [tensor for tensor in graph.initializer if tensor.name not in wanted]
@@ -46,8 +46,7 @@ def without_weights(
     _replace(graph.input, [value for value in graph.input if value.name not in wanted])
     for node in list(all_nodes(graph)):
         _set_inference(node)
-    if sign_plus:
-        _write_signs(graph)
+    _write_signs(graph, plus)
     del model.metadata_props[:]
     model.metadata_props.add(key=_WEIGHTS, value=json.dumps([n for n in names if n in had]))
     return model
@@ -95,9 +94,9 @@ def _set_inference(node: onnx.NodeProto) -> None:
         del node.input[2:]
 
 
-def _write_signs(graph: onnx.GraphProto) -> None:
+def _write_signs(graph: onnx.GraphProto, plus: Collection[str]) -> None:
     """Sign(x) as Where(x >= 0, 1, -1): what was trained where x is exactly 0."""
-    signs = [n for n in graph.node if n.op_type == "Sign" and n.domain in ("", "ai.onnx")]
+    signs = [n for n in graph.node if _is_sign(n) and (n.name or n.output[0]) in plus]
     if not signs:
         return
     one, minus, zero = "bnnopt.one", "bnnopt.minus_one", "bnnopt.zero"
@@ -114,6 +113,10 @@ def _write_signs(graph: onnx.GraphProto) -> None:
             onnx.helper.make_node("Where", [above, one, minus], [node.output[0]], node.name)
         )
     _replace(graph.node, written)
+
+
+def _is_sign(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Sign" and node.domain in ("", "ai.onnx")
 
 
 def _replace(repeated: Any, items: Sequence[Message]) -> None:

@@ -199,6 +199,28 @@ def inspect(source: Path, html_file: Path | None, json_file: str | None, **optio
 
 
 @cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@model_options
+@json_option
+def summary(model: Path, json_file: str | None, **options: Any) -> None:
+    """Show MODEL layer by layer: parameters, bits, multiplications, memory.
+
+    Figures are those of one sample; binary weights count as bits.
+
+    \b
+    Example:
+      bnnopt summary models/resnet-e-mini.onnx
+    """
+    check_json_target(json_file)
+    with progress() as say:
+        from bnnopt.compiler import summarize
+
+        say("reading the model")
+        found = summarize(model, **options)
+    answer(json_file, found.to_dict(), found.render())
+
+
+@cli.command()
 @click.argument("first", metavar="FOLDER|REPORT", type=click.Path(path_type=Path))
 @click.argument("second", metavar="FOLDER|REPORT", type=click.Path(path_type=Path))
 @json_option

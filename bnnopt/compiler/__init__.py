@@ -1,6 +1,7 @@
 """The compiler: from a file to a folder that a device runs."""
 
+from bnnopt.compiler.building import summarize
 from bnnopt.compiler.pipeline import Optimized, optimize
 from bnnopt.compiler.settings import Settings
 
-__all__ = ["Optimized", "Settings", "optimize"]
+__all__ = ["Optimized", "Settings", "optimize", "summarize"]

@@ -21,10 +21,12 @@ from bnnopt.autodiff import (
     make_optimizer,
     read_optimizer,
 )
-from bnnopt.compiler.settings import LOSS_NAMES, Settings
+from bnnopt.compiler.settings import LOSS_NAMES, Settings, check, with_options
 from bnnopt.errors import UsageError
 from bnnopt.frontend import ForwardGraph, load_artifacts, load_forward, own_graph
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
+from bnnopt.report.summary import Summary
+from bnnopt.report.summary import summarize as summarize_graph
 from bnnopt.training_step import TrainingStep
 
 Progress = Callable[[str], None]
@@ -42,10 +44,29 @@ class Built:
     source: onnx.ModelProto
 
 
+def summarize(model: str | Path, **options: object) -> Summary:
+    """A model layer by layer; options as `bnnopt.optimize` takes them.
+
+    Raises
+    ------
+    ModelError, UsageError
+        If the file cannot be read, or an option makes no sense.
+    """
+    chosen = with_options(Settings(), options)
+    check(chosen)
+    path = Path(model)
+    forward = load_forward(path, chosen.batch_size or 1, chosen.ste, _keeps_zero(chosen))
+    Selection(chosen.freeze, chosen.train, chosen.last).apply(forward.graph)
+    return summarize_graph(forward, path.name)
+
+
+def _keeps_zero(chosen: Settings) -> bool | None:
+    return None if chosen.sign_zero is None else chosen.sign_zero == "keep"
+
+
 def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     """From a forward model, by differentiation."""
-    keep_zero = None if chosen.sign_zero is None else chosen.sign_zero == "keep"
-    forward = load_forward(path, chosen.batch_size, chosen.ste, keep_zero)
+    forward = load_forward(path, chosen.batch_size, chosen.ste, _keeps_zero(chosen))
     optimizer = make_optimizer(
         chosen.optimizer or OPTIMIZERS[0], chosen.momentum, chosen.gamma, chosen.tau
     )

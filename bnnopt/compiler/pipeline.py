@@ -201,7 +201,8 @@ def optimize(
     )
     about = _about(built, training, report, chosen)
     weights = {n: _stored(n, forward.weights[n], about.dtypes[n]) for n in about.weights}
-    source = without_weights(built.source, about.weights, chosen.sign_zero != "keep")
+    plus = {found.name for found in forward.binarized if found.zero == "+1"}
+    source = without_weights(built.source, about.weights, plus)
     return Optimized(report, training, evaluation, reference, about, weights, source)
 
 

@@ -56,7 +56,7 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def own_graph(path: Path) -> onnx.ModelProto:
-    """The file's own content with all of its data, not checked any further.
+    """The file's own content with all of its data, functions of its own inlined.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def own_graph(path: Path) -> onnx.ModelProto:
     """
     model = parse(path)
     _load_external_data(model, path)
-    return model
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def checked(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
