@@ -74,7 +74,7 @@ def match_steps(node: ir.Node) -> Match | None:
     for _ in range(_N_STEPS_BACK):
         values = sample(y, source)
         if values is not None and dims(source) == dims(y) and source.dtype == y.dtype:
-            for is_mirrored in (False, True):
+            for is_mirrored in (False, True) if _may_be_mirrored(node, source) else (False,):
                 zero = _zero_of_sign(values, is_mirrored)
                 if zero is not None:
                     return _with_estimator(y, Match(source, zero, is_mirrored=is_mirrored))
@@ -149,6 +149,12 @@ def _with_estimator(y: ir.Value, match: Match) -> Match | None:
         return match
     ste = estimator_of(sample(y, match.source, smooth=True))
     return replace(match, ste=ste) if ste is not None else None
+
+
+def _may_be_mirrored(node: ir.Node, source: ir.Value) -> bool:
+    """Whether comparisons give -1 above 0: a sign that is negated has the gradient of its sign."""
+    cuts = _cuts(node.outputs[0], source)
+    return node.op_type not in ("Mul", "Neg") and all(cut.op_type in COMPARISONS for cut in cuts)
 
 
 def _cuts(y: ir.Value, source: ir.Value) -> set[ir.Node]:

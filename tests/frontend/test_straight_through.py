@@ -130,6 +130,21 @@ def test_steps_get_the_estimator_of_a_sign(tmp_path: Path) -> None:
         np.testing.assert_allclose(slope, expected)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "b = Sign (h) y = Neg (b)",
+        "c = GreaterOrEqual (h, zero) b = Where (c, one, minus) y = Mul (b, minus)",
+    ],
+)
+def test_a_negated_sign_has_the_negated_gradient(text: str, tmp_path: Path) -> None:
+    forward = forward_of(text, tmp_path)
+    assert [b.name for b in forward.binarized] == ["b"]
+    total, slope = step_of(forward)
+    assert total == -np.sign(X * W).sum()
+    np.testing.assert_allclose(slope, -1.0 * (abs(X * W) <= 1)[0])
+
+
 def test_a_mask_passes_no_gradient(tmp_path: Path) -> None:
     """A ReLU by hand."""
     forward = forward_of("c = Greater (h, zero) m = Cast <to = 1> (c) y = Mul (h, m)", tmp_path)
