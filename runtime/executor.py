@@ -180,7 +180,8 @@ def _refusal(step: StepSpec, error: Exception) -> UsageError | ArtifactError:
     reason = " ".join(str(error).split()) or type(error).__name__
     from bnnopt.runtime.kernels.reference.table import KERNELS
 
-    if KERNELS[step.operator].indexes and isinstance(error, IndexError):
+    row = KERNELS.get(step.operator)
+    if row is not None and row.indexes and isinstance(error, IndexError):
         return UsageError(f"{where}: {reason}; expected indices of the axis: look at the batch")
     return ArtifactError(f"{where}: cannot run: {reason}; optimize again")
 

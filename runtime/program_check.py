@@ -22,6 +22,15 @@ DTYPES = frozenset(
 )
 ROLES = frozenset({"data", "labels", "rate", "step"})
 MAX_RANK = 16
+# Where x (N, C, ...), w (M, C / group, ...) and y (N, M, ...) of real convolutions are: an input,
+# or -1 for the first output.
+CONVOLUTIONS = {
+    "Conv": (0, 1, -1),
+    "RealConv": (0, 1, -1),
+    "ConvInputGrad": (-1, 1, 0),
+    "ConvWeightGrad": (0, -1, 1),
+}
+FUSED_STEP = (1, 0, 2)  # of a weight gradient and the step of an optimiser
 MAX_ELEMENTS = 1 << 48
 
 
@@ -83,7 +92,7 @@ def _check_value(
 ) -> None:
     name = f"value {spec.name!r}"
     _require(spec.dtype in DTYPES, f"{name} is of type {spec.dtype!r}")
-    is_shape = len(spec.shape) <= MAX_RANK and all(_is_count(d, None) for d in spec.shape)
+    is_shape = len(spec.shape) <= MAX_RANK and all(_is_count(d, None) and d for d in spec.shape)
     _require(is_shape, f"{name} has shape {list(spec.shape)}")
     n_bytes = spec.n_bytes(program.batch_size)
     _require(n_bytes <= MAX_ELEMENTS, f"{name} takes {n_bytes} bytes")
@@ -110,6 +119,48 @@ def _check_step(step: StepSpec, program: Program) -> None:
     fits = _is_count(start) and _is_count(n_bytes) and start + n_bytes <= program.arena_bytes
     _require(fits, f"the scratch memory of {name} leaves the arena")
     _require(not step.is_view or len(used) >= 2, f"{name} is a view of nothing")
+    places = CONVOLUTIONS.get(step.operator)
+    if step.operator.startswith("Conv") and step.operator.endswith("Step"):
+        places = FUSED_STEP if "Bop" not in step.operator else None  # whose weights are bits
+    if places is not None:
+        _check_convolution(step, program, places)
+
+
+def _check_convolution(step: StepSpec, program: Program, places: tuple[int, int, int]) -> None:
+    """Its kernel takes the geometry from two of x, w and y, and reads the third by it."""
+    values = [*step.inputs, *step.outputs]
+    first = len(step.inputs)
+    x, w, y = (
+        program.values[values[i if i >= 0 else first - i - 1]].shape_at(program.batch_size)
+        for i in places
+    )
+    group, n = int(step.attributes.get("group", 1)), len(x) - 2  # type: ignore[arg-type]
+    fits = n > 0 and len(w) == len(y) == len(x) and group > 0
+    fits = fits and (x[0], w[0], w[1] * group) == (y[0], y[1], x[1]) and w[0] % group == 0
+    _require(fits and _fits_windows(step, x, w, y), f"step {step.name!r}: {x}, {w} give no {y}")
+
+
+def _fits_windows(
+    step: StepSpec, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]
+) -> bool:
+    n = len(x) - 2
+    strides, dilations = (_ints(step, name, [1] * n) for name in ("strides", "dilations"))
+    pads = _ints(step, "pads", [0] * 2 * n)
+    if (len(strides), len(dilations), len(pads)) != (n, n, 2 * n) or min(strides + dilations) < 1:
+        return False
+    if step.attributes.get("auto_pad", "NOTSET") != "NOTSET":
+        return all(a == -(-b // s) for a, b, s in zip(y[2:], x[2:], strides, strict=True))
+    return all(
+        y[i + 2]
+        == (x[i + 2] + pads[i] + pads[n + i] - dilations[i] * (w[i + 2] - 1) - 1) // strides[i] + 1
+        for i in range(n)
+    )
+
+
+def _ints(step: StepSpec, name: str, default: list[int]) -> list[int]:
+    found = step.attributes.get(name, default)
+    assert isinstance(found, list)
+    return [int(number) for number in found]
 
 
 def _is_count(number: object, least: int | None = 0) -> bool:

@@ -1,0 +1,116 @@
+"""Programs that would leave their memory: refused when opened, whatever the checksums say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+import bnnopt
+from bnnopt import TrainingSession
+from bnnopt.errors import ArtifactError
+from bnnopt.models import names
+from bnnopt.runtime.format import fields_checksum, file_checksum
+from tests.graphs import write
+from tests.zoo import build_small
+
+PLAN = "training.plan.json"
+NETWORK = """g (float[batch,3,8,8] x) => (float[batch,3] y) {
+    c = Conv <pads = [1, 1, 1, 1]> (x, w, b)
+    r = Relu (c)
+    p = GlobalAveragePool (r)
+    f = Flatten (p)
+    y = Gemm <transB = 1> (f, v)
+}"""
+WEIGHTS = {"w": [4, 3, 3, 3], "b": [4], "v": [3, 4]}
+Edit = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scratch = tmp_path_factory.mktemp("net")
+    bnnopt.optimize(write(NETWORK, WEIGHTS, scratch), batch_size=4).save(scratch / "out")
+    return scratch / "out"
+
+
+def crafted(whole: Path, folder: Path, edit: Edit) -> Path:
+    """A copy with another program, and the checksums that belong to it."""
+    shutil.copytree(whole, folder)
+    program = json.loads((folder / PLAN).read_text())
+    edit(program)
+    (folder / PLAN).write_text(json.dumps(program))
+    about = json.loads((folder / "artifact.json").read_text())
+    version = about.pop("format")
+    del about["checksum"]
+    about["files"][PLAN] = file_checksum(folder / PLAN)
+    about |= {"checksum": fields_checksum(about), "format": version}
+    (folder / "artifact.json").write_text(json.dumps(about))
+    return folder
+
+
+def value(program: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(entry for entry in program["values"] if entry["name"] == name)
+
+
+def step(program: dict[str, Any], operator: str) -> dict[str, Any]:
+    return next(entry for entry in program["steps"] if entry["operator"].startswith(operator))
+
+
+EDITS: dict[str, tuple[Edit, str]] = {
+    "offset behind the arena": (lambda p: value(p, "c").update(offset=1 << 30), "leaves the arena"),
+    "negative offset": (lambda p: value(p, "c").update(offset=-64), "leaves the arena"),
+    "odd offset": (lambda p: value(p, "c").update(offset=1), "leaves the arena"),
+    "longer value": (lambda p: value(p, "c")["shape"].__setitem__(2, 1 << 20), "leaves the arena"),
+    "no bytes at all": (lambda p: value(p, "c")["shape"].__setitem__(2, 0), "has shape"),
+    "smaller arena": (lambda p: p.update(arena_bytes=64), "leaves the arena"),
+    "other dtype": (lambda p: value(p, "c").update(dtype="object"), "is of type 'object'"),
+    "longer weight": (lambda p: value(p, "w")["shape"].__setitem__(0, 5), "its buffer"),
+    "no such buffer": (lambda p: value(p, "w").update(buffer="z"), "has no buffer 'z'"),
+    "no such place": (lambda p: value(p, "w").update(place="heap"), "lies in 'heap'"),
+    "no such value": (lambda p: step(p, "Conv")["inputs"].__setitem__(0, 9999), "uses none of"),
+    "negative index": (lambda p: step(p, "Conv")["inputs"].__setitem__(0, -2), "uses none of"),
+    "scratch": (lambda p: step(p, "Conv").update(workspace_bytes=1 << 40), "scratch memory"),
+    "group": (lambda p: step(p, "Conv")["attributes"].update(group=3), "give no"),
+    "pads": (lambda p: step(p, "Conv")["attributes"].update(pads=[3, 3, 3, 3]), "give no"),
+    "strides": (lambda p: step(p, "Conv")["attributes"].update(strides=[0, 1]), "give no"),
+    "text for a number": (lambda p: p.update(batch_size="4"), "the batch size is '4'"),
+    "no output": (lambda p: p.update(outputs=[]), "has no output"),
+    "no roles": (lambda p: p.update(roles={}), "inputs have roles"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_what_leaves_its_memory_is_refused(whole: Path, tmp_path: Path, name: str) -> None:
+    edit, expected = EDITS[name]
+    folder = crafted(whole, tmp_path / "out", edit)
+    with pytest.raises(ArtifactError, match=expected) as caught:
+        TrainingSession(folder)
+    assert "\n" not in str(caught.value)
+    assert PLAN in str(caught.value)
+
+
+def test_the_control_opens(whole: Path, tmp_path: Path) -> None:
+    TrainingSession(crafted(whole, tmp_path / "out", lambda program: None))
+
+
+def test_a_step_that_no_kernel_runs(whole: Path, tmp_path: Path) -> None:
+    """Known when it is to run: the numpy kernels are not loaded before."""
+    session = TrainingSession(
+        crafted(whole, tmp_path / "out", lambda p: step(p, "Relu").update(operator="Unheard"))
+    )
+    with pytest.raises(ArtifactError, match=r"\(Unheard\): cannot run"):
+        session.step([[[[0.0] * 8] * 8] * 3] * 4, [0, 1, 2, 0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
+@pytest.mark.parametrize("name", names())
+def test_every_network_of_the_zoo_opens(name: str, level: str, tmp_path: Path) -> None:
+    ir.save(build_small(name), tmp_path / "net.onnx")
+    bnnopt.optimize(tmp_path / "net.onnx", batch_size=4, level=level).save(tmp_path / "out")
+    TrainingSession(tmp_path / "out")
