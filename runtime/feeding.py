@@ -115,15 +115,12 @@ def check_classes(
         )
 
 
-_SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-
-
 def index_bounds(program: Program) -> dict[str, int]:
     """The length of the axis that a data input indexes, for those that a Gather reads."""
     source = {i: program.values[i].name for i in program.roles["data"]}
     bounds: dict[str, int] = {}
     for step in program.steps:
-        if step.operator in _SAME_ELEMENTS and step.inputs[0] in source:
+        if (step.is_view or step.operator == "Cast") and step.inputs[0] in source:
             source[step.outputs[0]] = source[step.inputs[0]]
         if step.operator == "Gather" and step.inputs[1] in source:
             name, axis = source[step.inputs[1]], step.attributes.get("axis", 0)

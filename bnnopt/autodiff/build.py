@@ -16,7 +16,7 @@ from bnnopt.autodiff.optimizers import Optimizer, Updater
 from bnnopt.autodiff.selection import Selection
 from bnnopt.errors import ModelError
 from bnnopt.frontend import EXPORT_COMMAND, ForwardGraph, TrainingArtifacts, setting
-from bnnopt.ops import DOMAIN, DOMAIN_VERSION, Emitter, functions_for
+from bnnopt.ops import DOMAIN, DOMAIN_VERSION, Emitter, functions_for, traits
 from bnnopt.training_step import (
     PERSISTENT,
     Role,
@@ -217,9 +217,7 @@ def _check_cuts(graph: ir.Graph, loss: ir.Value, missing: Sequence[ir.Value]) ->
 def _is_cut(node: ir.Node) -> bool:
     """Whether what a node reads has a gradient, and what it gives has none."""
     reads_reals = any(v is not None and v.dtype in FLOATS for v in node.inputs)
-    return node.op_type in ("Ceil", "Floor", "Round") or (
-        reads_reals and node.outputs[0].dtype not in FLOATS
-    )
+    return traits(node).rounds or (reads_reals and node.outputs[0].dtype not in FLOATS)
 
 
 def _take_values(graph: ir.Graph) -> None:

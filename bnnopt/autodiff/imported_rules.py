@@ -151,7 +151,7 @@ def _range(node: ir.Node | None) -> _Range | None:
         if a is None or b is None or a.x is not b.x:
             return None
         return _Range(a.x, max(a.low, b.low), min(a.high, b.high))
-    if node.op_type not in ("GreaterOrEqual", "LessOrEqual"):
+    if node.op_type != "GreaterOrEqual" and node.op_type != "LessOrEqual":
         return None
     x, bound = inputs[0], inputs[1].const_value
     if bound is None or bound.size != 1:

@@ -19,11 +19,8 @@ from bnnopt.frontend.estimators import DEFAULT, WRITTEN, Estimator, Estimators, 
 from bnnopt.frontend.normalize import Binarized, ForwardGraph
 from bnnopt.frontend.quantization import estimate_steps
 from bnnopt.frontend.sampling import (
-    COMPARISONS,
     GRID,
     ORIGIN,
-    ROUNDINGS,
-    STEPS,
     Array,
     is_elementwise,
     operands,
@@ -31,7 +28,7 @@ from bnnopt.frontend.sampling import (
     step_sources,
 )
 from bnnopt.frontend.straight_through import gradient_passes, listed, straight_through_nodes
-from bnnopt.ops import DOMAIN, Emitter, dims, infer_types
+from bnnopt.ops import DOMAIN, Emitter, dims, infer_types, traits
 
 SIGNS = frozenset({"Binarize", "Ternarize"})
 _ENDS = frozenset({"Add", "Cast", "Div", "Max", "Min", "Mul", "Neg", "Sign", "Sub", "Where"})
@@ -124,7 +121,7 @@ def _compared(y: ir.Value) -> set[ir.Value]:
         if node is None or not is_elementwise(node):
             continue
         read = operands(node)
-        if node.op_type in COMPARISONS:
+        if traits(node).compares:
             found.update(read)
         else:
             waiting += [v for v in read if v not in seen]
@@ -145,7 +142,7 @@ def _zero_of_sign(values: Array, is_mirrored: bool = False, nearest: float = 0.0
 def _with_estimator(y: ir.Value, match: Match) -> Match | None:
     """A sign made by rounding has the gradient of what is rounded; others leave no trace of it."""
     cuts = _cuts(y, match.source)
-    if not all(node.op_type in ROUNDINGS for node in cuts):
+    if not all(traits(node).rounds for node in cuts):
         return match
     ste = estimator_of(sample(y, match.source, smooth=True))
     return replace(match, ste=ste) if ste is not None else None
@@ -154,7 +151,7 @@ def _with_estimator(y: ir.Value, match: Match) -> Match | None:
 def _may_be_mirrored(node: ir.Node, source: ir.Value) -> bool:
     """Whether comparisons give -1 above 0: a sign that is negated has the gradient of its sign."""
     cuts = _cuts(node.outputs[0], source)
-    return node.op_type not in ("Mul", "Neg") and all(cut.op_type in COMPARISONS for cut in cuts)
+    return node.op_type not in ("Mul", "Neg") and all(traits(cut).compares for cut in cuts)
 
 
 def _cuts(y: ir.Value, source: ir.Value) -> set[ir.Node]:
@@ -164,7 +161,7 @@ def _cuts(y: ir.Value, source: ir.Value) -> set[ir.Node]:
         node = waiting.pop().producer()
         if node is None:
             continue
-        if node.op_type in STEPS:
+        if traits(node).jumps:
             found.add(node)
         waiting += [v for v in operands(node) if v is not source and v not in seen]
         seen.update(waiting)

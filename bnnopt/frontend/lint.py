@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from bnnopt.errors import ModelError
 from bnnopt.frontend.normalize import ForwardGraph, setting
 from bnnopt.frontend.read import EXPORT_COMMAND
+from bnnopt.ops import traits
 
 FUSED = "_fused_bn"
-PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "ConvTranspose"})
 
 
 def lint(forward: ForwardGraph, path: Path) -> None:
@@ -28,7 +28,7 @@ def lint(forward: ForwardGraph, path: Path) -> None:
     for node in forward.graph:
         if node.op_type == "Dropout":
             _check_dropout(node, path)
-        if node.op_type in PRODUCTS and node.inputs[1] is not None:
+        if traits(node).layer is not None and node.inputs[1] is not None:
             _check_latent(forward, node, node.inputs[1], path)
 
 

@@ -16,23 +16,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.errors import ModelError, UsageError
 from bnnopt.frontend.read import array_of, one_line
-from bnnopt.ops import DOMAIN, Emitter, InferenceError, ShapeError, dims, infer_types
+from bnnopt.ops import DOMAIN, Emitter, InferenceError, ShapeError, dims, infer_types, traits
 from bnnopt.training_step import Role, is_constant, readers, set_role
 
 MAX_BATCH = 1 << 20
-
-# Inputs that set an operator's behaviour: a float initialiser there is a setting, not a weight.
-SETTINGS = {
-    "Clip": {1, 2},
-    "Dropout": {1},
-    "Pad": {2},
-    "Pow": {1},
-    "Resize": {1, 2},
-    "OneHot": {2},
-    "CastLike": {1},
-}
-STRETCHING = frozenset({"Add", "Sub", "Mul", "Div"})
-STATISTICS = {"BatchNormalization": {3, 4}}
 
 
 @dataclass
@@ -163,7 +150,7 @@ def _settings(proto: onnx.ModelProto) -> set[str]:
     """Names read as settings only."""
     read: dict[str, bool] = {}
     for node in proto.graph.node:
-        setting = SETTINGS.get(node.op_type, set())
+        setting = traits(node).settings
         for index, name in enumerate(node.input):
             read[name] = read.get(name, True) and index in setting
     return {name for name, only_settings in read.items() if only_settings}
@@ -171,7 +158,7 @@ def _settings(proto: onnx.ModelProto) -> set[str]:
 
 def _weight_role(value: ir.Value) -> Role:
     uses = value.uses()
-    statistic = all(i in STATISTICS.get(node.op_type, ()) for node, i in uses)
+    statistic = all(i in traits(node).statistics for node, i in uses)
     return Role.STATISTIC if uses and statistic else Role.PARAMETER
 
 
@@ -268,7 +255,7 @@ def operator_name(node: ir.Node) -> str:
 def _is_foldable(node: ir.Node) -> bool:
     if node.domain != "" or node.op_type.startswith("Random") or node.op_type == "Bernoulli":
         return False
-    if node.op_type in ("Constant", "Shape", "Size"):
+    if node.op_type == "Constant" or traits(node).reads_shape:
         return True
     return bool(node.inputs) and all(v is None or is_constant(v) for v in node.inputs)
 
@@ -299,7 +286,7 @@ def _is_needless(node: ir.Node) -> bool:
     if node.domain or node.op_type != "Expand" or y.is_graph_output():
         return False
     return all(
-        reader.op_type in STRETCHING
+        traits(reader).stretches
         and any(v is not None and v is not y and dims(v) == dims(y) for v in reader.inputs)
         for reader in readers(y)
     )
@@ -346,7 +333,7 @@ def evaluate(node: ir.Node) -> Iterable[NDArray[np.generic]]:
 
     Raises whatever the reference evaluator does with a wrong constant.
     """
-    if node.op_type in ("Shape", "Size") and node.inputs[0] is not None:
+    if traits(node).reads_shape and node.inputs[0] is not None:
         stand_in = {str(node.inputs[0].name): np.broadcast_to(np.float32(0), dims(node.inputs[0]))}
     else:
         stand_in = {str(v.name): v.const_value.numpy() for v in node.inputs if v and v.const_value}

@@ -14,17 +14,15 @@ from bnnopt.errors import ModelError
 from bnnopt.frontend.estimators import DEFAULT, ESTIMATORS, Estimator, Estimators
 from bnnopt.frontend.normalize import ForwardGraph
 from bnnopt.frontend.sampling import (
-    ROUNDINGS,
     is_elementwise,
     operands,
     sample,
     step_sources,
 )
 from bnnopt.frontend.straight_through import gradient_passes, is_real, listed
-from bnnopt.ops import Emitter, dims
+from bnnopt.ops import Emitter, dims, traits
 from bnnopt.training_step import Role, readers, role
 
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _PASSED_ON = frozenset(
     {"Add", "AveragePool", "Concat", "Div", "Expand", "Flatten", "MaxPool", "Mul", "Neg", "Pad"}
     | {"Reshape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "GlobalAveragePool"}
@@ -58,7 +56,7 @@ def _estimate_roundings(forward: ForwardGraph, estimators: Estimators) -> list[s
 def _rounded(node: ir.Node) -> ir.Value | None:
     """The tensor that a node rounds, perhaps as ``x.int().float()``."""
     source = node.inputs[0] if node.inputs and not node.domain else None
-    if source is None or node.op_type in ROUNDINGS:
+    if source is None or traits(node).rounds:
         return source
     inner = source.producer()
     if node.op_type != "Cast" or inner is None or inner.op_type != "Cast":
@@ -77,7 +75,7 @@ def _estimate_comparisons(forward: ForwardGraph, estimators: Estimators) -> list
     for node, trained in _on_the_way(forward.graph):
         y = node.outputs[0]
         sources = step_sources(y) if _is_outermost_step(y) else None
-        if node.op_type in ROUNDINGS or sources is None or sources.isdisjoint(trained):
+        if traits(node).rounds or sources is None or sources.isdisjoint(trained):
             continue
         if _reaches_product(y):
             source, ste = _estimate(node, sources, estimators)
@@ -143,7 +141,7 @@ def _is_outermost_step(y: ir.Value) -> bool:
 def _reaches_product(y: ir.Value) -> bool:
     """Whether a layer reads `y`, scaled perhaps: then it is no mask of another tensor."""
     for node in readers(y):
-        if node.op_type in _PRODUCTS:
+        if traits(node).layer is not None:
             return True
         others = [v for v in operands(node) if v is not y]
         is_mask = node.op_type in ("Mul", "Div") and any(dims(v) == dims(y) for v in others)

@@ -13,19 +13,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from bnnopt.ops import traits
 from bnnopt.training_step import is_constant
 
 Array = NDArray[Any]
-COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
-ROUNDINGS = frozenset({"Ceil", "Floor", "Round"})
-STEPS = COMPARISONS | ROUNDINGS | {"Sign"}
-"""Operators that are constant between their jumps: no gradient passes them."""
-
-ELEMENTWISE = STEPS | {
-    *("Abs", "Add", "And", "Cast", "Clip", "Div", "Erf", "Exp", "HardSigmoid", "HardSwish"),
-    *("LeakyRelu", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu"),
-    *("Shrink", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh", "ThresholdedRelu", "Where", "Xor"),
-}
 _FAR = [-1e4, -32, -8, 8, 32, 1e4]
 GRID = np.unique(np.array([*_FAR, -1e-3, 1e-3, *np.arange(-4, 4.01, 1 / 32)], "f4"))
 ORIGIN = int(np.flatnonzero(GRID == 0)[0])
@@ -57,12 +48,12 @@ def _run(
     value: ir.Value, source: ir.Value, known: dict[ir.Value, Array | None], smooth: bool
 ) -> Array | None:
     node = value.producer()
-    if node is None or node.domain or node.op_type not in ELEMENTWISE:
+    if node is None or not is_elementwise(node):
         return None
     feeds = {str(v.name): _sample(v, source, known, smooth) for v in node.inputs if v is not None}
     if any(array is None for array in feeds.values()):
         return None
-    if smooth and node.op_type in ROUNDINGS:
+    if smooth and traits(node).rounds:
         return feeds[str(node.inputs[0].name)] if node.inputs[0] is not None else None
     with np.errstate(all="ignore"):
         (found,) = ReferenceEvaluator(ir.to_proto(node)).run(None, feeds)
@@ -81,8 +72,8 @@ def operands(node: ir.Node) -> list[ir.Value]:
 
 
 def is_elementwise(node: ir.Node | None) -> bool:
-    """Whether the node is one of `ELEMENTWISE`."""
-    return node is not None and not node.domain and node.op_type in ELEMENTWISE
+    """Whether what the node gives can be sampled: a function of each element alone."""
+    return node is not None and traits(node).elementwise
 
 
 def step_sources(
@@ -107,7 +98,7 @@ def _step_sources(
     found: set[ir.Value] = set()
     for value in operands(node):
         inner = step_sources(value, seen)
-        if inner is None and node.op_type not in STEPS:
+        if inner is None and not traits(node).jumps:
             return None
         found |= inner or {value}
     return found or None

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from bnnopt.frontend.normalize import ForwardGraph
-from bnnopt.frontend.sampling import STEPS
-from bnnopt.ops import DOMAIN, Emitter, dims
+from bnnopt.ops import DOMAIN, Emitter, dims, traits
 from bnnopt.training_step import is_constant
 
 Term = tuple[int, ir.Value]
@@ -20,8 +19,7 @@ Term = tuple[int, ir.Value]
 
 _DEPTH = 3
 _SUMS = {"Add": (1, 1), "Sub": (1, -1), "Neg": (-1,)}
-_ROUNDING = STEPS | {"ArgMax", "ArgMin", "Binarize", "Ternarize"}
-_PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "ConvTranspose"})
+_ROUNDING = frozenset({"ArgMax", "ArgMin", "Binarize", "Ternarize"})
 
 
 def settle_detached(forward: ForwardGraph) -> None:
@@ -109,9 +107,9 @@ def _rounds(value: ir.Value) -> bool:
     seen, waiting = {value}, [value]
     while waiting:
         node = waiting.pop().producer()
-        if node is None or node.op_type in _PRODUCTS:
+        if node is None or traits(node).layer is not None:
             continue
-        if node.op_type in _ROUNDING:
+        if traits(node).jumps or node.op_type in _ROUNDING:
             return True
         waiting += [v for v in node.inputs if v is not None and v not in seen]
         seen.update(waiting)

@@ -45,6 +45,10 @@ class Traits:
     ----------
     view : bool
         The output is the first input's buffer under another shape.
+    elementwise : bool
+        Of standard operators those whose function of one number is known by sampling it.
+    compares, rounds, jumps : bool
+        A comparison; a rounding; constant between its jumps, so that no gradient passes it.
     layer : Layer, optional
         It is a convolution or a matrix product, forward.
     on_bits : bool
@@ -88,11 +92,17 @@ class Traits:
         An optimiser step with a second moment.
     settings : frozenset of int
         Inputs that set the behaviour: a float initialiser there is no weight.
+    statistics : frozenset of int
+        Inputs that follow the batches instead of being trained.
     stretches : bool
         Numpy broadcasting of two inputs.
     """
 
     view: bool = False
+    elementwise: bool = False
+    compares: bool = False
+    rounds: bool = False
+    jumps: bool = False
     layer: Layer | None = None
     on_bits: bool = False
     gives_signs: bool = False
@@ -116,6 +126,7 @@ class Traits:
     grows: bool = False
     second_moment: bool = False
     settings: frozenset[int] = frozenset()
+    statistics: frozenset[int] = frozenset()
     stretches: bool = False
 
     @property
@@ -127,75 +138,98 @@ class Traits:
 NONE = Traits()
 
 _STANDARD: dict[str, Traits] = {
-    "Abs": Traits(in_place=True, cheap=_WEIGHTS | _BESIDE | _MAPS),
+    "Abs": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _MAPS),
     "Add": Traits(
-        stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS, follows_type=True
+        elementwise=True,
+        stretches=True,
+        in_place=True,
+        cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS,
+        follows_type=True,
     ),
-    "And": Traits(cheap=_WEIGHTS | _MAPS),
+    "And": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
     "AveragePool": Traits(cheap=_BESIDE | _BEHIND, read_widened=True, retains_input=True),
-    "BatchNormalization": Traits(in_place=True),
-    "Cast": Traits(cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS, moves_halves=True, casts=True),
+    "BatchNormalization": Traits(statistics=frozenset({3, 4}), in_place=True),
+    "Cast": Traits(
+        elementwise=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS, moves_halves=True, casts=True
+    ),
     "CastLike": Traits(settings=frozenset({1}), moves_halves=True, casts=True),
-    "Ceil": Traits(cheap=_WEIGHTS | _MAPS),
+    "Ceil": Traits(elementwise=True, rounds=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "Clip": Traits(
-        settings=frozenset({1, 2}), in_place=True, cheap=_WEIGHTS | _MAPS, retains_input=True
+        elementwise=True,
+        settings=frozenset({1, 2}),
+        in_place=True,
+        cheap=_WEIGHTS | _MAPS,
+        retains_input=True,
     ),
     "Concat": Traits(selects=True, moves_halves=True),
     "Conv": Traits(layer=Layer.CONV),
     "ConvTranspose": Traits(layer=Layer.TRANSPOSED),
-    "Div": Traits(stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS),
-    "Equal": Traits(cheap=_WEIGHTS | _MAPS),
+    "Div": Traits(
+        elementwise=True, stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS
+    ),
+    "Equal": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "Dropout": Traits(settings=frozenset({1})),
-    "Exp": Traits(in_place=True, cheap=_WEIGHTS),
+    "Erf": Traits(elementwise=True),
+    "Exp": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS),
     "Expand": Traits(cheap=_WEIGHTS, moves_halves=True),
     "Flatten": Traits(view=True),
-    "Floor": Traits(cheap=_WEIGHTS | _MAPS),
+    "Floor": Traits(elementwise=True, rounds=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "Gather": Traits(selects=True, moves_halves=True),
     "Gemm": Traits(layer=Layer.DENSE),
     "GlobalAveragePool": Traits(read_widened=True, retains_input=True),
-    "Greater": Traits(cheap=_WEIGHTS | _MAPS),
-    "GreaterOrEqual": Traits(cheap=_WEIGHTS | _MAPS),
-    "HardSigmoid": Traits(in_place=True, cheap=_MAPS, retains_input=True),
-    "HardSwish": Traits(in_place=True, cheap=_MAPS, retains_input=True),
+    "Greater": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
+    "GreaterOrEqual": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
+    "HardSigmoid": Traits(elementwise=True, in_place=True, cheap=_MAPS, retains_input=True),
+    "HardSwish": Traits(elementwise=True, in_place=True, cheap=_MAPS, retains_input=True),
     "Identity": Traits(view=True),
-    "LeakyRelu": Traits(in_place=True, cheap=_MAPS, retains_input=True),
-    "Less": Traits(cheap=_WEIGHTS | _MAPS),
-    "LessOrEqual": Traits(cheap=_WEIGHTS | _MAPS),
+    "LeakyRelu": Traits(elementwise=True, in_place=True, cheap=_MAPS, retains_input=True),
+    "Less": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
+    "LessOrEqual": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "Log": Traits(in_place=True),
     "MatMul": Traits(layer=Layer.DENSE),
-    "Max": Traits(cheap=_WEIGHTS | _MAPS),
+    "Max": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
     "MaxPool": Traits(selects=True, cheap=_BESIDE | _BEHIND, follows_type=True),
-    "Min": Traits(cheap=_WEIGHTS | _MAPS),
-    "Mul": Traits(stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS),
-    "Neg": Traits(in_place=True, cheap=_WEIGHTS | _MAPS),
-    "Not": Traits(cheap=_WEIGHTS | _MAPS),
-    "Or": Traits(cheap=_WEIGHTS | _MAPS),
+    "Min": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
+    "Mul": Traits(
+        elementwise=True, stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS
+    ),
+    "Neg": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS),
+    "Not": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
+    "Or": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
     "OneHot": Traits(settings=frozenset({2})),
     "PRelu": Traits(in_place=True, cheap=_MAPS, retains_input=True),
     "Pad": Traits(settings=frozenset({2}), moves_halves=True),
-    "Pow": Traits(settings=frozenset({1}), in_place=True, cheap=_WEIGHTS),
-    "Reciprocal": Traits(in_place=True, cheap=_WEIGHTS | _MAPS),
+    "Pow": Traits(elementwise=True, settings=frozenset({1}), in_place=True, cheap=_WEIGHTS),
+    "Reciprocal": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS),
     "ReduceMax": Traits(cheap=_WEIGHTS | _MAPS),
     "ReduceMean": Traits(cheap=_WEIGHTS | _BESIDE),
     "ReduceMin": Traits(cheap=_WEIGHTS),
     "ReduceSum": Traits(cheap=_WEIGHTS),
-    "Relu": Traits(in_place=True, cheap=_MAPS, follows_type=True, retains_input=True),
+    "Relu": Traits(
+        elementwise=True, in_place=True, cheap=_MAPS, follows_type=True, retains_input=True
+    ),
     "Reshape": Traits(view=True),
     "Resize": Traits(settings=frozenset({1, 2})),
-    "Round": Traits(cheap=_WEIGHTS | _MAPS),
+    "Round": Traits(elementwise=True, rounds=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "Shape": Traits(moves_halves=True, reads_shape=True),
-    "Sigmoid": Traits(in_place=True, cheap=_WEIGHTS | _MAPS, retains_input=True),
-    "Sign": Traits(cheap=_WEIGHTS),
+    "Shrink": Traits(elementwise=True),
+    "Sigmoid": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS, retains_input=True),
+    "Sign": Traits(elementwise=True, jumps=True, cheap=_WEIGHTS),
     "Size": Traits(moves_halves=True, reads_shape=True),
     "Slice": Traits(selects=True, moves_halves=True),
+    "Softplus": Traits(elementwise=True),
     "Split": Traits(selects=True, moves_halves=True),
-    "Sqrt": Traits(in_place=True, cheap=_WEIGHTS),
+    "Sqrt": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS),
     "Squeeze": Traits(view=True),
-    "Sub": Traits(stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS),
-    "Tanh": Traits(in_place=True, cheap=_WEIGHTS | _MAPS, retains_input=True),
+    "Sub": Traits(
+        elementwise=True, stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS
+    ),
+    "Tanh": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS, retains_input=True),
+    "ThresholdedRelu": Traits(elementwise=True),
     "Transpose": Traits(selects=True, cheap=_WEIGHTS | _BESIDE, moves_halves=True),
     "Unsqueeze": Traits(view=True),
-    "Where": Traits(in_place=True, cheap=_WEIGHTS | _MAPS),
+    "Where": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS),
+    "Xor": Traits(elementwise=True),
 }
 
 _OWN: dict[str, Traits] = {
