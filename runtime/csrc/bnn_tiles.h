@@ -6,7 +6,7 @@
 
 enum { BNN_TILE = 512 }; /* floats: a few of them stay in the first cache */
 
-/* As numpy's kinds are numbered in compiled.py. */
+/* In the order of MAP_TYPES in compiled/calls.py. */
 enum bnn_type { BNN_F32, BNN_F16, BNN_I16 };
 
 BNN_INLINE i64 bnn_size_of(enum bnn_type type) { return type == BNN_F32 ? 4 : 2; }

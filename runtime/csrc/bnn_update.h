@@ -7,7 +7,7 @@
 
 enum bnn_rule { BNN_SGD, BNN_MOMENTUM, BNN_ADAM, BNN_FIRST_MOMENT, BNN_BOP };
 
-/* A step of rows x row weights; compiled_optimizers.py fills it in, in this order. w, m, v and what
+/* A step of rows x row weights; compiled/optimizers.py fills it in, in this order. w, m, v and what
    replaces them: floats, or halves if `half`; m and v may be NULL where the rule has none. In half
    precision m is STATE_SCALE times the momentum, v STATE_SCALE times the root of the second moment.
    The weights of Bop are sign bits, rows of whole bytes. The outputs may be the buffers of w, m, v. */

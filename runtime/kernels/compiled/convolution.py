@@ -48,7 +48,7 @@ Shape = Sequence[int]
 
 
 def conv(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`convolution.conv` and `domain.real_conv`, x and y float32 or float16."""
+    """`convolution.conv` and `adapters.real_conv`, x and y float32 or float16."""
     (x, w), b, y = inputs[:2], optional(inputs, 2), outputs[0]
     if not (is_map(x) and is_map(y) and covered(w)) or not (b is None or covered(b)):
         return False
