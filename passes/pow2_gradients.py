@@ -36,7 +36,7 @@ class Pow2Gradients(Pass):
     Saves:     beside dx, 5 bits an element of dy instead of 16 or 32.
     Numbers:   lossy: an element is up to half an octave off, below 2^-14.5 of the largest it is 0.
                The paper has no code for 0 and halves the largest; see Pow2Pack. Infinity and NaN
-               make all of dw and dx NaN, which shows in the loss of the next step. Measured over
+               make all of dw and dx NaN, and the step refuses to go on. Measured over
                all layers of MLP, CNV and BinaryNet: cosines of weights 0.82 and more, of the
                biases of batch norm, sums that all but cancel, 0.77 and more.
     Skips:     a dx that is written over dy (stream-gradients, in-place): one map is less than a

@@ -70,7 +70,7 @@ class Warmup:
 
     Examples
     --------
-    >>> [Warmup(Constant(0.3), steps=2)(step) for step in range(3)]
+    >>> [round(Warmup(Constant(0.3), steps=2)(step), 6) for step in range(3)]
     [0.1, 0.2, 0.3]
     """
 

@@ -49,6 +49,10 @@ BOUNDS: dict[str, float] = {
     "SwishSignGrad": 1e-5,  # onnxruntime's tanh is good to 4e-7, and 1 - tanh^2 to twice that
 }
 
+# Cases whose judge is less exact than the kernel. onnxruntime adds these 640,000 terms, which all
+# but cancel, one after the other: it is off by 4e-5, the kernel by 3e-6, both against float64.
+CASE_BOUNDS = {"BatchNormalizationGrad-many-elements": 1e-4}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -64,7 +68,13 @@ class Case:
 
     @property
     def bound(self) -> float:
-        return BOUNDS.get(self.operator, 0.0)
+        return CASE_BOUNDS.get(str(self), BOUNDS.get(self.operator, 0.0))
+
+    @property
+    def wide(self) -> Case:
+        """The same in float64."""
+        wide = (a.astype(np.float64) if a.dtype.kind == "f" else a for a in self.inputs)
+        return Case(self.operator, self.note, tuple(wide), self.attributes)
 
     @functools.cached_property
     def twin(self) -> tuple[Array, ...]:

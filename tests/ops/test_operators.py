@@ -15,6 +15,8 @@ from bnnopt.ops import DOMAIN, MIN_OPSET, OPERATORS
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from tests.ops.cases import CASES
 from tests.ops.harness import (
+    BOUNDS,
+    CASE_BOUNDS,
     Case,
     assert_agree,
     assert_typed,
@@ -120,10 +122,15 @@ def test_kernel_leaves_its_inputs_alone(case: Case):
     assert_agree(frozen.inputs, case.inputs, 0)
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if str(c) in CASE_BOUNDS], ids=str)
+def test_kernel_is_as_near_to_float64_as_its_operator_promises(case: Case):
+    exact = tuple(array.astype(np.float32) for array in case.wide.twin)
+    assert_agree(case.twin, exact, BOUNDS[case.operator])
+
+
 @each_case
 def test_kernel_keeps_float64(case: Case):
-    wide = tuple(a.astype(np.float64) if a.dtype.kind == "f" else a for a in case.inputs)
-    results = Case(case.operator, case.note, wide, case.attributes).twin
+    results = case.wide.twin
     given = "dtype" in case.attributes and "BatchNormalization" not in case.operator
     reads_floats = any(a.dtype.kind == "f" for a in case.inputs) and not given
     for result, single in zip(results, case.twin, strict=True):
