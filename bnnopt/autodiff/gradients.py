@@ -354,6 +354,37 @@ def conv(g: Context) -> Grads:
     return grads
 
 
+def conv_transpose(g: Context) -> Grads:
+    """Forward: y = x *^T w + b. Backward: dx = dy * w, dw = dy correlated with x, db = sum(dy)."""
+    shape, grads = windows.conv_transpose(g.node), {}
+    group = g.int_attribute("group", 1)
+    if 0 in g.wanted:
+        dx = g.emit("Conv", g.dy, g.x(1), group=group, **shape.attributes())
+        grads[0] = _cut_to(g, dx, dims(g.x())[2:])
+    if 1 in g.wanted:
+        kernel = list(shape.kernel_shape)
+        grads[1] = g.grad_of(
+            1,
+            "ConvWeightGrad",
+            *(g.dy, g.x(0)),
+            kernel_shape=kernel,
+            group=group,
+            **shape.attributes(),
+        )
+    if 2 in g.wanted:
+        grads[2] = _channel_sum(g, 2)
+    return grads
+
+
+def _cut_to(g: Context, value: ir.Value, space: tuple[int, ...]) -> ir.Value:
+    """Without what a window finds behind `space`, where its stride is shorter than a padding."""
+    if dims(value)[2:] == space:
+        return value
+    axes = range(2, len(space) + 2)
+    limits = ([0] * len(space), list(space), list(axes))
+    return g.emit("Slice", value, *map(g.integers, limits))
+
+
 def max_pool(g: Context) -> Grads:
     """Forward: y, i = max over windows of x and where. Backward: dx = dy added up at i.
 
@@ -474,6 +505,20 @@ def same_elements(g: Context) -> Grads:
     return {0: g.reshape_like(g.dy, g.x())}
 
 
+def squeeze(g: Context) -> Grads:
+    """Forward: y = x without some axes of length 1. Backward: dx = dy with them."""
+    axes = [axis for axis, size in enumerate(dims(g.x())) if size == 1]
+    given = g.known(1)
+    if given is not None:
+        axes = sorted(int(axis) % len(dims(g.x())) for axis in given.flat)
+    return {0: g.emit("Unsqueeze", g.dy, g.integers(axes)) if axes else g.dy}
+
+
+def unsqueeze(g: Context) -> Grads:
+    """Forward: y = x with new axes of length 1. Backward: dx = dy without them."""
+    return {0: g.emit("Squeeze", g.dy, g.x(1))}
+
+
 def transpose(g: Context) -> Grads:
     """Forward: y = x with its axes permuted. Backward: dx = dy permuted back."""
     rank = len(dims(g.x()))
@@ -528,16 +573,16 @@ def slice_(g: Context) -> Grads:
 
 
 def gather(g: Context) -> Grads:
-    """Forward: y = x at some indices of an axis. Backward: dx = dy at those places, 0 elsewhere."""
-    indices, axis = g.known(1), g.int_attribute("axis", 0)
-    assert indices is not None
+    """Forward: y = x at indices of an axis. Backward: dx = dy added up at those places."""
+    axis = g.int_attribute("axis", 0) % len(dims(g.x()))
     length = dims(g.x())[axis]
-    axis %= len(dims(g.x()))
-    picked = [int(i) % length for i in indices.flat]
-    if indices.ndim > 1 or len(set(picked)) < len(picked):
-        raise UnknownInput("its indices must be different numbers, in a vector")
-    grad = g.dy if indices.ndim else g.emit("Unsqueeze", g.dy, g.integers([axis]))
-    return {0: _scatter(g, grad, axis, picked, length)}
+    indices = g.x(1).const_value
+    if indices is not None and indices.shape.rank() < 2:
+        picked = [int(i) % length for i in indices.numpy().flat]
+        if len(set(picked)) == len(picked):
+            grad = g.dy if indices.shape.rank() else g.emit("Unsqueeze", g.dy, g.integers([axis]))
+            return {0: _scatter(g, grad, axis, picked, length)}
+    return {0: g.emit("GatherGrad", g.dy, g.x(1), axis=axis, length=length)}
 
 
 def _scatter(g: Context, grad: ir.Value, axis: int, picked: Sequence[int], length: int) -> ir.Value:
@@ -614,6 +659,7 @@ GRADIENTS: dict[str, Rule] = {
     "Clip": clip,
     "Concat": concat,
     "Conv": conv,
+    "ConvTranspose": conv_transpose,
     "Div": div,
     "Dropout": dropout,
     "Erf": erf,
@@ -652,12 +698,12 @@ GRADIENTS: dict[str, Rule] = {
     "Softplus": softplus,
     "Split": split,
     "Sqrt": sqrt,
-    "Squeeze": same_elements,
+    "Squeeze": squeeze,
     "StraightThrough": straight_through,
     "Sub": sub,
     "Tanh": tanh,
     "Ternarize": binarize,
     "Transpose": transpose,
-    "Unsqueeze": same_elements,
+    "Unsqueeze": unsqueeze,
     "Where": where,
 }

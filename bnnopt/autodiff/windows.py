@@ -9,12 +9,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnnopt.autodiff.context import Context
-from bnnopt.ops import Window, dims, window
+from bnnopt.ops import Window, dims, transposed_window, window
 
 
 def conv(node: ir.Node) -> Window:
     """The window of a Conv node."""
     return window(node, dims(node.inputs[1])[2:])
+
+
+def conv_transpose(node: ir.Node) -> Window:
+    """The window of the convolution whose transpose a ConvTranspose node is."""
+    return transposed_window(node, dims(node.inputs[1])[2:])
 
 
 def average_pool(node: ir.Node) -> Window:

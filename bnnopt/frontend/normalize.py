@@ -15,8 +15,18 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.errors import ModelError, UsageError
+from bnnopt.frontend.composed import has_body, written_out
 from bnnopt.frontend.read import array_of, one_line
-from bnnopt.ops import DOMAIN, Emitter, InferenceError, ShapeError, dims, infer_types, traits
+from bnnopt.ops import (
+    DOMAIN,
+    Emitter,
+    InferenceError,
+    ShapeError,
+    dims,
+    has_inference,
+    infer_types,
+    traits,
+)
 from bnnopt.training_step import Role, is_constant, readers, set_role
 
 MAX_BATCH = 1 << 20
@@ -68,8 +78,12 @@ class Binarized:
     idiom: str
 
 
-def normalize(proto: onnx.ModelProto, batch_size: int | None, path: Path) -> ForwardGraph:
+def normalize(
+    proto: onnx.ModelProto, batch_size: int | None, path: Path, write_out: bool = True
+) -> ForwardGraph:
     """Set the batch size, set the weights apart, fold constants and type every value.
+
+    With `write_out` operators that others make up are written out in them.
 
     Raises
     ------
@@ -94,7 +108,7 @@ def normalize(proto: onnx.ModelProto, batch_size: int | None, path: Path) -> For
     _drop_unread(graph, arrays)
     for node in list(graph):
         try:
-            _type_or_fold(graph, node)
+            _type_or_fold(graph, node, write_out)
         except InferenceError as error:
             where = f"{path}: node {node.name!r} ({operator_name(node)})"
             misfit = isinstance(error, ShapeError)
@@ -227,7 +241,7 @@ def _drop_unread(graph: ir.Graph, weights: dict[str, NDArray[np.float32]]) -> No
         del weights[str(value.name)]
 
 
-def _type_or_fold(graph: ir.Graph, node: ir.Node) -> None:
+def _type_or_fold(graph: ir.Graph, node: ir.Node, write_out: bool) -> None:
     if _is_foldable(node):
         _fold(graph, node)
     elif _is_idle(node):
@@ -236,7 +250,11 @@ def _type_or_fold(graph: ir.Graph, node: ir.Node) -> None:
         raise InferenceError("is of the compiler's own domain, which no model file has")
     else:
         _drop_unread_order(node)
-        infer_types(node, graph.opset_imports.get(node.domain, 1))
+        opset = graph.opset_imports.get(node.domain, 1)
+        if not has_body(node) or has_inference(node, opset):
+            infer_types(node, opset)
+        for inner in written_out(graph, node) if write_out else ():
+            _type_or_fold(graph, inner, write_out)
 
 
 def _drop_unread_order(node: ir.Node) -> None:

@@ -13,7 +13,6 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from numpy.typing import NDArray
 
 from bnnopt.errors import ModelError
-from bnnopt.frontend.composed import write_out
 from bnnopt.ops import MIN_OPSET
 from bnnopt.runtime.files import check_regular, reason_of, shown_path
 
@@ -80,8 +79,7 @@ def checked(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model)
         model = onnx.inliner.inline_local_functions(model) if model.functions else model
-        upgraded = upgrade(model, opset)
-        return write_out(upgraded, max(opset, MIN_OPSET))
+        return upgrade(model, opset)
     except INVALID as error:
         raise ModelError(
             f"{path}: not a valid ONNX model: {one_line(error)}; export or copy it again"

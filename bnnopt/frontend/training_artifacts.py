@@ -145,7 +145,7 @@ def load_artifacts(path: Path, batch_size: int | None, keep_zero: bool) -> Train
     model = parse(training)
     checkpoint = _checkpoint(folder / f"{prefix}{CHECKPOINT}")
     graph = _Split(model, checkpoint, training)
-    forward = normalize(graph.forward_model(), batch_size, training)
+    forward = normalize(graph.forward_model(), batch_size, training, write_out=False)
     for value in forward.graph.inputs:
         if value.name in graph.labels:
             set_role(value, Role.LABELS)

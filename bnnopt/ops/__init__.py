@@ -5,7 +5,7 @@ valid ONNX model that stock tools can check, draw and run.
 """
 
 from bnnopt.ops.emit import Emitter
-from bnnopt.ops.inference import infer_types, is_static
+from bnnopt.ops.inference import has_inference, infer_types, is_static
 from bnnopt.ops.operator import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -24,7 +24,7 @@ from bnnopt.ops.registry import OPERATORS, family, form, functions_for, in_form,
 from bnnopt.ops.shapes import ShapeError
 from bnnopt.ops.traits import Cheap, Layer, Traits, is_view, plain, traits
 from bnnopt.ops.updates import fused_name
-from bnnopt.ops.windows import Window, window
+from bnnopt.ops.windows import Window, transposed_window, window
 
 __all__ = [
     "DOMAIN",
@@ -46,6 +46,7 @@ __all__ = [
     "form",
     "functions_for",
     "fused_name",
+    "has_inference",
     "in_form",
     "infer_types",
     "ints",
@@ -57,5 +58,6 @@ __all__ = [
     "plain",
     "pow2_row_bytes",
     "traits",
+    "transposed_window",
     "window",
 ]

@@ -46,6 +46,11 @@ def infer_types(node: ir.Node, opset: int, may_vary: bool = False) -> None:
         check_outputs(node)
 
 
+def has_inference(node: ir.Node, opset: int) -> bool:
+    """Whether onnx types what a node of the standard domain gives: a few have only a body."""
+    return _schema(node.op_type, "", opset).has_type_and_shape_inference_function
+
+
 def _own_types(node: ir.Node) -> Sequence[TypedDims]:
     if node.op_type not in OPERATORS:
         raise InferenceError(f"there is no operator {DOMAIN}.{node.op_type}")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from bnnopt.ops.operator import InferenceError, dims
 
@@ -68,17 +70,35 @@ class Operands:
         found = self._node.attributes.get(name)
         return found.as_int() if found is not None else default
 
+    def real(self, name: str, default: float) -> float:
+        """A number attribute."""
+        found = self._node.attributes.get(name)
+        return float(found.value) if found is not None else default
+
     def text(self, name: str, default: str) -> str:
         """A text attribute."""
         found = self._node.attributes.get(name)
         return found.as_string() if found is not None else default
 
+    def texts(self, name: str) -> list[str]:
+        """An attribute of texts; empty if it is not given."""
+        found = self._node.attributes.get(name)
+        return list(found.as_strings()) if found is not None else []
+
+    def array(self, index: int) -> NDArray[Any] | None:
+        """The elements of an input that is a constant; None if it is not, or is left out."""
+        value = self._node.inputs[index] if self.has(index) else None
+        return None if value is None or value.const_value is None else value.const_value.numpy()
+
+    def reals(self, index: int) -> list[float]:
+        """The numbers of an input that is a constant; none if it is not, or is left out."""
+        array = self.array(index)
+        return [] if array is None else [float(x) for x in array.reshape(-1)]
+
     def constant(self, index: int) -> list[int] | None:
         """The integers of an input that is a constant; None if it is not, or is left out."""
-        value = self._node.inputs[index] if self.has(index) else None
-        if value is None or value.const_value is None:
-            return None
-        return [int(x) for x in value.const_value.numpy().reshape(-1)]
+        array = self.array(index)
+        return None if array is None else [int(x) for x in array.reshape(-1)]
 
     def require(self, fits: bool, what: str, found: object, expected: str) -> None:
         """Raise `ShapeError` unless it fits."""

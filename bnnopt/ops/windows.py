@@ -75,6 +75,41 @@ def window(node: ir.Node, kernel_shape: tuple[int, ...]) -> Window:
     )
 
 
+def transposed_window(node: ir.Node, kernel_shape: tuple[int, ...]) -> Window:
+    """The window over the output of a typed ConvTranspose node, automatic padding resolved."""
+    rank = len(kernel_shape)
+    space, output = dims(node.outputs[0])[2:], dims(node.inputs[0])[2:]
+    strides = _attribute(node, "strides", (1,) * rank)
+    dilations = _attribute(node, "dilations", (1,) * rank)
+    unread = _attribute(node, "output_padding", (0,) * rank)
+    extents = [d * (k - 1) + 1 for k, d in zip(kernel_shape, dilations, strict=True)]
+    reach = [(o - 1) * s + e for o, s, e in zip(output, strides, extents, strict=True)]
+    cut = [max(0, r + u - n) for r, u, n in zip(reach, unread, space, strict=True)]
+    begins, ends = _transposed_pads(node, cut)
+    return Window(
+        input_shape=space,
+        output_shape=output,
+        kernel_shape=kernel_shape,
+        strides=strides,
+        pads=(*begins, *ends),
+        dilations=dilations,
+        output_padding=unread,
+    )
+
+
+def _transposed_pads(node: ir.Node, cut: list[int]) -> tuple[list[int], list[int]]:
+    """Begins and ends; `cut` is what both take off each axis."""
+    mode = node.attributes.get("auto_pad")
+    is_upper = mode is not None and mode.as_string() == "SAME_UPPER"
+    by_size = mode is not None and mode.as_string() == "SAME_LOWER"
+    if is_upper or by_size or "output_shape" in node.attributes:
+        less, more = [c // 2 for c in cut], [c - c // 2 for c in cut]
+        return (less, more) if is_upper else (more, less)
+    rank = len(cut)
+    pads = list(_attribute(node, "pads", (0,) * (2 * rank)))
+    return pads[:rank], pads[rank:]
+
+
 def _attribute(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
     attribute = node.attributes.get(name)
     return tuple(attribute.as_ints()) if attribute is not None else default

@@ -72,6 +72,8 @@ class Case:
     draw_parameter: Draw = normal
     opset: int = 18
     stock: bool = True  # whether onnxruntime has a kernel for it
+    written_out: bool = False  # the reader makes other operators of it
+    any_batch: bool = True  # whether smaller batches run
 
     def __str__(self) -> str:
         return f"{self.operator}-{self.note}"
@@ -293,6 +295,32 @@ CONVOLUTIONS = [
          " y = Conv <pads = [1, 1, 1, 1]> (u, w)", (2, 3, 3), {"w": (2, 2, 3, 3)}),
 ]  # fmt: skip
 
+TRANSPOSED = [
+    Case("ConvTranspose", note, f"y = ConvTranspose <{attributes}> (h, w{', k' if bias else ''})",
+         sample, {"w": kernel} | ({"k": (bias,)} if bias else {}))
+    for note, attributes, sample, kernel, bias in (
+        ("plain", "kernel_shape = [3, 2]", (2, 3, 4), (2, 3, 3, 2), 0),
+        ("doubled", "strides = [2, 2]", (2, 3, 3), (2, 3, 2, 2), 3),
+        ("padded", "strides = [2, 3], pads = [1, 0, 0, 2]", (2, 3, 4), (2, 2, 3, 3), 2),
+        ("output-padding", "strides = [2, 2], pads = [1, 1, 1, 1], output_padding = [1, 1]",
+         (2, 3, 3), (2, 2, 3, 3), 0),
+        ("dilated", "dilations = [1, 2], strides = [2, 1]", (1, 3, 4), (1, 2, 2, 3), 0),
+        ("grouped", "group = 2, strides = [2, 2]", (4, 3, 2), (4, 3, 2, 2), 6),
+        ("depthwise", "group = 3, pads = [1, 1, 1, 1]", (3, 3, 3), (3, 1, 3, 3), 0),
+        ("output-shape", "strides = [2, 2], output_shape = [5, 6]", (1, 3, 3), (1, 2, 3, 3), 0),
+        ("same-upper", 'auto_pad = "SAME_UPPER", strides = [2, 2]', (1, 3, 3), (1, 2, 3, 3), 0),
+        ("same-lower", 'auto_pad = "SAME_LOWER", strides = [2, 2]', (1, 3, 3), (1, 2, 3, 3), 0),
+        ("line", "strides = [3]", (2, 4), (2, 3, 4), 3),
+        ("volume", "strides = [2, 1, 2]", (1, 2, 2, 2), (1, 2, 2, 2, 3), 0),
+    )
+]  # fmt: skip
+
+TRANSPOSED.append(
+    Case("ConvTranspose", "padding-over-stride",  # onnxruntime wants a shorter one
+         "y = ConvTranspose <dilations = [2, 2], output_padding = [1, 0]> (h, w)",
+         (1, 3, 4), {"w": (1, 2, 2, 2)}, stock=False)
+)  # fmt: skip
+
 POOL_WINDOWS = {
     "plain": ("kernel_shape = [2, 2], strides = [2, 2]", (2, 4, 4)),
     "odd": ("kernel_shape = [2, 2], strides = [2, 2]", (1, 5, 3)),
@@ -473,7 +501,15 @@ BORDERS = [
             ("neighbours", "value_ints = [1, 2]", 1),
             ("apart", "value_ints = [3, -4]", 1),
             ("last-axis", "value_ints = [2, 0, 1]", -1),
+            ("twice", "value_ints = [1, -3, 1, 0]", 1),
+            ("table", "value = int64[2,3] {0, 2, 2, -1, 2, 0}", 2),
         )
+    ),
+    *(
+        Case("Gather", f"embedding-{note}",
+             "i = Cast <to = 7> (x) e = Gather (t, i) y = Mul (e, e)", sample, {"t": (6, 2)},
+             draw=lambda rng, shape: rng.integers(-6, 6, shape))
+        for note, sample in (("words", (3,)), ("tables", (2, 2)))
     ),
     Case("Slice", "overlapping", "s = Constant <value_ints = [0]> ()"
          " e = Constant <value_ints = [3]> () a = Constant <value_ints = [1]> ()"
@@ -527,6 +563,7 @@ CASES = [
     *SOFTMAXES,
     *PRODUCTS,
     *CONVOLUTIONS,
+    *TRANSPOSED,
     *POOLINGS,
     *REDUCTIONS,
     *SHAPES,

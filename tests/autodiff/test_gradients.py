@@ -86,10 +86,11 @@ def check_case(case: Case, folder: Path) -> None:
     model = case.model()
     forward = load(model, folder)
     step = differentiated(forward)
-    assert any(node.op_type == case.operator for node in step.graph), "the case lacks its operator"
+    found = any(node.op_type == case.operator for node in step.graph)
+    assert found or case.written_out, "the case lacks its operator"
     names = [str(step.loss.name), *(str(value.name) for value in step.gradients().values())]
     on_stock = stock(step.model, names) if case.stock else None
-    for batch in (BATCH, BATCH - 1):
+    for batch in (BATCH, BATCH - 1)[: 1 + case.any_batch]:
         drawn = case.feeds(forward.graph, forward.weights, batch)
         feeds = {**drawn, **forward.weights, "learning_rate": RATE}
         got = gradients(step, feeds)

@@ -754,6 +754,21 @@ def rounding_cases() -> list[Case]:
     return [*table, case("RandomBits", "image", normal(2, 3, 5), np.array(1000), seed=2**31 + 5)]
 
 
+def indexing_cases() -> list[Case]:
+    table = []
+    for note, before, picked, behind, length in [
+        ("rows", (), (5,), (3,), 4),
+        ("table", (), (2, 3), (4,), 7),
+        ("numbers", (), (3,), (), 2),
+        ("one", (2,), (), (3,), 3),
+        ("columns", (2, 3), (4,), (), 3),
+        ("middle", (2,), (2, 2), (3, 2), 5),
+    ]:
+        dy, indices = normal(*before, *picked, *behind), RNG.integers(-length, length, picked)
+        table.append(case("GatherGrad", note, dy, indices, axis=len(before), length=length))
+    return table
+
+
 CASES = [
     *binarize_cases(),
     *elementwise_grad_cases(),
@@ -771,6 +786,7 @@ CASES = [
     *bitmap_cases(),
     *rounding_cases(),
     *bop_cases(),
+    *indexing_cases(),
     *update_cases(),
     *l1_normalization_cases(),
     *level_cases(),

@@ -167,6 +167,16 @@ def gather(x: Array, indices: Array, *, axis: int = 0) -> Array:
     return np.asarray(np.take(x, indices, axis=axis))
 
 
+def gather_grad(dy: Array, indices: Array, *, axis: int, length: int) -> Array:
+    """Add dy up at the indices along an axis of `length`; what `gather` has as its gradient."""
+    before, behind = dy.shape[:axis], dy.shape[axis + indices.ndim :]
+    dx = np.zeros((math.prod(before), length, *behind), dy.dtype)
+    parts = dy.reshape(math.prod(before), indices.size, *behind)
+    for place, part in zip(dx, parts, strict=True):
+        np.add.at(place, indices.reshape(-1), part)
+    return dx.reshape(*before, length, *behind)
+
+
 def _along(indices: Array, axis: int) -> tuple[Array, ...]:
     """Index of numpy that applies the indices along one axis, element by element."""
     index = list(np.ogrid[tuple(slice(length) for length in indices.shape)])

@@ -161,6 +161,7 @@ KERNELS: dict[str, NumpyKernel] = {
     "Range": NumpyKernel(shaping.range_),
     "ConstantOfShape": NumpyKernel(shaping.constant_of_shape),
     "Gather": NumpyKernel(shaping.gather, indexes=True),
+    "GatherGrad": NumpyKernel(shaping.gather_grad, indexes=True),
     "GatherElements": NumpyKernel(shaping.gather_elements, indexes=True),
     "ScatterElements": NumpyKernel(shaping.scatter_elements, indexes=True),
     "OneHot": NumpyKernel(shaping.one_hot),
