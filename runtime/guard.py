@@ -87,12 +87,15 @@ class Guard:
         """
         if self._loss is not None:
             self.check_loss(float(values[self._loss].reshape(-1)[0]))
-        self.check_finite(self._statistics)
-        self.before_all()
+        with np.errstate(all="ignore"):
+            largest = max((_square(self._persistent[n]) for n in self._statistics), default=0.0)
+        if not largest <= LARGE_STATISTIC**2:  # so it is with NaN
+            self.check_finite(self._statistics)
+        self.before_all(not largest <= LARGE_STATISTIC**2)
 
-    def before_all(self) -> None:
+    def before_all(self, is_suspicious: bool = False) -> None:
         """Before the first update, where only the batch and the rate of this step are known."""
-        if self._is_suspicious():
+        if is_suspicious or self._is_suspicious():
             others = self._persistent.keys() - self._kept.keys()
             self._kept |= {name: self._persistent[name].copy() for name in others}
         self._is_untouched = False
@@ -140,30 +143,30 @@ class Guard:
     def _is_suspicious(self) -> bool:
         rates = [float(rate) for rate in self._feeds.get("rate", ())]
         data = self._feeds.get("data", ())
-        return (
-            abs(self._last_loss) > LARGE_LOSS
-            or any(rate > LARGE_RATE for rate in rates)
-            or any(_root_mean_square(array) > LARGE_INPUT for array in data)
-            or any(_norm(self._persistent[n]) > LARGE_STATISTIC for n in self._statistics)
-        )
+        if abs(self._last_loss) > LARGE_LOSS or any(rate > LARGE_RATE for rate in rates):
+            return True
+        with np.errstate(all="ignore"):
+            return any(not _square(array) <= LARGE_INPUT**2 * array.size for array in data)
 
 
 def is_finite(array: Array) -> bool:
-    """Whether an array holds neither NaN nor infinity; its norm says so first, without a copy."""
+    """Whether an array holds neither NaN nor infinity; its square says so first, without a copy."""
     if array.dtype.kind != "f":
         return True
     is_narrow = array.dtype.itemsize < FLOAT32.itemsize
-    return (not is_narrow and math.isfinite(_norm(array))) or bool(np.isfinite(array).all())
-
-
-def _norm(array: Array) -> float:
-    """The Euclidean norm of floats; infinite where it overflows, 0.0 of other types."""
-    if array.dtype.kind != "f" or not array.size:
-        return 0.0
-    flat = array.reshape(-1).astype(np.result_type(array, FLOAT32), copy=False)
     with np.errstate(all="ignore"):
-        return float(np.sqrt(np.dot(flat, flat)))
+        square = _square(array)
+    return (not is_narrow and math.isfinite(square)) or bool(np.isfinite(array).all())
 
 
-def _root_mean_square(array: Array) -> float:
-    return _norm(array) / math.sqrt(max(array.size, 1))
+def _square(array: Array) -> float:
+    """The sum of the squares of floats; infinite where it overflows, 0.0 of other types.
+
+    BLAS works it out, without a copy; the caller lets numpy say nothing of an overflow.
+    """
+    if array.dtype.kind != "f":
+        return 0.0
+    flat = array.reshape(-1)
+    if array.dtype.itemsize < FLOAT32.itemsize:
+        flat = flat.astype(FLOAT32)
+    return float(flat.dot(flat))

@@ -11,39 +11,58 @@
 
 enum { BLOCK = 512, LINE = 64 };
 
-BNN_INLINE void sgd_step(const bnn_update *u, const float *w, const float *dw, float *next_w,
-                         i64 n) {
+/* The rules give the bits of all new weights, or-ed: below TWO none of these is as large as 2, as
+   the exponents of all such numbers start with a 0. That costs one instruction an element. */
+enum { LARGEST = 0x7f7fffff, TWO = 0x40000000 };
+
+BNN_INLINE uint32_t sgd_step(const bnn_update *u, const float *w, const float *dw, float *next_w,
+                            i64 n) {
     const float rate = u->rate;
+    uint32_t seen = 0;
     BNN_SAME_OR_APART
-    for (i64 i = 0; i < n; i++) next_w[i] = w[i] - dw[i] * rate;
+    for (i64 i = 0; i < n; i++) {
+        float next = w[i] - dw[i] * rate;
+        next_w[i] = next;
+        seen |= bnn_bits_of_float(next);
+    }
+    return seen;
 }
 
-BNN_INLINE void momentum_step(const bnn_update *u, const float *w, const float *dw,
-                              const float *m, float *next_w, float *next_m, i64 n) {
+BNN_INLINE uint32_t momentum_step(const bnn_update *u, const float *w, const float *dw,
+                                 const float *m, float *next_w, float *next_m, i64 n) {
     const float rate = u->rate, keep = u->keep1;
+    uint32_t seen = 0;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
         float weight = w[i], moment = m[i] * keep + dw[i];
+        float next = weight - moment * rate;
         next_m[i] = moment;
-        next_w[i] = weight - moment * rate;
+        next_w[i] = next;
+        seen |= bnn_bits_of_float(next);
     }
+    return seen;
 }
 
-BNN_INLINE void first_moment_step(const bnn_update *u, const float *w, const float *dw,
-                                  const float *m, float *next_w, float *next_m, i64 n) {
+BNN_INLINE uint32_t first_moment_step(const bnn_update *u, const float *w, const float *dw,
+                                     const float *m, float *next_w, float *next_m, i64 n) {
     const bnn_update r = *u;
+    uint32_t seen = 0;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
         float weight = w[i], moment = m[i] * r.keep1 + dw[i] * r.take1;
+        float next = (weight - moment * r.rate) * r.keep;
         next_m[i] = moment;
-        next_w[i] = (weight - moment * r.rate) * r.keep;
+        next_w[i] = next;
+        seen |= bnn_bits_of_float(next);
     }
+    return seen;
 }
 
-BNN_INLINE void adam_step(const bnn_update *u, const float *w, const float *dw,
-                          const float *m, const float *v, float *next_w, float *next_m,
-                          float *next_v, i64 n) {
+BNN_INLINE uint32_t adam_step(const bnn_update *u, const float *w, const float *dw,
+                             const float *m, const float *v, float *next_w, float *next_m,
+                             float *next_v, i64 n) {
     const bnn_update r = *u;
+    uint32_t seen = 0;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
         float weight = w[i], slope = dw[i];
@@ -52,8 +71,11 @@ BNN_INLINE void adam_step(const bnn_update *u, const float *w, const float *dw,
         float bottom = sqrtf(second / r.correction2) + r.epsilon;
         next_m[i] = first;
         next_v[i] = second;
-        next_w[i] = (weight - first * r.rate / bottom) * r.keep;
+        float next = (weight - first * r.rate / bottom) * r.keep;
+        next_w[i] = next;
+        seen |= bnn_bits_of_float(next);
     }
+    return seen;
 }
 
 /* dw of the weights w, from bit 0 of `bits` on. Times 0 or 1, as in the operator's body. */
@@ -110,42 +132,74 @@ struct block {
     float *next_w, *next_m, *next_v;
 };
 
-BNN_INLINE void run_rule(const bnn_update *u, const struct block *b, i64 n) {
-    if (u->rule == BNN_SGD) sgd_step(u, b->w, b->dw, b->next_w, n);
-    if (u->rule == BNN_MOMENTUM) momentum_step(u, b->w, b->dw, b->m, b->next_w, b->next_m, n);
+BNN_INLINE uint32_t run_rule(const bnn_update *u, const struct block *b, i64 n) {
+    if (u->rule == BNN_SGD) return sgd_step(u, b->w, b->dw, b->next_w, n);
+    if (u->rule == BNN_MOMENTUM)
+        return momentum_step(u, b->w, b->dw, b->m, b->next_w, b->next_m, n);
     if (u->rule == BNN_FIRST_MOMENT)
-        first_moment_step(u, b->w, b->dw, b->m, b->next_w, b->next_m, n);
-    if (u->rule == BNN_ADAM)
-        adam_step(u, b->w, b->dw, b->m, b->v, b->next_w, b->next_m, b->next_v, n);
+        return first_moment_step(u, b->w, b->dw, b->m, b->next_w, b->next_m, n);
+    return adam_step(u, b->w, b->dw, b->m, b->v, b->next_w, b->next_m, b->next_v, n);
 }
 
-/* Whether one of x is NaN or infinite, in integers for the loop to be vectorised. */
-BNN_INLINE int has_non_finite(const float *x, i64 n) {
-    int32_t found = 0;
-    for (i64 i = 0; i < n; i++) found |= (bnn_bits_of_float(x[i]) & 0x7fffffff) > 0x7f7fffff;
-    return found;
+/* Whether no magnitude is above that with these bits; `seen` are the bits of all, or-ed. */
+BNN_INLINE int are_within(const float *x, i64 n, uint32_t seen, int32_t most) {
+    int32_t largest = 0;
+    if (!(seen & TWO)) return 1;
+    for (i64 i = 0; i < n; i++) {
+        int32_t magnitude = (int32_t)bnn_bits_of_float(x[i]) & 0x7fffffff;
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    return largest <= most;
 }
 
-/* Whether a block is to be left as it is; notes it then. m and v are NULL where there are none. */
-BNN_INLINE int diverges(const bnn_update *u, const float *w, const float *m, const float *v, i64 n) {
-    if (!u->diverged) return 0;
-    int found = (w && has_non_finite(w, n)) || (m && has_non_finite(m, n)) ||
-                (v && has_non_finite(v, n));
-    if (found) __atomic_store_n(u->diverged, 1, __ATOMIC_RELAXED);
-    return found;
+BNN_INLINE uint32_t seen_in(const float *x, i64 n) {
+    uint32_t seen = 0;
+    for (i64 i = 0; i < n; i++) seen |= bnn_bits_of_float(x[i]);
+    return seen;
+}
+
+/* Whether all is finite; if not, that is noted. */
+BNN_INLINE int is_finite(const bnn_update *u, const float *x, i64 n, uint32_t seen) {
+    if (!u->diverged || are_within(x, n, seen, LARGEST)) return 1;
+    __atomic_store_n(u->diverged, 1, __ATOMIC_RELAXED);
+    return 0;
+}
+
+/* Whether finite weights and state stay so for sure: the gradient and the rate are far from where a
+   product or a square overflows. Signs are never large. */
+BNN_INLINE int is_tame(const bnn_update *u, struct slope s, const float *dw, i64 n) {
+    if (!u->diverged) return 1;
+    if (!(u->rate <= 1e3f)) return 0;
+    if (s.bits || (s.raw && u->of_signs)) return 1;
+    return are_within(dw, n, seen_in(dw, n), (int32_t)bnn_bits_of_float(1e15f));
+}
+
+/* A block that may overflow is worked out beside its weights, and written if it does not. */
+static void wild_block(const bnn_update *u, const struct block *there, i64 n) {
+    float w[BLOCK], m[BLOCK], v[BLOCK];
+    const size_t n_bytes = (size_t)n * sizeof *w;
+    struct block b = *there;
+    b.next_w = w, b.next_m = m, b.next_v = v;
+    if (!is_finite(u, w, n, run_rule(u, &b, n))) return;
+    if (u->m && !is_finite(u, m, n, seen_in(m, n))) return;
+    if (u->v && !is_finite(u, v, n, seen_in(v, n))) return;
+    memcpy(there->next_w, w, n_bytes);
+    if (u->m) memcpy(there->next_m, m, n_bytes);
+    if (u->v) memcpy(there->next_v, v, n_bytes);
 }
 
 BNN_INLINE void float_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
-    float made[BLOCK], w[BLOCK], m[BLOCK], v[BLOCK];
-    const size_t n_bytes = (size_t)n * sizeof *w;
+    float made[BLOCK];
     struct block b = {.w = (const float *)u->w + at, .m = (const float *)u->m + at,
-                      .v = (const float *)u->v + at, .next_w = w, .next_m = m, .next_v = v};
+                      .v = (const float *)u->v + at, .next_w = (float *)u->next_w + at,
+                      .next_m = (float *)u->next_m + at, .next_v = (float *)u->next_v + at};
     b.dw = gradient_of(u, s, at, b.w, made, n);
-    run_rule(u, &b, n);
-    if (diverges(u, w, u->m ? m : NULL, u->v ? v : NULL, n)) return;
-    memcpy((float *)u->next_w + at, w, n_bytes);
-    if (u->m) memcpy((float *)u->next_m + at, m, n_bytes);
-    if (u->v) memcpy((float *)u->next_v + at, v, n_bytes);
+    if (!is_tame(u, s, b.dw, n)) {
+        wild_block(u, &b, n);
+        return;
+    }
+    uint32_t seen = run_rule(u, &b, n);
+    is_finite(u, b.next_w, n, seen); /* where weights or state were not so before */
 }
 
 BNN_INLINE void half_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
@@ -157,8 +211,11 @@ BNN_INLINE void half_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
     for (i64 i = 0; u->m && i < n; i++) m[i] *= 1 / STATE_SCALE;
     for (i64 i = 0; u->v && i < n; i++) v[i] = v[i] * (1 / STATE_SCALE) * (v[i] * (1 / STATE_SCALE));
     struct block b = {w, gradient_of(u, s, at, w, made, n), m, v, w, m, v};
-    run_rule(u, &b, n);
-    if (diverges(u, w, u->m ? m : NULL, u->v ? v : NULL, n)) return;
+    const int tame = is_tame(u, s, b.dw, n);
+    uint32_t seen = run_rule(u, &b, n);
+    if (!is_finite(u, w, n, seen)) return;
+    if (!tame && u->m && !is_finite(u, m, n, seen_in(m, n))) return;
+    if (!tame && u->v && !is_finite(u, v, n, seen_in(v, n))) return;
     for (i64 i = 0; u->m && i < n; i++) m[i] *= STATE_SCALE;
     for (i64 i = 0; u->v && i < n; i++) v[i] = sqrtf(v[i]) * STATE_SCALE;
     if (u->stochastic) store_by_chance(w, (bnn_half *)u->next_w + at, counter, n);
@@ -191,7 +248,7 @@ BNN_INLINE void bop_block(const bnn_update *u, i64 at, i64 byte, struct slope s,
     }
     const float keep = u->keep1, take = u->take1;
     for (i64 i = 0; i < n; i++) m[i] = m[i] * keep + dw[i] * take;
-    if (diverges(u, NULL, m, NULL, n)) return;
+    if (!is_finite(u, m, n, seen_in(m, n))) return;
     for (i64 i = 0; i < n; i += 8) {
         unsigned signs = w[i / 8], used = (1u << bnn_min(8, n - i)) - 1;
         unsigned turns = turning(m + i, signs, u->threshold, bnn_min(8, n - i));

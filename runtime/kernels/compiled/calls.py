@@ -59,7 +59,7 @@ PreparedCalls: TypeAlias = list[tuple[Callable[..., int], list[object]]]
 # Of this thread, while `dry_run` or `recorded` is open in it.
 _named: ContextVar[list[str] | None] = ContextVar("named", default=None)
 _recording: ContextVar[PreparedCalls | None] = ContextVar("recording", default=None)
-_finite: ContextVar[bool] = ContextVar("finite", default=False)
+_diverged: ContextVar[ctypes.c_int | None] = ContextVar("diverged", default=None)
 
 
 class NotFinite(Exception):
@@ -69,16 +69,30 @@ class NotFinite(Exception):
 @contextlib.contextmanager
 def finite_updates() -> Iterator[None]:
     """Let this thread's optimiser steps raise `NotFinite`, not write NaN or infinity."""
-    token = _finite.set(True)
+    token = _diverged.set(ctypes.c_int())
     try:
         yield
     finally:
-        _finite.reset(token)
+        _diverged.reset(token)
 
 
-def must_be_finite() -> bool:
-    """Whether `finite_updates` is open in this thread."""
-    return _finite.get()
+def diverged() -> ctypes.c_int | None:
+    """What an optimiser step sets to 1 in the scope of `finite_updates`; None elsewhere."""
+    return _diverged.get()
+
+
+def check_finite() -> None:
+    """After an optimiser step in the scope of `finite_updates`.
+
+    Raises
+    ------
+    NotFinite
+        If something would have become NaN or infinite.
+    """
+    flag = _diverged.get()
+    if flag is not None and flag.value:
+        flag.value = 0
+        raise NotFinite
 
 
 @contextlib.contextmanager

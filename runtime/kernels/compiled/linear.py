@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, call, covered
-from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, check_finite, make_update
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, call, check_finite, covered
+from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
 from bnnopt.runtime.kernels.formulas import row_blocks, rows_at_a_time
 
 Shape = Sequence[int]
@@ -53,7 +53,7 @@ def _in_blocks(
         if dw is not None:
             update.dw = dw[rows].ctypes.data
         call("bnn_optimizer_step", update, None, tile, None)
-        check_finite(update)
+        check_finite()
     return True
 
 

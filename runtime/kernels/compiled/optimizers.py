@@ -15,11 +15,11 @@ from bnnopt.runtime.kernels.compiled.calls import (
     FLOAT32,
     Arrays,
     Attributes,
-    NotFinite,
     call,
+    check_finite,
     covered,
+    diverged,
     integer,
-    must_be_finite,
     number,
     scalar,
 )
@@ -37,7 +37,7 @@ class Update(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("half", "stochastic", "stream", "of_signs")),
         *((name, ctypes.c_void_p) for name in ("w", "m", "v")),
         *((name, ctypes.c_void_p) for name in ("next_w", "next_m", "next_v", "dw")),
-        ("diverged", ctypes.POINTER(ctypes.c_int)),
+        ("diverged", ctypes.c_void_p),
         *((name, ctypes.c_float) for name in ("rate", "keep1", "take1", "keep2", "take2")),
         *((name, ctypes.c_float) for name in ("correction2", "epsilon", "keep")),
         *((name, ctypes.c_float) for name in ("threshold", "scale", "limit")),
@@ -125,18 +125,6 @@ FORMS: dict[str, Form] = {
 }
 
 
-def check_finite(update: Update) -> None:
-    """After a step in the scope of `finite_updates`.
-
-    Raises
-    ------
-    NotFinite
-        If something would have become NaN or infinite.
-    """
-    if update.diverged and update.diverged.contents.value:
-        raise NotFinite
-
-
 def make_update(
     operator: str, inputs: Arrays, outputs: Arrays, attributes: Attributes
 ) -> Update | None:
@@ -158,8 +146,9 @@ def make_update(
     step, (number_of_rule, rates) = int(count.reshape(-1)[0]), _RULES[rule]
     arrays = dict(zip(("w", "m", "v"), (w, *states), strict=False))
     arrays |= zip(("next_w", "next_m", "next_v"), outputs, strict=False)
+    flag = diverged()
     return Update(
-        diverged=ctypes.pointer(ctypes.c_int()) if must_be_finite() else None,
+        diverged=None if flag is None else ctypes.addressof(flag),
         rule=number_of_rule,
         rows=len(like) if like.ndim else 1,
         row=math.prod(like.shape[1:]),
@@ -189,7 +178,7 @@ def optimizer_step(
         return False
     dw, bits = (None, gradient) if of_signs else (gradient, None)
     call("bnn_optimizer_step", update, dw, None, bits)
-    check_finite(update)
+    check_finite()
     return True
 
 

@@ -12,12 +12,13 @@ from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
     call,
+    check_finite,
     covered,
     integer,
     integers,
 )
 from bnnopt.runtime.kernels.compiled.convolution import Cut, is_half, is_map, weight_grad_cut
-from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, check_finite, make_update
+from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
 from bnnopt.runtime.kernels.tiling import scratch_bytes as binary_scratch_bytes
 from bnnopt.runtime.kernels.tiling import tiling
 from bnnopt.runtime.library import int64s
@@ -70,7 +71,7 @@ def fused_step(
     update.dw = dw.ctypes.data if dw is not None else None
     arguments = [*made.before, None, update, *made.behind, scratch, scratch.size]
     is_done = bool(call(made.function, *arguments))
-    check_finite(update)
+    check_finite()
     return is_done
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel
-from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, NotFinite, must_be_finite
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, NotFinite, diverged
 from bnnopt.runtime.kernels.reference.parts import OUT, TILES, in_parts
 from bnnopt.runtime.kernels.reference.table import KERNELS
 
@@ -35,7 +35,7 @@ def run_numpy(
     for taken, own, places in in_parts(row.how, inputs, outputs, attributes):
         made = row.function(*taken, **own)
         results = made if isinstance(made, tuple) else (made,)
-        if row.updates and must_be_finite():
+        if row.updates and diverged() is not None:
             _check_finite(results)
         _deliver(results, places)
 
