@@ -48,7 +48,9 @@ class Operands:
         return index < self.n_inputs and self._node.inputs[index] is not None
 
     def shape(self, index: int) -> Shape:
-        """Shape of an input."""
+        """Shape of an input, which has to be there."""
+        if not self.has(index):
+            raise ShapeError(f"input {index} is left out, expected a value")
         return dims(self._node.inputs[index])
 
     def name(self, index: int) -> str:

@@ -530,6 +530,61 @@ BORDERS = [
     ),
 ]  # fmt: skip
 
+FUNCTIONS = [
+    *(Case(name, "plain", f"y = {name} (h)", draw=normal) for name in
+      ("Sin", "Cos", "Atan", "Sinh", "Cosh", "Asinh")),
+    *(Case(name, "inside", f"k = Constant <value_float = 0.15> () u = Mul (h, k) y = {name} (u)",
+           draw=near) for name in ("Tan", "Asin", "Acos", "Atanh")),
+    Case("Acosh", "above", "k = Constant <value_float = 1.5> () u = Add (h, k) y = Acosh (u)",
+         draw=positive),
+    Case("Pow", "tensors", "w2 = Abs (w) y = Pow (h, w2)", (5,), {"w": (5,)}, draw=positive),
+    Case("Pow", "broadcast", "w2 = Abs (w) y = Pow (w2, h)", (3, 2), {"w": (2,)}, draw=positive),
+    Case("Pow", "constants", "p = Constant <value_floats = [2.0, 0.0, 3.0, 1.0, 0.5]> ()"
+         " y = Pow (h, p)", draw=positive),
+    *(Case("Trilu", f"{upper}", f"y = Trilu <upper = {upper}> (h)", (3, 3)) for upper in (0, 1)),
+    *(Case("CumSum", f"{a}{b}", "i = Constant <value_int = 1> ()"
+           f" y = CumSum <exclusive = {a}, reverse = {b}> (h, i)", (4,))
+      for a in (0, 1) for b in (0, 1)),
+]  # fmt: skip
+EXTREMES = [
+    *(
+        Case(name, note,
+             f"a = Constant <value_ints = [{axes}]> () y = {name} <{attributes}> (h, a)",
+             (3, 4), draw=spaced)
+        for name in ("ReduceMax", "ReduceMin")
+        for note, axes, attributes in (
+            ("axis", "1", "keepdims = 1"), ("flat", "-1", "keepdims = 0"),
+            ("two", "1, 2", "keepdims = 0"),
+        )
+    ),
+    *(
+        Case(name, note,
+             f"a = Constant <value_ints = [{axes}]> () y = {name} <{attributes}> (h, a)",
+             (3, 2))
+        for name in ("ReduceLogSumExp", "ReduceProd")
+        for note, axes, attributes in (
+            ("axis", "1", "keepdims = 1"), ("flat", "-1", "keepdims = 0"),
+            ("two", "1, 2", "keepdims = 0"),
+        )
+    ),
+]  # fmt: skip
+INDEXING = [
+    Case("GatherElements", "axis", "i = Constant <value = int64[4,2] {0, 2, 1, 1, 2, -1, 0, 0}> ()"
+         " y = GatherElements <axis = 1> (h, i)", (3,), any_batch=False),
+    *(Case("ScatterElements", reduction,
+           "i = Constant <value = int64[4,2] {0, 2, 1, 0, 2, 0, 0, 1}> ()"
+           f' y = ScatterElements <axis = 1, reduction = "{reduction}"> (h, i, w)',
+           (3,), {"w": (4, 2)}, any_batch=False) for reduction in ("none", "add")),
+    Case("GatherND", "rows", "i = Constant <value = int64[3,2] {0, 1, 3, -1, 0, 1}> ()"
+         " y = GatherND (h, i)", (3, 2), any_batch=False),
+    *(Case("ScatterND", reduction, "i = Constant <value = int64[2,1] {2, 0}> ()"
+           f' y = ScatterND <reduction = "{reduction}"> (h, i, w)', (3,), {"w": (2, 3)},
+           any_batch=False) for reduction in ("none", "add")),
+    *(Case("TopK", note, "k = Constant <value_ints = [2]> ()"
+           f" y, i = TopK <axis = {axis}, largest = {largest}> (h, k)", (4, 3), draw=spaced)
+      for note, axis, largest in (("largest", -1, 1), ("smallest", 1, 0))),
+]  # fmt: skip
+
 REUSE = [
     Case("Add", "residual", "u = Tanh (h) v = Exp (u) s = Add (u, v) y = Add (s, h)"),
     Case("Mul", "weight-in-three-places", "u = Mul (h, w) v = Add (u, w) y = Mul (v, w)", (5,),
@@ -568,6 +623,9 @@ CASES = [
     *REDUCTIONS,
     *SHAPES,
     *BORDERS,
+    *FUNCTIONS,
+    *EXTREMES,
+    *INDEXING,
     *REUSE,
     *NORMALIZATIONS,
 ]

@@ -43,6 +43,12 @@ class Function(nn.Module):  # type: ignore[misc, name-defined]
         return self.function(x * self.scale)
 
 
+def assigned(x: Any) -> Any:
+    y = 2 * x
+    y[:, 1:3] = x[:, :2] * x[:, 2:]
+    return y
+
+
 IMAGE, SEQUENCE, ROWS = (2, 3, 6, 4), (3, 5, 4), (3, 4)
 MODULES: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "group-norm": (lambda: nn.GroupNorm(3, 6), (2, 6, 4, 4)),
@@ -82,6 +88,13 @@ MODULES: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "reflection": (lambda: nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReflectionPad2d(1)), IMAGE),
     "replication": (lambda: nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReplicationPad2d(2)), IMAGE),
     "max-pool": (lambda: nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveMaxPool2d(1)), IMAGE),
+    "amax-of-equal-ones": (lambda: Function(lambda x: torch.relu(x - 1).amax(1)), ROWS),
+    "product-with-zeros": (lambda: Function(lambda x: torch.relu(x + 0.5).prod(1)), (6, 4)),
+    "log-sum-exp": (lambda: Function(lambda x: torch.logsumexp(x, 1)), ROWS),
+    "power": (lambda: Function(lambda x: torch.relu(x) ** (1 + torch.exp(x))), ROWS),
+    "slice-assignment": (lambda: Function(assigned), ROWS),
+    "top-k": (lambda: Function(lambda x: torch.topk(x, 2, 1)[0]), ROWS),
+    "running-sum": (lambda: Function(lambda x: torch.cumsum(x, 1)), ROWS),
     "repeat": (lambda: Function(lambda x: x.repeat(1, 3)), ROWS),
 }
 

@@ -88,6 +88,11 @@ BOOLS = np.array([[True, False], [True, True]])
 OTHERS = np.array([[True, True], [False, True]])
 MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
 
+TRIGONOMETRIC = (
+    *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan"),
+    *("Sinh", "Cosh", "Asinh", "Acosh", "Atanh"),
+)
+
 ELEMENTWISE = [
     *(case(op, f(2, 3), f(2, 3)) for op in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum")),
     *(case(op, f(2, 1, 3), f(4, 1)) for op in ("Add", "Sub", "Mul", "Div", "Max", "Min")),
@@ -120,6 +125,9 @@ ELEMENTWISE = [
     case("Reciprocal", FINITE),
     case("Sign", SPECIAL),
     case("Sign", INTS),
+    *(case(op, 0.9 * np.sin(f(2, 3))) for op in TRIGONOMETRIC if op != "Acosh"),
+    *(case(op, 3 * f(5)) for op in ("Sin", "Cos", "Atan", "Sinh", "Cosh", "Asinh")),
+    case("Acosh", 1 + POSITIVE),
     case("Floor", SPECIAL),
     case("Ceil", SPECIAL),
     case("Round", SPECIAL),
@@ -395,6 +403,18 @@ SHAPING = [
         for reduction in ("none", "add", "mul", "max", "min")
     ),
     case("ScatterElements", f(5), i(1, 1, 1), f(3), reduction="add"),
+    case("GatherND", f(3, 4, 2), np.array([[0, 1], [-1, 2]], np.int64)),
+    case("GatherND", f(2, 3, 2), np.array([[1], [2]], np.int64), batch_dims=1),
+    *(
+        case("ScatterND", f(4, 3), np.array([[1], [-1]], np.int64), f(2, 3), reduction=reduction)
+        for reduction in ("none", "add", "mul", "max", "min")
+    ),
+    *(
+        case("TopK", f(3, 5), i(2), axis=axis, largest=largest)
+        for axis in (0, 1, -1)
+        for largest in (0, 1)
+    ),
+    case("TopK", np.array([[2, 1, 2, 0, 1]], np.float32), i(4)),
     only_stock("OneHot", INDICES, i(3), f(2)),  # the reference wants a 0-d depth
     case("OneHot", INDICES, scalar(4, np.int64), f(2), axis=0),
     case("OneHot", i(0, 5, -1), scalar(3, np.int64), i(2, 7), axis=1),

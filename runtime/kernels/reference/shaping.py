@@ -201,6 +201,41 @@ def scatter_elements(
     return y
 
 
+def _slices(indices: Array) -> tuple[Array, ...]:
+    """Index of numpy of the slices that the last axis names."""
+    return tuple(np.moveaxis(indices, -1, 0))
+
+
+def gather_nd(x: Array, indices: Array, *, batch_dims: int = 0) -> Array:
+    """Take the slice of x that each row of the indices names; the first axes are shared."""
+    if not batch_dims:
+        return np.asarray(x[_slices(indices)])
+    pairs = zip(x, indices, strict=True)
+    return np.stack([gather_nd(a, i, batch_dims=batch_dims - 1) for a, i in pairs])
+
+
+def scatter_nd(x: Array, indices: Array, updates: Array, *, reduction: str = "none") -> Array:
+    """Put (or add, mul, max, min) slices into a copy of x, where each row of the indices says."""
+    y = x.copy()
+    if reduction == "none":
+        y[_slices(indices)] = updates
+    else:
+        _SCATTER[reduction].at(y, _slices(indices), updates)
+    return y
+
+
+def top_k(
+    x: Array, k: Array, *, axis: int = -1, largest: int = 1, sorted: int = 1
+) -> tuple[Array, Array]:
+    """The k largest (or smallest) along an axis, in order, and where; of equal ones the first."""
+    key = np.flip(x, axis) if largest else x
+    order = np.argsort(key, axis=axis, kind="stable")
+    if largest:
+        order = np.flip(x.shape[axis] - 1 - order, axis)
+    indices = np.take(order, np.arange(int(k.item())), axis=axis).astype(np.int64)
+    return np.take_along_axis(x, indices, axis), np.ascontiguousarray(indices)
+
+
 def one_hot(indices: Array, depth: Array, values: Array, *, axis: int = -1) -> Array:
     """Put values[1] where a new axis of length `depth` equals the index, values[0] elsewhere.
 

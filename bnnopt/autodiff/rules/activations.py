@@ -1,0 +1,170 @@
+"""Activations, binarisation included."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from bnnopt.autodiff.context import Context
+from bnnopt.autodiff.rules import Grads
+from bnnopt.ops import dtype
+
+
+def erf(g: Context) -> Grads:
+    """Forward: y = erf(x). Backward: dx = dy 2 / sqrt(pi) exp(-x^2)."""
+    bell = g.emit("Exp", g.emit("Neg", g.emit("Mul", g.x(), g.x())))
+    return {0: g.emit("Mul", g.dy, g.emit("Mul", bell, g.scalar(2 / math.sqrt(math.pi))))}
+
+
+def sigmoid(g: Context) -> Grads:
+    """Forward: y = 1 / (1 + exp(-x)). Backward: dx = dy y (1 - y)."""
+    rest = g.emit("Sub", g.scalar(1.0), g.y())
+    return {0: g.emit("Mul", g.emit("Mul", g.dy, rest), g.y())}
+
+
+def tanh(g: Context) -> Grads:
+    """Forward: y = tanh(x). Backward: dx = dy (1 - y^2)."""
+    rest = g.emit("Sub", g.scalar(1.0), g.emit("Mul", g.y(), g.y()))
+    return {0: g.emit("Mul", g.dy, rest)}
+
+
+def softplus(g: Context) -> Grads:
+    """Forward: y = ln(1 + exp(x)). Backward: dx = dy sigmoid(x)."""
+    return {0: g.emit("Mul", g.dy, g.emit("Sigmoid", g.x()))}
+
+
+def gelu(g: Context) -> Grads:
+    """Forward: y = x Phi(x), or x (1 + tanh(u)) / 2 with u = a (x + b x^3), a = sqrt(2 / pi).
+
+    Backward: dx = dy (Phi(x) + x phi(x)), or dy ((1 + t) / 2 + x (1 - t^2) a (1 + 3 b x^2) / 2),
+    t = tanh(u).
+    """
+    approximate = g.node.attributes.get("approximate")
+    is_tanh = approximate is not None and approximate.as_string() == "tanh"
+    slope = _gelu_slope_by_tanh(g) if is_tanh else _gelu_slope(g)
+    return {0: g.emit("Mul", g.dy, slope)}
+
+
+def _gelu_slope(g: Context) -> ir.Value:
+    unit = g.emit("Erf", g.emit("Mul", g.x(), g.scalar(1 / math.sqrt(2))))
+    phi = g.emit("Mul", g.emit("Add", unit, g.scalar(1.0)), g.scalar(0.5))
+    square = g.emit("Mul", g.x(), g.x())
+    bell = g.emit("Exp", g.emit("Mul", square, g.scalar(-0.5)))
+    density = g.emit("Mul", bell, g.scalar(1 / math.sqrt(2 * math.pi)))
+    return g.emit("Add", phi, g.emit("Mul", g.x(), density))
+
+
+def _gelu_slope_by_tanh(g: Context) -> ir.Value:
+    a, b = math.sqrt(2 / math.pi), 0.044715
+    square = g.emit("Mul", g.x(), g.x())
+    line = g.emit("Add", g.emit("Mul", square, g.scalar(a * b)), g.scalar(a))
+    t = g.emit("Tanh", g.emit("Mul", g.x(), line))
+    half = g.emit("Mul", g.emit("Add", t, g.scalar(1.0)), g.scalar(0.5))
+    rest = g.emit("Sub", g.scalar(1.0), g.emit("Mul", t, t))
+    inner = g.emit("Add", g.emit("Mul", square, g.scalar(1.5 * a * b)), g.scalar(0.5 * a))
+    return g.emit("Add", half, g.emit("Mul", g.x(), g.emit("Mul", rest, inner)))
+
+
+def relu(g: Context) -> Grads:
+    """Forward: y = max(x, 0). Backward: dx = dy where y > 0."""
+    return {0: g.emit("ReluGrad", g.dy, g.y())}
+
+
+def leaky_relu(g: Context) -> Grads:
+    """Forward: y = x where x > 0, else a x. Backward: dx = dy where x > 0, else a dy."""
+    slope = g.scalar(g.attribute("alpha", 0.01))
+    positive = g.emit("Greater", g.x(), g.scalar(0.0))
+    return {0: g.emit("Where", positive, g.dy, g.emit("Mul", g.dy, slope))}
+
+
+def prelu(g: Context) -> Grads:
+    """Forward: y = x where x > 0, else a x. Backward: da = x dy where x <= 0."""
+    positive = g.emit("Greater", g.x(), g.scalar(0.0))
+    grads = {}
+    if 0 in g.wanted:
+        grads[0] = g.emit("Where", positive, g.dy, g.emit("Mul", g.dy, g.x(1)))
+    if 1 in g.wanted:
+        product = g.emit("Mul", g.dy, g.x())
+        grads[1] = g.unbroadcast(g.emit("Where", positive, g.scalar(0.0), product), g.x(1))
+    return grads
+
+
+def clip(g: Context) -> Grads:
+    """Forward: y = min(max(x, low), high). Backward: dx = dy where low <= x <= high."""
+    low, high = g.known(1), g.known(2)
+    return {
+        0: g.emit(
+            "ClipGrad",
+            g.dy,
+            g.x(),
+            low=float(np.finfo(np.float32).min) if low is None else float(low.item()),
+            high=float(np.finfo(np.float32).max) if high is None else float(high.item()),
+        )
+    }
+
+
+def hard_sigmoid(g: Context) -> Grads:
+    """Forward: y = clip(a x + b, 0, 1). Backward: dx = a dy where 0 <= a x + b <= 1."""
+    alpha, beta = g.attribute("alpha", 0.2), g.attribute("beta", 0.5)
+    if alpha == 0:
+        return {}
+    low, high = sorted((-beta / alpha, (1 - beta) / alpha))
+    return {0: g.emit("ClipGrad", g.emit("Mul", g.dy, g.scalar(alpha)), g.x(), low=low, high=high)}
+
+
+def hard_swish(g: Context) -> Grads:
+    """Forward: y = x clip(x / 6 + 1 / 2, 0, 1).
+
+    Backward: dx = dy (x / 3 + 1 / 2) where -3 <= x <= 3, dy above, 0 below.
+    """
+    slope = g.emit("Add", g.emit("Mul", g.x(), g.scalar(1 / 3)), g.scalar(0.5))
+    inner = g.emit("Mul", g.dy, slope)
+    above = g.emit("Greater", g.x(), g.scalar(3.0))
+    below = g.emit("Less", g.x(), g.scalar(-3.0))
+    upper = g.emit("Where", above, g.dy, inner)
+    return {0: g.emit("Where", below, g.scalar(0.0), upper)}
+
+
+def softmax(g: Context) -> Grads:
+    """Forward: y = exp(x) / sum(exp(x)). Backward: dx = y (dy - sum(dy y))."""
+    axes = g.integers([g.int_attribute("axis", -1)])
+    total = g.emit("ReduceSum", g.emit("Mul", g.dy, g.y()), axes, keepdims=1)
+    return {0: g.emit("Mul", g.y(), g.emit("Sub", g.dy, total))}
+
+
+def log_softmax(g: Context) -> Grads:
+    """Forward: y = x - ln(sum(exp(x))). Backward: dx = dy - exp(y) sum(dy)."""
+    axes = g.integers([g.int_attribute("axis", -1)])
+    total = g.emit("ReduceSum", g.dy, axes, keepdims=1)
+    return {0: g.emit("Sub", g.dy, g.emit("Mul", g.emit("Exp", g.y()), total))}
+
+
+def binarize(g: Context) -> Grads:
+    """Forward: y = sign(x). Backward: by the node's straight-through estimator.
+
+    clipped: dx = dy where |x| <= clip (arXiv:1602.02830); identity: dx = dy; approx-sign: dx = dy
+    max(0, 2 - 2|x|) (arXiv:1808.00278); swish-sign: arXiv:1812.11800 with beta = 5.
+    """
+    estimator = g.node.attributes["ste"].as_string()
+    if estimator == "identity":
+        return {0: g.dy}
+    if estimator == "approx-sign":
+        return {0: g.emit("ApproxSignGrad", g.dy, g.x())}
+    if estimator == "swish-sign":
+        return {0: g.emit("SwishSignGrad", g.dy, g.x(), beta=5.0)}
+    bound = g.attribute("clip", 1.0)
+    return {0: g.emit("ClipGrad", g.dy, g.x(), low=-bound, high=bound)}
+
+
+def straight_through(g: Context) -> Grads:
+    """Forward: y = b. Backward: ds = dy, and nothing to b."""
+    return {1: g.unbroadcast(g.dy, g.x(1))} if 1 in g.wanted else {}
+
+
+def dropout(g: Context) -> Grads:
+    """Forward: y = x (scale where mask, else 0). Backward: dx = dy (scale where mask, else 0)."""
+    kept = g.emit("Cast", g.y(1), to=int(dtype(g.dy)))
+    factor = g.emit("Mul", kept, g.scalar(g.attribute("scale", 1.0)))
+    return {0: g.emit("Mul", g.dy, factor)}
