@@ -6,6 +6,8 @@ means a defect in bnnopt.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class BnnoptError(Exception):
     """Base of all errors that are not a defect in bnnopt.
@@ -49,3 +51,11 @@ class DivergedError(BnnoptError):
     The message says whether the state of before the step is there, or the session has to go on
     from a checkpoint.
     """
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """A hint for the end of a line: ``; did you mean 'adam'?``, empty if nothing is near."""
+    from difflib import get_close_matches  # only where a line is written: a device starts fast
+
+    near = get_close_matches(found, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""

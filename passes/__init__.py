@@ -6,36 +6,35 @@ if __name__ != "bnnopt.passes":
 from bnnopt.passes.infra.base import Pass, Skip, Trace
 from bnnopt.passes.infra.graph_check import BrokenGraph, check_graph
 from bnnopt.passes.infra.manager import (
-    LEVELS,
-    PASSES,
     PassRecord,
     by_loss,
     in_order,
     kernel_passes,
     least_cosine,
+    make_pass,
     map_kernels,
     run_passes,
     select,
-    with_pass,
 )
-from bnnopt.passes.prune_stored import PruneStored
+from bnnopt.passes.infra.stages import LEVELS, PASSES, STAGES, Stage
 
 __all__ = [
     "LEVELS",
     "PASSES",
+    "STAGES",
     "BrokenGraph",
     "Pass",
     "PassRecord",
-    "PruneStored",
     "Skip",
+    "Stage",
     "Trace",
     "by_loss",
     "check_graph",
     "in_order",
     "kernel_passes",
     "least_cosine",
+    "make_pass",
     "map_kernels",
     "run_passes",
     "select",
-    "with_pass",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,6 +29,10 @@ class BinaryOutputInt16(Pass):
     """
 
     name: ClassVar[str] = "binary-output-int16"
+    after: ClassVar[Mapping[str, str]] = {
+        "packed-products": "only kernels that read bits write int16",
+        "pool-index": "only pooling that writes places reads int16",
+    }
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,7 +41,16 @@ class Bitmap(Pass):
     """
 
     name: ClassVar[str] = "bitmap"
+    after: ClassVar[Mapping[str, str]] = {
+        "rebuild-activations": "what is rebuilt needs no copy",
+        "prune-stored": "what is pruned has its bitmap",
+        "mask-pack": "a ReLU that reads bits needs no values",
+    }
     margin: float = 1.05
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.margin < math.inf:
+            self.refuse("margin", self.margin, "a number of 1 or more")
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,6 +37,10 @@ class BnnBatchNormBackward(Pass):
 
     name: ClassVar[str] = "bnn-batch-norm-backward"
     level: ClassVar[int] = 2
+    after: ClassVar[Mapping[str, str]] = {
+        "l1-batch-norm": "differentiates the norm that is there",
+        "fuse-batch-norm-signs": "reads the bits that the norm writes",
+    }
     lossless: ClassVar[bool] = False
     min_cosine: ClassVar[float] = 0.7
 

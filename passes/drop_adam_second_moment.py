@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,6 +31,9 @@ class DropAdamSecondMoment(Pass):
 
     name: ClassVar[str] = "drop-adam-second-moment"
     level: ClassVar[int] = 2
+    after: ClassVar[Mapping[str, str]] = {
+        "binary-weight-gradients": "drops the moment of gradients that are signs",
+    }
     lossless: ClassVar[bool] = False
     changes_storage: ClassVar[bool] = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,9 +42,16 @@ class Float16Gradients(Pass):
 
     name: ClassVar[str] = "float16-gradients"
     level: ClassVar[int] = 2
+    after: ClassVar[Mapping[str, str]] = {
+        "packed-products": "asks the kernels that were chosen whether they take float16",
+    }
     lossless: ClassVar[bool] = False
     min_cosine: ClassVar[float] = 0.995
     scale_bits: int = 10
+
+    def __post_init__(self) -> None:
+        if not -126 <= self.scale_bits <= 127:
+            self.refuse("scale_bits", self.scale_bits, "-126 to 127, a power of two of float32")
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

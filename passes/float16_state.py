@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,6 +40,10 @@ class Float16State(Pass):
 
     name: ClassVar[str] = "float16-state"
     level: ClassVar[int] = 2
+    after: ClassVar[Mapping[str, str]] = {
+        "binary-weight-gradients": "narrows the step that reads signs",
+        "drop-adam-second-moment": "narrows the states that are left",
+    }
     lossless: ClassVar[bool] = False
     min_cosine: ClassVar[float] = 0.999
     changes_storage: ClassVar[bool] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,6 +28,11 @@ class FuseBatchNormSigns(Pass):
     """
 
     name: ClassVar[str] = "fuse-batch-norm-signs"
+    after: ClassVar[Mapping[str, str]] = {
+        "sign-pack": "writes the bits that are kept",
+        "mask-pack": "writes the mask that is kept",
+        "packed-products": "no product reads the floats any more",
+    }
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -48,6 +49,12 @@ class FuseUpdates(Pass):
     """
 
     name: ClassVar[str] = "fuse-updates"
+    after: ClassVar[Mapping[str, str]] = {
+        "packed-products": "asks the kernels that were chosen whether they step weights",
+        "float16-gradients": "takes the scale of the gradients in",
+        "float16-state": "takes the step in as it is",
+        "immediate-update": "takes in a step that follows its gradient",
+    }
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

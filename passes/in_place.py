@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,6 +25,9 @@ class InPlace(Pass):
     """
 
     name: ClassVar[str] = "in-place"
+    after: ClassVar[Mapping[str, str]] = {
+        "float16-gradients": "a pair has one type",
+    }
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,6 +27,9 @@ class MaskPack(Pass):
     """
 
     name: ClassVar[str] = "mask-pack"
+    after: ClassVar[Mapping[str, str]] = {
+        "rebuild-activations": "packs a mask where no value is read any more",
+    }
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

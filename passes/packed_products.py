@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,6 +39,12 @@ class PackedProducts(Pass):
     """
 
     name: ClassVar[str] = "packed-products"
+    after: ClassVar[Mapping[str, str]] = {
+        "binary-weight-gradients": "writes only the bits of a gradient that is kept as signs",
+        "redirect-consumers": "reads signs of weights where they are taken again",
+        "sign-pack": "reads the bits that are kept",
+        "recompute-binary-products": "a product that is computed again runs on bits as well",
+    }
     maps_kernels: ClassVar[bool] = True
 
     def run(self, step: TrainingStep, trace: Trace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,6 +41,11 @@ class PoolBatchNormBackward(Pass):
 
     name: ClassVar[str] = "pool-batch-norm-backward"
     level: ClassVar[int] = 2
+    after: ClassVar[Mapping[str, str]] = {
+        "l1-batch-norm": "differentiates L1 batch norm alone",
+        "mask-pack": "reads the mask of a ReLU between the two",
+        "pool-index": "scatters to the places that are kept",
+    }
     lossless: ClassVar[bool] = False
     min_cosine: ClassVar[float] = 0.995
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,6 +28,9 @@ class PoolIndex(Pass):
     """
 
     name: ClassVar[str] = "pool-index"
+    after: ClassVar[Mapping[str, str]] = {
+        "pool-before-join": "packs the places of each pooling on its own",
+    }
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,7 +47,10 @@ class Pow2Gradients(Pass):
     """
 
     name: ClassVar[str] = "pow2-gradients"
-    level: ClassVar[int] = 3
+    level: ClassVar[None] = None
+    after: ClassVar[Mapping[str, str]] = {
+        "stream-gradients": "packs what is not written over",
+    }
     lossless: ClassVar[bool] = False
     min_cosine: ClassVar[float] = 0.6
 

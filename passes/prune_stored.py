@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,24 +24,39 @@ class PruneStored(Pass):
     Forward:   z = conv(y) of the whole y; kept: bitmap and values of the largest |y| of each sample
     Backward:  dw reads the pruned y; dx and the masks of activations stay exact.
     Saves:     of 32 bits an element all but 1 + 32 x (1 - sparsity), a size known beforehand.
-    Numbers:   lossy, in weight gradients only: they lack the terms of the smallest activations.
+    Numbers:   lossy, in weight gradients only: they lack the terms of the smallest activations. How
+               far they turn is measured and expected, not bounded: see `min_cosine`.
     Skips:     the network's own input; a backward node other than a weight gradient reads y.
     Source:    Jiang et al., Back Razor (NeurIPS 2022).
+
+    Attributes
+    ----------
+    sparsity : float
+        The share of each sample that is left out of the copy.
     """
 
     name: ClassVar[str] = "prune-stored"
-    level: ClassVar[int] = 3
+    level: ClassVar[None] = None
+    after: ClassVar[Mapping[str, str]] = {
+        "rebuild-activations": "what is rebuilt needs no copy",
+    }
     lossless: ClassVar[bool] = False
-    min_cosine: ClassVar[float] = 0.5
     sparsity: float = 0.8
 
-    @property
-    def bound(self) -> float:
-        """Of the sum of squares of a sample the largest keep their share or more: its root counts.
+    def __post_init__(self) -> None:
+        if not 0 < self.sparsity < 1:
+            self.refuse("sparsity", self.sparsity, "a number between 0 and 1")
 
-        It is `min_cosine` at a sparsity of 0.8.
+    @property
+    def min_cosine(self) -> float:
+        """Half of sqrt(1 - sparsity), which is what is expected, and nothing that is proved.
+
+        Of one sample of a dense layer dw = dy y^T, and the cosine is |y'| / |y|: the largest
+        elements keep their share of the squares or more, so it is sqrt(1 - sparsity) or more. Over
+        the samples of a batch and the places of a convolution terms may cancel, and in the worst
+        case nothing holds; the half is for that.
         """
-        return min(self.min_cosine, self.min_cosine * math.sqrt((1 - self.sparsity) / 0.2))
+        return math.sqrt(1 - self.sparsity) / 2
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

@@ -32,6 +32,10 @@ class RebuildActivations(Pass):
     name: ClassVar[str] = "rebuild-activations"
     longest: int = 20
 
+    def __post_init__(self) -> None:
+        if self.longest < 0:
+            self.refuse("longest", self.longest, "a number of steps")
+
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         kept = {root: views for root, views in saved(step).items() if late_beyond_mask(views)}

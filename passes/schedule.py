@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,12 @@ class Schedule(Pass):
     """
 
     name: ClassVar[str] = "schedule"
+    after: ClassVar[Mapping[str, str]] = {
+        "immediate-update": "begins with the best order known",
+        "fuse-updates": "orders the nodes that are left",
+        "stream-gradients": "keeps what is written over another value behind its readers",
+        "in-place": "keeps what is written over another value behind its readers",
+    }
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

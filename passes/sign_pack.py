@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,6 +36,9 @@ class SignPack(Pass):
     """
 
     name: ClassVar[str] = "sign-pack"
+    after: ClassVar[Mapping[str, str]] = {
+        "redirect-consumers": "signs of weights are taken again, not packed",
+    }
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

@@ -28,6 +28,9 @@ class StreamGradients(Pass):
     """
 
     name: ClassVar[str] = "stream-gradients"
+    after: ClassVar[Mapping[str, str]] = {
+        "packed-products": "asks the kernels that were chosen whether they stream",
+    }
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""

@@ -157,7 +157,7 @@ class Artifact(NamedTuple):
     classes : int
         Labels are 0 to ``classes - 1``; 0 where there are none.
     passes : sequence of str
-        The passes that ran.
+        The passes that ran, each with its options: ``prune-stored{sparsity=0.98}``.
     pruning : mapping of str to value, optional
         The fields of `bnnopt.runtime.pruning.Pruning`, where weights are pruned.
     packed : mapping of str to list of int

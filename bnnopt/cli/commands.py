@@ -78,13 +78,18 @@ def cli(context: click.Context) -> None:
     show_default=True,
     help="-O0: the reference; -O1: lossless; -O2: Algorithm 2 of Wang et al., lossy.",
 )
-@click.option("--passes", type=Names(), default=(), help="Only these passes, separated by commas.")
-@click.option("--disable", type=Names(), default=(), help="Not these passes, separated by commas.")
+@click.option(
+    "--passes",
+    type=Names(),
+    default=(),
+    help="Only these, separated by commas, such as sign-pack,bitmap{margin=1.2}.",
+)
+@click.option("--disable", type=Names(), default=(), help="Not these, by name.")
 @click.option(
     "--enable",
     type=Names(),
     default=(),
-    help="Also these passes, such as pow2-gradients, which no level has.",
+    help="Also these, or these with other options, such as prune-stored{sparsity=0.9}.",
 )
 @click.option(
     "--budget",
@@ -290,6 +295,9 @@ def verify(folder: Path, backend: str, steps: int, seed: int, json_file: str | N
 def passes() -> None:
     """List the passes in the order in which they run.
 
+    Options are in braces, with their defaults. A pass that no level has runs where --enable or
+    --passes names it.
+
     \b
     Example:
       bnnopt passes
@@ -303,8 +311,12 @@ def passes() -> None:
         Column("numbers", optional=True),
         Column("what it does", wraps=True),
     ]
-    rows = [Row([p.name, f"-O{p.level}", p.numbers, p.summary]) for p in PASSES]
+    rows = [Row([p.spec, _level(p), p.numbers, p.summary]) for p in PASSES]
     show(Listing("", columns, rows))
+
+
+def _level(candidate: Any) -> str:
+    return "--enable" if candidate.level is None else f"-O{candidate.level}"
 
 
 @cli.command()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import click
 
-from bnnopt.errors import UsageError
+from bnnopt.errors import UsageError, did_you_mean
 
 # Only named in the help; what checks them is heavy to import. A test holds the two together.
 OPTIMIZERS = ("adam", "sgd", "bop", "fixed-sign")
@@ -26,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 
 class Names(click.ParamType[Any]):
-    """Names, separated by commas."""
+    """Names, separated by commas; those in braces belong to a name, as options of a pass."""
 
     name = "NAMES"
 
@@ -34,7 +33,7 @@ class Names(click.ParamType[Any]):
         """Return a tuple of str."""
         if isinstance(value, tuple):
             return value
-        return tuple(n.strip() for n in value.split(",") if n.strip())
+        return tuple(n.strip() for n in re.split(r",(?![^{}]*\})", value) if n.strip())
 
 
 class Size(click.ParamType[Any]):
@@ -88,8 +87,7 @@ def _configure(context: click.Context, parameter: click.Parameter, path: str | N
     known = {option.removeprefix("--"): p for p in context.command.params for option in p.opts}
     for name, value in found.items():
         if name not in known or name == "config":
-            near = get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, known)
             raise UsageError(f"--config {path}: there is no option {name!r}{hint}")
         text = ",".join(map(str, value)) if isinstance(value, list) else value
         context.default_map = {**(context.default_map or {}), str(known[name].name): text}

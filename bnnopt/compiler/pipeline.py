@@ -27,13 +27,11 @@ from bnnopt.passes import (
     LEVELS,
     Pass,
     PassRecord,
-    PruneStored,
     by_loss,
     in_order,
     kernel_passes,
     map_kernels,
     run_passes,
-    with_pass,
 )
 from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report, StaticSum
@@ -137,7 +135,8 @@ def optimize(
         ``+1``, or ``keep`` for ONNX's 0; if not given, ``keep`` where exact zeros are no accident
         (a sign of the model's input or of a ReLU) and ``+1`` elsewhere.
     passes, disable, enable : sequence of str
-        Only these passes; all but these; these as well.
+        Only these passes; all but these; these as well. Options of a pass are in braces, as in
+        ``prune-stored{sparsity=0.9}``; ``bnnopt passes`` lists them.
     budget_bytes : int
         Take the least lossy passes whose planned peak fits: none, all lossless ones, then the
         lossy ones too, one after the other, that with the tightest bound first.
@@ -146,7 +145,7 @@ def optimize(
     calibrate : str
         An ``.npz`` file with ``x``: its first batches show how sparse activations are.
     prune_stored : float
-        Also run pass ``prune-stored``, with this share of a stored activation set to zero.
+        The same as to enable ``prune-stored{sparsity=...}``.
     prune_weights : float
         Prune the weights of real-valued layers while they are trained, until this share is zero.
     prune_end : int
@@ -180,7 +179,7 @@ def optimize(
     if chosen.calibrate is not None:
         say("measuring sparsity")
         calibrate(reference, forward.weights, forward.batch_size, Path(chosen.calibrate))
-    kernels = [p.name for p in kernel_passes(chosen.disable)]
+    kernels = kernel_passes(chosen.disable)
     baseline = Footprint.of(make_plan(map_kernels(reference, kernels)))
     level, training, records = _rewrite(reference, chosen, say)
     say("shrinking the evaluation")
@@ -264,10 +263,7 @@ def _run(
 ) -> tuple[TrainingStep, list[PassRecord]]:
     """The rewritten step, and the ledger of the passes that were asked for."""
     step = TrainingStep(reference.model.clone())
-    passes = in_order([*asked, *kernel_passes(settings.disable)])
-    if settings.prune_stored is not None:
-        asked = [*asked, PruneStored(settings.prune_stored)]
-        passes = with_pass(passes, asked[-1])
+    passes = in_order([*kernel_passes(settings.disable), *asked])
     records = run_passes(step, passes, lambda name: say(f"pass {name}"))
     names = {p.name for p in asked}
     return step, [record for record in records if record.name in names]
@@ -275,7 +271,7 @@ def _run(
 
 def _about(built: Built, training: TrainingStep, report: Report, settings: Settings) -> Artifact:
     rate = settings.learning_rate
-    kernels = [p.name for p in kernel_passes(settings.disable)]
+    kernels = [p.spec for p in kernel_passes(settings.disable)]
     persistent = {
         str(value.name): value
         for step in (training, built.evaluation)
@@ -296,7 +292,7 @@ def _about(built: Built, training: TrainingStep, report: Report, settings: Setti
         packed={name: list(shape) for name, shape in built.forward.packed.items()},
         latent=_latent(built.reference),
         classes=_classes(training, built.evaluation),
-        passes=list(dict.fromkeys([*(r.name for r in report.passes), *kernels])),
+        passes=list(dict.fromkeys([*(r.spec for r in report.passes), *kernels])),
         pruning=_pruning(built.reference, settings),
         files={},
     )

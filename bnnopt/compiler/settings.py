@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
 from bnnopt.autodiff import LOSSES, OPTIMIZERS, Bop, LossOptions
-from bnnopt.errors import UsageError
+from bnnopt.errors import UsageError, did_you_mean
 from bnnopt.passes import Pass, select
 
 LOSS_NAMES = (*LOSSES, "none")
@@ -56,7 +55,9 @@ class Settings:
 
     def selected(self, level: str) -> list[Pass]:
         """The passes of a level, but for those that are named, left out or added."""
-        return select(level, self.passes, self.disable, self.enable)
+        stored = self.prune_stored
+        also = [] if stored is None else [f"prune-stored{{sparsity={stored}}}"]
+        return select(level, self.passes, self.disable, [*self.enable, *also])
 
 
 def with_options(settings: Settings, options: Mapping[str, object]) -> Settings:
@@ -71,9 +72,8 @@ def with_options(settings: Settings, options: Mapping[str, object]) -> Settings:
     changes: dict[str, Any] = {}
     for name, value in options.items():
         if name not in types:
-            near = get_close_matches(name, types, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(types)}"
-            raise UsageError(f"optimize: there is no option {name!r}; {hint}")
+            hint = did_you_mean(name, types) or f"; expected one of {', '.join(types)}"
+            raise UsageError(f"optimize: there is no option {name!r}{hint}")
         changes[name] = _converted(name, value, types[name])
     return replace(settings, **changes)
 
@@ -115,7 +115,8 @@ def check(settings: Settings) -> None:
     }
     for option, (found, expected) in choices.items():
         if found is not None and found not in expected:
-            raise UsageError(f"{option} {found}: expected {', '.join(expected)}")
+            hint = did_you_mean(found, expected)
+            raise UsageError(f"{option} {found}: expected {', '.join(expected)}{hint}")
     if not (0 < settings.gamma <= 1 and 0 <= settings.tau < math.inf):
         raise UsageError(
             f"--gamma {settings.gamma}, --tau {settings.tau}: expected above 0 to 1, and 0 or more"

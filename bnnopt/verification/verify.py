@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from bnnopt.artifact import REFERENCE_FILE, REPORT_FILE, load_step
+from bnnopt.artifact import REFERENCE_FILE, load_step
 from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.ops import dims, dtype
-from bnnopt.passes import least_cosine, map_kernels
+from bnnopt.passes import Pass, least_cosine, make_pass, map_kernels
 from bnnopt.runtime import BACKENDS
 from bnnopt.runtime.artifact import read_artifact, read_tensors
-from bnnopt.runtime.format import TRAINING, WEIGHTS_FILE, Artifact
+from bnnopt.runtime.format import ARTIFACT_FILE, TRAINING, WEIGHTS_FILE, Artifact
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, name_gradients
 from bnnopt.verification.compare import compare
 from bnnopt.verification.outcome import Verification
@@ -57,14 +56,15 @@ def verify_folder(
     say = progress or (lambda line: None)
     run = _runner(backend)
     about = read_artifact(folder)
-    min_cosine = least_cosine(about.passes, _bounds(folder))
+    passes = _passes(about, folder)
+    min_cosine = least_cosine(passes)
     runs = []
     for file in (REFERENCE_FILE, f"{TRAINING}.onnx"):
         say(f"running {n_steps} steps of {file} on {backend}")
         step = name_gradients(load_step(folder / file))
         _check_belongs(step, about, folder / file)
         if file == REFERENCE_FILE:
-            step = map_kernels(step, about.passes)
+            step = map_kernels(step, passes)
         feeds = [_random_feeds(step, about, seed + i, i + 1) for i in range(n_steps)]
         with np.errstate(all="ignore"):
             buffers = _initial(step, folder)
@@ -72,16 +72,12 @@ def verify_folder(
     return compare(runs[0], runs[1], min_cosine)
 
 
-def _bounds(folder: Path) -> dict[str, float]:
-    """What each lossy pass that ran promised, with the options that it had."""
+def _passes(about: Artifact, folder: Path) -> list[Pass]:
+    """The passes that ran, with the options that they had."""
     try:
-        passes = json.loads((folder / REPORT_FILE).read_text())["passes"]
-        lossy = (entry for entry in passes if not entry["lossless"])
-        return {entry["name"]: float(entry["min_cosine"]) for entry in lossy}
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ArtifactError(
-            f"{folder / REPORT_FILE}: cannot be read ({error!r}); optimize again"
-        ) from None
+        return [make_pass(spec) for spec in about.passes]
+    except UsageError as error:
+        raise ArtifactError(f"{folder / ARTIFACT_FILE}: {error}; optimize again") from None
 
 
 def _runner(backend: str) -> Runner:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, NoReturn, Self
 
 import onnx_ir as ir
 
+from bnnopt.errors import UsageError, did_you_mean
+from bnnopt.passes.infra.spec import read_option, write_spec
 from bnnopt.training_step import TrainingStep
 
 
@@ -44,14 +47,16 @@ class Pass(ABC):
     ----------
     name : str
         As on the command line; the file, the class and the test share it.
-    level : int
-        The lowest ``-O`` level that includes it.
+    level : int or None
+        The lowest ``-O`` level that includes it; None where it has to be named.
+    after : mapping of str to str
+        The passes that run before it where both run, and what it needs of each.
     lossless : bool
         Whether loss, gradients and updates stay bit-equal on the same kernels.
     min_cosine : float
-        The bound of a lossy pass: the least cosine between the gradient of a parameter with the
-        pass and without it, from the same weights on the same batch. 1 where gradients stay as they
-        are (up to rounding) and only the update differs.
+        The bound of a lossy pass, with the options that it has: the least cosine between the
+        gradient of a parameter with the pass and without it, from the same weights on the same
+        batch. 1 where gradients stay as they are (up to rounding) and only the update differs.
     changes_storage : bool
         Whether weights and optimiser state may be stored in another type, and state dropped or
         added.
@@ -64,9 +69,9 @@ class Pass(ABC):
     """
 
     name: ClassVar[str]
-    level: ClassVar[int] = 1
+    level: ClassVar[int | None] = 1
+    after: ClassVar[Mapping[str, str]] = {}
     lossless: ClassVar[bool] = True
-    min_cosine: ClassVar[float] = 1.0
     changes_storage: ClassVar[bool] = False
     changes_function: ClassVar[bool] = False
     maps_kernels: ClassVar[bool] = False
@@ -81,13 +86,44 @@ class Pass(ABC):
         return (type(self).__doc__ or "").strip().splitlines()[0]
 
     @property
-    def bound(self) -> float:
-        """`min_cosine` as the options have it."""
-        return self.min_cosine
+    def min_cosine(self) -> float:
+        """See the class."""
+        return 1.0
+
+    @property
+    def spec(self) -> str:
+        """Its name and all its options, as the command line takes them."""
+        return write_spec(self.name, asdict(self))
+
+    def configured(self, options: Mapping[str, str]) -> Self:
+        """The pass with options as a spec has them.
+
+        Raises
+        ------
+        UsageError
+            If there is no such option, or it takes something else.
+        """
+        own, changes = asdict(self), dict[str, Any]()
+        for option, text in options.items():
+            if option not in own:
+                hint = did_you_mean(option, own) or f"; expected {', '.join(own) or 'none'}"
+                raise UsageError(f"pass {self.name} has no option {option!r}{hint}")
+            try:
+                changes[option] = read_option(text, own[option])
+            except ValueError:
+                kind = type(own[option]).__name__
+                self.refuse(option, text, {"bool": "true or false"}.get(kind, f"a number ({kind})"))
+        return replace(self, **changes)
+
+    def refuse(self, option: str, found: object, expected: str) -> NoReturn:
+        """Say that an option has a value that makes no sense."""
+        raise UsageError(f"pass {self.name}: {option} is {found}, expected {expected}")
 
     @property
     def numbers(self) -> str:
         """What it does to the numbers, in a few words."""
         if self.lossless:
             return "bit-equal"
-        return "another function" if self.changes_function else f"lossy, cos >= {self.bound:g}"
+        return (
+            "another function" if self.changes_function else f"lossy, cos >= {self.min_cosine:.3g}"
+        )

@@ -1,78 +1,19 @@
-"""The list of passes, and the manager that runs, checks and measures them."""
+"""Chooses passes, runs them, checks the graph after each and measures what it saves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from bnnopt.errors import UsageError
+from bnnopt.errors import UsageError, did_you_mean
 from bnnopt.ops import functions_for
-from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
-from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
-from bnnopt.passes.bitmap import Bitmap
-from bnnopt.passes.bnn_batch_norm_backward import BnnBatchNormBackward
-from bnnopt.passes.drop_adam_second_moment import DropAdamSecondMoment
-from bnnopt.passes.float16_activations import Float16Activations
-from bnnopt.passes.float16_gradients import Float16Gradients
-from bnnopt.passes.float16_state import Float16State
-from bnnopt.passes.fuse_batch_norm_signs import FuseBatchNormSigns
-from bnnopt.passes.fuse_updates import FuseUpdates
-from bnnopt.passes.immediate_update import ImmediateUpdate
-from bnnopt.passes.in_place import InPlace
 from bnnopt.passes.infra.base import Pass, Skip, Trace
 from bnnopt.passes.infra.graph_check import BrokenGraph, check_graph, interface
-from bnnopt.passes.input_gradient_sums import InputGradientSums
-from bnnopt.passes.l1_batch_norm import L1BatchNorm
-from bnnopt.passes.mask_pack import MaskPack
-from bnnopt.passes.packed_products import PackedProducts
-from bnnopt.passes.pool_batch_norm_backward import PoolBatchNormBackward
-from bnnopt.passes.pool_before_join import PoolBeforeJoin
-from bnnopt.passes.pool_index import PoolIndex
-from bnnopt.passes.pow2_gradients import Pow2Gradients
-from bnnopt.passes.prune_stored import PruneStored
-from bnnopt.passes.rebuild_activations import RebuildActivations
-from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
-from bnnopt.passes.redirect_consumers import RedirectConsumers
-from bnnopt.passes.schedule import Schedule
-from bnnopt.passes.sign_pack import SignPack
-from bnnopt.passes.stream_gradients import StreamGradients
+from bnnopt.passes.infra.spec import read_spec
+from bnnopt.passes.infra.stages import LEVELS, PASSES
 from bnnopt.plan import make_plan
 from bnnopt.training_step import TrainingStep
-
-# The order in which passes run, whatever the order in which they are named. First what changes
-# the numbers; then the codecs, those that free more before those that free less; at last what
-# depends on the order of the nodes.
-PASSES: tuple[Pass, ...] = (
-    BinaryWeightGradients(),
-    DropAdamSecondMoment(),
-    L1BatchNorm(),
-    Float16Activations(),
-    PoolBeforeJoin(),
-    RedirectConsumers(),
-    SignPack(),
-    RecomputeBinaryProducts(),
-    RebuildActivations(),
-    PruneStored(),
-    MaskPack(),
-    PoolIndex(),
-    Bitmap(),
-    PackedProducts(),
-    InputGradientSums(),
-    FuseBatchNormSigns(),
-    BnnBatchNormBackward(),
-    PoolBatchNormBackward(),
-    BinaryOutputInt16(),
-    Float16Gradients(),
-    Float16State(),  # when it is known which products read bits
-    ImmediateUpdate(),
-    FuseUpdates(),
-    StreamGradients(),
-    InPlace(),
-    Pow2Gradients(),  # when it is known which dx is written over its dy
-    Schedule(),
-)
-LEVELS = ("O0", "O1", "O2")
 
 
 @dataclass(frozen=True)
@@ -80,6 +21,7 @@ class PassRecord:
     """One line of the ledger: what a pass did, and the memory after it."""
 
     name: str
+    spec: str
     lossless: bool
     min_cosine: float
     numbers: str
@@ -88,6 +30,22 @@ class PassRecord:
     saved_bytes: int
     skipped: tuple[Skip, ...]
     chosen: tuple[Skip, ...] = ()
+
+
+def make_pass(spec: str) -> Pass:
+    """The pass that a spec names, such as ``prune-stored{sparsity=0.98}``.
+
+    Raises
+    ------
+    UsageError
+        If there is no such pass or option, or the option takes something else.
+    """
+    name, options = read_spec(spec)
+    known = {p.name: p for p in PASSES}
+    if name not in known:
+        hint = did_you_mean(name, known) or "; 'bnnopt passes' lists them"
+        raise UsageError(f"pass {name!r} is not known{hint}")
+    return known[name].configured(options)
 
 
 def select(
@@ -102,22 +60,35 @@ def select(
     ----------
     level : str
         One of `LEVELS`; not used where `only` names passes.
-    only, disabled, enabled : sequence of str
-        Names of passes; `enabled` are there beside those of the level, or of `only`.
+    only, enabled : sequence of str
+        Specs of passes; `enabled` are there beside those of the level, or of `only`, or in their
+        place where they have other options.
+    disabled : sequence of str
+        Names of passes.
 
     Raises
     ------
     UsageError
-        If a level or a pass is not known.
+        If a level, a pass or an option is not known.
     """
     if level not in LEVELS:
         raise UsageError(f"level {level!r} is not known; expected {', '.join(LEVELS)}")
-    known = {candidate.name for candidate in PASSES}
-    for name in (*only, *disabled, *enabled):
-        if name not in known:
-            raise UsageError(f"pass {name!r} is not known; expected some of {', '.join(known)}")
-    wanted = set(only) or {p.name for p in PASSES if p.level <= int(level[1:])}
-    return [p for p in PASSES if p.name in wanted.union(enabled) - set(disabled)]
+    chosen = [make_pass(spec) for spec in only] or of_level(int(level[1:]))
+    chosen += [make_pass(spec) for spec in enabled]
+    left_out = {_without_options(spec) for spec in disabled}
+    return in_order([p for p in chosen if p.name not in left_out])
+
+
+def of_level(level: int) -> list[Pass]:
+    """The passes of an ``-O`` level, with their defaults."""
+    return [p for p in PASSES if p.level is not None and p.level <= level]
+
+
+def _without_options(spec: str) -> str:
+    """The name of a pass that is left out."""
+    if read_spec(spec)[1]:
+        raise UsageError(f"pass {spec!r} is left out with any options; give its name alone")
+    return make_pass(spec).name
 
 
 def run_passes(
@@ -125,7 +96,8 @@ def run_passes(
 ) -> list[PassRecord]:
     """Run the passes over `step`, verify it after each, and measure what each saves.
 
-    `report` is called with the name of each pass before it runs.
+    `report` is called with the name of each pass before it runs. The order is the caller's; see
+    `in_order`.
 
     Raises
     ------
@@ -148,8 +120,9 @@ def run_passes(
         records.append(
             PassRecord(
                 name=candidate.name,
+                spec=candidate.spec,
                 lossless=candidate.lossless,
-                min_cosine=candidate.bound,
+                min_cosine=candidate.min_cosine,
                 numbers=candidate.numbers,
                 rewrites=rewrites,
                 peak_bytes=plan.peak_bytes,
@@ -162,15 +135,10 @@ def run_passes(
     return records
 
 
-def in_order(passes: Collection[Pass]) -> list[Pass]:
-    """The passes in the order in which they run, each once."""
-    return [p for p in PASSES if p in passes]
-
-
-def with_pass(passes: Collection[Pass], more: Pass) -> list[Pass]:
-    """The passes and one of other options than `PASSES` has, in the order in which they run."""
-    names = {p.name for p in passes} | {more.name}
-    return [more if p.name == more.name else p for p in PASSES if p.name in names]
+def in_order(passes: Iterable[Pass]) -> list[Pass]:
+    """The passes in the order in which they run, each once; of two of a name the later one."""
+    by_name = {p.name: p for p in passes}
+    return [by_name[p.name] for p in PASSES if p.name in by_name]
 
 
 def by_loss(passes: Sequence[Pass]) -> list[list[Pass]]:
@@ -180,7 +148,7 @@ def by_loss(passes: Sequence[Pass]) -> list[list[Pass]]:
     function.
     """
     lossy = [p for p in passes if not p.lossless]
-    mildest_first = sorted(lossy, key=lambda p: (p.changes_function, -p.bound))
+    mildest_first = sorted(lossy, key=lambda p: (p.changes_function, -p.min_cosine))
     sets = [
         {p for p in passes if p.lossless}.union(mildest_first[:n])
         for n in range(len(mildest_first) + 1)
@@ -193,36 +161,24 @@ def kernel_passes(disabled: Collection[str] = ()) -> list[Pass]:
     return [p for p in PASSES if p.maps_kernels and p.name not in disabled]
 
 
-def least_cosine(names: Collection[str], bounds: Mapping[str, float] | None = None) -> float | None:
+def least_cosine(passes: Collection[Pass]) -> float | None:
     """The bound of passes that ran: the least cosine of a gradient with them and without them.
 
     The product of their own bounds, as the errors of different passes do not correlate. None where
-    all passes are lossless: bits are to be equal then. Of a pass that is not known nothing is
-    promised.
-
-    Parameters
-    ----------
-    names : collection of str
-        The passes.
-    bounds : mapping of str to float, optional
-        Of those that ran with options of their own; for the others it is that of the defaults.
+    all passes are lossless: bits are to be equal then.
     """
-    known = {p.name: p for p in PASSES}
-    if all(name in known and known[name].lossless for name in names):
+    if all(p.lossless for p in passes):
         return None
-    if not known.keys() >= set(names):
-        return -1.0
-    own = bounds or {}
-    return math.prod(own.get(name, known[name].bound) for name in names)
+    return math.prod(p.min_cosine for p in passes)
 
 
-def map_kernels(reference: TrainingStep, names: Collection[str]) -> TrainingStep:
-    """A copy of a step that computes the function, and runs on the kernels, of passes by `names`.
+def map_kernels(reference: TrainingStep, passes: Iterable[Pass]) -> TrainingStep:
+    """A copy of a step that computes the function, and runs on the kernels, of such passes.
 
     What is bit-equal is bit-equal on the same kernels: this is the reference to compare with.
     """
     step = TrainingStep(reference.model.clone())
-    run_passes(step, [p for p in PASSES if _changes_reference(p) and p.name in names])
+    run_passes(step, [p for p in passes if _changes_reference(p)])
     return step
 
 

@@ -37,6 +37,7 @@ REPORT = {
     "passes": [
         {
             "name": str,
+            "spec": str,
             "lossless": bool,
             "min_cosine": float,
             "numbers": str,

@@ -13,6 +13,9 @@ import pytest
 import bnnopt as package
 from bnnopt.errors import ArtifactError
 from bnnopt.passes import BrokenGraph, by_loss, least_cosine, run_passes
+from bnnopt.passes.prune_stored import PruneStored
+from bnnopt.passes.schedule import Schedule
+from bnnopt.passes.sign_pack import SignPack
 from bnnopt.verification.trajectory import decoded
 from tests.cli.helpers import MODELS, Cli, read_report
 from tests.graphs import write
@@ -120,14 +123,13 @@ def test_a_broken_promise_is_a_defect(
     assert "has cosine -1.0000 to the reference's, expected at least 0.9990" in found.stderr
 
 
-@pytest.mark.usefixtures("lossy")
 def test_bounds_add_up_as_angles() -> None:
     assert least_cosine([]) is None
-    assert least_cosine(["sign-pack", "schedule"]) is None
-    assert least_cosine(["sign-pack", "half-weights"]) == pytest.approx(0.99)
-    assert least_cosine(["drop-momentum"]) == 1
-    assert least_cosine(["sign-pack", "unheard-of"]) == -1
-    assert least_cosine(["half-weights"], {"half-weights": 0.25}) == 0.25
+    assert least_cosine([SignPack(), Schedule()]) is None
+    assert least_cosine([SignPack(), HalfWeights()]) == pytest.approx(0.99)
+    assert least_cosine([DropMomentum()]) == 1
+    both = least_cosine([PruneStored(0.75), HalfWeights()])
+    assert both == pytest.approx(0.25 * 0.99)
 
 
 def test_sign_bits_count_as_signs() -> None:

@@ -70,7 +70,7 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     "batch size text": (["-b", "many"], "'many' is not a valid integer"),
     "level": (["-b", "4", "-O7"], "level 'O7' is not known; expected O0, O1"),
     "level text": (["-b", "4", "-Omax"], "level 'Omax' is not known"),
-    "pass": (["-b", "4", "--passes", "sign-pack,sing-pack"], "pass 'sing-pack' is not known"),
+    "pass": (["-b", "4", "--passes", "sign-pack,sing-pack"], "did you mean 'sign-pack'?"),
     "disabled pass": (["-b", "4", "--disable", "nope"], "pass 'nope' is not known"),
     "budget": (["-b", "4", "--budget", "lots"], "'lots': expected a size such as 64MiB"),
     "budget below 0": (["-b", "4", "--budget", "-1"], "'-1': expected a size"),

@@ -57,7 +57,7 @@ def test_backends_agree() -> None:
 
 def test_the_reference_to_compare_with_is_changed_as_well() -> None:
     net = small("binary")
-    reference = map_kernels(net.step(), [PASS.name])
+    reference = map_kernels(net.step(), [PASS])
     assert "L1BatchNormalizationTraining" in ops(reference)
     assert "L1BatchNormalizationTraining" not in ops(map_kernels(net.step(), []))
     assert_bit_equal(run_native(net, net.with_passes(PASS.name)), run_native(net, reference))
@@ -68,4 +68,4 @@ def test_what_is_rebuilt_of_a_batch_norm_is_the_same() -> None:
     net = zoo("relu-mini")
     step = net.with_passes(PASS.name, *names)
     assert "BatchNormalizationApply" in ops(step)
-    assert_bit_equal(run_native(net, step), run_native(net, map_kernels(net.step(), [PASS.name])))
+    assert_bit_equal(run_native(net, step), run_native(net, map_kernels(net.step(), [PASS])))

@@ -142,7 +142,7 @@ def test_all_passes_give_the_bits_of_the_reference_on_the_same_kernels(
     name: str, run: Callable[..., Trajectory]
 ) -> None:
     net = small(name)
-    reference = map_kernels(net.step(), ALL)
+    reference = map_kernels(net.step(), [p for p in PASSES if p.name in ALL])
     assert_bit_equal(run(net, net.with_passes(*ALL)), run(net, reference))
 
 
@@ -150,7 +150,7 @@ def test_all_passes_give_the_bits_of_the_reference_on_the_same_kernels(
 @pytest.mark.parametrize("name", ["mlp", "cnv", "resnet-e-mini", "relu-mini"])
 def test_the_same_of_the_zoo(name: str) -> None:
     net = zoo(name, 3)
-    reference = map_kernels(net.step(), ALL)
+    reference = map_kernels(net.step(), [p for p in PASSES if p.name in ALL])
     assert_bit_equal(run_native(net, net.with_passes(*ALL)), run_native(net, reference))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -103,19 +103,33 @@ def test_the_option_runs_it_and_verify_knows_its_bound(tmp_path: Path) -> None:
             bnnopt.optimize(model, batch_size=8, prune_stored=float(wrong))
 
 
-@pytest.mark.parametrize(("sparsity", "bound"), [(0.5, 0.5), (0.8, 0.5), (0.98, 0.1581)])
+@pytest.mark.parametrize(("sparsity", "bound"), [(0.75, 0.25), (0.8, 0.2236), (0.98, 0.0707)])
 def test_the_bound_follows_the_sparsity(sparsity: float, bound: float) -> None:
-    assert PruneStored(sparsity).bound == pytest.approx(bound, abs=1e-4)
+    assert PruneStored(sparsity).min_cosine == pytest.approx(bound, abs=1e-4)
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.8, 0.98])
+def test_one_sample_of_a_dense_layer_keeps_the_root_of_its_share(sparsity: float) -> None:
+    """Of the squares, the largest elements keep their share or more: dw = dy y^T turns by that."""
+    random = np.random.default_rng(0)
+    for y in (random.standard_normal(100), np.ones(100), random.standard_cauchy(100)):
+        kept = np.where(np.argsort(np.argsort(abs(y))) >= round(100 * sparsity), y, 0)
+        dy = random.standard_normal(7)
+        exact, pruned = np.outer(dy, y).ravel(), np.outer(dy, kept).ravel()
+        cosine = exact @ pruned / np.linalg.norm(exact) / np.linalg.norm(pruned)
+        assert cosine >= np.sqrt(1 - sparsity) - 1e-12
 
 
 @pytest.mark.slow
-def test_verify_takes_what_the_pass_promised(tmp_path: Path) -> None:
-    """And no less: with the bound of the defaults it finds the difference."""
+def test_verify_reads_the_options_from_the_artifact(tmp_path: Path) -> None:
+    """With another share in it the bound is another one."""
     optimized = bnnopt.optimize(MODELS / "relu-mini.onnx", batch_size=4, prune_stored=0.98)
+    assert "prune-stored{sparsity=0.98}" in optimized.about.passes
     optimized.save(tmp_path / "out")
     assert not verify_folder(tmp_path / "out", "native", n_steps=1).defect
-    about = json.loads((tmp_path / "out" / "report.json").read_text())
-    for entry in about["passes"]:
-        entry["min_cosine"] = max(entry["min_cosine"], 0.9)
-    (tmp_path / "out" / "report.json").write_text(json.dumps(about))
-    assert verify_folder(tmp_path / "out", "native", n_steps=1).defect
+    passes = [spec.replace("0.98", "0.01") for spec in optimized.about.passes]
+    dataclasses.replace(optimized, about=optimized.about._replace(passes=passes)).save(
+        tmp_path / "out"
+    )
+    outcome = verify_folder(tmp_path / "out", "native", n_steps=1)
+    assert outcome.min_cosine == pytest.approx(np.sqrt(0.99) / 2)
