@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bnnopt.runtime
+from bnnopt.errors import UsageError
 
 NAME = "bnn_kernels.so"
 MAX_THREADS = 4  # a plan has scratch memory for so many; a Raspberry Pi has four cores
@@ -20,15 +21,20 @@ MAX_THREADS = 4  # a plan has scratch memory for so many; a Raspberry Pi has fou
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The shared library of kernels; None, after one warning, where it was not built."""
+    """The shared library of kernels; None, after one warning, where there is none that loads."""
+    reason = "there are no compiled kernels"
     for path in _candidates():
         if os.path.exists(path):
-            loaded = ctypes.CDLL(path)
+            try:
+                loaded = ctypes.CDLL(path)
+            except OSError as error:  # of another processor, or cut short
+                reason = f"{path} does not load here ({error})"
+                break
             loaded.bnn_set_default_threads(default_threads())
             return loaded
     warnings.warn(
-        "bnnopt was built without a C compiler: it runs on its numpy kernels, slowly; install a C "
-        "compiler and bnnopt again",
+        f"{reason}: bnnopt runs on its numpy kernels, slowly; install a C compiler and bnnopt "
+        "again, or bnnopt's wheel for this processor",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -46,7 +52,9 @@ def _candidates() -> Iterator[str]:
 def default_threads() -> int:
     """``BNNOPT_NUM_THREADS`` if set, else the processors of this process; at most `MAX_THREADS`."""
     wanted = os.environ.get("BNNOPT_NUM_THREADS", "")
-    if wanted.isdigit() and int(wanted):
+    if wanted:
+        if not (wanted.isdecimal() and int(wanted)):
+            raise UsageError(f"BNNOPT_NUM_THREADS is {wanted!r}, expected a number, 1 or more")
         return min(int(wanted), MAX_THREADS)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(usable or 1, MAX_THREADS)
