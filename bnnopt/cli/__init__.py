@@ -1,10 +1,11 @@
 """The command line; `main` is the entry point ``bnnopt``."""
 
 from bnnopt.cli.commands import cli, main
+from bnnopt.cli.demo import demo
 from bnnopt.cli.exporting import export
 from bnnopt.cli.training import evaluate, predict, train
 
-for command in (train, evaluate, predict, export):
+for command in (train, evaluate, predict, export, demo):
     cli.add_command(command)
 
 __all__ = ["cli", "main"]
