@@ -1,6 +1,7 @@
 """Conventions that turn an ONNX graph into a training step.
 
-Everything is kept in the graph itself, as ONNX metadata, so that a saved file can be read back:
+Everything is kept in the graph itself, as ONNX metadata, so that a saved file can be read back (all
+keys, with who writes and who reads them: `bnnopt.metadata`):
 
 - every node carries its *phase*: ``forward`` (loss included), ``rebuild`` (gives a value back that
   the forward pass kept encoded, or not at all), ``backward`` or ``update``;
@@ -18,6 +19,7 @@ from enum import StrEnum
 
 import onnx_ir as ir
 
+from bnnopt.metadata import Key
 from bnnopt.ops import dims
 
 PHASES = ("forward", "rebuild", "backward", "update")
@@ -41,18 +43,18 @@ PERSISTENT = frozenset({Role.PARAMETER, Role.FROZEN, Role.STATISTIC, Role.STATE}
 
 def phase(node: ir.Node) -> str:
     """The phase of a node."""
-    return node.metadata_props["phase"]
+    return node.metadata_props[Key.PHASE]
 
 
 def role(value: ir.Value) -> Role | None:
     """The role of a graph input; None for any other value."""
-    name = value.metadata_props.get("role")
+    name = value.metadata_props.get(Key.ROLE)
     return Role(name) if name is not None else None
 
 
 def set_role(value: ir.Value, kind: Role) -> ir.Value:
     """Mark a graph input with its role and return it."""
-    value.metadata_props["role"] = kind.value
+    value.metadata_props[Key.ROLE] = kind.value
     return value
 
 
@@ -93,7 +95,7 @@ class TrainingStep:
         """Pairs (persistent input, graph output that replaces it)."""
         by_name = {value.name: value for value in self.graph.inputs}
         for output in self.graph.outputs:
-            target = output.metadata_props.get("updates")
+            target = output.metadata_props.get(Key.UPDATES)
             if target is not None:
                 yield by_name[target], output
 
@@ -101,28 +103,28 @@ class TrainingStep:
     def scores(self) -> ir.Value | None:
         """The scores of each class in the loss; None where it has none."""
         values = (value for node in self.graph for value in node.outputs)
-        return next((value for value in values if "scores" in value.metadata_props), None)
+        return next((value for value in values if Key.SCORES in value.metadata_props), None)
 
     def gradients(self) -> dict[str, ir.Value]:
         """Parameter name to the gradient that its optimiser step reads, or makes and names."""
         found = {
-            node.metadata_props["parameter"]: (
+            node.metadata_props[Key.PARAMETER]: (
                 _made_gradient(node) if makes_gradient(node) else node.inputs[1]
             )
             for node in self.graph
-            if phase(node) == "update" and "parameter" in node.metadata_props
+            if phase(node) == "update" and Key.PARAMETER in node.metadata_props
         }
         return {name: value for name, value in found.items() if value is not None}
 
 
 def makes_gradient(node: ir.Node) -> bool:
     """Whether an optimiser step makes its gradient itself, and writes it only if it has a name."""
-    return node.metadata_props.get("gradient") == "made"
+    return node.metadata_props.get(Key.GRADIENT) == "made"
 
 
 def mark_makes_gradient(node: ir.Node) -> None:
     """Mark an optimiser step that makes its gradient, its last output."""
-    node.metadata_props["gradient"] = "made"
+    node.metadata_props[Key.GRADIENT] = "made"
 
 
 def name_gradients(step: TrainingStep) -> TrainingStep:
@@ -130,10 +132,10 @@ def name_gradients(step: TrainingStep) -> TrainingStep:
     for node in filter(makes_gradient, step.graph):
         if _made_gradient(node) is not None:
             continue
-        targets = [output for output in node.outputs if "updates" in output.metadata_props]
+        targets = [output for output in node.outputs if Key.UPDATES in output.metadata_props]
         node.resize_outputs(len(targets) + 1)  # a file does not hold outputs without a name
         made = node.outputs[-1]
-        made.name = f"{node.metadata_props['parameter']}.grad"
+        made.name = f"{node.metadata_props[Key.PARAMETER]}.grad"
         made.type, made.shape = ir.TensorType(ir.DataType.FLOAT), targets[-1].shape
     return step
 
@@ -141,31 +143,31 @@ def name_gradients(step: TrainingStep) -> TrainingStep:
 def _made_gradient(node: ir.Node) -> ir.Value | None:
     """The gradient that a step makes, if it has a name."""
     last = node.outputs[-1]
-    return last if last.name and "updates" not in last.metadata_props else None
+    return last if last.name and Key.UPDATES not in last.metadata_props else None
 
 
 def mark_update(output: ir.Value, target: ir.Value) -> ir.Value:
     """Mark a graph output as the next value of the graph input `target` and return it."""
     assert target.name is not None
-    output.metadata_props["updates"] = target.name
+    output.metadata_props[Key.UPDATES] = target.name
     return output
 
 
 def mark_scores(value: ir.Value) -> ir.Value:
     """Mark the value of the loss that has a score for each class, along axis 1; returns it."""
-    value.metadata_props["scores"] = "labels"
+    value.metadata_props[Key.SCORES] = "labels"
     return value
 
 
 def mark_loss_gradient(value: ir.Value) -> ir.Value:
     """Mark a constant as the gradient of the loss and return it; no other may be shared with it."""
-    value.metadata_props["gradient"] = "loss"
+    value.metadata_props[Key.GRADIENT] = "loss"
     return value
 
 
 def is_loss_gradient(value: ir.Value) -> bool:
     """Whether the value is the constant from which all gradients come."""
-    return value.metadata_props.get("gradient") == "loss"
+    return value.metadata_props.get(Key.GRADIENT) == "loss"
 
 
 def step_input(graph: ir.Graph, unique: Callable[[str], str]) -> ir.Value:

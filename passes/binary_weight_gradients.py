@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bnnopt.analysis import fan_in
+from bnnopt.metadata import Key
 from bnnopt.ops import Emitter, Form, dims, in_form, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import insert_after_definition, replace_node
@@ -82,7 +83,7 @@ class BinaryWeightGradients(Pass):
 
 def _by_signs(node: ir.Node) -> str | None:
     """The optimiser step that reads signs where that of the node reads floats."""
-    return in_form(node.op_type, Form.SIGNS) if "parameter" in node.metadata_props else None
+    return in_form(node.op_type, Form.SIGNS) if Key.PARAMETER in node.metadata_props else None
 
 
 def _turns_or_clips(node: ir.Node) -> bool:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from bnnopt.metadata import Key
 from bnnopt.ops import Emitter, Form, dims, family, form, in_form, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import redirect, replace_node
@@ -52,7 +53,7 @@ class Float16State(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         count = 0
-        for node in [node for node in step.graph if "parameter" in node.metadata_props]:
+        for node in [node for node in step.graph if Key.PARAMETER in node.metadata_props]:
             w = node.inputs[0]
             assert w is not None
             if node.op_type == "BopStep":

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import is_persistent, size_bytes
+from bnnopt.metadata import Key
 from bnnopt.ops import (
     Emitter,
     Form,
@@ -58,7 +59,7 @@ class FuseUpdates(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        steps = [node for node in step.graph if "parameter" in node.metadata_props]
+        steps = [node for node in step.graph if Key.PARAMETER in node.metadata_props]
         count = sum(_fuse(step, trace, node) for node in steps)
         drop_unread(step)
         return count
@@ -207,7 +208,7 @@ def _put(
     step.graph.remove(late)
     step.graph.insert_after(last, [*late, new])
     for node in idle:
-        node.metadata_props["phase"] = "backward"  # a rebuild would run right before its reader
+        node.metadata_props[Key.PHASE] = "backward"  # a rebuild would run right before its reader
     for output, replacement in zip(old.outputs, new.outputs, strict=False):
         take_over(output, replacement)
     new.outputs[-1].name = ""

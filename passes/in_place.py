@@ -9,6 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, buffers, in_place_pairs, size_bytes
+from bnnopt.metadata import Key
 from bnnopt.ops import DOMAIN, OPERATORS, dims, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.training_step import TrainingStep
@@ -51,7 +52,7 @@ def homes(step: TrainingStep) -> dict[ir.Value, Buffer]:
 
 def take_over(node: ir.Node, pair: tuple[int, int]) -> None:
     """Let an output of `node`, by its index, live in the buffer of an input."""
-    node.metadata_props["in_place"] = "{}:{}".format(*pair)
+    node.metadata_props[Key.IN_PLACE] = "{}:{}".format(*pair)
 
 
 def _merge(home: dict[ir.Value, Buffer], output: ir.Value, taken: ir.Value | None) -> None:

@@ -16,6 +16,7 @@ from bnnopt.analysis import (
     saved,
     scaled_signs,
 )
+from bnnopt.metadata import Key
 from bnnopt.ops import Emitter, dims
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rebuilding import packed_form
@@ -94,7 +95,7 @@ def _pack_scaled(step: TrainingStep, read: list[ir.Value], scaled: ScaledSigns) 
 def _encode(step: TrainingStep, root: ir.Value) -> ir.Value:
     emit = Emitter(step.graph, "forward")
     packed = emit("SignPack", root, name=f"{root.name}.signs")
-    emit.nodes[0].metadata_props["codec"] = "sign1"
+    emit.nodes[0].metadata_props[Key.CODEC] = "sign1"
     insert_after_definition(step, root, emit.nodes)
     return packed
 

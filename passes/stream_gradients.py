@@ -9,6 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, size_bytes
+from bnnopt.metadata import Key
 from bnnopt.passes.in_place import homes, is_free, take_over
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.plan import dependencies
@@ -40,7 +41,7 @@ class StreamGradients(Pass):
     def _stream(self, step: TrainingStep, trace: Trace, node: ir.Node) -> int:
         dy, dx = node.inputs[0], node.outputs[0]
         assert dy is not None
-        if "in_place" in node.metadata_props:
+        if Key.IN_PLACE in node.metadata_props:
             return 0
         if size_bytes(dy) > size_bytes(dx):
             return trace.skip(node, f"dy has {size_bytes(dy)} bytes, dx only {size_bytes(dx)}")

@@ -2,7 +2,7 @@
 
 from bnnopt.analysis.batch import one_a_sample
 from bnnopt.analysis.classes import VariableClass, classify
-from bnnopt.analysis.density import DENSITY_KEY, expected_density, measured_density
+from bnnopt.analysis.density import expected_density, measured_density
 from bnnopt.analysis.paper_rule import (
     HALF,
     PROPOSED,
@@ -35,7 +35,6 @@ from bnnopt.analysis.values import (
 )
 
 __all__ = [
-    "DENSITY_KEY",
     "HALF",
     "PROPOSED",
     "STANDARD",

@@ -6,9 +6,8 @@ import math
 
 import onnx_ir as ir
 
+from bnnopt.metadata import Key
 from bnnopt.ops import dims, is_view
-
-DENSITY_KEY = "density"  # on a value: the largest share of elements that are not +0.0, as measured
 
 # Where nothing was measured. Batch norm centres its output, so that ReLU keeps half; behind a sum
 # with a shortcut it keeps more. A maximum is zero only where its whole window is: without a
@@ -18,7 +17,7 @@ RELU_DENSITY = 0.6
 
 def measured_density(value: ir.Value) -> float | None:
     """What calibration found; None where it did not look."""
-    text = value.metadata_props.get(DENSITY_KEY)
+    text = value.metadata_props.get(Key.DENSITY)
     return None if text is None else float(text)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bnnopt.metadata import Key
 from bnnopt.ops import dims, dtype, is_view
 from bnnopt.training_step import (
     PERSISTENT,
@@ -27,7 +28,7 @@ def size_bytes(value: ir.Value) -> int:
 
 def in_place_pairs(node: ir.Node) -> dict[int, int]:
     """Output index to the index of the input whose buffer it takes over, as the graph says."""
-    text = node.metadata_props.get("in_place", "")
+    text = node.metadata_props.get(Key.IN_PLACE, "")
     return {int(o): int(i) for o, _, i in (pair.partition(":") for pair in text.split(",") if pair)}
 
 
@@ -81,7 +82,7 @@ def buffers(step: TrainingStep) -> list[Buffer]:
     for value, root in root_of.items():
         groups.setdefault(_owner(taken_over, root), []).append(value)
     position = {node: i for i, node in enumerate(step.graph)}
-    outputs = {value for value in step.graph.outputs if "updates" not in value.metadata_props}
+    outputs = {value for value in step.graph.outputs if Key.UPDATES not in value.metadata_props}
     return [_buffer(values, position, outputs) for values in groups.values()]
 
 

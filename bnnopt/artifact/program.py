@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from bnnopt.analysis import roots
 from bnnopt.analysis.batch import scaled, with_batch
+from bnnopt.metadata import Key
 from bnnopt.ops import InferenceError, dims, dtype, infer_types, is_view
 from bnnopt.plan import MemoryPlan
 from bnnopt.runtime.format import Attribute, Program, StepSpec, ValueSpec
@@ -44,7 +45,7 @@ def make_program(step: TrainingStep, plan: MemoryPlan, batch_size: int) -> Progr
         steps=tuple(_step(node, index, plan, places) for node in step.graph),
         roles={kind.value: [index[value] for value in step.inputs(kind)] for kind in ROLES},
         outputs=tuple(
-            index[value] for value in step.graph.outputs if "updates" not in value.metadata_props
+            index[value] for value in step.graph.outputs if Key.UPDATES not in value.metadata_props
         ),
         gradients={name: index[value] for name, value in step.gradients().items()},
         scores=-1 if step.scores is None else index[step.scores],

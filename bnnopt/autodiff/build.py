@@ -16,6 +16,7 @@ from bnnopt.autodiff.optimizers import Optimizer, Updater
 from bnnopt.autodiff.selection import Selection
 from bnnopt.errors import ModelError
 from bnnopt.frontend import EXPORT_COMMAND, ForwardGraph, TrainingArtifacts, setting
+from bnnopt.metadata import Key
 from bnnopt.ops import DOMAIN, DOMAIN_VERSION, Emitter, functions_for, traits
 from bnnopt.training_step import (
     PERSISTENT,
@@ -203,7 +204,7 @@ def _check_cuts(graph: ir.Graph, loss: ir.Value, missing: Sequence[ir.Value]) ->
     behind: set[ir.Value | None] = set(lost)
     cuts = []
     for node in graph:
-        if node.metadata_props.get("phase") == "forward" and not behind.isdisjoint(node.inputs):
+        if node.metadata_props.get(Key.PHASE) == "forward" and not behind.isdisjoint(node.inputs):
             behind.update(node.outputs)
             if not reached.isdisjoint(node.outputs) and _is_cut(node):
                 cuts.append(node)
@@ -242,7 +243,7 @@ def _copy(forward: ForwardGraph) -> ir.Model:
     model = forward.model.clone()
     for node in model.graph:
         node.metadata_props.clear()
-        node.metadata_props["phase"] = "forward"
+        node.metadata_props[Key.PHASE] = "forward"
     return model
 
 
@@ -340,7 +341,7 @@ def _finished(model: ir.Model) -> TrainingStep:
         if role(value) in PERSISTENT and not value.uses():
             graph.inputs.remove(value)
     for node in graph:
-        node.metadata_props.setdefault("phase", "forward")
+        node.metadata_props.setdefault(Key.PHASE, "forward")
     graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     model.ir_version = IR_VERSION
     model.producer_name = "bnnopt"

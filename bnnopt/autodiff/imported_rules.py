@@ -18,6 +18,7 @@ import onnx_ir as ir
 from bnnopt.autodiff.context import UnknownInput
 from bnnopt.autodiff.imported_nodes import Node, Operand, Results, ShapeOf, SizeOf
 from bnnopt.frontend import evaluate, one_line
+from bnnopt.metadata import Key
 from bnnopt.ops import OPERATORS, dims, dtype
 from bnnopt.training_step import is_constant
 
@@ -228,7 +229,7 @@ def reader(op_type: str, start: int = 1, stop: int | None = None) -> Finder:
 
 def _matches(forward: ir.Node, inputs: Sequence[Operand], attributes: Mapping[str, Any]) -> bool:
     """Whether a forward node reads these inputs first, and has no attribute that differs."""
-    if forward.metadata_props.get("phase") != "forward" or len(forward.inputs) < len(inputs):
+    if forward.metadata_props.get(Key.PHASE) != "forward" or len(forward.inputs) < len(inputs):
         return False
     own = {name: attribute.value for name, attribute in forward.attributes.items()}
     same = (_text(own[name]) == _text(value) for name, value in attributes.items() if name in own)

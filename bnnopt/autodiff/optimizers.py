@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bnnopt.errors import ModelError
 from bnnopt.frontend import OptimizerModel
+from bnnopt.metadata import Key
 from bnnopt.ops import Emitter, dims, dtype
 from bnnopt.training_step import Role, mark_update, set_role, step_input
 
@@ -204,7 +205,7 @@ class Updater:
         """Let the outputs of an optimiser step replace `targets`, a parameter and its state."""
         node = first.producer()
         assert node is not None
-        node.metadata_props["parameter"] = str(targets[0].name)
+        node.metadata_props[Key.PARAMETER] = str(targets[0].name)
         for output, target in zip(node.outputs, targets, strict=True):
             self.graph.outputs.append(mark_update(output, target))
 

@@ -11,9 +11,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from bnnopt.analysis import DENSITY_KEY, saved
+from bnnopt.analysis import saved
 from bnnopt.artifact import make_program
 from bnnopt.errors import UsageError
+from bnnopt.metadata import Key
 from bnnopt.ops import dims, dtype
 from bnnopt.plan import make_plan
 from bnnopt.runtime.executor import Executor
@@ -33,7 +34,7 @@ def calibrate(
     Parameters
     ----------
     step : TrainingStep
-        Before any pass; what it keeps for the backward pass gets its density, see `DENSITY_KEY`.
+        Before any pass; what it keeps for the backward pass gets its density, see `Key.DENSITY`.
     weights : mapping of str to ndarray
         By input name; what is not there starts at 0.
     batch_size : int
@@ -70,7 +71,7 @@ def calibrate(
         feeds = {"data": batch, "labels": labels, "step": (np.array(1),)}
         executor.run({r: feeds.get(r, ()) for r in program.roles}, batch_size, observe)
     for name, density in densities.items():
-        wanted[name].metadata_props[DENSITY_KEY] = repr(density)
+        wanted[name].metadata_props[Key.DENSITY] = repr(density)
     return densities
 
 

@@ -28,6 +28,7 @@ from bnnopt.frontend.sampling import (
     step_sources,
 )
 from bnnopt.frontend.straight_through import gradient_passes, listed, straight_through_nodes
+from bnnopt.metadata import Key
 from bnnopt.ops import DOMAIN, Emitter, dims, infer_types, traits
 
 SIGNS = frozenset({"Binarize", "Ternarize"})
@@ -341,7 +342,7 @@ def zeros_occur(value: ir.Value) -> bool:
     """Whether exact zeros are no accident: the input of the model, or what a ReLU gives."""
     node = value.producer()
     if node is None:
-        return value.metadata_props.get("role") == "data"
+        return value.metadata_props.get(Key.ROLE) == "data"
     if node.op_type in _PASSES_ZERO_ON and node.inputs[0] is not None:
         return zeros_occur(node.inputs[0])
     if node.op_type == "Clip":

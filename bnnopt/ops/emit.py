@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, DTypeLike
 
+from bnnopt.metadata import Key
 from bnnopt.ops.inference import infer_types
 from bnnopt.ops.operator import DOMAIN
 from bnnopt.ops.registry import OPERATORS
@@ -37,7 +38,7 @@ class Emitter:
         self._constants = {
             _key(value.const_value.numpy()): value
             for value in graph.initializers.values()
-            if value.const_value is not None and "gradient" not in value.metadata_props
+            if value.const_value is not None and Key.GRADIENT not in value.metadata_props
         }
 
     def __call__(
@@ -62,7 +63,7 @@ class Emitter:
             ir.convenience.convert_attributes(attributes),
             outputs=outputs,
             name=unique,
-            metadata_props={"phase": self.phase},
+            metadata_props={Key.PHASE: self.phase},
         )
         infer_types(node, self._opset)
         self.nodes.append(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from bnnopt.metadata import Key
 from bnnopt.ops import InferenceError, dims, infer_types
 from bnnopt.plan import dependencies
 from bnnopt.training_step import PERSISTENT, PHASES, Role, TrainingStep, role
@@ -57,7 +58,7 @@ def check_graph(
     _check_targets(step)
     _check_order(step)
     for node in step.graph:
-        if node.metadata_props.get("phase") not in PHASES:
+        if node.metadata_props.get(Key.PHASE) not in PHASES:
             raise BrokenGraph(f"node {node.name!r} has no phase")
         _check_types(node, step.opset)
     for value in step.graph.inputs:
@@ -87,7 +88,7 @@ def _check_names(step: TrainingStep) -> None:
 def _check_targets(step: TrainingStep) -> None:
     inputs = {value.name: value for value in step.graph.inputs}
     for output in step.graph.outputs:
-        target = output.metadata_props.get("updates")
+        target = output.metadata_props.get(Key.UPDATES)
         if target is None:
             continue
         if target not in inputs:

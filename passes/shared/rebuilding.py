@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bnnopt.metadata import Key
 from bnnopt.ops import Emitter, dims, family
 from bnnopt.training_step import readers
 
@@ -106,7 +107,7 @@ def is_batch_norm(node: ir.Node) -> bool:
 def packed_form(value: ir.Value) -> ir.Value | None:
     """The sign bits of `value`, where the sign-pack pass keeps them."""
     packs = [node for node in readers(value) if node.op_type == "SignPack"]
-    kept = [node for node in packs if node.metadata_props.get("codec") == "sign1"]
+    kept = [node for node in packs if node.metadata_props.get(Key.CODEC) == "sign1"]
     return kept[0].outputs[0] if kept else None
 
 

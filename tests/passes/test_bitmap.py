@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from bnnopt.analysis import DENSITY_KEY, expected_density, saved, saved_bytes, size_bytes
+from bnnopt.analysis import expected_density, saved, saved_bytes, size_bytes
+from bnnopt.metadata import Key
 from bnnopt.ops import dims, is_view
 from bnnopt.passes.bitmap import Bitmap
 from bnnopt.training_step import TrainingStep
@@ -45,8 +46,8 @@ def kept(step: TrainingStep) -> set[str]:
 def test_every_reader_takes_the_encoded_form() -> None:
     step = small("float").step()
     before = saved_bytes(step)
-    value(step, "r2").metadata_props[DENSITY_KEY] = "0.5"
-    value(step, "p1").metadata_props[DENSITY_KEY] = "1"
+    value(step, "r2").metadata_props[Key.DENSITY] = "0.5"
+    value(step, "p1").metadata_props[Key.DENSITY] = "1"
     count, _ = apply(PASS, step)
     assert count == 1
     assert "r2" not in kept(step)
@@ -95,7 +96,7 @@ def test_a_view_is_decoded_in_its_own_shape() -> None:
 
 def test_too_dense_is_a_reason_with_bytes() -> None:
     step = small("float").step()
-    value(step, "r2").metadata_props[DENSITY_KEY] = "0.97"
+    value(step, "r2").metadata_props[Key.DENSITY] = "0.97"
     _, skipped = apply(PASS, step)
     reasons = dict(skipped)
     dense = size_bytes(value(step, "r2"))
@@ -127,7 +128,7 @@ def test_a_denser_batch_than_planned_loses_nothing(
     step = net.step()
     for output in [output for n in step.graph for output in n.outputs]:
         if density is not None and output.name in ("r", "j", "p", "q", "r1", "r2", "r3"):
-            output.metadata_props[DENSITY_KEY] = density
+            output.metadata_props[Key.DENSITY] = density
     count, _ = apply(PASS, step)
     assert count >= 2
     assert_bit_equal(RUNNERS[backend](net, step), reference)
