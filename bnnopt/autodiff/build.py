@@ -74,7 +74,8 @@ def build_training_step(
     model = _copy(forward)
     graph = model.graph
     options.selection.apply(graph)
-    _check_inference_mode(graph, path)
+    if not forward.has_gradients:
+        _check_inference_mode(graph, path)
     updates = _to_training_mode(graph, options.seed)
     parameters = [value for value in graph.inputs if role(value) is Role.PARAMETER]
     try:
@@ -82,7 +83,8 @@ def build_training_step(
         graph.outputs[:] = [loss]
         trained = {value: _differentiable(value) for value in parameters}
         found = differentiate(graph, loss, list(trained.values()))
-        _check_cuts(graph, loss, [v for v in trained.values() if v not in found])
+        if not forward.has_gradients:
+            _check_cuts(graph, loss, [v for v in trained.values() if v not in found])
         _take_values(graph)
         gradients = {p: found[value] for p, value in trained.items() if value in found}
     except ModelError as error:

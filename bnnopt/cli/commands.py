@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from bnnopt import __version__
+from bnnopt.cli.against_torch import verify_with_torch
 from bnnopt.cli.options import BACKENDS, Names, Size, json_option, model_options
 from bnnopt.cli.terminal import (
     STANDARD_OUTPUT,
@@ -265,8 +266,17 @@ def compare(first: Path, second: Path, json_file: str | None) -> None:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random batches."
 )
+@click.option(
+    "--torch",
+    "source",
+    metavar="FILE:MAKE",
+    help="Compare loss and gradients with PyTorch: MAKE() of FILE gives the module, or the module "
+    "and an example batch.",
+)
 @json_option
-def verify(folder: Path, backend: str, steps: int, seed: int, json_file: str | None) -> None:
+def verify(
+    folder: Path, backend: str, steps: int, seed: int, source: str | None, json_file: str | None
+) -> None:
     """Compare the rewritten step of FOLDER with the reference, on random batches.
 
     Where all passes that ran are lossless, the two have to be equal bit for bit. After lossy ones
@@ -276,8 +286,12 @@ def verify(folder: Path, backend: str, steps: int, seed: int, json_file: str | N
     \b
     Example:
       bnnopt verify out
+      bnnopt verify out --torch model.py:make
     """
     check_json_target(json_file)
+    if source is not None:
+        verify_with_torch(folder, source, seed, json_file)
+        return
     with progress() as say:
         from bnnopt.verification import verify_folder
         from bnnopt.verification.text import render_verification

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -41,6 +42,9 @@ from bnnopt.runtime.kernels.selection import named_kernels
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, readers, role
 from bnnopt.units import size
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FLOAT16_MAX = 65504.0
 
@@ -91,9 +95,10 @@ class Optimized:
 
 
 def optimize(
-    model: str | Path,
+    model: str | Path | nn.Module,
     settings: Settings | None = None,
     *,
+    example: Any = None,
     progress: Progress | None = None,
     **options: object,
 ) -> Optimized:
@@ -103,9 +108,12 @@ def optimize(
     ----------
     model : path
         A forward graph in ONNX: latent weights as initialisers, batch norm in training mode. Or a
-        folder of onnxruntime-training artifacts.
+        folder of onnxruntime-training artifacts. Or a PyTorch module with its `example`.
     settings : Settings, optional
         All options at once; or give them by name:
+    example : Tensor, tuple or dict
+        A batch for a PyTorch module, see `bnnopt.torch.export`; its size is the batch size where
+        that is not given.
     batch_size : int
         Samples a step; needed where the file leaves it open.
     level : str
@@ -169,6 +177,10 @@ def optimize(
     """
     chosen = with_options(settings or Settings(), options)
     check(chosen)
+    if not isinstance(model, str | bytes | os.PathLike):
+        return _of_module(model, example, chosen, progress)
+    if example is not None:
+        raise UsageError("optimize: example is for a PyTorch module, found a file; leave it out")
     say = progress or (lambda line: None)
     path = Path(os.fsdecode(model))
     say("reading the model")
@@ -203,6 +215,24 @@ def optimize(
     plus = {found.name for found in forward.binarized if found.zero == "+1"}
     source = without_weights(built.source, about.weights, plus)
     return Optimized(report, training, evaluation, reference, about, weights, source)
+
+
+def _of_module(
+    module: nn.Module, example: Any, chosen: Settings, progress: Progress | None
+) -> Optimized:
+    """Of a PyTorch module, by way of a file."""
+    try:
+        from bnnopt.torch.exporting import check_module, export
+    except ImportError:
+        raise UsageError(
+            f"optimize: {type(module).__name__} found, expected a path; for PyTorch modules "
+            "pip install 'bnnopt[torch]'"
+        ) from None
+    batch_size = check_module(module, example)
+    with tempfile.TemporaryDirectory() as folder:
+        path = export(module, example, Path(folder) / f"{type(module).__name__}.onnx")
+        chosen = replace(chosen, batch_size=chosen.batch_size or batch_size)
+        return optimize(path, chosen, progress=progress)
 
 
 def _stored(name: str, weight: NDArray[np.float32], kind: str) -> NDArray[np.generic]:

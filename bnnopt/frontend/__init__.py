@@ -81,7 +81,8 @@ def load_forward(
         recognize(forward, estimators, keep_zero)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    add_hints(forward)
+    if not forward.has_gradients:
+        add_hints(forward)
     return forward
 
 

@@ -16,6 +16,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.errors import ModelError, UsageError
 from bnnopt.frontend.estimators import DEFAULT, WRITTEN, Estimator, Estimators, estimator_of
+from bnnopt.frontend.marks import stop_gradient
 from bnnopt.frontend.normalize import Binarized, ForwardGraph
 from bnnopt.frontend.quantization import estimate_steps
 from bnnopt.frontend.sampling import (
@@ -238,12 +239,16 @@ class Recognizer:
         for entry in self.found:
             name, through = str(entry.node.name), entry.node.outputs[0] in passes
             asked = self.estimators.asked(name)
-            if through and entry.match.is_mirrored and asked is None:
+            is_open = asked is None and not self.forward.has_gradients
+            if through and entry.match.is_mirrored and is_open:
                 raise ModelError(
                     f"node {name!r} gives -1 where x > 0, and the file does not say whether its "
                     "gradient is turned as well; expected s + (b - s).detach() in PyTorch, or "
                     f"--ste '{name}={DEFAULT[0]}' for that of sign(-x)"
                 )
+            if self.forward.has_gradients:
+                settled[entry.node] = asked if through else None
+                continue
             settled[entry.node] = (asked or entry.match.ste or DEFAULT) if through else None
             entry.is_default = through and asked is None and entry.match.ste is None
         for node in straight_through_nodes(self.forward.graph):
@@ -252,6 +257,8 @@ class Recognizer:
             name, clip = ste or (WRITTEN, 1.0)
             node.attributes["ste"] = ir.AttrString("ste", name)
             node.attributes["clip"] = ir.AttrFloat32("clip", clip)
+            if ste is None and node.outputs[0] in passes and node.graph is not None:
+                stop_gradient(self.forward.graph, node.outputs[0])
 
     def _fold(self, node: ir.Node, settled: dict[ir.Node, Estimator | None]) -> None:
         """Let a sign carry the gradient of `s`, where that is the integral of an estimator."""
@@ -315,6 +322,13 @@ class Recognizer:
     def _note_zeros(self, kept: Iterable[Found]) -> None:
         zeros = {str(e.node.name): e.node for e in kept if e.idiom == "sign"}
         notes = self.forward.notes
+        if self.forward.has_gradients:
+            names = [name for name, node in zeros.items() if node.op_type == "Ternarize"]
+            if names:
+                notes.append(
+                    f"sign(0) = 0 as in PyTorch at {listed(names)}: --sign-zero +1 makes it binary"
+                )
+            return
         if self.keep_zero is None and any(n.op_type == "Ternarize" for n in zeros.values()):
             names = [name for name, node in zeros.items() if node.op_type == "Ternarize"]
             notes.append(
@@ -381,6 +395,8 @@ def recognize(forward: ForwardGraph, estimators: Estimators, keep_zero: bool | N
     ModelError
         If what rounds has a gradient that nobody can know.
     """
+    if forward.has_gradients and keep_zero is None:
+        keep_zero = True
     recognizer = Recognizer(forward, estimators, keep_zero)
     recognizer.binarize()
     estimate_steps(forward, estimators)

@@ -28,7 +28,8 @@ def lint(forward: ForwardGraph, path: Path) -> None:
     for node in forward.graph:
         if node.op_type == "Dropout":
             _check_dropout(node, path)
-        if traits(node).layer is not None and node.inputs[1] is not None:
+        is_layer = traits(node).layer is not None and not forward.has_gradients
+        if is_layer and node.inputs[1] is not None:
             _check_latent(forward, node, node.inputs[1], path)
 
 

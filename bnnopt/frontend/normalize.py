@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.errors import ModelError, UsageError
 from bnnopt.frontend.composed import has_body, written_out
+from bnnopt.frontend.marks import GRADIENT, has_gradients, settle_marks, untrained
 from bnnopt.frontend.read import array_of, one_line
 from bnnopt.ops import (
     DOMAIN,
@@ -52,6 +53,8 @@ class ForwardGraph:
         The shapes of the weights that are kept as sign bits; see `pack_binary_weights`.
     quantized : list of str
         Nodes that round to more than a sign and were given an estimator.
+    has_gradients : bool
+        The file says how each gradient goes, see `bnnopt.frontend.marks`: nothing is assumed.
     """
 
     model: ir.Model
@@ -61,6 +64,7 @@ class ForwardGraph:
     notes: list[str] = field(default_factory=list)
     packed: dict[str, tuple[int, ...]] = field(default_factory=dict)
     quantized: list[str] = field(default_factory=list)
+    has_gradients: bool = False
 
     @property
     def graph(self) -> ir.Graph:
@@ -92,6 +96,7 @@ def normalize(
     ModelError
         If a shape stays unknown or an operator is not known.
     """
+    fixed, written = untrained(proto), has_gradients(proto)
     arrays = _split_weights(proto, path)
     try:
         model = ir.from_proto(proto)
@@ -102,9 +107,10 @@ def normalize(
     if not graph.outputs:
         raise ModelError(f"{path}: the graph has no output; export the model again")
     _name_nodes(graph)
+    settle_marks(graph)
     batch = _set_batch(graph, batch_size, set(arrays), path)
     for value in graph.inputs:
-        set_role(value, _weight_role(value) if value.name in arrays else Role.DATA)
+        set_role(value, _role(value, fixed) if value.name in arrays else Role.DATA)
     _drop_unread(graph, arrays)
     for node in list(graph):
         try:
@@ -119,7 +125,7 @@ def normalize(
             _bypass(graph, node)
     for node in graph:
         _free_batch(graph, node, batch)
-    return ForwardGraph(model, batch, arrays)
+    return ForwardGraph(model, batch, arrays, has_gradients=written)
 
 
 def _split_weights(proto: onnx.ModelProto, path: Path) -> dict[str, NDArray[np.float32]]:
@@ -170,10 +176,11 @@ def _settings(proto: onnx.ModelProto) -> set[str]:
     return {name for name, only_settings in read.items() if only_settings}
 
 
-def _weight_role(value: ir.Value) -> Role:
-    uses = value.uses()
-    statistic = all(i in traits(node).statistics for node, i in uses)
-    return Role.STATISTIC if uses and statistic else Role.PARAMETER
+def _role(weight: ir.Value, fixed: Set[str]) -> Role:
+    uses = weight.uses()
+    if uses and all(i in traits(node).statistics for node, i in uses):
+        return Role.STATISTIC
+    return Role.FROZEN if weight.name in fixed else Role.PARAMETER
 
 
 def _set_batch(graph: ir.Graph, batch_size: int | None, weights: set[str], path: Path) -> int:
@@ -246,7 +253,7 @@ def _type_or_fold(graph: ir.Graph, node: ir.Node, write_out: bool) -> None:
         _fold(graph, node)
     elif _is_idle(node):
         _bypass(graph, node)
-    elif node.domain == DOMAIN:
+    elif node.domain == DOMAIN and GRADIENT not in node.metadata_props:
         raise InferenceError("is of the compiler's own domain, which no model file has")
     else:
         _drop_unread_order(node)

@@ -32,11 +32,15 @@ _PASSED_ON = frozenset(
 def estimate_steps(forward: ForwardGraph, estimators: Estimators) -> None:
     """Give an estimator to every rounding and step that the gradient has to pass.
 
+    None where the file says how gradients go: those without an estimator have no gradient.
+
     Raises
     ------
     ModelError
         If nothing says what the gradient of a step is.
     """
+    if forward.has_gradients:
+        return
     rounded = _estimate_roundings(forward, estimators)
     stepped = _estimate_comparisons(forward, estimators)
     forward.quantized += [*rounded, *stepped]

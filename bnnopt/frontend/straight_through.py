@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from bnnopt.frontend.marks import stops
 from bnnopt.frontend.normalize import ForwardGraph
 from bnnopt.ops import DOMAIN, Emitter, dims, traits
 from bnnopt.training_step import is_constant
@@ -24,12 +25,13 @@ _ROUNDING = frozenset({"ArgMax", "ArgMin", "Binarize", "Ternarize"})
 
 def settle_detached(forward: ForwardGraph) -> None:
     """Turn every sum in which a tensor cancels into a `StraightThrough` node, and name them."""
+    find = cancelled_as_written if forward.has_gradients else cancelled
     for node in list(forward.graph):
-        found = cancelled(node)
+        found = find(node)
         if found is not None:
             _replace(forward.graph, node, *found)
     names = [str(node.name) for node in straight_through_nodes(forward.graph)]
-    if names:
+    if names and not forward.has_gradients:
         forward.notes.append(
             f"{listed(names)}: (b - s) + s has the value of b and the gradient of s alone"
         )
@@ -53,6 +55,39 @@ def cancelled(node: ir.Node) -> tuple[list[Term], ir.Value] | None:
             continue
         return terms, s
     return _beside_nothing(node)
+
+
+def cancelled_as_written(node: ir.Node) -> tuple[list[Term], ir.Value] | None:
+    """The same in a file that says where gradients stop: s passes one on, b and -s do not."""
+    if node.domain or node.op_type not in ("Add", "Sub"):
+        return None
+    terms = [term for i in (0, 1) for term in _flat(node.inputs[i], _SUMS[node.op_type][i], False)]
+    passing = [(sign, v) for sign, v, is_stopped in terms if not is_stopped]
+    if len(passing) != 1 or passing[0][0] < 0:
+        return None
+    ((_, s),) = passing
+    stopped = [(sign, v) for sign, v, is_stopped in terms if is_stopped]
+    if (-1, s) not in stopped:
+        return None
+    stopped.remove((-1, s))
+    return stopped, s
+
+
+def _flat(
+    value: ir.Value | None, sign: int, is_stopped: bool, depth: int = _DEPTH
+) -> list[tuple[int, ir.Value, bool]]:
+    """The terms of a sum, and whether a gradient stops between each and the sum."""
+    assert value is not None
+    node = value.producer()
+    if node is not None and depth and stops(node):
+        return _flat(node.inputs[0], sign, True, depth)
+    if node is None or not depth or node.domain or node.op_type not in _SUMS:
+        return [(sign, value, is_stopped)]
+    return [
+        term
+        for own, child in zip(_SUMS[node.op_type], node.inputs, strict=True)
+        for term in _flat(child, own * sign, is_stopped, depth - 1)
+    ]
 
 
 def _pairs(node: ir.Node) -> Iterator[tuple[ir.Value, int, ir.Value, int]]:

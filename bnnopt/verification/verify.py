@@ -56,7 +56,7 @@ def verify_folder(
     say = progress or (lambda line: None)
     run = _runner(backend)
     about = read_artifact(folder)
-    passes = _passes(about, folder)
+    passes = passes_of(about, folder)
     min_cosine = least_cosine(passes)
     runs = []
     for file in (REFERENCE_FILE, f"{TRAINING}.onnx"):
@@ -65,14 +65,14 @@ def verify_folder(
         _check_belongs(step, about, folder / file)
         if file == REFERENCE_FILE:
             step = map_kernels(step, passes)
-        feeds = [_random_feeds(step, about, seed + i, i + 1) for i in range(n_steps)]
+        feeds = [batch_feeds(step, about, seed + i, i + 1) for i in range(n_steps)]
         with np.errstate(all="ignore"):
             buffers = _initial(step, folder)
             runs.append(run(step, about, feeds, buffers, min_cosine is not None))
     return compare(runs[0], runs[1], min_cosine)
 
 
-def _passes(about: Artifact, folder: Path) -> list[Pass]:
+def passes_of(about: Artifact, folder: Path) -> list[Pass]:
     """The passes that ran, with the options that they had."""
     try:
         return [make_pass(spec) for spec in about.passes]
@@ -116,7 +116,7 @@ def _initial(step: TrainingStep, folder: Path) -> Arrays:
     return buffers
 
 
-def _random_feeds(step: TrainingStep, about: Artifact, seed: int, number: int) -> Arrays:
+def batch_feeds(step: TrainingStep, about: Artifact, seed: int, number: int = 1) -> Arrays:
     """A batch by input name: normal data, uniform labels, the default rate, the step's number."""
     random = np.random.default_rng(seed)
     feeds: Arrays = {}

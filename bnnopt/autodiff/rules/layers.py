@@ -191,7 +191,8 @@ def batch_normalization(g: Context) -> Grads:
 def frozen_batch_normalization(g: Context) -> Grads:
     """Forward: y = (x - mean) / sqrt(var + epsilon) scale + bias, with the running statistics.
 
-    Backward: dx = dy scale / sqrt(var + epsilon), dbias = sum(dy). The scale is not trained.
+    Backward: dx = dy scale / sqrt(var + epsilon), dbias = sum(dy), dscale =
+    sum(dy (x - mean)) / sqrt(var + epsilon).
     """
     grads = {2: _channel_sum(g, 2)} if 2 in g.wanted else {}
     if 0 in g.wanted:
@@ -200,7 +201,18 @@ def frozen_batch_normalization(g: Context) -> Grads:
         per_channel = [-1, *(1 for _ in dims(g.x())[2:])]
         shaped = g.emit("Reshape", slope, g.integers(per_channel))
         grads[0] = g.emit("Mul", g.dy, shaped)
+    if 1 in g.wanted:
+        grads[1] = _frozen_scale_gradient(g)
     return grads
+
+
+def _frozen_scale_gradient(g: Context) -> ir.Value:
+    per_channel = g.integers([-1, *(1 for _ in dims(g.x())[2:])])
+    centred = g.emit("Sub", g.x(), g.emit("Reshape", g.x(3), per_channel))
+    axes = g.integers([0, *range(2, len(dims(g.dy)))])
+    total = g.emit("ReduceSum", g.emit("Mul", g.dy, centred), axes, keepdims=0)
+    variance = g.emit("Add", g.x(4), g.scalar(g.attribute("epsilon", 1e-5)))
+    return g.emit("Div", total, g.emit("Sqrt", variance))
 
 
 def _channel_sum(g: Context, index: int) -> ir.Value:

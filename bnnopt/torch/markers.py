@@ -1,0 +1,42 @@
+"""Operators that carry through an exporter what no ONNX operator says: where a gradient goes.
+
+Both have the value of their first operand, so that a traced module computes what it computed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "bnnopt"
+
+
+@torch.library.custom_op(f"{NAMESPACE}::stop", mutates_args=())
+def stop(x: Tensor) -> Tensor:
+    """The value of x, through which no gradient passes: ``x.detach()``."""
+    return x.clone()
+
+
+@torch.library.custom_op(f"{NAMESPACE}::straight_through", mutates_args=())
+def straight_through(b: Tensor, s: Tensor) -> Tensor:
+    """The value of b, with the gradient of s."""
+    return b.clone()
+
+
+@stop.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@straight_through.register_fake
+def _(b: Tensor, s: Tensor) -> Tensor:
+    return torch.empty_like(b)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+    return None, gradient
+
+
+straight_through.register_autograd(_backward)

@@ -1,0 +1,261 @@
+"""Run a module so that every gradient that stops, or goes another way, leaves a marker."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import _SingleLevelFunction
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.checkpoint import CheckpointFunction
+
+from bnnopt.errors import ModelError
+from bnnopt.torch.functions import Call, Estimator, recognize
+from bnnopt.torch.markers import stop, straight_through
+
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+_ALIASES = {Tensor.data.__get__, Tensor.detach, torch.detach}  # type: ignore[attr-defined]
+_DETACHES = {Tensor.detach_, torch.detach_}
+_READS = {
+    *(Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.__contains__),
+    *(Tensor.item, Tensor.tolist, Tensor.numpy, torch.is_nonzero, torch.equal, torch.allclose),
+}
+_INSIDE = tuple(str(Path(file).parent) for file in (str(torch.__file__), __file__))
+_DEPENDS = "_bnnopt_depends"
+_IS_ALIAS = "_bnnopt_alias"
+
+
+@dataclass
+class Decisions:
+    """What the first run finds of each call of a function; later runs take it in order."""
+
+    estimators: list[dict[tuple[int, int], Estimator]] = field(default_factory=list)
+
+
+class Tracer(TorchFunctionMode):
+    """Puts markers behind what a module calls; with `decisions` None it decides, and checks."""
+
+    def __init__(self, decisions: Decisions | None = None) -> None:
+        super().__init__()
+        self.is_first = decisions is None
+        self.decisions = decisions or Decisions()
+        self._n_calls = 0
+        self._is_paused = False
+        self.is_off = False
+        self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Called for every function of torch."""
+        if self.is_off:
+            return func(*args, **(kwargs or {}))
+        args, kwargs = self._current(args), self._current(kwargs or {})
+        read = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if self.is_first:
+            _check_reads(func, read)
+        if self._is_paused:
+            return self._noted(func(*args, **kwargs), read)
+        if func == _SET_DATA:
+            return self._set_data(*args)
+        _check_changes(func, args, kwargs)
+        out = func(*args, **kwargs)
+        if func in _DETACHES:
+            self._replaced[id(args[0])] = (args[0], stop(args[0].detach()))
+        elif torch.is_grad_enabled() is False or func in _ALIASES or _is_real(out):
+            out = self._stopped(func, read, out)
+        return self._noted(out, read)
+
+    def _current(self, values: Any) -> Any:
+        """The operands, those whose ``data`` was set in their new form."""
+        if not self._replaced:
+            return values
+
+        def replaced(value: Any) -> Any:
+            return self._replaced[id(value)][1] if id(value) in self._replaced else value
+
+        return tree_map(replaced, values)
+
+    def _noted(self, out: Any, read: list[Tensor]) -> Any:
+        """Remember in the first run what depends on data or parameters."""
+        if self.is_first and any(depends(value) for value in read):
+            for value in tree_leaves(out):
+                if isinstance(value, Tensor):
+                    mark_depends(value)
+        return out
+
+    def _stopped(self, func: Any, read: list[Tensor], out: Any) -> Any:
+        """The outputs, those behind a marker that autograd does not reach."""
+        if not any(value.requires_grad for value in read):
+            return out
+
+        def stopped(value: Any) -> Any:
+            if not _is_real(value) or value.requires_grad or any(value is v for v in read):
+                return value
+            with self._pause():
+                marked = stop(value.detach())
+            if func in _ALIASES:
+                setattr(marked, _IS_ALIAS, True)
+            return marked
+
+        return tree_map(stopped, out)
+
+    def _set_data(self, tensor: Tensor, value: Tensor) -> None:
+        """``x.data = b``: from here on x has the value of b, and its own gradient."""
+        if tensor.requires_grad and self.is_first and not depends(value):
+            raise ModelError(
+                f"{_place()}: sets the data of a parameter to a tensor that is not computed from "
+                "parameters, as a second forward of modules that keep weight.org does; export "
+                "the module before its first forward"
+            )
+        with self._pause():
+            new = straight_through(value.detach(), tensor) if tensor.requires_grad else value
+        self._replaced[id(tensor)] = (tensor, new)
+        self._noted(new, [tensor, value])
+
+    @contextlib.contextmanager
+    def _pause(self) -> Iterator[None]:
+        before, self._is_paused = self._is_paused, True
+        try:
+            yield
+        finally:
+            self._is_paused = before
+
+    def function(self, function: type[torch.autograd.Function], inputs: tuple[Any, ...]) -> Any:
+        """An autograd function: its value, and the gradient of its backward."""
+        if function is CheckpointFunction:
+            return inputs[0](*inputs[2:])
+        inputs = self._current(inputs)
+        with self._pause():
+            call = Call(function, inputs)
+            outputs = tuple(self._output(call, j, y) for j, y in enumerate(call.outputs))
+        self._n_calls += 1
+        result = outputs if isinstance(call.result, tuple) else outputs[0]
+        return self._noted(result, [v for v in inputs if isinstance(v, Tensor)])
+
+    def _output(self, call: Call, index: int, y: Any) -> Any:
+        if not _is_real(y) or not call.wanted:
+            return y
+        if not torch.is_grad_enabled() or not call.context.is_differentiable(y):
+            return stop(y.detach())
+        factors = call.factors(index)
+        if not factors:
+            return stop(y.detach())
+        estimators = self._estimators(call, index, factors)
+        terms = [estimators[i].integral(call.inputs[i], h) for i, h in factors.items()]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return straight_through(y.detach(), total)
+
+    def _estimators(
+        self, call: Call, index: int, factors: dict[int, Tensor]
+    ) -> dict[int, Estimator]:
+        known = self.decisions.estimators
+        if self.is_first:
+            self.is_off = True
+            try:
+                call.check(index, factors)
+                found = recognize(call, index, factors)
+            finally:
+                self.is_off = False
+            if len(known) <= self._n_calls:
+                known.extend({} for _ in range(self._n_calls + 1 - len(known)))
+            known[self._n_calls].update({(index, i): e for i, e in found.items()})
+            return found
+        if self._n_calls >= len(known) or any(
+            (index, i) not in known[self._n_calls] for i in factors
+        ):
+            raise ModelError(
+                f"{call.where}: called in one run of the module and not in the next; expected a "
+                "forward that does the same each time"
+            )
+        return {i: known[self._n_calls][index, i] for i in factors}
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def depends(value: Tensor) -> bool:
+    """Whether a tensor is a parameter, data, or computed from them."""
+    return isinstance(value, torch.nn.Parameter) or hasattr(value, _DEPENDS)
+
+
+def mark_depends(value: Tensor) -> None:
+    """Note that a tensor is data, or computed from it."""
+    setattr(value, _DEPENDS, True)
+
+
+def _check_reads(func: Any, read: list[Tensor]) -> None:
+    if func in _READS and any(depends(value) for value in read):
+        raise ModelError(
+            f"{_place()}: {func.__name__} looks at the numbers of a tensor, and a file would hold "
+            "what it found in the example; expected a forward of tensor operators, such as "
+            "torch.where"
+        )
+    if func is torch.nn.functional.gumbel_softmax:
+        raise ModelError(
+            f"{_place()}: gumbel_softmax detaches inside; write its forward out in the module"
+        )
+
+
+def _check_changes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse what changes a value behind the back of autograd."""
+    name = str(getattr(func, "__name__", ""))
+    in_place = (name.endswith("_") and not name.endswith("__")) or (
+        name == "__setitem__" or (name.startswith("__i") and name not in _NOT_IN_PLACE)
+    )
+    target = args[0] if args else None
+    if name in ("requires_grad_", "detach_", "retain_grad") or not isinstance(target, Tensor):
+        return
+    if in_place and (
+        hasattr(target, _IS_ALIAS) or (target.requires_grad and not torch.is_grad_enabled())
+    ):
+        raise ModelError(
+            f"{_place()}: {name} changes a tensor that is detached from its gradient, in place; "
+            "expected the changed value in a tensor of its own"
+        )
+
+
+_NOT_IN_PLACE = {"__index__", "__int__", "__invert__", "__init__", "__iter__"}
+
+
+def _place() -> str:
+    """The line of the user's code that is running."""
+    for frame in inspect.stack(0)[1:]:
+        if not frame.filename.startswith((*_INSIDE, "<")):
+            return f"{frame.filename}:{frame.lineno}"
+    return "the module"
+
+
+@contextlib.contextmanager
+def traced(tracer: Tracer) -> Iterator[None]:
+    """Run what is inside under a tracer, autograd functions included.
+
+    A module may hold ``Fn.apply`` itself, so what is replaced is what that calls: its base's.
+    """
+
+    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        internal = cls.__module__.split(".")[0] == "torch" and cls is not CheckpointFunction
+        if internal or tracer.is_off:
+            return super(_SingleLevelFunction, cls).apply(*args, **kwargs)  # type: ignore[misc]
+        return tracer.function(cls, args)
+
+    _SingleLevelFunction.apply = classmethod(apply)  # type: ignore[attr-defined]
+    try:
+        with tracer:
+            yield
+    finally:
+        del _SingleLevelFunction.apply  # type: ignore[attr-defined]
