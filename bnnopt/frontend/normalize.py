@@ -120,6 +120,7 @@ def normalize(
             misfit = isinstance(error, ShapeError)
             advice = "correct the model" if misfit else "export the model without it"
             raise ModelError(f"{where}: {one_line(error)}; {advice}") from None
+    _drop_unread(graph, arrays)  # what stood before an operator that was written out
     for node in list(graph):
         if _is_needless(node):
             _bypass(graph, node)

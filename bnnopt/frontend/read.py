@@ -16,7 +16,7 @@ from bnnopt.errors import ModelError
 from bnnopt.ops import MIN_OPSET
 from bnnopt.runtime.files import check_regular, reason_of, shown_path
 
-OLDEST_OPSET = 13
+OLDEST_OPSET = 9
 
 # What onnx raises for a file that breaks its rules; ValueError for a name that is no text.
 INVALID = (
@@ -185,8 +185,17 @@ def upgrade(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """The same model in opset 18 or later; the weights are not copied."""
     if opset >= MIN_OPSET:
         return model
+    if opset < 12:
+        _check_dropout(model)
+    if opset < 13:
+        model = _converted(model, 13)
     if opset < 14:
         _batch_norm_to_14(model)
+    return _converted(model, MIN_OPSET)
+
+
+def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """By onnx's converter, with a declaration in place of each weight."""
     weights = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
     others = [t for t in model.graph.initializer if t.data_type != onnx.TensorProto.FLOAT]
     declared = {value.name for value in model.graph.input}
@@ -197,11 +206,19 @@ def upgrade(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     ]
     _replace(model.graph.initializer, others)
     model.graph.input.extend(stand_ins)
-    upgraded = onnx.version_converter.convert_version(model, MIN_OPSET)
+    upgraded = onnx.version_converter.convert_version(model, opset)
     stood_in = {value.name for value in stand_ins}
     _replace(upgraded.graph.input, [v for v in upgraded.graph.input if v.name not in stood_in])
     upgraded.graph.initializer.extend(weights)
     return upgraded
+
+
+def _check_dropout(model: onnx.ModelProto) -> None:
+    """Before opset 12 a Dropout did not say whether it drops."""
+    for node in model.graph.node:
+        if node.op_type == "Dropout" and not node.domain:
+            name = node.name or node.output[0]
+            raise ValueError(f"node {name!r} (Dropout) has no mode before opset 12, expected 12 on")
 
 
 def _replace(repeated: Any, items: Sequence[Message]) -> None:

@@ -22,7 +22,7 @@ from bnnopt.ops.packing import n_index_bits
 from bnnopt.ops.pow2 import pow2_row_bytes
 from bnnopt.ops.registry import OPERATORS, family, form, functions_for, in_form, is_binarization
 from bnnopt.ops.shapes import ShapeError
-from bnnopt.ops.traits import Cheap, Layer, Traits, is_view, plain, traits
+from bnnopt.ops.traits import QONNX_DOMAINS, Cheap, Layer, Traits, is_view, plain, traits
 from bnnopt.ops.updates import fused_name
 from bnnopt.ops.windows import Window, transposed_window, window
 
@@ -31,6 +31,7 @@ __all__ = [
     "DOMAIN_VERSION",
     "MIN_OPSET",
     "OPERATORS",
+    "QONNX_DOMAINS",
     "Cheap",
     "Emitter",
     "Form",

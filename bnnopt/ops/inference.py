@@ -47,8 +47,10 @@ def infer_types(node: ir.Node, opset: int, may_vary: bool = False) -> None:
 
 
 def has_inference(node: ir.Node, opset: int) -> bool:
-    """Whether onnx types what a node of the standard domain gives: a few have only a body."""
-    return _schema(node.op_type, "", opset).has_type_and_shape_inference_function
+    """Whether onnx types what a node gives: a few have only a body, other domains nothing."""
+    return (
+        not node.domain and _schema(node.op_type, "", opset).has_type_and_shape_inference_function
+    )
 
 
 def _own_types(node: ir.Node) -> Sequence[TypedDims]:

@@ -49,9 +49,14 @@ class Operands:
 
     def shape(self, index: int) -> Shape:
         """Shape of an input, which has to be there."""
-        if not self.has(index):
+        return dims(self.value(index))
+
+    def value(self, index: int) -> ir.Value:
+        """An input, which has to be there."""
+        found = self._node.inputs[index] if self.has(index) else None
+        if found is None:
             raise ShapeError(f"input {index} is left out, expected a value")
-        return dims(self._node.inputs[index])
+        return found
 
     def name(self, index: int) -> str:
         """Name of an input, for messages."""
@@ -71,6 +76,11 @@ class Operands:
         """An integer attribute."""
         found = self._node.attributes.get(name)
         return found.as_int() if found is not None else default
+
+    def number_or_none(self, name: str) -> int | None:
+        """An integer attribute; None if it is not given."""
+        found = self._node.attributes.get(name)
+        return found.as_int() if found is not None else None
 
     def real(self, name: str, default: float) -> float:
         """A number attribute."""

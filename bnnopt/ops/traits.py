@@ -164,6 +164,7 @@ _STANDARD: dict[str, Traits] = {
     "Concat": Traits(selects=True, moves_halves=True),
     "Conv": Traits(layer=Layer.CONV),
     "ConvTranspose": Traits(layer=Layer.TRANSPOSED),
+    "DequantizeLinear": Traits(settings=frozenset({1, 2})),
     "Div": Traits(
         elementwise=True, stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS
     ),
@@ -193,6 +194,7 @@ _STANDARD: dict[str, Traits] = {
     "Mul": Traits(
         elementwise=True, stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS
     ),
+    "NegativeLogLikelihoodLoss": Traits(settings=frozenset({2})),
     "Neg": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS),
     "Not": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
     "Or": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
@@ -200,6 +202,7 @@ _STANDARD: dict[str, Traits] = {
     "PRelu": Traits(in_place=True, cheap=_MAPS, retains_input=True),
     "Pad": Traits(settings=frozenset({2}), moves_halves=True),
     "Pow": Traits(elementwise=True, settings=frozenset({1}), in_place=True, cheap=_WEIGHTS),
+    "QuantizeLinear": Traits(settings=frozenset({1, 2})),
     "Reciprocal": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS),
     "ReduceMax": Traits(cheap=_WEIGHTS | _MAPS),
     "ReduceMean": Traits(cheap=_WEIGHTS | _BESIDE),
@@ -217,6 +220,7 @@ _STANDARD: dict[str, Traits] = {
     "Sign": Traits(elementwise=True, jumps=True, cheap=_WEIGHTS),
     "Size": Traits(moves_halves=True, reads_shape=True),
     "Slice": Traits(selects=True, moves_halves=True),
+    "SoftmaxCrossEntropyLoss": Traits(settings=frozenset({2})),
     "Softplus": Traits(elementwise=True),
     "Split": Traits(selects=True, moves_halves=True),
     "Sqrt": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS),
@@ -277,8 +281,19 @@ _OWN: dict[str, Traits] = {
 }
 
 
+QONNX_DOMAINS = frozenset(
+    {"qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas", "finn"}
+)
+_QONNX: dict[str, Traits] = {
+    "BipolarQuant": Traits(settings=frozenset({1})),
+    "Quant": Traits(settings=frozenset({1, 2, 3})),
+}
+
+
 def traits(node: ir.Node) -> Traits:
     """What is known of the operator of a node."""
+    if node.domain in QONNX_DOMAINS:
+        return _QONNX.get(node.op_type, NONE)
     if node.domain == DOMAIN:
         return _OWN.get(node.op_type, NONE)
     return NONE if node.domain else _STANDARD.get(node.op_type, NONE)

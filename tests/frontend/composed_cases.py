@@ -155,6 +155,40 @@ def _recurrent(
     return _case(operator, note, body, (3, WIDTH), weights)
 
 
+def _likelihood(note: str, name: str, attributes: str, weights: str = "") -> Case:
+    """y is the loss; the labels are the classes 0 to 3 at random places of the batch."""
+    start = "l = Constant <value_ints = [2, 0, 1, 2]> ()"
+    given = f"v = Constant <value_floats = [{weights}]> ()" if weights else ""
+    log = "p = LogSoftmax <axis = 1> (h)" if name[0] == "N" else "p = Identity (h)"
+    call = f"y = {name} <{attributes}> (p, l{', v' if weights else ''})"
+    return _case(name, note, f"{start} {given} {log} {call}", (3,), any_batch=False)
+
+
+LOSSES = [
+    _likelihood(f"{reduction}-{weights[:3]}-{ignored}", name,
+                f'reduction = "{reduction}"' + (f", ignore_index = {ignored}" if ignored else ""),
+                weights)
+    for name in ("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
+    for reduction in ("mean", "sum", "none")
+    for weights in ("", "0.5, 2.0, 1.0")
+    for ignored in ("", "2")
+]  # fmt: skip
+EINSUMS = [
+    _case("Einsum", note, f'y = Einsum <equation = "{equation}"> ({operands})', sample, parameters)
+    for note, equation, operands, sample, parameters in (
+        ("dense", "ni,oi->no", "h, w", (3,), {"w": (2, 3)}),
+        ("attention", "nqhd,nkhd->nhqk", "h, h", (3, 2, 2), {}),
+        ("ellipsis", "...i,ij->...j", "h, w", (2, 3), {"w": (3, 2)}),
+        ("implicit", "ni,ij", "h, w", (3,), {"w": (3, 2)}),
+        ("outer", "ni,j->nij", "h, w", (3,), {"w": (2,)}),
+        ("transposed", "nij->nji", "h", (2, 3), {}),
+        ("summed", "nij->ni", "h", (2, 3), {}),
+        ("summed-in-one", "nij,jk->nk", "h, w", (2, 3), {"w": (3, 2)}),
+        ("three", "ni,ij,nj->n", "h, w, h", (3,), {"w": (3, 3)}),
+        ("same-labels", "nij,nij->ni", "h, h", (2, 3), {}),
+        ("bilinear", "ni,oij,nj->no", "h, w, h", (3,), {"w": (2, 3, 3)}),
+    )
+]
 _ZEROS = f"""n = Shape <start = 0, end = 1> (x) o = Constant <value_ints = [1]> ()
     k = Constant <value_ints = [{HIDDEN}]> () z = Concat <axis = 0> (o, n, k)"""
 RECURRENT = [
@@ -184,4 +218,13 @@ def _started(operator: str, states: int) -> Case:
 
 
 RECURRENT += [_started("LSTM", 2), _started("GRU", 1), _started("RNN", 1)]
-CASES = [*ELEMENTWISE, *REDUCTIONS, *NORMALIZATIONS, *SHAPES, *RESIZES, *RECURRENT]
+CASES = [
+    *ELEMENTWISE,
+    *REDUCTIONS,
+    *NORMALIZATIONS,
+    *SHAPES,
+    *RESIZES,
+    *LOSSES,
+    *EINSUMS,
+    *RECURRENT,
+]

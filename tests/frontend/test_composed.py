@@ -23,7 +23,8 @@ from tests.autodiff.test_gradients import (
 from tests.frontend.composed_cases import CASES
 from tests.frontend.models import BATCH, parse, rejected, save
 
-UNTYPED = {"GroupNormalization"}  # onnx's inference gives no shape, so no case can read it
+# onnx's inference gives no shape, so no case can read it; what has the value of a rounding
+ELSEWHERE = {"GroupNormalization", "DequantizeLinear"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -35,7 +36,7 @@ def test_written_out(case: Case, tmp_path: Path) -> None:
 
 
 def test_every_body_has_a_case() -> None:
-    assert {case.operator for case in CASES} | UNTYPED == set(BODIES)
+    assert {case.operator for case in CASES} | ELSEWHERE == set(BODIES)
     assert len({str(case) for case in CASES}) == len(CASES)
 
 

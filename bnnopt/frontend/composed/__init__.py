@@ -15,20 +15,27 @@ import onnx
 import onnx_ir as ir
 
 from bnnopt.frontend.composed import (
+    einsum,
     elementwise,
+    losses,
     normalization,
+    quantizers,
     recurrent,
     resizing,
     shaping,
 )
 from bnnopt.frontend.composed.body import Body, Writer
+from bnnopt.ops import QONNX_DOMAINS
 from bnnopt.ops.shapes import Operands
 
 __all__ = ["BODIES", "Body", "Writer", "has_body", "written_out"]
 
 BODIES: dict[str, Writer] = {
+    **einsum.BODIES,
     **elementwise.BODIES,
+    **losses.BODIES,
     **normalization.BODIES,
+    **quantizers.BODIES,
     **recurrent.BODIES,
     **resizing.BODIES,
     **shaping.BODIES,
@@ -37,7 +44,7 @@ BODIES: dict[str, Writer] = {
 
 def has_body(node: ir.Node) -> bool:
     """Whether an operator may be written out; its output need not be typed then."""
-    return not node.domain and node.op_type in BODIES
+    return _writer(node) is not None
 
 
 def written_out(graph: ir.Graph, node: ir.Node) -> Sequence[ir.Node]:
@@ -50,7 +57,8 @@ def written_out(graph: ir.Graph, node: ir.Node) -> Sequence[ir.Node]:
     InferenceError
         If the node asks for something that its body does not do.
     """
-    body = BODIES[node.op_type](Operands(node)) if has_body(node) else None
+    writer = _writer(node)
+    body = writer(Operands(node)) if writer is not None else None
     if body is None:
         return ()
     nodes = _instance(graph, node, body)
@@ -59,10 +67,17 @@ def written_out(graph: ir.Graph, node: ir.Node) -> Sequence[ir.Node]:
     return nodes
 
 
+def _writer(node: ir.Node) -> Writer | None:
+    if node.domain in QONNX_DOMAINS:
+        return quantizers.QONNX.get(node.op_type)
+    return BODIES.get(node.op_type) if not node.domain else None
+
+
 def _instance(graph: ir.Graph, node: ir.Node, body: Body) -> list[ir.Node]:
     function = _parsed(body, graph.opset_imports[""])
     prefix = next(str(y.name) for y in node.outputs if y.name)
-    given = [*node.inputs, *(None for _ in function.input[len(node.inputs) :])]
+    inputs = node.inputs if body.inputs is None else body.inputs
+    given = [*inputs, *(None for _ in function.input[len(inputs) :])]
     values: dict[str, ir.Value | None] = {"": None}
     values |= dict(zip(function.input, given, strict=True))
     for name, array in body.constants.items():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnnopt.ops.shapes import Operands
@@ -23,10 +24,13 @@ class Body:
         named all the same.
     constants : mapping of str to ndarray
         Arrays that the statements read by these names.
+    inputs : sequence of Value, optional
+        What the inputs are, where they are not those of the node.
     """
 
     text: str
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    inputs: Sequence[ir.Value | None] | None = None
 
 
 Writer = Callable[[Operands], Body | None]
