@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from bnnopt.errors import UsageError
+from bnnopt.errors import UsageError, did_you_mean
 from bnnopt.models import minis, residual, wang2023
 
 ZOO: dict[str, Callable[..., ir.Model]] = {
@@ -54,7 +54,8 @@ def build(name: str, seed: int = 0, **sizes: int) -> ir.Model:
         The zoo has no network of that name, or the network has no such size.
     """
     if name not in ZOO:
-        raise UsageError(f"no network {name!r} in the zoo: choose one of {', '.join(ZOO)}")
+        hint = did_you_mean(name, ZOO)
+        raise UsageError(f"no network {name!r} in the zoo: choose one of {', '.join(ZOO)}{hint}")
     if seed < 0:
         raise UsageError(f"seed {seed} is negative: choose 0 or more")
     for option, number in sizes.items():

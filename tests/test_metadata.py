@@ -12,13 +12,16 @@ from bnnopt.metadata import Key
 ROOT = Path(bnnopt.__file__).parent
 FILES = [*ROOT.rglob("*.py"), *(ROOT / "passes").resolve().rglob("*.py")]  # a link
 DECLARED = {name for name in vars(Key) if name.isupper()}
+OF_FILES = {"GRADIENT"}  # of a file that bnnopt.torch writes, settled by the frontend: its marks.py
 
 
 def keys(code: str) -> Iterator[str]:
     """The source text of every key with which metadata is read or written."""
     for node in ast.walk(ast.parse(code)):
         match node:
-            case ast.Subscript(ast.Attribute(attr="metadata_props"), key):
+            case ast.Subscript(ast.Attribute(attr="metadata_props"), key) if not isinstance(
+                key, ast.Slice
+            ):
                 yield ast.unparse(key)
             case ast.Call(
                 ast.Attribute(ast.Attribute(attr="metadata_props"), "get" | "pop" | "setdefault"),
@@ -33,7 +36,7 @@ def keys(code: str) -> Iterator[str]:
 
 def test_only_declared_keys_are_used() -> None:
     used = {(key, path.name) for path in FILES for key in keys(path.read_text())}
-    assert {key for key, _ in used} == {f"Key.{name}" for name in DECLARED}, sorted(used)
+    assert {key for key, _ in used} - OF_FILES == {f"Key.{name}" for name in DECLARED}, sorted(used)
 
 
 def test_every_way_to_use_a_key_is_found() -> None:

@@ -37,15 +37,17 @@ class Names(click.ParamType[Any]):
 
 
 class Size(click.ParamType[Any]):
-    """A number of bytes with an optional unit."""
+    """A number of bytes with its unit."""
 
     name = "SIZE"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Return the bytes as int."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", str(value).strip().upper())
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)(B?)", str(value).strip().upper())
         if match is None or match[2] not in UNITS:
             self.fail(f"{value!r}: expected a size such as 64MiB or 500kB", param, ctx)
+        if not match[2] and not match[3]:
+            self.fail(f"{value!r}: expected a unit, such as {value}MiB or {value}B", param, ctx)
         return int(float(match[1]) * UNITS[match[2]])
 
 

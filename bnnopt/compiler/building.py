@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import onnx
 import onnx_ir as ir
@@ -21,7 +22,7 @@ from bnnopt.autodiff import (
     make_optimizer,
     read_optimizer,
 )
-from bnnopt.compiler.settings import LOSS_NAMES, Settings, check, with_options
+from bnnopt.compiler.settings import LOSS_NAMES, Options, Settings, check, with_options
 from bnnopt.errors import UsageError
 from bnnopt.frontend import ForwardGraph, load_artifacts, load_forward, own_graph
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
@@ -44,7 +45,7 @@ class Built:
     source: onnx.ModelProto
 
 
-def summarize(model: str | Path, **options: object) -> Summary:
+def summarize(model: str | Path, **options: Unpack[Options]) -> Summary:
     """A model layer by layer; options as `bnnopt.optimize` takes them.
 
     Raises

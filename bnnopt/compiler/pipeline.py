@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from bnnopt.artifact import Contents, make_program, without_weights, write_folde
 from bnnopt.compiler.building import Built, Progress, build_forward, import_artifacts
 from bnnopt.compiler.calibration import calibrate
 from bnnopt.compiler.evaluation import fit
-from bnnopt.compiler.settings import Settings, check, with_options
+from bnnopt.compiler.settings import Options, Settings, check, with_options
 from bnnopt.errors import BudgetError, ModelError, UsageError
 from bnnopt.frontend import is_artifacts
 from bnnopt.ops import dims, dtype, is_binarization
@@ -100,7 +100,7 @@ def optimize(
     *,
     example: Any = None,
     progress: Progress | None = None,
-    **options: object,
+    **options: Unpack[Options],
 ) -> Optimized:
     """Compile a model into a training step that fits.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypedDict
 
 from bnnopt.autodiff import LOSSES, OPTIMIZERS, Bop, LossOptions
 from bnnopt.errors import UsageError, did_you_mean
@@ -58,6 +58,39 @@ class Settings:
         stored = self.prune_stored
         also = [] if stored is None else [f"prune-stored{{sparsity={stored}}}"]
         return select(level, self.passes, self.disable, [*self.enable, *also])
+
+
+class Options(TypedDict, total=False):
+    """The fields of `Settings` by name, so that an editor shows them and a checker checks them.
+
+    A lone text stands for a sequence of one. A test holds the two together.
+    """
+
+    batch_size: int | None
+    level: str
+    loss: str | None
+    label_smoothing: float
+    class_weights: Sequence[float]
+    ignore_index: int | None
+    optimizer: str | None
+    momentum: float
+    gamma: float
+    tau: float
+    learning_rate: float | None
+    freeze: Sequence[str]
+    train: Sequence[str]
+    last: int | None
+    ste: Sequence[str]
+    sign_zero: str | None
+    passes: Sequence[str]
+    disable: Sequence[str]
+    enable: Sequence[str]
+    budget_bytes: int | None
+    seed: int
+    calibrate: str | None
+    prune_stored: float | None
+    prune_weights: float | None
+    prune_end: int
 
 
 def with_options(settings: Settings, options: Mapping[str, object]) -> Settings:

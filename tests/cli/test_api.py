@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import bnnopt
+from bnnopt.compiler.settings import Options, Settings
 from bnnopt.errors import (
     ArtifactError,
     BnnoptError,
@@ -89,6 +92,26 @@ def test_mistakes(kind: str) -> None:
         bnnopt.optimize(MLP, **options)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_editor_sees_the_options_of_settings() -> None:
+    settings = {field.name: field.type for field in fields(Settings)}
+    assert {
+        name: hint.__forward_arg__ for name, hint in Options.__annotations__.items()
+    } == settings
+    described = bnnopt.optimize.__doc__ or ""
+    lists = re.findall(r"^    ([a-z_, ]+) : ", described, re.MULTILINE)
+    assert set(settings) <= {name for names in lists for name in names.split(", ")} | {"momentum"}
+    assert "`momentum`" in described
+
+
+def test_near_names_are_suggested() -> None:
+    for option, wrong, near in (
+        ("optimizer", "adm", "adam"),
+        ("loss", "cross_entropy", "cross-entropy"),
+    ):
+        with pytest.raises(UsageError, match=f"did you mean '{near}'"):
+            bnnopt.optimize(MLP, batch_size=4, **{option: wrong})  # type: ignore[typeddict-item]
 
 
 def test_numpy_numbers_are_numbers() -> None:

@@ -73,6 +73,10 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     "pass": (["-b", "4", "--passes", "sign-pack,sing-pack"], "did you mean 'sign-pack'?"),
     "disabled pass": (["-b", "4", "--disable", "nope"], "pass 'nope' is not known"),
     "budget": (["-b", "4", "--budget", "lots"], "'lots': expected a size such as 64MiB"),
+    "budget without a unit": (
+        ["-b", "4", "--budget", "64"],
+        "'64': expected a unit, such as 64MiB",
+    ),
     "budget below 0": (["-b", "4", "--budget", "-1"], "'-1': expected a size"),
     "loss": (["-b", "4", "--loss", "l3"], "--loss l3: expected cross-entropy, soft-cross-entropy"),
     "no scalar": (["-b", "4", "--loss", "none"], "expected a scalar loss"),

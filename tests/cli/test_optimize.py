@@ -200,8 +200,8 @@ def test_budget_fits_with_passes(optimized: Any) -> None:
     free, reference = optimized(), optimized("-O0")
     assert free["optimized"]["peak_bytes"] < reference["optimized"]["peak_bytes"] - 1
     for budget in (free["optimized"]["peak_bytes"], reference["optimized"]["peak_bytes"] - 1):
-        assert optimized("--budget", str(budget))["level"] == "O1"
-    assert optimized("--budget", str(reference["optimized"]["peak_bytes"]))["level"] == "O0"
+        assert optimized("--budget", f"{budget}B")["level"] == "O1"
+    assert optimized("--budget", f"{reference['optimized']['peak_bytes']}B")["level"] == "O0"
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def test_budget_with_passes_runs_those_only(optimized: Any, mistake: Mistake) ->
     mistake("optimize", MLP, "-b", "20", "--budget", "1MB", "--passes", "in-place", exit_code=3)
 
 
-@pytest.mark.parametrize("size", ["64MiB", "64 mib", "67108864", "67.108864MB", "65536KiB", "1g"])
+@pytest.mark.parametrize("size", ["64MiB", "64 mib", "67108864B", "67.108864MB", "65536KiB", "1g"])
 def test_budget_units(optimized: Any, size: str) -> None:
     assert optimized("--budget", size)["level"] == "O0"
 
