@@ -86,6 +86,11 @@ SHAPES = [
     ),
     _case("SpaceToDepth", "two", "y = SpaceToDepth <blocksize = 2> (h)", (2, 4, 6)),
     *(
+        _case("SpaceToDepth", mode, f'y = SpaceToDepth <blocksize = 2, mode = "{mode}"> (h)',
+              (2, 4, 2), opset=28, stock=False)
+        for mode in ("DCR", "CRD")
+    ),
+    *(
         _case("Tile", note, f"{_vector('r', *repeats)} y = Tile (h, r)", (2, 3))
         for note, repeats in (("last", (1, 1, 2)), ("two", (1, 3, 2)), ("nothing", (1, 1, 1)))
     ),
@@ -129,6 +134,8 @@ RESIZES = [
     _resize("smaller", 'mode = "linear"', (1, 6, 5), sizes="4, 1, 3, 2"),
     _resize("line", 'mode = "linear"', (2, 3), scales="1.0, 1.0, 2.0"),
     _resize("volume", 'mode = "linear"', (1, 2, 2, 2), scales="1.0, 1.0, 2.0, 2.0, 2.0"),
+    _resize("axes-in-another-order", 'mode = "nearest", axes = [3, 2]', (1, 2, 3),
+            scales="2.0, 3.0"),
     _resize("axes", 'mode = "linear", axes = [2]', (1, 3, 2), scales="2.0"),
 ]  # fmt: skip
 HIDDEN, WIDTH = 3, 2

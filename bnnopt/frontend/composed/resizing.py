@@ -29,7 +29,7 @@ def _resize(o: Operands) -> Body:
     _require_plain(o)
     axes = [axis % rank for axis in o.ints("axes", range(rank))]
     value, steps, matrices = "x", "", {}
-    for i, axis in reversed(list(enumerate(axes))):
+    for axis, i in sorted(((axis, i) for i, axis in enumerate(axes)), reverse=True):
         scale = scales[i] if scales else None
         matrix = _matrix(o, axis, scale)
         if np.array_equal(matrix, np.eye(len(matrix))):

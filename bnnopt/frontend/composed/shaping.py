@@ -18,10 +18,13 @@ def _depth_to_space(o: Operands) -> Body:
 
 
 def _space_to_depth(o: Operands) -> Body:
-    """Pixels become channels (b, b, C)."""
+    """Pixels become channels (b, b, C) or (C, b, b)."""
     (_, c, h, w), b = o.shape(0), o.number("blocksize", 1)
     split = [0, c, h // b, b, w // b, b]
-    return _turned(split, [0, 3, 5, 1, 2, 4], [0, c * b**2, h // b, w // b])
+    deep = o.text("mode", "DCR") == "DCR"
+    return _turned(
+        split, [0, 3, 5, 1, 2, 4] if deep else [0, 1, 3, 5, 2, 4], [0, c * b**2, h // b, w // b]
+    )
 
 
 def _turned(split: list[int], perm: list[int], joined: list[int]) -> Body:
