@@ -250,6 +250,8 @@ def _drop_unread(graph: ir.Graph, weights: dict[str, NDArray[np.float32]]) -> No
 
 
 def _type_or_fold(graph: ir.Graph, node: ir.Node, write_out: bool) -> None:
+    if node.op_type == "CastLike" and not node.domain:
+        node = _as_cast(graph, node)
     if _is_foldable(node):
         _fold(graph, node)
     elif _is_idle(node):
@@ -263,6 +265,20 @@ def _type_or_fold(graph: ir.Graph, node: ir.Node, write_out: bool) -> None:
             infer_types(node, opset)
         for inner in written_out(graph, node) if write_out else ():
             _type_or_fold(graph, inner, write_out)
+
+
+def _as_cast(graph: ir.Graph, node: ir.Node) -> ir.Node:
+    """A CastLike, as a Cast to the type that its second operand has."""
+    x, like = node.inputs
+    if like is None or like.dtype is None:
+        raise InferenceError("the type of its second input is not known")
+    y = ir.Value(name=node.outputs[0].name)
+    cast = ir.Node("", "Cast", [x], [ir.AttrInt64("to", int(like.dtype))], outputs=[y])
+    cast.name = node.name
+    graph.insert_before(node, cast)
+    node.outputs[0].replace_all_uses_with(y, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    return cast
 
 
 def _drop_unread_order(node: ir.Node) -> None:

@@ -37,11 +37,12 @@ class Traced(nn.Module):
         self.example = example
         self.decisions: Decisions | None = None
         self.reached: set[int] = set()
+        self.marks_norms = False
         self.training = True  # else the exporter makes one of parameters that are equal now
 
     def forward(self, *tensors: Tensor) -> Any:
         """The tensors of the module's outputs."""
-        tracer = Tracer(self.decisions)
+        tracer = Tracer(self.decisions, self.marks_norms)
         if tracer.is_first:
             for tensor in tensors:
                 mark_depends(tensor)
@@ -272,26 +273,25 @@ def _hyperbolic(sign: float) -> Callable[..., Any]:
 
 
 def _by_torch_export(wrapper: Traced, dynamic_batch: bool) -> onnx.ModelProto:
-    from onnxscript import values
+    from bnnopt.torch.translations import TRANSLATIONS
 
-    domain = values.Opset("bnnopt", 1)
     batched = set(wrapper.example.batched if dynamic_batch else [])
-    shapes = tuple(
-        {0: torch.export.Dim.DYNAMIC} if name in batched else None for name in wrapper.example.names
-    )
-    program = torch.export.export(
-        wrapper, wrapper.example.tensors(), dynamic_shapes={"tensors": shapes}, strict=False
-    )
+    names = wrapper.example.names
+    shapes = tuple({0: torch.export.Dim.DYNAMIC} if n in batched else None for n in names)
+    wrapper.marks_norms = True
+    try:
+        program = torch.export.export(
+            wrapper, wrapper.example.tensors(), dynamic_shapes={"tensors": shapes}, strict=False
+        )
+    finally:
+        wrapper.marks_norms = False
     found = torch.onnx.export(
         program,
         dynamo=True,
         opset_version=OPSET,
         optimize=False,
-        input_names=wrapper.example.names,
-        custom_translation_table={
-            torch.ops.bnnopt.stop.default: values.Op(domain, "Stop"),
-            torch.ops.bnnopt.straight_through.default: values.Op(domain, "StraightThrough"),
-        },
+        input_names=names,
+        custom_translation_table=dict(TRANSLATIONS),
     )
     assert found is not None
     return found.model_proto

@@ -35,8 +35,31 @@ def _(b: Tensor, s: Tensor) -> Tensor:
     return torch.empty_like(b)
 
 
+@torch.library.custom_op(f"{NAMESPACE}::batch_norm", mutates_args=())
+def batch_norm(
+    x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, momentum: float, eps: float
+) -> Tensor:
+    """A batch norm in training mode that leaves its running statistics alone.
+
+    `torch.export` takes PyTorch's own apart.
+    """
+    return torch.nn.functional.batch_norm(x, None, None, scale, bias, True, momentum, eps).clone()
+
+
+@batch_norm.register_fake
+def _(
+    x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, momentum: float, eps: float
+) -> Tensor:
+    return torch.empty_like(x)
+
+
 def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
     return None, gradient
 
 
+def _no_backward(ctx: Any, gradient: Tensor) -> Any:
+    raise NotImplementedError("a batch norm that is being exported has no gradient")
+
+
 straight_through.register_autograd(_backward)
+batch_norm.register_autograd(_no_backward)

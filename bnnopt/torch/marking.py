@@ -9,6 +9,7 @@ import onnx
 from bnnopt.frontend.marks import GRADIENT, GRADIENTS, NO_GRADIENT, OF_THIRD, TRAINED, WRITTEN
 
 PREFIX = "module."
+MARKER = 0x626E6E6F7074  # "bnnopt"
 _IR_VERSION = 10  # the first with metadata on nodes
 
 
@@ -23,9 +24,10 @@ def mark(model: onnx.ModelProto, trained: Set[str]) -> None:
         Names of parameters; buffers, constants and parameters without a gradient are no part of it.
     """
     _rename(model.graph)
+    _clear(model)
+    _find_markers(model.graph)
     always = "bnnopt.true"
     for node in model.graph.node:
-        del node.metadata_props[:]
         if node.domain != "bnnopt":
             continue
         if node.op_type == "Stop":
@@ -40,7 +42,6 @@ def mark(model: onnx.ModelProto, trained: Set[str]) -> None:
         true = onnx.helper.make_tensor(always, onnx.TensorProto.BOOL, [], [True])
         model.graph.initializer.append(true)
     for tensor in model.graph.initializer:
-        del tensor.metadata_props[:]
         if tensor.name not in trained:
             _put(tensor.metadata_props, TRAINED, "no")
     kept = [entry for entry in model.opset_import if entry.domain != "bnnopt"]
@@ -48,6 +49,40 @@ def mark(model: onnx.ModelProto, trained: Set[str]) -> None:
     model.opset_import.extend(kept)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     _put(model.metadata_props, GRADIENTS, WRITTEN)
+
+
+def _find_markers(graph: onnx.GraphProto) -> None:
+    """Write the markers that are a ``Where`` of `MARKER` as the others are."""
+    numbers = {n.output[0] for n in graph.node if n.op_type == "Constant" and _is_marker(n)}
+    conditions = {
+        n.output[0] for n in graph.node if n.op_type == "Equal" and numbers.issuperset(n.input)
+    }
+    for node in graph.node:
+        if node.op_type == "Where" and node.input[0] in conditions:
+            node.domain = "bnnopt"
+            del node.input[0]
+            node.op_type = "Stop" if node.input[0] == node.input[1] else "StraightThrough"
+            if node.op_type == "Stop":
+                del node.input[1]
+
+
+def _is_marker(node: onnx.NodeProto) -> bool:
+    attribute = node.attribute[0]
+    if attribute.HasField("t"):
+        array = onnx.numpy_helper.to_array(attribute.t)
+        return bool(array.shape == () and array.dtype.kind == "i" and int(array) == MARKER)
+    return bool(attribute.name == "value_int" and attribute.i == MARKER)
+
+
+def _clear(model: onnx.ModelProto) -> None:
+    """Drop what an exporter says of itself, and the bodies of the markers."""
+    graph = model.graph
+    values = (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info)
+    for entry in (model, graph, *values):
+        del entry.metadata_props[:]
+    kept = [function for function in model.functions if function.domain != "bnnopt"]
+    del model.functions[:]
+    model.functions.extend(kept)
 
 
 def _put(entries: object, key: str, value: str) -> None:

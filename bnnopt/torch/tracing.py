@@ -18,7 +18,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from bnnopt.errors import ModelError
 from bnnopt.torch.functions import Call, Estimator, recognize
-from bnnopt.torch.markers import stop, straight_through
+from bnnopt.torch.markers import batch_norm, stop, straight_through
 
 _SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 _ALIASES = {Tensor.data.__get__, Tensor.detach, torch.detach}  # type: ignore[attr-defined]
@@ -42,8 +42,9 @@ class Decisions:
 class Tracer(TorchFunctionMode):
     """Puts markers behind what a module calls; with `decisions` None it decides, and checks."""
 
-    def __init__(self, decisions: Decisions | None = None) -> None:
+    def __init__(self, decisions: Decisions | None = None, marks_norms: bool = False) -> None:
         super().__init__()
+        self.marks_norms = marks_norms
         self.is_first = decisions is None
         self.decisions = decisions or Decisions()
         self._n_calls = 0
@@ -70,12 +71,30 @@ class Tracer(TorchFunctionMode):
         if func == _SET_DATA:
             return self._set_data(*args)
         _check_changes(func, args, kwargs)
-        out = func(*args, **kwargs)
+        marked = self._marked_norm(func, args, kwargs)
+        out = func(*args, **kwargs) if marked is None else marked
         if func in _DETACHES:
             self._replaced[id(args[0])] = (args[0], stop(args[0].detach()))
         elif torch.is_grad_enabled() is False or func in _ALIASES or _is_real(out):
             out = self._stopped(func, read, out)
         return self._noted(out, read)
+
+    def _marked_norm(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The marker of a batch norm in training mode, where the exporter needs one."""
+        if not self.marks_norms or func is not torch.nn.functional.batch_norm:
+            return None
+        bound = inspect.signature(func).bind(*args, **kwargs)
+        bound.apply_defaults()
+        x, mean, var, scale, bias, training, momentum, eps = bound.arguments.values()
+        if not training:
+            return None
+        shape, like = (x.shape[1],), {"dtype": x.dtype}
+        scale = torch.ones(shape, **like) if scale is None else scale
+        bias = torch.zeros(shape, **like) if bias is None else bias
+        mean = torch.zeros(shape, **like) if mean is None else mean
+        var = torch.ones(shape, **like) if var is None else var
+        with self._pause():
+            return batch_norm(x, scale, bias, mean, var, momentum, eps)
 
     def _current(self, values: Any) -> Any:
         """The operands, those whose ``data`` was set in their new form."""

@@ -308,3 +308,21 @@ def test_constants_of_every_kind_are_folded(tmp_path: Path) -> None:
     forward = load(model, tmp_path)
     assert [node.op_type for node in forward.graph] == ["Mul", "Mul"]
     assert_same_function(model, forward, np.ones((4, 3), np.float32))
+
+
+def test_a_cast_like_is_a_cast(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 18]>
+        g (float[4, 3] x) => (float[4, 3] y) {
+            one = Constant <value_int = 1> ()
+            like = CastLike (one, x)
+            same = CastLike (x, x)
+            whole = CastLike (same, one)
+            back = CastLike (whole, x)
+            y = Add (back, like)
+        }""")
+    onnx.save(model, tmp_path / "m.onnx")
+    forward = load_forward(tmp_path / "m.onnx", None)
+    assert [node.op_type for node in forward.graph] == ["Cast", "Cast", "Add"]
+    x = np.arange(12, dtype=np.float32).reshape(4, 3) * 0.7
+    np.testing.assert_array_equal(output(forward, x), np.trunc(x) + 1)

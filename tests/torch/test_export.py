@@ -21,9 +21,9 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
-import bnnopt.torch  # noqa: E402
+import bnnopt.torch.exporting  # noqa: E402
 from bnnopt.errors import BnnoptError, UsageError  # noqa: E402
-from tests.torch.modules import Arguments, Conv, DataLinear, Dense, make  # noqa: E402
+from tests.torch.modules import Arguments, DataLinear, Dense, make  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 
@@ -164,6 +164,8 @@ def test_what_is_not_sure_is_refused(name: str, tmp_path: Path) -> None:
 
 def test_wrong_use(tmp_path: Path) -> None:
     module, x, _ = make("gate")
+    with pytest.raises(UsageError, match=r"expected torchscript or torch\.export"):
+        bnnopt.torch.export(module, x, tmp_path / "m.onnx", exporter="dynamo")
     with pytest.raises(UsageError, match="expected a tensor with the batch"):
         bnnopt.torch.export(module, None, tmp_path / "m.onnx")
     with pytest.raises(UsageError, match=r"expected a torch\.nn\.Module"):
@@ -174,7 +176,22 @@ def test_wrong_use(tmp_path: Path) -> None:
         bnnopt.optimize("m.onnx", example=x)
 
 
-def test_a_function_called_as_stored_is_seen() -> None:
-    module = Conv(torch.autograd.Function.apply)  # whatever it holds, the hook is gone afterwards
-    assert module.f is not None
+def test_what_an_exporter_cannot_write_the_other_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> None:
+        raise RuntimeError("this exporter was removed")
+
+    monkeypatch.setattr(bnnopt.torch.exporting, "_by_torchscript", broken)
+    module, x, _ = make("gate")
+    bnnopt.optimize(module, example=x).save(tmp_path / "out")
+    bnnopt.torch.check(module, x, tmp_path / "out")
+    monkeypatch.setattr(bnnopt.torch.exporting, "_by_torch_export", broken)
+    with pytest.raises(BnnoptError, match="cannot write it as ONNX: torchscript: this exporter"):
+        bnnopt.torch.export(module, x, tmp_path / "m.onnx")
+
+
+def test_autograd_is_as_it_was(tmp_path: Path) -> None:
+    module, x, _ = make("clipped")
+    bnnopt.torch.export(module, x, tmp_path / "m.onnx")
     assert "apply" not in vars(torch.autograd.function._SingleLevelFunction)

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file
 
@@ -15,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
-import bnnopt.torch  # noqa: E402
+import bnnopt.torch.exporting  # noqa: E402
 from bnnopt.errors import ModelError  # noqa: E402
 from tests.torch.modules import IMAGES, MODULES, Conv, MixedSign, make, sign  # noqa: E402
 
@@ -61,6 +62,23 @@ def test_gradients_are_pytorchs(name: str, tmp_path: Path) -> None:
     packed, bits = compiled(name, "O1", tmp_path)
     assert packed == found
     assert all(np.array_equal(bits[n], ours[n]) for n in ours)
+
+
+OTHER = ["clipped", "error decay", "no_grad", "plain where", "buffers", "frozen norm, trained"]
+
+
+@pytest.mark.parametrize(
+    "name", ["gate", *(pytest.param(n, marks=pytest.mark.slow) for n in OTHER)]
+)
+def test_both_exporters_agree(name: str, tmp_path: Path) -> None:
+    module, x, _ = make(name)
+    for exporter in bnnopt.torch.exporting.EXPORTERS:
+        path = bnnopt.torch.export(module, x, tmp_path / "m.onnx", exporter=exporter)
+        model = onnx.load(path)
+        assert [v.name for v in model.graph.input] == ["x"]
+        assert {t.name for t in model.graph.initializer} >= dict(module.named_parameters()).keys()
+        bnnopt.optimize(path, batch_size=len(x)).save(tmp_path / exporter)
+        bnnopt.torch.check(module, x, tmp_path / exporter)
 
 
 ESTIMATORS = {
