@@ -39,7 +39,7 @@ class InPlace(Pass):
             free = [pair for pair in _candidates(node) if is_free(node, pair, home, index)]
             if free:
                 o, i = free[0]
-                take_over(node, free[0])
+                write_over(node, free[0])
                 _merge(home, node.outputs[o], node.inputs[i])
                 count += 1
         return count
@@ -50,7 +50,7 @@ def homes(step: TrainingStep) -> dict[ir.Value, Buffer]:
     return {value: buffer for buffer in buffers(step) for value in buffer.values}
 
 
-def take_over(node: ir.Node, pair: tuple[int, int]) -> None:
+def write_over(node: ir.Node, pair: tuple[int, int]) -> None:
     """Let an output of `node`, by its index, live in the buffer of an input."""
     node.metadata_props[Key.IN_PLACE] = "{}:{}".format(*pair)
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, size_bytes
 from bnnopt.metadata import Key
-from bnnopt.passes.in_place import homes, is_free, take_over
+from bnnopt.passes.in_place import homes, is_free, write_over
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.plan import dependencies
 from bnnopt.training_step import TrainingStep, readers
@@ -58,7 +58,7 @@ class StreamGradients(Pass):
         ordered = sorted(first, key=position.__getitem__)
         step.graph.remove(ordered)
         step.graph.insert_before(node, ordered)
-        take_over(node, (0, 0))
+        write_over(node, (0, 0))
         return 1
 
 

@@ -52,7 +52,7 @@ _GRADIENTS = (
     BINARY_GEMM_WEIGHT_GRAD_POW2,
     CONV_WEIGHT_GRAD,
 )
-PRODUCTS = tuple(map(_Product.of, _GRADIENTS))
+FUSED_PRODUCTS = tuple(map(_Product.of, _GRADIENTS))
 DENSE = _Product("Gemm", "Gemm", Form.PLAIN, ("a", "b"), (), "raw = Gemm <transA = 1> (a, b)")
 
 # How the gradient dw of a step comes from what the product sums, `raw`, by its kind; and the
@@ -130,6 +130,6 @@ def _fused(
 OPERATORS = tuple(
     _fused(product, step, gradient, own, meaning)
     for steps, gradient, own, meaning in _KINDS
-    for product in (*PRODUCTS, *((DENSE,) if steps is OF_FLOATS else ()))
+    for product in (*FUSED_PRODUCTS, *((DENSE,) if steps is OF_FLOATS else ()))
     for step in steps
 )

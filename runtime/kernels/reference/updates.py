@@ -23,7 +23,7 @@ from bnnopt.runtime.kernels.reference.pow2 import (
     binary_gemm_weight_grad_pow2,
 )
 
-PRODUCTS: dict[str, Kernel] = {
+FUSED_PRODUCTS: dict[str, Kernel] = {
     "BinaryConv": binary_conv_weight_grad,
     "BinaryConvPow2": binary_conv_weight_grad_pow2,
     "BinaryGemm": binary_gemm_weight_grad,
@@ -57,7 +57,7 @@ class FusedStep:
     """
 
     def __init__(self, product: str, step: str) -> None:
-        self._product, self._step = PRODUCTS[product], STEPS[step]
+        self._product, self._step = FUSED_PRODUCTS[product], STEPS[step]
         self.by_filters = product in BY_FILTERS
         self._of_signs = step.startswith("Sign")
         self._made = sign_grad if self._of_signs else scaled if "Bop" in step else masked
@@ -99,7 +99,7 @@ def _chosen(given: Mapping[str, Any], function: Kernel) -> dict[str, Any]:
 
 FUSED: dict[str, FusedStep] = {
     product + step: FusedStep(product, step)
-    for product in PRODUCTS
+    for product in FUSED_PRODUCTS
     for step in STEPS
     if product != "Gemm" or not (step.startswith("Sign") or step.endswith("BopStep"))
 }
