@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import bnnopt
+from bnnopt.cli import cli
 from bnnopt.compiler.settings import Options, Settings
 from bnnopt.errors import (
     ArtifactError,
@@ -138,3 +139,13 @@ def test_package() -> None:
     assert all(getattr(bnnopt, name) for name in bnnopt.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         bnnopt.nope  # noqa: B018
+
+
+def test_every_option_is_on_the_command_line_with_its_default() -> None:
+    command = cli.commands["optimize"]
+    typed = command.make_context("optimize", ["model.onnx"]).params
+    defaults = {field.name: field.default for field in fields(Settings)}
+    found = {name: typed[name] for name in defaults}
+    assert {**found, "level": f"O{found['level']}"} == defaults
+    helps = {p.name: getattr(p, "help", None) for p in command.params}
+    assert all(helps[name] for name in defaults)
