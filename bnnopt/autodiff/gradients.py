@@ -29,6 +29,7 @@ GRADIENTS: dict[str, Rule] = {
     "BatchNormalizationTraining": layers.batch_normalization,
     "Binarize": activations.binarize,
     "Cast": arithmetic.cast,
+    "CastLike": arithmetic.cast,
     "Ceil": arithmetic.step,
     "Clip": activations.clip,
     "Concat": shaping.concat,

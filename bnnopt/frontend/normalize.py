@@ -261,10 +261,13 @@ def _type_or_fold(graph: ir.Graph, node: ir.Node, write_out: bool) -> None:
     else:
         _drop_unread_order(node)
         opset = graph.opset_imports.get(node.domain, 1)
-        if not has_body(node) or has_inference(node, opset):
+        if not has_body(graph, node) or has_inference(node, opset):
             infer_types(node, opset)
-        for inner in written_out(graph, node) if write_out else ():
+        inside = written_out(graph, node) if write_out else ()
+        for inner in inside:
             _type_or_fold(graph, inner, write_out)
+        if not inside and node.outputs[0].dtype is None:
+            infer_types(node, opset)
 
 
 def _as_cast(graph: ir.Graph, node: ir.Node) -> ir.Node:

@@ -225,6 +225,17 @@ def _started(operator: str, states: int) -> Case:
 
 
 RECURRENT += [_started("LSTM", 2), _started("GRU", 1), _started("RNN", 1)]
+# What ONNX defines by a function, without a body of ours.
+FUNCTIONS = [
+    _case("MeanVarianceNormalization", "planes",
+          "y = MeanVarianceNormalization <axes = [0, 2, 3]> (h)", (2, 3, 2)),
+    _case("MeanVarianceNormalization", "rows", "y = MeanVarianceNormalization <axes = [1]> (h)",
+          (4,)),
+    _case("Attention", "heads", "k = Mul (h, w) y = Attention (h, k, h)", (2, 3, 4), {"w": (4,)},
+          opset=23, stock=False),
+    _case("Attention", "causal", "k = Mul (h, w) y = Attention <is_causal = 1> (h, k, h)",
+          (2, 3, 4), {"w": (4,)}, opset=23, stock=False, any_batch=False),
+]  # fmt: skip
 CASES = [
     *ELEMENTWISE,
     *REDUCTIONS,

@@ -20,14 +20,14 @@ from tests.autodiff.test_gradients import (
     gradients,
     load,
 )
-from tests.frontend.composed_cases import CASES
+from tests.frontend.composed_cases import CASES, FUNCTIONS
 from tests.frontend.models import BATCH, parse, rejected, save
 
 # onnx's inference gives no shape, so no case can read it; what has the value of a rounding
 ELSEWHERE = {"GroupNormalization", "DequantizeLinear"}
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *FUNCTIONS], ids=str)
 def test_written_out(case: Case, tmp_path: Path) -> None:
     check_case(case, tmp_path)
     nodes = list(load(case.model(), tmp_path).graph)

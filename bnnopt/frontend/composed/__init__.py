@@ -25,6 +25,7 @@ from bnnopt.frontend.composed import (
     shaping,
 )
 from bnnopt.frontend.composed.body import Body, Writer
+from bnnopt.frontend.composed.schemas import function_of, has_function
 from bnnopt.ops import QONNX_DOMAINS
 from bnnopt.ops.shapes import Operands
 
@@ -42,13 +43,13 @@ BODIES: dict[str, Writer] = {
 }
 
 
-def has_body(node: ir.Node) -> bool:
+def has_body(graph: ir.Graph, node: ir.Node) -> bool:
     """Whether an operator may be written out; its output need not be typed then."""
-    return _writer(node) is not None
+    return _writer(node) is not None or has_function(node, graph.opset_imports[""])
 
 
 def written_out(graph: ir.Graph, node: ir.Node) -> Sequence[ir.Node]:
-    """The nodes, not typed yet, that do what a typed node of the standard domain does.
+    """The nodes, not typed yet, that do what a node with typed inputs does.
 
     They replace it in the graph. Empty where there is no body for it.
 
@@ -57,11 +58,15 @@ def written_out(graph: ir.Graph, node: ir.Node) -> Sequence[ir.Node]:
     InferenceError
         If the node asks for something that its body does not do.
     """
-    writer = _writer(node)
-    body = writer(Operands(node)) if writer is not None else None
-    if body is None:
+    opset, writer = graph.opset_imports[""], _writer(node)
+    if writer is None:
+        function, body = function_of(node, opset), Body("")
+    else:
+        found = writer(Operands(node))
+        function, body = (_parsed(found, opset), found) if found is not None else (None, Body(""))
+    if function is None:
         return ()
-    nodes = _instance(graph, node, body)
+    nodes = _instance(graph, node, body, function)
     graph.insert_before(node, nodes)
     graph.remove(node, safe=True)
     return nodes
@@ -73,8 +78,9 @@ def _writer(node: ir.Node) -> Writer | None:
     return BODIES.get(node.op_type) if not node.domain else None
 
 
-def _instance(graph: ir.Graph, node: ir.Node, body: Body) -> list[ir.Node]:
-    function = _parsed(body, graph.opset_imports[""])
+def _instance(
+    graph: ir.Graph, node: ir.Node, body: Body, function: onnx.FunctionProto
+) -> list[ir.Node]:
     prefix = next(str(y.name) for y in node.outputs if y.name)
     inputs = node.inputs if body.inputs is None else body.inputs
     given = [*inputs, *(None for _ in function.input[len(inputs) :])]
