@@ -37,7 +37,7 @@ MAY: dict[str, set[str]] = {
 MAY["cli"] = MAY.keys() - {"cli"} | {"__version__"}
 DEVICE = {"numpy", "safetensors", "onnxruntime"}  # onnxruntime in its own file
 FROM_RUNTIME = {  # what the compiler's side takes from the device's: formats and tables, no session
-    "frontend": {"files"},
+    "frontend": {"files", "kernels"},
     "plan": {"format", "kernels"},
     "passes": {"kernels"},
     "report": {"kernels"},

@@ -531,7 +531,7 @@ BORDERS = [
 ]  # fmt: skip
 
 FUNCTIONS = [
-    Case("CastLike", "same", "u = CastLike (h, x) y = Tanh (u)"),
+    Case("CastLike", "same", "u = CastLike (h, x) y = Tanh (u)", written_out=True),
     *(Case(name, "plain", f"y = {name} (h)", draw=normal) for name in
       ("Sin", "Cos", "Atan", "Sinh", "Cosh", "Asinh")),
     *(Case(name, "inside", f"k = Constant <value_float = 0.15> () u = Mul (h, k) y = {name} (u)",

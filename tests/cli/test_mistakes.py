@@ -292,7 +292,7 @@ def test_interrupted(mistake: Mistake, monkeypatch: pytest.MonkeyPatch, place: s
 def test_ctrl_c(workspace: Path) -> None:
     """While the model is read, which takes its time here."""
     script = """
-import sys, time
+import signal, sys, time
 import bnnopt.frontend.read as read
 from bnnopt.cli import main
 
@@ -301,6 +301,7 @@ def check(path):
     time.sleep(20)
 
 read.check_regular = check
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 main()
 """
     before = snapshot(workspace)
