@@ -48,6 +48,7 @@ def test_a_step_is_algorithm_1(run) -> None:
         np.testing.assert_array_equal(after, np.where(turned, -before, before))
 
 
+@pytest.mark.slow
 def test_lossless_passes_change_no_bit() -> None:
     net = small("binary", optimizer="bop")
     for run in (run_native, run_stock):

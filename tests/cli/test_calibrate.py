@@ -55,6 +55,7 @@ def test_the_plan_follows_the_data(data: Path) -> None:
     assert 0.2 < encoded(measured)[first] < 0.8
 
 
+@pytest.mark.slow
 def test_a_denser_batch_gives_the_same_bits_and_is_told(data: Path, tmp_path: Path) -> None:
     np.savez(data, x=np.zeros_like(IMAGES))  # dead inputs: next to nothing is planned for
     optimized(calibrate=str(data)).save(tmp_path / "out")

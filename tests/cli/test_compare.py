@@ -22,6 +22,7 @@ def two(bnnopt: Cli, workspace: Path) -> dict[str, dict[str, object]]:
     return reports
 
 
+@pytest.mark.slow
 def test_the_difference_is_that_of_the_reports(bnnopt: Cli, two: dict[str, dict]) -> None:
     found = bnnopt("compare", "O0", "O2", "--json", "-")
     content = json.loads(found.stdout)
@@ -45,6 +46,7 @@ def test_the_table_names_both_and_says_which_is_smaller(bnnopt: Cli, two: dict[s
     assert "both plan a peak of" in bnnopt("compare", "O2", "O2").stdout
 
 
+@pytest.mark.slow
 def test_a_report_file_will_do(bnnopt: Cli, two: dict[str, dict], workspace: Path) -> None:
     (workspace / "r.json").write_text(json.dumps(two["O2"]))
     assert bnnopt("compare", "O0", "r.json", "--json", "-").exit_code == 0

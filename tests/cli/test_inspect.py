@@ -48,6 +48,7 @@ def present(report: dict[str, dict[str, dict[str, int]]]) -> set[str]:
     return {name for name, n in report["optimized"]["classes"].items() if n}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["model", "folder"])
 def test_page(bnnopt: Cli, source: str, workspace: Path, compiled: Path) -> None:
     path = compiled if source == "folder" else MODELS / "resnet-e-mini.onnx"

@@ -175,6 +175,7 @@ def test_sets_of_passes_by_loss() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lossy")
 def test_the_budget_takes_the_least_lossy_set_that_fits(model: Path) -> None:
     def chosen(budget: int) -> tuple[str, set[str]]:

@@ -170,6 +170,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_full_binarynet(bnnopt: Cli, workspace: Path) -> None:
     """The network of the paper at its batch size takes less memory than its own peak."""
     bnnopt("zoo", "binarynet")

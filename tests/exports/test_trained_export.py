@@ -46,6 +46,7 @@ def assert_same_classes(ours: Array, theirs: Array) -> None:
     assert near.mean() >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"level": "O1"}, {"level": "O2"}, {"optimizer": "bop"}], ids=str
 )

@@ -118,6 +118,7 @@ def test_saves_what_the_forward_file_saves(name: str) -> None:
     assert fired == expected
 
 
+@pytest.mark.slow
 @each_backend
 def test_smaller_batch_and_evaluation(backend: str, tmp_path: Path) -> None:
     theirs = recorded(FOLDERS / "small")

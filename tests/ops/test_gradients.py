@@ -71,6 +71,7 @@ def test_swish_sign_grad(beta: float, normal: Normal):
     assert_gradient(dx, lambda x: swish_sign(x, beta), x, dy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("g", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_conv_input_grad(g: Geometry, normal: Normal):
     one = Geometry(1, g.c, g.m, g.space, g.kernel, g.strides, g.pads, g.dilations, g.group)

@@ -67,6 +67,7 @@ def test_the_saving_is_the_size_of_the_weights() -> None:
     assert saved == weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run_native, run_stock])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_identity_gives_the_steps_of_adam(run, optimizer: str) -> None:

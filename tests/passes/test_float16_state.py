@@ -221,6 +221,7 @@ def batch(number: int) -> tuple[np.ndarray, np.ndarray]:
     return random.standard_normal((BATCH, 784)).astype(np.float32), random.integers(0, 10, BATCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["native", "onnxruntime"])
 def test_session_resumes_bit_exactly_and_gives_float32(
     folder: Path, tmp_path: Path, backend: str

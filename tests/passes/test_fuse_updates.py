@@ -104,6 +104,7 @@ def test_dense_layers_of_real_numbers(
     assert_bit_equal(run(net, together, 2), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["scale", "limit", "beta1"])
 def test_another_number_is_seen(changed: str) -> None:
     net = small("binary", optimizer="adam")

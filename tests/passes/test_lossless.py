@@ -56,6 +56,7 @@ def reference(name: str, backend: str) -> Trajectory:
     return RUNNERS[backend](subject(name), subject(name).step())
 
 
+@pytest.mark.slow
 @each_backend
 @each_name
 def test_o1_gives_the_bits_of_o0(name: str, backend: str) -> None:

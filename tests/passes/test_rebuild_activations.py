@@ -88,6 +88,7 @@ def test_a_chain_of_shortcuts_is_cut_where_it_grows_long() -> None:
     assert kept(step) & maps == {"r0", "r3"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run_native, run_stock])
 def test_blocks_give_the_same_bits(run: object) -> None:
     assert callable(run)

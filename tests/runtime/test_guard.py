@@ -76,6 +76,7 @@ def state(session: TrainingSession) -> dict[str, bytes]:
 # Overflow ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_backend
 @each_optimizer
 @pytest.mark.parametrize(("level", "scale"), [("O1", 1e30), ("O2", 1e30)])
@@ -192,6 +193,7 @@ def test_an_update_that_is_not_finite_is_not_written() -> None:
 # Small batches, and what a batch says ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_small_batch_of_a_large_folder(folders: Callable[..., Path], n: int) -> None:
     """Float16 gradients are scaled for the folder's batch: repeated samples have the same means."""
