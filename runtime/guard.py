@@ -88,10 +88,11 @@ class Guard:
         if self._loss is not None:
             self.check_loss(float(values[self._loss].reshape(-1)[0]))
         with np.errstate(all="ignore"):
-            largest = max((_square(self._persistent[n]) for n in self._statistics), default=0.0)
-        if not largest <= LARGE_STATISTIC**2:  # so it is with NaN
+            total = sum(_square(self._persistent[n]) for n in self._statistics)
+        is_suspicious = not total <= LARGE_STATISTIC**2  # a sum keeps NaN, wherever it is
+        if is_suspicious:
             self.check_finite(self._statistics)
-        self.before_all(not largest <= LARGE_STATISTIC**2)
+        self.before_all(is_suspicious)
 
     def before_all(self, is_suspicious: bool = False) -> None:
         """Before the first update, where only the batch and the rate of this step are known."""

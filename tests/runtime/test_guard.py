@@ -292,3 +292,22 @@ def test_a_session_is_not_pickled(folders: Callable[..., Path]) -> None:
     for make in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(UsageError, match=r"open one there with TrainingSession\("):
             make(session)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_each_statistic_is_looked_at(folders: Callable[..., Path], value: float) -> None:
+    """Wherever it stands among the others: a maximum would pass over NaN."""
+    session = TrainingSession(folders(BINARY, "O1", "sgd"))
+    session.step(*batch())
+    watch = guard.Guard(session._backend.training, session._persistent)
+    assert len(watch._statistics) > 1
+    values = [np.zeros(1, np.float32) for _ in session._backend.training.values]
+    for name in watch._statistics:
+        watch.begin({})
+        before = session._persistent[name].copy()
+        session._persistent[name][-1] = value
+        with pytest.raises(DivergedError, match=f"'{name}' is not finite"):
+            watch.before_updates(values)
+        session._persistent[name][...] = before
+    watch.begin({})
+    watch.before_updates(values)
