@@ -35,6 +35,7 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
     """
     model = step.model.clone()
     _write_out_outputs(model)
+    _name_inner_nodes(model)
     InlinePass()(model)
     _name_inner_values(model)
     RemoveUnusedNodesPass()(model)  # what makes an output that is left out
@@ -103,6 +104,13 @@ def _write_out_outputs(model: ir.Model) -> None:
         function = model.functions.get(node.op_identifier())
         if function is not None:
             node.resize_outputs(len(function.outputs))
+
+
+def _name_inner_nodes(model: ir.Model) -> None:
+    """Name nodes of functions after what they give: the inliner counts up from equal names."""
+    for function in model.functions.values():
+        for node in function:
+            node.name = node.name or f"{function.name}.{node.outputs[0].name}"
 
 
 def _name_inner_values(model: ir.Model) -> None:

@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 
@@ -20,10 +22,6 @@ class Interval:
     n_bytes: int
     first: int
     last: int
-
-    def meets(self, other: Interval) -> bool:
-        """Whether both are needed at the same time."""
-        return self.first <= other.last and other.first <= self.last
 
 
 def aligned(n_bytes: int) -> int:
@@ -66,18 +64,16 @@ def _place_in_order(
     intervals: Sequence[Interval], order: Callable[[Interval], tuple[int, ...]]
 ) -> tuple[list[int], int]:
     offsets = [0] * len(intervals)
-    placed: list[int] = []
+    placed = np.zeros((4, len(intervals)), np.int64)  # first and last step, start and stop
+    firsts, lasts, starts, stops = placed
     size = 0
-    for index in sorted(range(len(intervals)), key=lambda i: order(intervals[i])):
-        interval = intervals[index]
-        taken = sorted(
-            (offsets[i], offsets[i] + aligned(intervals[i].n_bytes))
-            for i in placed
-            if intervals[i].meets(interval)
-        )
-        offsets[index] = _lowest_gap(taken, aligned(interval.n_bytes))
-        size = max(size, offsets[index] + aligned(interval.n_bytes))
-        placed.append(index)
+    for n, index in enumerate(sorted(range(len(intervals)), key=lambda i: order(intervals[i]))):
+        interval, n_bytes = intervals[index], aligned(intervals[index].n_bytes)
+        meets = (firsts[:n] <= interval.last) & (lasts[:n] >= interval.first)
+        taken = sorted(zip(starts[:n][meets].tolist(), stops[:n][meets].tolist(), strict=True))
+        start = offsets[index] = _lowest_gap(taken, n_bytes)
+        placed[:, n] = interval.first, interval.last, start, start + n_bytes
+        size = max(size, start + n_bytes)
     return offsets, size
 
 

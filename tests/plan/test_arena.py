@@ -76,7 +76,9 @@ def lowest_places(intervals: list[Interval]) -> int:
     """The arena that comes of placing each as low as those before it allow."""
     placed: list[tuple[int, Interval]] = []
     for interval in intervals:
-        others = [(o, i) for o, i in placed if i.meets(interval)]
+        others = [
+            (o, i) for o, i in placed if i.first <= interval.last and interval.first <= i.last
+        ]
         ends = [0, *sorted(o + i.n_bytes for o, i in others)]
         offset = next(
             e
