@@ -10,13 +10,8 @@ from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError, DivergedError, UsageError
 from bnnopt.runtime.format import Program, StepSpec
-from bnnopt.runtime.kernels.compiled.calls import (
-    NotFinite,
-    PreparedCalls,
-    finite_updates,
-    recorded,
-    repeat,
-)
+from bnnopt.runtime.kernels.compiled.calls import NotFinite, finite_updates
+from bnnopt.runtime.kernels.compiled.functions import PreparedCalls, recorded, repeat
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 
 # Operators whose values may need more than the plan has for them.

@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,8 +75,3 @@ def pointer(array: NDArray[np.generic] | None) -> object:
         return ctypes.byref(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
     except (TypeError, ValueError):  # read-only, or empty; takes ten times as long
         return ctypes.c_void_p(array.ctypes.data)
-
-
-def int64s(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
-    """Integers as a C array."""
-    return (ctypes.c_int64 * len(values))(*values)

@@ -8,7 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.calls import call, covered
+from bnnopt.runtime.kernels.compiled.calls import covered
+from bnnopt.runtime.kernels.compiled.functions import CFunction
+
+KEEP_LARGEST = CFunction("void bnn_keep_largest_f32(float*, i64, i64)")
 
 
 class Pruning(NamedTuple):
@@ -59,7 +62,7 @@ def prune(weight: Array, share: float) -> None:
     if keep == weight.size:
         return
     if covered(weight):
-        call("bnn_keep_largest_f32", weight, weight.size, keep)
+        KEEP_LARGEST(weight, weight.size, keep)
         return
     kind = f"u{weight.itemsize}"
     magnitude = weight.view(kind) & np.array(2 ** (8 * weight.itemsize - 1) - 1, kind)

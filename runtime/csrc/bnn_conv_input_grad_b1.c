@@ -67,7 +67,7 @@ static const float *take_rows(const gradient *d, const block *k, i64 begin, i64 
         bnn_map dy;
         i64 first = sample_at(d, k->sample + s, &dy) + filter * plane + k->row * d->g->wo + at;
         run = bnn_min(per_sample - at, n_lanes - lane);
-        if (run == n_lanes && dy.type == BNN_FLOAT && n_lanes % STRIP == 0) {
+        if (run == n_lanes && dy.type == BNN_F32 && n_lanes % STRIP == 0) {
             *pitch = plane;
             return (const float *)dy.data + first;
         }

@@ -304,7 +304,7 @@ BNN_EXPORT int bnn_conv_weight_grad_b1(const bnn_conv *g, const uint8_t *x, cons
                                        const float *dy_unit, void *dw, const bnn_update *update,
                                        i64 dy_type, i64 dw_type, uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
-    bnn_sign_rows signs = {dw_type == BNN_SIGNS ? dw : NULL,
+    bnn_sign_rows signs = {dw_type == BNN_U8 ? dw : NULL,
                            bnn_ceil_div(g->c / g->group * g->kh * g->kw, 8)};
     gradient d = {.g = g, .cores = bnn_best_cores(), .x = x,
                   .dy = bnn_map_of(dy, dy_type, dy_unit, g->m * g->ho * g->wo),

@@ -45,7 +45,7 @@ static const float *take_rows(const product *p, i64 term, i64 n_terms, i64 lane,
     *pitch = LANES;
     if (s->lane_pitch > 1) {
         bnn_turn(p->cores, &p->d, first, s->lane_pitch, n_terms, n_lanes, t.rows);
-    } else if (p->d.type == BNN_FLOAT && n_lanes % STRIP == 0) {
+    } else if (p->d.type == BNN_F32 && n_lanes % STRIP == 0) {
         *pitch = s->term_pitch;
         return (const float *)p->d.data + first;
     } else {
@@ -172,7 +172,7 @@ static int multiply(const shape *s, const uint8_t *bits, bnn_map d, void *out, u
 BNN_EXPORT int bnn_gemm_weight_grad_b1(const bnn_gemm *g, const uint8_t *x, const void *dy,
                                        const float *dy_unit, void *dw, const bnn_update *update,
                                        i64 dy_type, i64 dw_type, uint8_t *memory, i64 n_bytes) {
-    bnn_sign_rows signs = {dw_type == BNN_SIGNS ? dw : NULL, bnn_ceil_div(g->k, 8)};
+    bnn_sign_rows signs = {dw_type == BNN_U8 ? dw : NULL, bnn_ceil_div(g->k, 8)};
     bnn_sink sink = bnn_sink_of(update, &signs);
     shape s = {g->n, g->m, g->k, g->block, g->chunk, g->m, 1, dw_type, !sink.take, sink};
     return multiply(&s, x, bnn_map_of(dy, dy_type, dy_unit, g->m), dw, memory, n_bytes);

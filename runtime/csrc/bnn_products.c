@@ -149,12 +149,12 @@ static void decode_lanes(const bnn_map *d, i64 first, i64 pitch, i64 n_rows, i64
 void bnn_turn(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i64 n_rows,
               i64 n_lanes, float *rows) {
     float wide[LANES * TERMS];
-    if (d->type == BNN_POW2) {
+    if (d->type == BNN_U8) {
         decode_lanes(d, first, pitch, n_rows, n_lanes, wide);
         cores->turn(wide, TERMS, n_rows, n_lanes, rows);
         return;
     }
-    if (d->type == BNN_FLOAT) {
+    if (d->type == BNN_F32) {
         cores->turn((const float *)d->data + first, pitch, n_rows, n_lanes, rows);
     } else {
         for (i64 l = 0; l < n_lanes; l++)

@@ -39,12 +39,6 @@ typedef struct {
 static inline i64 bnn_round_up(i64 a, i64 b) { return bnn_ceil_div(a, b) * b; }
 static inline i64 bnn_clamp(i64 a, i64 low, i64 high) { return bnn_max(low, bnn_min(a, high)); }
 
-/* Types of arrays, as ONNX numbers them. Of a result that is uint8, the packed signs are wanted; a
-   gradient that is uint8 is packed powers of two. */
-enum { BNN_FLOAT = 1, BNN_SIGNS = 2, BNN_POW2 = 2, BNN_INT16 = 5, BNN_FLOAT16 = 10 };
-
-static inline i64 bnn_size_of(i64 type) { return type == BNN_FLOAT ? 4 : 2; }
-
 /* A gradient dy: float32, float16, or powers of two in rows of `row` elements, times a unit. */
 typedef struct {
     const void *data;
@@ -58,9 +52,9 @@ static inline bnn_map bnn_map_of(const void *data, i64 type, const float *unit, 
 
 /* y[i] = x[first + i], n elements; of powers of two those of one row. */
 static inline void bnn_to_floats(const bnn_map *x, i64 first, float *y, i64 n) {
-    if (x->type == BNN_FLOAT)
+    if (x->type == BNN_F32)
         memcpy(y, (const float *)x->data + first, (size_t)n * sizeof *y);
-    else if (x->type == BNN_FLOAT16)
+    else if (x->type == BNN_F16)
         bnn_decode_halves((const bnn_half *)x->data + first, y, n);
     else
         bnn_decode_pow2((const uint8_t *)x->data + first / x->row * bnn_pow2_row_bytes(x->row),
@@ -69,7 +63,7 @@ static inline void bnn_to_floats(const bnn_map *x, i64 first, float *y, i64 n) {
 
 /* y[first + i] = x[i]. */
 static inline void bnn_from_floats(const float *x, void *y, i64 type, i64 first, i64 n) {
-    if (type == BNN_FLOAT)
+    if (type == BNN_F32)
         memcpy((float *)y + first, x, (size_t)n * sizeof *x);
     else
         bnn_encode_halves(x, (bnn_half *)y + first, n);

@@ -6,11 +6,6 @@
 
 enum { BNN_TILE = 512 }; /* floats: a few of them stay in the first cache */
 
-/* In the order of MAP_TYPES in compiled/calls.py. */
-enum bnn_type { BNN_F32, BNN_F16, BNN_I16 };
-
-BNN_INLINE i64 bnn_size_of(enum bnn_type type) { return type == BNN_F32 ? 4 : 2; }
-
 /* Element i. */
 BNN_INLINE float bnn_float_at(const void *x, i64 i, enum bnn_type type) {
     if (type == BNN_I16) return ((const int16_t *)x)[i];

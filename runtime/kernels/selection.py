@@ -9,7 +9,7 @@ import numpy as np
 from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.format import Program, StepSpec, ValueSpec
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.calls import dry_run
+from bnnopt.runtime.kernels.compiled.functions import dry_run
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 
 NUMPY = "numpy"

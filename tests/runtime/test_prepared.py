@@ -8,7 +8,7 @@ import pytest
 from bnnopt.passes import PASSES
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.binary_products import FUNCTIONS
-from bnnopt.runtime.kernels.compiled.calls import recorded, repeat
+from bnnopt.runtime.kernels.compiled.functions import recorded, repeat
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.library import library
 from tests.graphs import run_native, zoo

@@ -17,6 +17,7 @@ from bnnopt.plan import make_plan
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.format import StepSpec
 from bnnopt.runtime.kernels.compiled import calls
+from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.selection import NUMPY, kernels_of, named_kernels
 from bnnopt.runtime.library import library
@@ -35,13 +36,13 @@ def network(name: str) -> Network:
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The C functions that are called."""
     names: list[str] = []
-    function = calls._function
+    found = CFunction._function.func
 
-    def note(name: str) -> object:
-        names.append(name)
-        return function(name)
+    def note(function: CFunction) -> object:
+        names.append(function.name)
+        return found(function)
 
-    monkeypatch.setattr(calls, "_function", note)
+    monkeypatch.setattr(CFunction, "_function", property(note))
     return names
 
 

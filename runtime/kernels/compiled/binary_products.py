@@ -11,37 +11,60 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, KernelCall, call, covered
+from bnnopt.runtime.kernels.compiled.calls import (
+    FLOAT16,
+    FLOAT32,
+    TYPES,
+    UINT8,
+    Arrays,
+    Attributes,
+    KernelCall,
+    covered,
+)
+from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.tiling import tiling
-from bnnopt.runtime.library import int64s
 
 Dtypes: TypeAlias = tuple[np.dtype[Any], ...]
 
-BITS: Dtypes = (np.dtype(np.uint8),)
-FLOATS: Dtypes = (np.dtype(np.float32), np.dtype(np.float16))
+BITS: Dtypes = (UINT8,)
+FLOATS: Dtypes = (FLOAT32, FLOAT16)
 WHOLE: Dtypes = (*FLOATS, np.dtype(np.int16))
-SUMS: Dtypes = (np.dtype(np.float32),)
-NUMBERS = {np.dtype(name): number for name, number in {"f4": 1, "u1": 2, "i2": 5, "f2": 10}.items()}
-"""Dtypes as ONNX numbers them."""
-
+SUMS: Dtypes = (FLOAT32,)
 UNIT: Dtypes = (np.dtype("f4"),)  # behind a dy of packed powers of two
 
+CONV = CFunction("int bnn_conv_b1b1(bnn_conv*, uint8_t*, uint8_t*, void*, i64, uint8_t*, i64)")
+CONV_INPUT_GRAD = CFunction(
+    "int bnn_conv_input_grad_b1(bnn_conv*, void*, float*, uint8_t*, void*, i64, i64, uint8_t*, i64)"
+)
+CONV_WEIGHT_GRAD = CFunction(
+    "int bnn_conv_weight_grad_b1(bnn_conv*, uint8_t*, void*, float*, void*, bnn_update*, i64, i64, "
+    "uint8_t*, i64)"
+)
+GEMM = CFunction("int bnn_gemm_b1b1(bnn_gemm*, uint8_t*, uint8_t*, void*, i64, uint8_t*, i64)")
+GEMM_INPUT_GRAD = CFunction(
+    "int bnn_gemm_input_grad_b1(bnn_gemm*, void*, float*, uint8_t*, void*, i64, i64, uint8_t*, i64)"
+)
+GEMM_WEIGHT_GRAD = CFunction(
+    "int bnn_gemm_weight_grad_b1(bnn_gemm*, uint8_t*, void*, float*, void*, bnn_update*, i64, i64, "
+    "uint8_t*, i64)"
+)
+
 # C function, and the dtypes of its operands and its result.
-FUNCTIONS: dict[str, tuple[str, tuple[Dtypes, ...], Dtypes]] = {
-    "BinaryConv": ("bnn_conv_b1b1", (BITS, BITS), WHOLE),
-    "BinaryConvInputGrad": ("bnn_conv_input_grad_b1", (FLOATS, BITS), FLOATS),
-    "BinaryConvInputGradPow2": ("bnn_conv_input_grad_b1", (BITS, UNIT, BITS), FLOATS),
-    "BinaryConvWeightGrad": ("bnn_conv_weight_grad_b1", (BITS, FLOATS), SUMS),
-    "BinaryConvWeightGradSigns": ("bnn_conv_weight_grad_b1", (BITS, FLOATS), BITS),
-    "BinaryConvWeightGradPow2": ("bnn_conv_weight_grad_b1", (BITS, BITS, UNIT), SUMS),
-    "BinaryConvWeightGradSignsPow2": ("bnn_conv_weight_grad_b1", (BITS, BITS, UNIT), BITS),
-    "BinaryGemm": ("bnn_gemm_b1b1", (BITS, BITS), WHOLE),
-    "BinaryGemmInputGrad": ("bnn_gemm_input_grad_b1", (FLOATS, BITS), FLOATS),
-    "BinaryGemmInputGradPow2": ("bnn_gemm_input_grad_b1", (BITS, UNIT, BITS), FLOATS),
-    "BinaryGemmWeightGrad": ("bnn_gemm_weight_grad_b1", (BITS, FLOATS), SUMS),
-    "BinaryGemmWeightGradSigns": ("bnn_gemm_weight_grad_b1", (BITS, FLOATS), BITS),
-    "BinaryGemmWeightGradPow2": ("bnn_gemm_weight_grad_b1", (BITS, BITS, UNIT), SUMS),
-    "BinaryGemmWeightGradSignsPow2": ("bnn_gemm_weight_grad_b1", (BITS, BITS, UNIT), BITS),
+FUNCTIONS: dict[str, tuple[CFunction, tuple[Dtypes, ...], Dtypes]] = {
+    "BinaryConv": (CONV, (BITS, BITS), WHOLE),
+    "BinaryConvInputGrad": (CONV_INPUT_GRAD, (FLOATS, BITS), FLOATS),
+    "BinaryConvInputGradPow2": (CONV_INPUT_GRAD, (BITS, UNIT, BITS), FLOATS),
+    "BinaryConvWeightGrad": (CONV_WEIGHT_GRAD, (BITS, FLOATS), SUMS),
+    "BinaryConvWeightGradSigns": (CONV_WEIGHT_GRAD, (BITS, FLOATS), BITS),
+    "BinaryConvWeightGradPow2": (CONV_WEIGHT_GRAD, (BITS, BITS, UNIT), SUMS),
+    "BinaryConvWeightGradSignsPow2": (CONV_WEIGHT_GRAD, (BITS, BITS, UNIT), BITS),
+    "BinaryGemm": (GEMM, (BITS, BITS), WHOLE),
+    "BinaryGemmInputGrad": (GEMM_INPUT_GRAD, (FLOATS, BITS), FLOATS),
+    "BinaryGemmInputGradPow2": (GEMM_INPUT_GRAD, (BITS, UNIT, BITS), FLOATS),
+    "BinaryGemmWeightGrad": (GEMM_WEIGHT_GRAD, (BITS, FLOATS), SUMS),
+    "BinaryGemmWeightGradSigns": (GEMM_WEIGHT_GRAD, (BITS, FLOATS), BITS),
+    "BinaryGemmWeightGradPow2": (GEMM_WEIGHT_GRAD, (BITS, BITS, UNIT), SUMS),
+    "BinaryGemmWeightGradSignsPow2": (GEMM_WEIGHT_GRAD, (BITS, BITS, UNIT), BITS),
 }
 
 
@@ -59,14 +82,14 @@ def product(op: str) -> KernelCall:
         cut = tiling(op, [array.shape for array in operands], [result.shape], attributes)
         if cut is None or scratch.ctypes.data % 64:
             return False
-        types = [NUMBERS[np.dtype(np.uint8)]] if UNIT in wanted else []
+        types = [TYPES[UINT8]] if UNIT in wanted else []
         given: list[Array | None] = [*operands]
         if floats is not None:
-            types.append(NUMBERS[operands[floats].dtype])
+            types.append(TYPES[operands[floats].dtype])
             given.insert(floats + 1, None)  # the unit
-        types.append(NUMBERS[result.dtype])
+        types.append(TYPES[result.dtype])
         given += [result, *[None] * ("WeightGrad" in op)]  # and no optimiser that takes it
-        return bool(call(function, int64s(cut), *given, *types, scratch, scratch.size))
+        return function(cut, *given, *types, scratch, scratch.size)
 
     run.__doc__ = f"{op}; False, with nothing written, where the numpy kernel has to do it."
     return run

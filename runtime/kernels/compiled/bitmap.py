@@ -11,9 +11,20 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
-    call,
     covered,
     integers,
+)
+from bnnopt.runtime.kernels.compiled.functions import CFunction
+
+MARK = CFunction("void bnn_bitmap_mark_f32(float*, uint8_t*, i64*, i64, i64)")
+MARK_LARGEST = CFunction(
+    "void bnn_bitmap_mark_largest_f32(float*, uint32_t*, uint8_t*, i64*, i64, i64)"
+)
+KTH_MAGNITUDES = CFunction("void bnn_kth_magnitudes_f32(float*, uint32_t*, i64, i64, i64)")
+GATHER = CFunction("void bnn_bitmap_gather_f32(float*, uint8_t*, float*, i64*, i64, i64, i64)")
+SCATTER = CFunction("void bnn_bitmap_scatter_f32(uint8_t*, float*, float*, i64*, i64, i64)")
+RELU_GRAD = CFunction(
+    "void bnn_bitmap_relu_grad_f32(float*, uint8_t*, float*, float*, i64*, i64, i64)"
 )
 
 BLOCK = 4096  # elements, as in bnn_bitmap.c
@@ -27,7 +38,7 @@ def bitmap_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch
     if offsets is None or not _fits(x, outputs):
         return False
     assert x is not None
-    call("bnn_bitmap_mark_f32", x, outputs[0], offsets, *_rows(x))
+    MARK(x, outputs[0], offsets, *_rows(x))
     return _gather(x, outputs, offsets, by_row=False)
 
 
@@ -44,8 +55,8 @@ def pruned_bitmap_pack(
     if offsets is None or not 1 <= keep <= _rows(x)[1]:
         return False
     floors = scratch[: 4 * len(x)].view(np.uint32)
-    call("bnn_kth_magnitudes_f32", x, floors, *_rows(x), keep)
-    call("bnn_bitmap_mark_largest_f32", x, floors, outputs[0], offsets, *_rows(x))
+    KTH_MAGNITUDES(x, floors, *_rows(x), keep)
+    MARK_LARGEST(x, floors, outputs[0], offsets, *_rows(x))
     return _gather(x, outputs, offsets, by_row=True)
 
 
@@ -61,7 +72,7 @@ def _gather(x: Array, outputs: Arrays, offsets: Array, by_row: bool) -> bool:
     used = int(offsets[-1]) + 1
     if used > values.size:
         outputs[1] = values = np.empty(used, values.dtype)
-    call("bnn_bitmap_gather_f32", x, bits, values, offsets, *_rows(x), int(by_row))
+    GATHER(x, bits, values, offsets, *_rows(x), int(by_row))
     values[used:] = 0
     return True
 
@@ -73,8 +84,7 @@ def bitmap_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scrat
     if offsets is None or not covered(x, values) or not covered(bits, dtype=np.uint8):
         return False
     assert x is not None
-    call("bnn_bitmap_scatter_f32", bits, values, x, offsets, *_rows(x))
-    return True
+    return SCATTER(bits, values, x, offsets, *_rows(x))
 
 
 def bitmap_relu_grad(
@@ -86,8 +96,7 @@ def bitmap_relu_grad(
     if offsets is None or not covered(dy, values, dx) or not covered(bits, dtype=np.uint8):
         return False
     assert dy is not None
-    call("bnn_bitmap_relu_grad_f32", dy, bits, values, dx, offsets, *_rows(dy))
-    return True
+    return RELU_GRAD(dy, bits, values, dx, offsets, *_rows(dy))
 
 
 def _rows(dense: Array) -> tuple[int, int]:

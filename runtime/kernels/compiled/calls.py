@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TypeAlias, cast
@@ -18,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.library import library, pointer
+from bnnopt.runtime.library import library
 
 Arrays: TypeAlias = Sequence[Array | None]
 Attributes: TypeAlias = Mapping[str, Attribute]
@@ -27,10 +26,10 @@ KernelCall: TypeAlias = Callable[[Arrays, Arrays, Attributes, Array], bool]
 """(inputs, outputs, attributes, scratch uint8) to whether the outputs are written."""
 
 FLOAT32 = np.dtype(np.float32)  # as a dtype, comparing takes a third of the time
-MAP_TYPES = [FLOAT32, np.dtype(np.float16), np.dtype(np.int16)]  # in the order of enum bnn_type
 FLOAT16 = np.dtype(np.float16)
-
-Argument: TypeAlias = Array | ctypes.Array[ctypes.c_int64] | ctypes.Structure | int | float | None
+UINT8 = np.dtype(np.uint8)
+TYPES = {FLOAT32: 1, UINT8: 2, np.dtype(np.int16): 5, FLOAT16: 10}
+"""Types of elements as ONNX and C's ``enum bnn_type`` number them."""
 
 
 def covered(*arrays: Array | None, dtype: DTypeLike = FLOAT32) -> bool:
@@ -47,18 +46,13 @@ def covered(*arrays: Array | None, dtype: DTypeLike = FLOAT32) -> bool:
 
 
 def type_of(array: Array | None) -> int | None:
-    """C's ``enum bnn_type`` of an array that is contiguous and aligned; None if it has no such."""
-    if array is None or array.dtype not in MAP_TYPES or not covered(array, dtype=array.dtype):
+    """C's ``enum bnn_type`` of a map that is contiguous and aligned; None if it has no such."""
+    if array is None or array.dtype == UINT8 or not covered(array, dtype=array.dtype):
         return None
-    return MAP_TYPES.index(array.dtype)
+    return TYPES.get(array.dtype)
 
 
-PreparedCalls: TypeAlias = list[tuple[Callable[..., int], list[object]]]
-"""C functions with their arguments: what a kernel did, to be done again on the same memory."""
-
-# Of this thread, while `dry_run` or `recorded` is open in it.
-_named: ContextVar[list[str] | None] = ContextVar("named", default=None)
-_recording: ContextVar[PreparedCalls | None] = ContextVar("recording", default=None)
+# Of this thread, while `finite_updates` is open in it.
 _diverged: ContextVar[ctypes.c_int | None] = ContextVar("diverged", default=None)
 
 
@@ -93,65 +87,6 @@ def check_finite() -> None:
     if flag is not None and flag.value:
         flag.value = 0
         raise NotFinite
-
-
-@contextlib.contextmanager
-def dry_run() -> Iterator[list[str]]:
-    """Let `call` note the names of this thread's kernels, in the list that is yielded, only."""
-    names: list[str] = []
-    token = _named.set(names)
-    try:
-        yield names
-    finally:
-        _named.reset(token)
-
-
-def call(name: str, *arguments: Argument) -> int:
-    """Call a kernel: arrays and structs by address, None as NULL, int as int64_t, float as is."""
-    names, calls = _named.get(), _recording.get()
-    if names is not None:
-        names.append(name)
-        return 1
-    function, converted = _function(name), [_as_c(argument) for argument in arguments]
-    if calls is not None:
-        calls.append((function, converted))
-    return int(function(*converted))
-
-
-@contextlib.contextmanager
-def recorded() -> Iterator[PreparedCalls]:
-    """Note the calls of this thread; they hold addresses, and the caller keeps the arrays alive."""
-    calls: PreparedCalls = []
-    token = _recording.set(calls)
-    try:
-        yield calls
-    finally:
-        _recording.reset(token)
-
-
-def repeat(calls: PreparedCalls) -> None:
-    """Do once more what was recorded."""
-    for function, arguments in calls:
-        function(*arguments)
-
-
-@functools.cache
-def _function(name: str) -> Callable[..., int]:
-    loaded = library()
-    assert loaded is not None, "covered() was not asked"
-    return cast("Callable[..., int]", loaded[name])
-
-
-def _as_c(argument: Argument) -> object:
-    if isinstance(argument, np.ndarray):
-        return pointer(argument)
-    if isinstance(argument, int):
-        return ctypes.c_int64(argument)
-    if isinstance(argument, float):
-        return ctypes.c_float(argument)
-    if isinstance(argument, ctypes.Structure):
-        return ctypes.byref(argument)
-    return argument  # None is NULL, a C array its address
 
 
 def optional(arrays: Arrays, index: int) -> Array | None:

@@ -17,17 +17,56 @@ import numpy as np
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.bitmap import SHORT_BLOCK, offset_bytes
 from bnnopt.runtime.kernels.compiled.calls import (
-    Argument,
     Arrays,
     Attributes,
-    call,
     covered,
     integers,
     optional,
 )
+from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction
 from bnnopt.runtime.kernels.tiling import Convolution
 from bnnopt.runtime.kernels.windows import Window, make_window
-from bnnopt.runtime.library import int64s
+
+CONV = CFunction(
+    "int bnn_conv_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, uint8_t*, i64)"
+)
+INPUT_GRAD = CFunction(
+    "int bnn_conv_input_grad_f32f32f32(bnn_conv*, void*, i64, float*, void*, i64, i64, uint8_t*, "
+    "i64)"
+)
+WEIGHT_GRAD = CFunction(
+    "int bnn_conv_weight_grad_f32f32f32(bnn_conv*, void*, i64, void*, i64, float*, bnn_update*, "
+    "i64, uint8_t*, i64)"
+)
+BITMAP_WEIGHT_GRAD = CFunction(
+    "int bnn_bitmap_conv_weight_grad_f32f32f32(bnn_conv*, uint8_t*, float*, void*, i64, float*, "
+    "bnn_update*, i64, uint8_t*, i64)"
+)
+DEPTHWISE_CONV = CFunction(
+    "int bnn_conv_depthwise_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, uint8_t*, "
+    "i64)"
+)
+DEPTHWISE_INPUT_GRAD = CFunction(
+    "int bnn_conv_depthwise_input_grad_f32f32f32(bnn_conv*, void*, i64, float*, void*, i64, "
+    "uint8_t*, i64)"
+)
+DEPTHWISE_WEIGHT_GRAD = CFunction(
+    "int bnn_conv_depthwise_weight_grad_f32f32f32(bnn_conv*, void*, i64, void*, i64, float*, "
+    "uint8_t*, i64)"
+)
+BITMAP_DEPTHWISE_WEIGHT_GRAD = CFunction(
+    "int bnn_bitmap_conv_depthwise_weight_grad_f32f32f32(bnn_conv*, uint8_t*, float*, void*, i64, "
+    "float*, uint8_t*, i64)"
+)
+DEPTHWISE = {
+    "Conv": DEPTHWISE_CONV,
+    "ConvInputGrad": DEPTHWISE_INPUT_GRAD,
+    "ConvWeightGrad": DEPTHWISE_WEIGHT_GRAD,
+}
+OF_BITMAP = {
+    WEIGHT_GRAD: BITMAP_WEIGHT_GRAD,
+    DEPTHWISE_WEIGHT_GRAD: BITMAP_DEPTHWISE_WEIGHT_GRAD,
+}
 
 PANEL = 48  # lanes
 LANES16 = 16  # floats of the widest vector
@@ -40,7 +79,6 @@ TURNED_FLOATS = 1 << 18  # weights that the input gradient turns at a time
 GRADIENT_ROWS = 288  # pairs of channel and tap: 32 channels of a 3 x 3 convolution
 GRADIENT_POSITIONS = 128
 COPIED_FLOATS = 1 << 15  # of x, with its padding
-WEIGHT_GRAD = "bnn_conv_weight_grad_f32f32f32"
 N_UNITS = 6  # of work that a weight gradient should have, for four threads
 PLANE_FLOATS = 1 << 13  # of a plane of a depthwise convolution at a time
 
@@ -104,7 +142,7 @@ class Cut(NamedTuple):
     ``decoded`` floats of a bitmap are what a thread needs room for, if x is one.
     """
 
-    function: str
+    function: CFunction
     geometry: Convolution
     extra: Sequence[int | None]
     shared: Sequence[int]
@@ -129,8 +167,7 @@ def _run(
     cut = _cut(operator, shapes, output.shape, attributes)
     if cut is None or scratch.ctypes.data % 64:
         return False
-    sizes = int64s(cut.geometry)
-    return bool(call(cut.function, sizes, *arrays, *cut.extra, scratch, scratch.size))
+    return cut.function(cut.geometry, *arrays, *cut.extra, scratch, scratch.size)
 
 
 def scratch_bytes(
@@ -160,7 +197,7 @@ def scratch_bytes(
 def weight_grad_cut(x: Shape, dy: Shape, dw: Shape, attributes: Attributes) -> Cut | None:
     """The cut of a ConvWeightGrad in tiles that are finished one after the other, if it has one."""
     cut = _cut("ConvWeightGrad", (x, dy), dw, attributes)
-    return cut if cut is not None and cut.function == WEIGHT_GRAD else None
+    return cut if cut is not None and cut.function is WEIGHT_GRAD else None
 
 
 def _cut(
@@ -223,7 +260,7 @@ def _forward(g: Convolution) -> Cut:
         filters=min(g.group_filters, ROWS),
     )
     share = _gather_share(g, cut.channels, cut.filters)
-    return Cut("bnn_conv_f32f32f32", cut, (), [g.taps * TAP_BYTES], share)
+    return Cut(CONV, cut, (), [g.taps * TAP_BYTES], share)
 
 
 def _input_grad(g: Convolution) -> Cut:
@@ -235,7 +272,7 @@ def _input_grad(g: Convolution) -> Cut:
     room = min(g.c * terms, max(terms, TURNED_FLOATS))
     shared = [g.taps * TAP_BYTES, room * FLOAT_BYTES]
     share = _gather_share(g, cut.filters, cut.channels)
-    return Cut("bnn_conv_input_grad_f32f32f32", cut, (room,), shared, share)
+    return Cut(INPUT_GRAD, cut, (room,), shared, share)
 
 
 def _gather_share(g: Convolution, n_channels: int, n_rows: int) -> list[int]:
@@ -276,17 +313,10 @@ def _of_bitmap(cut: Cut | None, x: Shape) -> Cut | None:
     if cut is None:
         return None
     return cut._replace(
-        function=cut.function.replace("bnn_", "bnn_bitmap_", 1),
+        function=OF_BITMAP[cut.function],
         shared=[offset_bytes(x, block=SHORT_BLOCK), *cut.shared],
         share=[cut.decoded * FLOAT_BYTES, *cut.share],
     )
-
-
-DEPTHWISE = {
-    "Conv": "bnn_conv_depthwise_f32f32f32",
-    "ConvInputGrad": "bnn_conv_depthwise_input_grad_f32f32f32",
-    "ConvWeightGrad": "bnn_conv_depthwise_weight_grad_f32f32f32",
-}
 
 
 def _depthwise(operator: str, g: Convolution) -> Cut:

@@ -5,6 +5,7 @@ None needs scratch memory.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -16,14 +17,31 @@ from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
     KernelCall,
-    call,
     covered,
     integer,
     number,
     optional,
     scalar,
 )
+from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.formulas import stream_start
+
+DROPOUT = CFunction("void bnn_dropout_f32(float*, float*, uint8_t*, i64, i64, i64, float)")
+TO_HALF = CFunction("void bnn_cast_f32f16(float*, bnn_half*, i64)")
+TO_FLOAT = CFunction("void bnn_cast_f16f32(bnn_half*, float*, i64)")
+
+FORMS = {
+    "f32": "float*, float*, float*, i64, float, float",
+    "halves": "void*, void*, void*, i64, i64, i64, i64, float, float",
+    "stretched_f32": "float*, float*, float*, i64, i64, i64",
+}
+"""The parameters of elementwise functions, by the ending of their names."""
+
+
+@functools.cache
+def function_of(name: str, form: str) -> CFunction:
+    """An elementwise function of C, which all have the same parameters; forms as in `FORMS`."""
+    return CFunction(f"void bnn_{name}_{form}({FORMS[form]})")
 
 
 def binarize(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -79,8 +97,7 @@ def dropout(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Ar
     if mask is not None and not covered(mask, dtype=np.bool_):
         return False
     stream = stream_start(step, integer(attributes, "seed"))
-    call("bnn_dropout_f32", x, y, mask, x.size, stream, threshold, number(attributes, "scale"))
-    return True
+    return DROPOUT(x, y, mask, x.size, stream, threshold, number(attributes, "scale"))
 
 
 def _map(
@@ -91,13 +108,11 @@ def _map(
     if a is None or y is None or any(array.size != y.size for array in operands):
         return False
     if covered(*operands):
-        call(f"bnn_{name}_f32", a, b, y, y.size, s, t)
-        return True
+        return function_of(name, "f32")(a, b, y, y.size, s, t)
     if not all(_is_float(array) for array in operands):
         return False
     halves = [int(array is not None and array.dtype == FLOAT16) for array in (a, b, y)]
-    call(f"bnn_{name}_halves", a, b, y, *halves, y.size, s, t)
-    return True
+    return function_of(name, "halves")(a, b, y, *halves, y.size, s, t)
 
 
 def _is_float(array: Array) -> bool:
@@ -141,8 +156,7 @@ def _arithmetic(
     axes = _stretched(a.shape, b.shape)
     if axes is None or a.size != y.size or y.size == 0 or not covered(a, b, y):
         return False
-    call(f"bnn_{name}_stretched_f32", a, b, y, *axes)
-    return True
+    return function_of(name, "stretched_f32")(a, b, y, *axes)
 
 
 def _stretched(a: Sequence[int], b: Sequence[int]) -> tuple[int, int, int] | None:
@@ -161,11 +175,10 @@ def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
     """`elementwise.cast` between float32 and float16."""
     (x,), y = inputs, outputs[0]
     if covered(x) and covered(y, dtype=FLOAT16):
-        name = "bnn_cast_f32f16"
+        function = TO_HALF
     elif covered(x, dtype=FLOAT16) and covered(y):
-        name = "bnn_cast_f16f32"
+        function = TO_FLOAT
     else:
         return False
     assert y is not None
-    call(name, x, y, y.size)
-    return True
+    return function(x, y, y.size)

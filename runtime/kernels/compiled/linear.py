@@ -7,8 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, call, check_finite, covered
-from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, check_finite, covered
+from bnnopt.runtime.kernels.compiled.optimizers import (
+    BOP,
+    FORMS,
+    OPTIMIZER_STEP,
+    make_update,
+)
 from bnnopt.runtime.kernels.formulas import row_blocks, rows_at_a_time
 
 Shape = Sequence[int]
@@ -52,7 +57,7 @@ def _in_blocks(
         np.matmul(a[:, rows].T, b, out=tile.reshape(-1, w.shape[1]))
         if dw is not None:
             update.dw = dw[rows].ctypes.data
-        call("bnn_optimizer_step", update, None, tile, None)
+        OPTIMIZER_STEP(update, None, tile, None)
         check_finite()
     return True
 

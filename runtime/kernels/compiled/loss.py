@@ -7,7 +7,15 @@ import math
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, call, covered
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, covered
+from bnnopt.runtime.kernels.compiled.functions import CFunction
+
+FORWARD = CFunction(
+    "int bnn_softmax_cross_entropy_f32(float*, i64*, float*, float*, i64, i64, i64)"
+)
+BACKWARD = CFunction(
+    "int bnn_softmax_cross_entropy_grad_f32(float*, float*, i64*, float*, i64, i64, i64)"
+)
 
 
 def softmax_cross_entropy(
@@ -18,8 +26,7 @@ def softmax_cross_entropy(
     if not covered(logits, loss, log_prob) or not covered(labels, dtype=np.int64):
         return False
     sizes = _sizes(logits, labels)
-    name = "bnn_softmax_cross_entropy_f32"
-    return sizes is not None and bool(call(name, logits, labels, loss, log_prob, *sizes))
+    return sizes is not None and FORWARD(logits, labels, loss, log_prob, *sizes)
 
 
 def softmax_cross_entropy_grad(
@@ -30,8 +37,7 @@ def softmax_cross_entropy_grad(
     if not covered(dloss, log_prob, dlogits) or not covered(labels, dtype=np.int64):
         return False
     sizes = _sizes(log_prob, labels)
-    name = "bnn_softmax_cross_entropy_grad_f32"
-    return sizes is not None and bool(call(name, dloss, log_prob, labels, dlogits, *sizes))
+    return sizes is not None and BACKWARD(dloss, log_prob, labels, dlogits, *sizes)
 
 
 def _sizes(x: Array | None, labels: Array | None) -> tuple[int, int, int] | None:

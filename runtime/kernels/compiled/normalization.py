@@ -12,11 +12,37 @@ from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
     KernelCall,
-    call,
     covered,
     number,
     optional,
     type_of,
+)
+from bnnopt.runtime.kernels.compiled.functions import CFunction
+
+INFERENCE = CFunction(
+    "void bnn_batch_normalization_f32(float*, float*, float*, float*, float*, float*, i64, i64, "
+    "i64, float)"
+)
+TRAINING = CFunction(
+    "void bnn_batch_normalization_training(void*, float*, float*, float*, float*, void*, float*, "
+    "float*, float*, float*, i64, i64, i64, i64, i64, i64, float, float, float)"
+)
+SIGNS = CFunction(
+    "void bnn_batch_normalization_signs(void*, float*, float*, float*, float*, uint8_t*, uint8_t*, "
+    "float*, float*, float*, float*, float*, float*, i64, i64, i64, i64, i64, float, float, float, "
+    "i64, float, float)"
+)
+APPLY = CFunction(
+    "void bnn_batch_normalization_apply(void*, float*, float*, float*, float*, void*, i64, i64, "
+    "i64, i64, i64)"
+)
+GRAD = CFunction(
+    "void bnn_batch_normalization_grad(void*, void*, float*, float*, float*, void*, float*, "
+    "float*, i64, i64, i64, i64, i64, i64)"
+)
+SIGNS_GRAD = CFunction(
+    "void bnn_batch_normalization_signs_grad(void*, uint8_t*, uint8_t*, float*, float*, float*, "
+    "float*, void*, float*, float*, i64, i64, i64, i64)"
 )
 
 
@@ -28,8 +54,7 @@ def batch_normalization(
     if not covered(*inputs, y) or _is_empty(x) or attributes.get("training_mode", 0):
         return False
     epsilon = number({"epsilon": 1e-5, **attributes}, "epsilon")
-    call("bnn_batch_normalization_f32", *inputs, y, *_planes(x), epsilon)
-    return True
+    return INFERENCE(*inputs, y, *_planes(x), epsilon)
 
 
 def training(*, l1: bool) -> KernelCall:
@@ -40,7 +65,7 @@ def training(*, l1: bool) -> KernelCall:
         y_type = _float_type(y)
         if y_type is None:
             return False
-        return _normalize("training", inputs, [y], statistics, attributes, l1, y_types=[y_type])
+        return _normalize(TRAINING, inputs, [y], statistics, attributes, l1, y_types=[y_type])
 
     return run
 
@@ -59,13 +84,13 @@ def signs(*, l1: bool) -> KernelCall:
         plus = int(number(attributes, "zero") > 0)
         bounds = number(attributes, "low"), number(attributes, "high")
         kept = [*statistics, *tables]
-        return _normalize("signs", inputs, bits, kept, attributes, l1, [plus, *bounds])
+        return _normalize(SIGNS, inputs, bits, kept, attributes, l1, [plus, *bounds])
 
     return run
 
 
 def _normalize(
-    kind: str,
+    function: CFunction,
     inputs: Arrays,
     results: Arrays,
     kept: Arrays,
@@ -82,8 +107,7 @@ def _normalize(
     momentum = number(attributes, "momentum")
     rates = number(attributes, "epsilon"), momentum, 1 - momentum
     sizes = int(l1), x_type, *y_types, *_planes(x)
-    call(f"bnn_batch_normalization_{kind}", *inputs, *results, *kept, *sizes, *rates, *options)
-    return True
+    return function(*inputs, *results, *kept, *sizes, *rates, *options)
 
 
 def batch_normalization_apply(
@@ -94,8 +118,7 @@ def batch_normalization_apply(
     x_type, y_type = type_of(x), _float_type(y)
     if x_type is None or y_type is None or not covered(*inputs[1:]) or _is_empty(x):
         return False
-    call("bnn_batch_normalization_apply", *inputs, y, x_type, y_type, *_planes(x))
-    return True
+    return APPLY(*inputs, y, x_type, y_type, *_planes(x))
 
 
 def _float_type(y: Array | None) -> int | None:
@@ -114,8 +137,7 @@ def grad(*, l1: bool) -> KernelCall:
         if not covered(*channels, *[s for s in sums if s is not None]) or _is_empty(x):
             return False
         sizes = int(l1), dy_type, x_type, *_planes(x)
-        call("bnn_batch_normalization_grad", *inputs, dx, *sums, *sizes)
-        return True
+        return GRAD(*inputs, dx, *sums, *sizes)
 
     return run
 
@@ -132,8 +154,7 @@ def batch_normalization_signs_grad(
     floats = [*channels, *[s for s in sums if s is not None]]
     if not covered(signs, mask, dtype=np.uint8) or not covered(*floats):
         return False
-    call("bnn_batch_normalization_signs_grad", *inputs, dx, *sums, dy_type, *_planes(dy))
-    return True
+    return SIGNS_GRAD(*inputs, dx, *sums, dy_type, *_planes(dy))
 
 
 def _is_empty(x: Array | None) -> bool:

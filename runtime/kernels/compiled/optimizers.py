@@ -15,7 +15,6 @@ from bnnopt.runtime.kernels.compiled.calls import (
     FLOAT32,
     Arrays,
     Attributes,
-    call,
     check_finite,
     covered,
     diverged,
@@ -23,7 +22,10 @@ from bnnopt.runtime.kernels.compiled.calls import (
     number,
     scalar,
 )
+from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.formulas import adamw_correction, known_bottom, stream_start
+
+OPTIMIZER_STEP = CFunction("void bnn_optimizer_step(bnn_update*, float*, float*, uint8_t*)")
 
 Rates = Callable[[float, int, Attributes], Mapping[str, float]]
 """(learning rate, number of the step, attributes) to the numbers of an `Update`."""
@@ -177,7 +179,7 @@ def optimizer_step(
     if not of_signs and not (covered(gradient) and gradient.size == update.rows * update.row):
         return False
     dw, bits = (None, gradient) if of_signs else (gradient, None)
-    call("bnn_optimizer_step", update, dw, None, bits)
+    OPTIMIZER_STEP(update, dw, None, bits)
     check_finite()
     return True
 

@@ -9,14 +9,24 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
-    Argument,
     Arrays,
     Attributes,
-    call,
     covered,
     number,
     type_of,
 )
+from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction
+
+PACK_BITS = CFunction("void bnn_pack_bits_b8(uint8_t*, uint8_t*, i64, i64)")
+UNPACK_BITS = CFunction("void bnn_unpack_bits_b8(uint8_t*, uint8_t*, i64, i64)")
+SIGN_PACK = CFunction("void bnn_sign_pack(void*, uint8_t*, i64, i64, i64)")
+SIGN_UNPACK = CFunction("void bnn_sign_unpack_f32(uint8_t*, float*, i64, i64)")
+NOT_NEGATIVE_PACK = CFunction("void bnn_not_negative_pack(void*, uint8_t*, i64, i64, i64)")
+RANGE_PACK = CFunction("void bnn_range_pack(void*, uint8_t*, i64, i64, i64, float, float)")
+THRESHOLD_PACK = CFunction("void bnn_threshold_pack(void*, float*, uint8_t*, i64, i64, i64, i64)")
+MASKED_GRAD = CFunction("void bnn_masked_grad(void*, uint8_t*, void*, i64, i64, i64)")
+POW2_PACK = CFunction("void bnn_pow2_pack(void*, uint8_t*, float*, i64, i64, i64)")
+POW2_UNPACK = CFunction("void bnn_pow2_unpack_f32(uint8_t*, float*, float*, i64, i64)")
 
 
 def pack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -24,32 +34,34 @@ def pack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: 
     mask, packed = inputs[0], outputs[0]
     if not covered(mask, dtype=np.bool_) or not covered(packed, dtype=np.uint8):
         return False
-    return _run_rows("bnn_pack_bits_b8", mask, packed, mask, packed)
+    return _run_rows(PACK_BITS, mask, packed, mask, packed)
 
 
 def sign_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`packing.sign_pack`."""
-    return _pack_floats("bnn_sign_pack", inputs[0], outputs[0])
+    return _pack_floats(SIGN_PACK, inputs[0], outputs[0])
 
 
 def binarize_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`packing.binarize_pack`."""
     plus = number(attributes, "zero") > 0
-    name = "bnn_not_negative_pack" if plus else "bnn_sign_pack"
-    return _pack_floats(name, inputs[0], outputs[0])
+    function = NOT_NEGATIVE_PACK if plus else SIGN_PACK
+    return _pack_floats(function, inputs[0], outputs[0])
 
 
 def range_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`packing.range_pack`."""
     bounds = number(attributes, "low"), number(attributes, "high")
-    return _pack_floats("bnn_range_pack", inputs[0], outputs[0], *bounds)
+    return _pack_floats(RANGE_PACK, inputs[0], outputs[0], *bounds)
 
 
-def _pack_floats(name: str, x: Array | None, packed: Array | None, *bounds: float) -> bool:
+def _pack_floats(
+    function: CFunction, x: Array | None, packed: Array | None, *bounds: float
+) -> bool:
     x_type = type_of(x)
     if x_type is None or not covered(packed, dtype=np.uint8):
         return False
-    return _run_rows(name, x, packed, x, packed, x_type, *bounds)
+    return _run_rows(function, x, packed, x, packed, x_type, *bounds)
 
 
 def threshold_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -61,8 +73,8 @@ def threshold_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scra
     assert x is not None
     if x.ndim < 2 or x.size == 0:
         return False
-    call("bnn_threshold_pack", x, threshold, packed, x_type, *x.shape[:2], math.prod(x.shape[2:]))
-    return True
+    sizes = *x.shape[:2], math.prod(x.shape[2:])
+    return THRESHOLD_PACK(x, threshold, packed, x_type, *sizes)
 
 
 def unpack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -70,7 +82,7 @@ def unpack_bits(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch
     packed, mask = inputs[0], outputs[0]
     if not covered(packed, dtype=np.uint8) or not covered(mask, dtype=np.bool_):
         return False
-    return _run_rows("bnn_unpack_bits_b8", mask, packed, packed, mask)
+    return _run_rows(UNPACK_BITS, mask, packed, packed, mask)
 
 
 def sign_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -78,7 +90,7 @@ def sign_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch
     packed, x = inputs[0], outputs[0]
     if not covered(packed, dtype=np.uint8) or not covered(x):
         return False
-    return _run_rows("bnn_sign_unpack_f32", x, packed, packed, x)
+    return _run_rows(SIGN_UNPACK, x, packed, packed, x)
 
 
 def masked_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -87,7 +99,7 @@ def masked_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch
     dy_type = type_of(dy)
     if dy_type is None or type_of(dx) != dy_type or not covered(packed, dtype=np.uint8):
         return False
-    return _run_rows("bnn_masked_grad", dx, packed, dy, packed, dx, dy_type)
+    return _run_rows(MASKED_GRAD, dx, packed, dy, packed, dx, dy_type)
 
 
 def pow2_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -96,7 +108,7 @@ def pow2_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: 
     x_type = type_of(x)
     if x_type is None or not covered(packed, dtype=np.uint8) or not covered(unit):
         return False
-    return _run_pow2("bnn_pow2_pack", x, packed, x, packed, unit, x_type)
+    return _run_pow2(POW2_PACK, x, packed, x, packed, unit, x_type)
 
 
 def pow2_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -104,21 +116,25 @@ def pow2_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch
     (packed, unit), x = inputs, outputs[0]
     if not covered(packed, dtype=np.uint8) or not covered(unit, x):
         return False
-    return _run_pow2("bnn_pow2_unpack_f32", x, packed, packed, unit, x)
+    return _run_pow2(POW2_UNPACK, x, packed, packed, unit, x)
 
 
-def _run_rows(name: str, full: Array | None, packed: Array | None, *arguments: Argument) -> bool:
+def _run_rows(
+    function: CFunction, full: Array | None, packed: Array | None, *arguments: Argument
+) -> bool:
     """Call with the rows of `full` and their length, between the arrays and the numbers."""
-    return _run_packed(name, full, packed, lambda row: -(-row // 8), arguments)
+    return _run_packed(function, full, packed, lambda row: -(-row // 8), arguments)
 
 
-def _run_pow2(name: str, full: Array | None, packed: Array | None, *arguments: Argument) -> bool:
+def _run_pow2(
+    function: CFunction, full: Array | None, packed: Array | None, *arguments: Argument
+) -> bool:
     """The same of powers of two in 5 bits."""
-    return _run_packed(name, full, packed, lambda row: -(-row // 2) - (-row // 8), arguments)
+    return _run_packed(function, full, packed, lambda row: -(-row // 2) - (-row // 8), arguments)
 
 
 def _run_packed(
-    name: str,
+    function: CFunction,
     full: Array | None,
     packed: Array | None,
     row_bytes: Callable[[int], int],
@@ -132,5 +148,4 @@ def _run_packed(
     if packed.size != rows * row_bytes(row):
         return False
     arrays = [a for a in arguments if not isinstance(a, int | float)]
-    call(name, *arrays, rows, row, *arguments[len(arrays) :])
-    return True
+    return function(*arrays, rows, row, *arguments[len(arrays) :])

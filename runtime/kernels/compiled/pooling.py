@@ -12,7 +12,6 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
-    call,
     covered,
     integer,
     integers,
@@ -20,8 +19,22 @@ from bnnopt.runtime.kernels.compiled.calls import (
     optional,
     type_of,
 )
+from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.windows import make_window
-from bnnopt.runtime.library import int64s
+
+MAX_POOL = CFunction("int bnn_max_pool(void*, void*, i64*, uint8_t*, i64*, i64, i64, i64, i64)")
+MAX_POOL_GRAD = CFunction("int bnn_max_pool_grad_f32(float*, i64*, float*, i64, i64, i64)")
+PACKED_MAX_POOL_GRAD = CFunction(
+    "int bnn_packed_max_pool_grad(void*, uint8_t*, int32_t*, void*, i64, i64, i64, i64, i64, i64, "
+    "i64, i64, i64, i64, i64, i64)"
+)
+NORMALIZATION_POOL_GRAD = CFunction(
+    "int bnn_batch_normalization_pool_grad(void*, void*, uint8_t*, int32_t*, uint8_t*, float*, "
+    "float*, float*, void*, float*, float*, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, "
+    "i64, float)"
+)
+CONV_TAP_SUMS = CFunction("int bnn_conv_tap_sums(void*, float*, i64*, i64, i64, i64)")
+AVERAGE_POOL = CFunction("void bnn_average_pool_f32(float*, float*, i64*, i64, i64)")
 
 MAX_PLANE = 2**31 - 1  # elements whose places in a plane fit int32
 
@@ -65,7 +78,7 @@ def _max_pool(
     if packed is not None and _may_see_padding_only(attributes):
         return False
     sizes = x_type, *x.shape[:2], n_bits
-    return bool(call("bnn_max_pool", x, y, indices, packed, int64s(window), *sizes))
+    return MAX_POOL(x, y, indices, packed, window, *sizes)
 
 
 def _may_see_padding_only(attributes: Attributes) -> bool:
@@ -102,8 +115,8 @@ def packed_max_pool_grad(
     geometry = [integer(attributes, name) for name in names]
     sizes = *dy.shape[:2], *dx.shape[2:], *dy.shape[2:]
     pairs = int((n_bits, *geometry) == (2, 2, 1, 1) and _side_by_side(origin, *dx.shape[2:]))
-    name = "bnn_packed_max_pool_grad"
-    return bool(call(name, dy, packed, origin, dx, dy_type, *sizes, *geometry, n_bits, pairs))
+    numbers = dy_type, *sizes, *geometry, n_bits, pairs
+    return PACKED_MAX_POOL_GRAD(dy, packed, origin, dx, *numbers)
 
 
 def l1_batch_normalization_pool_grad(
@@ -125,8 +138,7 @@ def l1_batch_normalization_pool_grad(
     geometry = [integer(attributes, name) for name in names]
     numbers = (integer(attributes, "relu"), dy_type, y_type, *dx.shape, origin.size, *geometry)
     epsilon = number(attributes, "epsilon")
-    name = "bnn_batch_normalization_pool_grad"
-    return bool(call(name, *inputs, dx, *sums, *numbers, n_bits, epsilon))
+    return NORMALIZATION_POOL_GRAD(*inputs, dx, *sums, *numbers, n_bits, epsilon)
 
 
 def conv_tap_sums(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -140,7 +152,7 @@ def conv_tap_sums(inputs: Arrays, outputs: Arrays, attributes: Attributes, scrat
     if dy.ndim != 4 or dy.size == 0:
         return False
     window = _window_numbers(source, dy.shape[2:], attributes)
-    return bool(call("bnn_conv_tap_sums", dy, sums, int64s(window), dy_type, *dy.shape[:2]))
+    return CONV_TAP_SUMS(dy, sums, window, dy_type, *dy.shape[:2])
 
 
 def _side_by_side(origin: Array, height: int, width: int) -> bool:
@@ -160,8 +172,7 @@ def average_pool(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratc
         return False
     assert x is not None
     counts_pad = integer({"count_include_pad": 0, **attributes}, "count_include_pad")
-    call("bnn_average_pool_f32", x, y, int64s(window), math.prod(x.shape[:2]), counts_pad)
-    return True
+    return AVERAGE_POOL(x, y, window, math.prod(x.shape[:2]), counts_pad)
 
 
 def _window(x: Array | None, y: Array | None, attributes: Attributes) -> list[int] | None:
@@ -206,4 +217,4 @@ def max_pool_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scrat
     if dx.size == 0 or dx.shape[:2] != dy.shape[:2] or indices.size != dy.size:
         return False
     sizes = math.prod(dx.shape[:2]), math.prod(dx.shape[2:]), math.prod(dy.shape[2:])
-    return bool(call("bnn_max_pool_grad_f32", dy, indices, dx, *sizes))
+    return MAX_POOL_GRAD(dy, indices, dx, *sizes)

@@ -10,12 +10,14 @@ from bnnopt.runtime.kernels.compiled.calls import (
     Arrays,
     Attributes,
     KernelCall,
-    call,
     covered,
     integer,
     optional,
 )
+from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.formulas import axes_of
+
+REDUCE = CFunction("void bnn_reduce_f32(float*, float*, i64, i64, i64, i64, i64)")
 
 
 def reduce(*, mean: bool) -> KernelCall:
@@ -31,8 +33,7 @@ def reduce(*, mean: bool) -> KernelCall:
         if groups is None:
             return False
         divisor = math.prod(x.shape[axis] for axis in axes) if mean else 1
-        call("bnn_reduce_f32", x, y, *groups, divisor)
-        return True
+        return REDUCE(x, y, *groups, divisor)
 
     return run
 
@@ -45,8 +46,7 @@ def global_average_pool(
     if x is None or not covered(x, y) or x.ndim < 3 or x.size == 0:
         return False
     planes, length = math.prod(x.shape[:2]), math.prod(x.shape[2:])
-    call("bnn_reduce_f32", x, y, 1, 1, planes, length, length)
-    return True
+    return REDUCE(x, y, 1, 1, planes, length, length)
 
 
 def _groups(shape: Sequence[int], summed: Collection[int]) -> list[int] | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, call, covered, integers
-from bnnopt.runtime.library import int64s
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, covered, integers
+from bnnopt.runtime.kernels.compiled.functions import CFunction
+
+TRANSPOSE = CFunction("void bnn_transpose_b32(uint32_t*, uint32_t*, i64*, i64*, i64)")
 
 
 def transpose(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -21,8 +23,7 @@ def transpose(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: 
         return False
     axes = [(1, 0)] * (4 - len(axes)) + axes
     shape, strides = zip(*axes, strict=True)
-    call("bnn_transpose_b32", x, y, int64s(shape), int64s(strides), strides.index(1))
-    return True
+    return TRANSPOSE(x, y, shape, strides, strides.index(1))
 
 
 def _joined_axes(x: Array, perm: list[int] | None) -> list[tuple[int, int]]:

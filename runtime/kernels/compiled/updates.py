@@ -6,22 +6,21 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.binary_products import FUNCTIONS, NUMBERS
+from bnnopt.runtime.kernels.compiled.binary_products import FUNCTIONS
 from bnnopt.runtime.kernels.compiled.calls import (
-    Argument,
+    TYPES,
     Arrays,
     Attributes,
-    call,
     check_finite,
     covered,
     integer,
     integers,
 )
 from bnnopt.runtime.kernels.compiled.convolution import Cut, is_half, is_map, weight_grad_cut
+from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
 from bnnopt.runtime.kernels.tiling import scratch_bytes as binary_scratch_bytes
 from bnnopt.runtime.kernels.tiling import tiling
-from bnnopt.runtime.library import int64s
 
 Shape = Sequence[int]
 
@@ -49,7 +48,7 @@ FUSED: dict[str, Fused] = {
 class _Call(NamedTuple):
     """A C function, and its arguments in front of the gradient and behind the update."""
 
-    function: str
+    function: CFunction
     before: Sequence[Argument]
     behind: Sequence[Argument]
 
@@ -70,7 +69,7 @@ def fused_step(
         return False
     update.dw = dw.ctypes.data if dw is not None else None
     arguments = [*made.before, None, update, *made.behind, scratch, scratch.size]
-    is_done = bool(call(made.function, *arguments))
+    is_done = made.function(*arguments)
     check_finite()
     return is_done
 
@@ -96,8 +95,8 @@ def _binary(operator: str, operands: Sequence[Array], attributes: Attributes) ->
     if cut is None:
         return None
     x, dy, *unit = operands
-    before: list[Argument] = [int64s(cut), x, dy, unit[0] if unit else None]
-    return _Call(function, before, [NUMBERS[dy.dtype], 0])
+    before: list[Argument] = [cut, x, dy, unit[0] if unit else None]
+    return _Call(function, before, [TYPES[dy.dtype], 0])
 
 
 def _real(operator: str, operands: Sequence[Array], attributes: Attributes) -> _Call | None:
@@ -105,7 +104,7 @@ def _real(operator: str, operands: Sequence[Array], attributes: Attributes) -> _
     cut = _real_cut(operator, x.shape, dy.shape, attributes)
     if cut is None or not is_map(x) or not is_map(dy):
         return None
-    before: list[Argument] = [int64s(cut.geometry), x, is_half(x), dy, is_half(dy)]
+    before: list[Argument] = [cut.geometry, x, is_half(x), dy, is_half(dy)]
     return _Call(cut.function, before, cut.extra[1:])
 
 

@@ -1,0 +1,163 @@
+"""C functions by their prototypes, which a test compares with the sources.
+
+Every function that Python calls is declared once, in front of the calls, in C's own words but for
+``const`` and the names of its parameters. Its arguments are converted by that, so that an argument
+of another type is an error, not a wrong bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import TypeAlias, cast
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.tiling import Convolution, Dense
+from bnnopt.runtime.library import library, pointer
+
+Argument: TypeAlias = Array | Convolution | Dense | Sequence[int] | ctypes.Structure | float | None
+
+PreparedCalls: TypeAlias = list[tuple[Callable[..., int], list[object]]]
+"""C functions with their arguments: what a kernel did, to be done again on the same memory."""
+
+# Of this thread, while `dry_run` or `recorded` is open in it.
+_named: ContextVar[list[str] | None] = ContextVar("named", default=None)
+_recording: ContextVar[PreparedCalls | None] = ContextVar("recording", default=None)
+
+
+class CFunction:
+    """A function of the library.
+
+    Parameters
+    ----------
+    prototype : str
+        Such as ``int bnn_f(float*, void*, i64)``. ``int`` says whether it did the work, ``void``
+        that it always does. Pointers take contiguous arrays of their type, `void*` of any, and None
+        for NULL; ``i64*`` takes integers as well, the structs what has their name in Python.
+    """
+
+    def __init__(self, prototype: str) -> None:
+        match = re.fullmatch(r"(int|void) (\w+)\(([^()]+)\)", prototype)
+        assert match is not None, prototype
+        self.prototype = prototype
+        self.result, self.name = match[1], match[2]
+        self._converters = [_CONVERTERS[kind] for kind in match[3].split(", ")]
+
+    def __call__(self, *arguments: Argument) -> bool:
+        """Whether it did the work.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not of its type, or there are more or fewer; nothing is called then.
+        """
+        names, calls = _named.get(), _recording.get()
+        if names is not None:
+            names.append(self.name)
+            return True
+        pairs = zip(self._converters, arguments, strict=True)
+        converted = [convert(argument) for convert, argument in pairs]
+        if calls is not None:
+            calls.append((self._function, converted))
+        return self._function(*converted) != 0 or self.result == "void"
+
+    @functools.cached_property
+    def _function(self) -> Callable[..., int]:
+        loaded = library()
+        assert loaded is not None, "covered() was not asked"
+        return cast("Callable[..., int]", loaded[self.name])
+
+
+def _of_array(*dtypes: str) -> Callable[[Argument], object]:
+    """The address of an array of one of the types; of any, if none is given."""
+    kinds = [np.dtype(name) for name in dtypes]
+
+    def convert(argument: Argument) -> object:
+        if argument is None:
+            return None
+        if isinstance(argument, np.ndarray) and (not kinds or argument.dtype in kinds):
+            return pointer(argument)
+        raise TypeError(f"found {argument!r}, expected an array of {', '.join(dtypes) or 'any'}")
+
+    return convert
+
+
+_of_integers = _of_array("i8")
+
+
+def _of_sequence(argument: Argument) -> object:
+    """The address of integers, or of an array of them."""
+    return _int64s(argument) if isinstance(argument, list | tuple) else _of_integers(argument)
+
+
+def _of_fields(struct: type[Convolution] | type[Dense]) -> Callable[[Argument], object]:
+    """The address of a copy of the fields, all i64."""
+
+    def convert(argument: Argument) -> object:
+        if isinstance(argument, struct):
+            return _int64s(argument)
+        raise TypeError(f"found {argument!r}, expected {struct.__name__}")
+
+    return convert
+
+
+def _of_structure(argument: Argument) -> object:
+    if isinstance(argument, ctypes.Structure):
+        return ctypes.byref(argument)
+    if argument is None:
+        return None
+    raise TypeError(f"found {argument!r}, expected a structure")
+
+
+def _int64s(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+_CONVERTERS: dict[str, Callable[..., object]] = {
+    "i64": ctypes.c_int64,
+    "float": ctypes.c_float,
+    "void*": _of_array(),
+    "float*": _of_array("f4"),
+    "bnn_half*": _of_array("f2"),
+    "uint8_t*": _of_array("u1", "?"),
+    "int32_t*": _of_array("i4"),
+    "uint32_t*": _of_array("u4", "i4", "f4"),
+    "i64*": _of_sequence,
+    "bnn_conv*": _of_fields(Convolution),
+    "bnn_gemm*": _of_fields(Dense),
+    "bnn_update*": _of_structure,
+}
+
+
+@contextlib.contextmanager
+def dry_run() -> Iterator[list[str]]:
+    """Let this thread's C functions only be noted, by name, in the list that is yielded."""
+    names: list[str] = []
+    token = _named.set(names)
+    try:
+        yield names
+    finally:
+        _named.reset(token)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[PreparedCalls]:
+    """Note the calls of this thread; they hold addresses, and the caller keeps the arrays alive."""
+    calls: PreparedCalls = []
+    token = _recording.set(calls)
+    try:
+        yield calls
+    finally:
+        _recording.reset(token)
+
+
+def repeat(calls: PreparedCalls) -> None:
+    """Do once more what was recorded."""
+    for function, arguments in calls:
+        function(*arguments)
