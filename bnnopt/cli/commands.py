@@ -15,7 +15,7 @@ import click
 
 from bnnopt import __version__
 from bnnopt.cli.against_torch import verify_with_torch
-from bnnopt.cli.options import BACKENDS, Names, Size, json_option, model_options
+from bnnopt.cli.options import BACKENDS, json_option, model_options, optimize_options
 from bnnopt.cli.terminal import (
     STANDARD_OUTPUT,
     answer,
@@ -70,54 +70,7 @@ def cli(context: click.Context) -> None:
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write.")
-@model_options
-@click.option(
-    "-O",
-    "level",
-    default="1",
-    metavar="LEVEL",
-    show_default=True,
-    help="-O0: the reference; -O1: lossless; -O2: Algorithm 2 of Wang et al., lossy.",
-)
-@click.option(
-    "--passes",
-    type=Names(),
-    default=(),
-    help="Only these, separated by commas, such as sign-pack,bitmap{margin=1.2}.",
-)
-@click.option("--disable", type=Names(), default=(), help="Not these, by name.")
-@click.option(
-    "--enable",
-    type=Names(),
-    default=(),
-    help="Also these, or these with other options, such as prune-stored{sparsity=0.9}.",
-)
-@click.option(
-    "--budget",
-    "budget_bytes",
-    type=Size(),
-    help="Take the least lossy passes whose planned peak fits, such as 64MiB.",
-)
-@click.option(
-    "--calibrate",
-    metavar="FILE.npz",
-    help="Measure on x of this file how sparse activations are, for pass bitmap.",
-)
-@click.option(
-    "--prune-stored",
-    type=float,
-    metavar="SPARSITY",
-    help="Also keep only the largest elements of stored activations: lossy, see bnnopt passes.",
-)
-@click.option(
-    "--prune-weights",
-    type=float,
-    metavar="SPARSITY",
-    help="Prune the weights of real-valued layers while they are trained, up to this share.",
-)
-@click.option(
-    "--prune-end", type=int, default=1000, show_default=True, help="Steps until that is reached."
-)
+@optimize_options
 @click.option(
     "--explain",
     is_flag=True,
@@ -127,7 +80,6 @@ def cli(context: click.Context) -> None:
 def optimize(
     model: Path,
     output: Path | None,
-    level: str,
     explain: bool,
     json_file: str | None,
     **options: Any,
@@ -148,7 +100,7 @@ def optimize(
 
         if output is not None:
             check_folder(output)
-        optimized = compile_model(model, level=f"O{level}", progress=say, **options)
+        optimized = compile_model(model, progress=say, **options)
         if output is not None:
             say(f"writing {output}")
             optimized.save(output)

@@ -9,15 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
+from bnnopt.compiler.settings import Option, options
 from bnnopt.errors import UsageError, did_you_mean
 
 # Only named in the help; what checks them is heavy to import. A test holds the two together.
-OPTIMIZERS = ("adam", "sgd", "bop", "fixed-sign")
-LOSSES = (
-    *("cross-entropy", "soft-cross-entropy", "bce", "mse", "l1", "huber", "squared-hinge"),
-    "none",
-)
-ESTIMATORS = ("clipped", "identity", "approx-sign", "swish-sign")
 BACKENDS = ("native", "onnxruntime")
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -49,6 +44,16 @@ class Size(click.ParamType[Any]):
         if not match[2] and not match[3]:
             self.fail(f"{value!r}: expected a unit, such as {value}MiB or {value}B", param, ctx)
         return int(float(match[1]) * UNITS[match[2]])
+
+
+class Level(click.ParamType[Any]):
+    """A level by its number, as in -O1, or by its name."""
+
+    name = "LEVEL"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the name."""
+        return f"O{str(value).removeprefix('O')}"
 
 
 class Numbers(click.ParamType[Any]):
@@ -104,98 +109,39 @@ config_option = click.option(
     help="A TOML file with some of these options, such as epochs = 20.",
 )
 
-_MODEL_OPTIONS = (
-    click.option(
-        "--batch-size", "-b", type=int, help="Samples a step; not needed where the file fixes it."
-    ),
-    click.option(
-        "--loss",
-        metavar="NAME",
-        help=f"{LOSSES[0]} (the default), {', '.join(LOSSES[1:-1])}, or none where the graph ends "
-        "in a scalar; training artifacts have their own.",
-    ),
-    click.option(
-        "--label-smoothing",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="Of cross-entropy: this share of each label goes to all classes alike.",
-    ),
-    click.option(
-        "--class-weights",
-        type=Numbers(),
-        default=(),
-        help="Of cross-entropy: one factor a class, separated by commas.",
-    ),
-    click.option(
-        "--ignore-index",
-        type=int,
-        metavar="LABEL",
-        help="Of cross-entropy: labels of this value count for nothing.",
-    ),
-    click.option(
-        "--optimizer",
-        metavar="NAME",
-        help=f"{', '.join(OPTIMIZERS)}; if not given, that of the training artifacts, or "
-        f"{OPTIMIZERS[0]}.",
-    ),
-    click.option(
-        "--momentum", type=float, default=0.9, show_default=True, help="Of sgd; 0 for none."
-    ),
-    click.option(
-        "--gamma", type=float, default=1e-4, show_default=True, help="Of bop: its adaptivity rate."
-    ),
-    click.option(
-        "--tau",
-        type=float,
-        default=1e-8,
-        show_default=True,
-        help="Of bop: its threshold.",
-    ),
-    click.option(
-        "--lr",
-        "learning_rate",
-        type=float,
-        help="Default learning rate; if not given, 0.001 for adam and 0.01 for sgd.",
-    ),
-    click.option(
-        "--freeze",
-        multiple=True,
-        metavar="PATTERN",
-        help="Do not train the parameters that match, as in a shell; may be repeated.",
-    ),
-    click.option(
-        "--train",
-        multiple=True,
-        metavar="PATTERN",
-        help="Train only the parameters that match, such as '*.bias'; may be repeated.",
-    ),
-    click.option(
-        "--last", type=int, metavar="K", help="Train only the last K convolutions or dense layers."
-    ),
-    click.option(
-        "--ste",
-        multiple=True,
-        metavar="[PATTERN=]NAME",
-        help=f"Straight-through estimator: {ESTIMATORS[0]} (the default), "
-        f"{', '.join(ESTIMATORS[1:-1])} or {ESTIMATORS[-1]}; with a pattern for the nodes that "
-        "match; may be repeated.",
-    ),
-    click.option(
-        "--sign-zero",
-        metavar="+1|keep",
-        help="What sign(0) is; keep leaves ONNX's 0, and packs no such tensor. If not given: keep "
-        "for the sign of the input or of a ReLU, where zeros are no accident, +1 elsewhere.",
-    ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of dropout."),
-)
+
+def _of_settings(option: Option) -> Callable[[Command], Command]:
+    """The option of the command line for one of `Settings`."""
+    about, kind = option.about, _KINDS.get(option.name) or _OF_TYPE[option.type]
+    return click.option(
+        *option.flags,
+        option.name,
+        type=Names() if about.is_listed else kind,
+        multiple=option.type == "Sequence[str]" and not about.is_listed,
+        default=option.default,
+        show_default=option.default not in (None, ()),
+        metavar=about.metavar,
+        help=about.help,
+    )
 
 
-def model_options(command: Command) -> Command:
-    """Options about how a training step is built."""
-    for option in reversed(_MODEL_OPTIONS):
-        command = option(command)
-    return command
+_KINDS: dict[str, click.ParamType[Any]] = {"level": Level(), "budget_bytes": Size()}
+_OF_TYPE: dict[str, click.ParamType[Any]] = {
+    "int": click.INT,
+    "int | None": click.INT,
+    "float": click.FLOAT,
+    "float | None": click.FLOAT,
+    "str": click.STRING,
+    "str | None": click.STRING,
+    "Sequence[str]": click.STRING,
+    "Sequence[float]": Numbers(),
+}
+
+model_options = together(*(_of_settings(option) for option in options() if option.about.is_of_step))
+"""Options about how a training step is built."""
+
+optimize_options = together(*(_of_settings(option) for option in options()))
+"""All options of `Settings`."""
 
 
 json_option = click.option(

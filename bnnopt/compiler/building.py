@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
 
 import onnx
 import onnx_ir as ir
@@ -13,6 +12,7 @@ import onnx_ir as ir
 from bnnopt.artifact import portable_model
 from bnnopt.autodiff import (
     OPTIMIZERS,
+    LossOptions,
     Optimizer,
     Selection,
     TrainingOptions,
@@ -22,7 +22,7 @@ from bnnopt.autodiff import (
     make_optimizer,
     read_optimizer,
 )
-from bnnopt.compiler.settings import LOSS_NAMES, Options, Settings, check, with_options
+from bnnopt.compiler.settings import LOSSES, Settings, check, taking, with_options
 from bnnopt.errors import UsageError
 from bnnopt.frontend import ForwardGraph, load_artifacts, load_forward, own_graph
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
@@ -45,7 +45,8 @@ class Built:
     source: onnx.ModelProto
 
 
-def summarize(model: str | Path, **options: Unpack[Options]) -> Summary:
+@taking(Settings)
+def summarize(model: str | Path, **options: object) -> Summary:
     """A model layer by layer; options as `bnnopt.optimize` takes them.
 
     Raises
@@ -65,19 +66,25 @@ def _keeps_zero(chosen: Settings) -> bool | None:
     return None if chosen.sign_zero is None else chosen.sign_zero == "keep"
 
 
+def loss_options(chosen: Settings) -> LossOptions:
+    """What changes a cross-entropy."""
+    weights = tuple(chosen.class_weights)
+    return LossOptions(chosen.label_smoothing, weights, chosen.ignore_index)
+
+
 def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     """From a forward model, by differentiation."""
     forward = load_forward(path, chosen.batch_size, chosen.ste, _keeps_zero(chosen))
     optimizer = make_optimizer(
         chosen.optimizer or OPTIMIZERS[0], chosen.momentum, chosen.gamma, chosen.tau
     )
-    loss = chosen.loss or LOSS_NAMES[0]
+    loss = chosen.loss or LOSSES[0]
     if optimizer.name == "bop":
         pack_binary_weights(forward)
     if optimizer.name == "fixed-sign":
         fix_signs(forward)
     selection = Selection(chosen.freeze, chosen.train, chosen.last)
-    options = TrainingOptions(loss, optimizer, selection, chosen.seed, chosen.loss_options)
+    options = TrainingOptions(loss, optimizer, selection, chosen.seed, loss_options(chosen))
     say("building the training step")
     reference = build_training_step(forward, options, path)
     return Built(forward, reference, build_evaluation(forward), optimizer, loss, own_graph(path))

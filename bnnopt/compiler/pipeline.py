@@ -6,9 +6,9 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -17,10 +17,16 @@ from numpy.typing import NDArray
 
 from bnnopt.analysis import real_weights
 from bnnopt.artifact import Contents, make_program, without_weights, write_folder
-from bnnopt.compiler.building import Built, Progress, build_forward, import_artifacts
+from bnnopt.compiler.building import (
+    Built,
+    Progress,
+    build_forward,
+    import_artifacts,
+    loss_options,
+)
 from bnnopt.compiler.calibration import calibrate
 from bnnopt.compiler.evaluation import fit
-from bnnopt.compiler.settings import Options, Settings, check, with_options
+from bnnopt.compiler.settings import Settings, check, taking, with_options
 from bnnopt.errors import BudgetError, ModelError, UsageError
 from bnnopt.frontend import is_artifacts
 from bnnopt.ops import dims, dtype, is_binarization
@@ -33,6 +39,7 @@ from bnnopt.passes import (
     kernel_passes,
     map_kernels,
     run_passes,
+    select,
 )
 from bnnopt.plan import make_plan
 from bnnopt.report import Footprint, Report, StaticSum
@@ -94,13 +101,23 @@ class Optimized:
         write_folder(Path(os.fsdecode(folder)), contents)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Arguments(Settings):
+    """What `optimize` takes beside the model."""
+
+    settings: Settings | None = field(default=None, kw_only=False)
+    example: Any = None
+    progress: Progress | None = None
+
+
+@taking(_Arguments)
 def optimize(
     model: str | Path | nn.Module,
     settings: Settings | None = None,
     *,
     example: Any = None,
     progress: Progress | None = None,
-    **options: Unpack[Options],
+    **options: object,
 ) -> Optimized:
     """Compile a model into a training step that fits.
 
@@ -114,50 +131,7 @@ def optimize(
     example : Tensor, tuple or dict
         A batch for a PyTorch module, see `bnnopt.torch.export`; its size is the batch size where
         that is not given.
-    batch_size : int
-        Samples a step; needed where the file leaves it open.
-    level : str
-        ``O0`` (the reference), ``O1`` (lossless) or ``O2`` (Algorithm 2 of Wang et al., lossy).
-    loss : str
-        ``cross-entropy`` (the default), ``soft-cross-entropy`` (of probabilities), ``bce`` (of
-        logits), ``mse``, ``l1``, ``huber``, ``squared-hinge``, or ``none`` for a graph that ends in
-        one; artifacts have their own.
-    label_smoothing, class_weights, ignore_index : float, sequence of float, int
-        What changes a cross-entropy, each as in PyTorch.
-    optimizer : str
-        ``adam``, ``sgd`` (with `momentum`), ``bop`` (with `gamma`, `tau`) or ``fixed-sign`` (signs
-        frozen, scales trained); if not given, the artifacts' own, or ``adam``.
-    gamma, tau : float
-        Of ``bop``: how fast its momentum follows the gradient, and which momentum turns a weight.
-    learning_rate : float
-        The default of a step; the optimiser's own if not given.
-    freeze : sequence of str
-        Patterns of parameters that are not trained.
-    train : sequence of str
-        Patterns of those that are; without any, all.
-    last : int
-        Train only the last so many layers.
-    ste : sequence of str
-        Straight-through estimator: a name, or ``PATTERN=NAME`` for the nodes that match.
-    sign_zero : str
-        ``+1``, or ``keep`` for ONNX's 0; if not given, ``keep`` where exact zeros are no accident
-        (a sign of the model's input or of a ReLU) and ``+1`` elsewhere.
-    passes, disable, enable : sequence of str
-        Only these passes; all but these; these as well. Options of a pass are in braces, as in
-        ``prune-stored{sparsity=0.9}``; ``bnnopt passes`` lists them.
-    budget_bytes : int
-        Take the least lossy passes whose planned peak fits: none, all lossless ones, then the
-        lossy ones too, one after the other, that with the tightest bound first.
-    seed : int
-        Of the random operators.
-    calibrate : str
-        An ``.npz`` file with ``x``: its first batches show how sparse activations are.
-    prune_stored : float
-        The same as to enable ``prune-stored{sparsity=...}``.
-    prune_weights : float
-        Prune the weights of real-valued layers while they are trained, until this share is zero.
-    prune_end : int
-        Steps until then.
+    {options}
     progress : callable, optional
         Called with a line about what comes next.
 
@@ -177,6 +151,7 @@ def optimize(
     """
     chosen = with_options(settings or Settings(), options)
     check(chosen)
+    selected(chosen, chosen.level)
     if not isinstance(model, str | bytes | os.PathLike):
         return _of_module(model, example, chosen, progress)
     if example is not None:
@@ -260,7 +235,7 @@ def _rewrite(
 ) -> tuple[str, TrainingStep, list[PassRecord]]:
     """The level, the rewritten step and the ledger; with a budget the least lossy that fits."""
     if settings.budget_bytes is None:
-        asked = settings.selected(settings.level)
+        asked = selected(settings, settings.level)
         return settings.level, *_run(reference, settings, asked, say)
     peaks = []
     for level, asked in _candidates(settings):
@@ -275,14 +250,21 @@ def _rewrite(
     )
 
 
+def selected(settings: Settings, level: str) -> list[Pass]:
+    """The passes of a level, but for those that are named, left out or added."""
+    stored = settings.prune_stored
+    also = [] if stored is None else [f"prune-stored{{sparsity={stored}}}"]
+    return select(level, settings.passes, settings.disable, [*settings.enable, *also])
+
+
 def _candidates(settings: Settings) -> Iterator[tuple[str, list[Pass]]]:
     """Levels and sets of passes, the least lossy first; with `passes` those only."""
     if settings.passes:
-        yield settings.level, settings.selected(settings.level)
+        yield settings.level, selected(settings, settings.level)
         return
     tried: list[list[Pass]] = []
     for level in LEVELS:
-        for chosen in by_loss(settings.selected(level)):
+        for chosen in by_loss(selected(settings, level)):
             if chosen not in tried:
                 tried.append(chosen)
                 yield level, chosen
@@ -314,7 +296,7 @@ def _about(built: Built, training: TrainingStep, report: Report, settings: Setti
         level=report.level,
         optimizer=report.optimizer,
         loss=built.loss,
-        loss_options=asdict(settings.loss_options),
+        loss_options=asdict(loss_options(settings)),
         learning_rate=built.optimizer.learning_rate if rate is None else rate,
         persistent={name: list(dims(value)) for name, value in persistent.items()},
         dtypes={name: str(dtype(value).numpy()) for name, value in persistent.items()},

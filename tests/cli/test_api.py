@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 import bnnopt
 from bnnopt.cli import cli
-from bnnopt.compiler.settings import Options, Settings
+from bnnopt.compiler.settings import options
 from bnnopt.errors import (
     ArtifactError,
     BnnoptError,
@@ -96,14 +96,31 @@ def test_mistakes(kind: str) -> None:
 
 
 def test_an_editor_sees_the_options_of_settings() -> None:
-    settings = {field.name: field.type for field in fields(Settings)}
-    assert {
-        name: hint.__forward_arg__ for name, hint in Options.__annotations__.items()
-    } == settings
-    described = bnnopt.optimize.__doc__ or ""
-    lists = re.findall(r"^    ([a-z_, ]+) : ", described, re.MULTILINE)
-    assert set(settings) <= {name for names in lists for name in names.split(", ")} | {"momentum"}
-    assert "`momentum`" in described
+    parameters = inspect.signature(bnnopt.optimize).parameters
+    for option in options():
+        assert parameters[option.name].annotation == option.type
+        assert parameters[option.name].default == option.default
+    own = {"model", "settings", "example", "progress"}
+    assert parameters.keys() == own | {option.name for option in options()}
+    described = re.findall(r"^(\w+) : ", bnnopt.optimize.__doc__ or "", re.MULTILINE)
+    assert set(described) == parameters.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("batch_size=4, momentum=0.5, freeze=['a']", ""),
+        ("batchsize=4", 'Unexpected keyword argument "batchsize"'),
+        ("batch_size='4'", 'incompatible type "str"; expected "int | None"'),
+    ],
+)
+def test_a_type_checker_knows_the_options(call: str, error: str) -> None:
+    api = pytest.importorskip("mypy.api")
+    code = f"import bnnopt\nbnnopt.optimize('m.onnx', {call}).save('out')\n"
+    found, _, _ = api.run(["--no-error-summary", "-c", code])
+    assert error in found
+    assert bool(found) == bool(error)
 
 
 def test_near_names_are_suggested() -> None:
@@ -112,7 +129,7 @@ def test_near_names_are_suggested() -> None:
         ("loss", "cross_entropy", "cross-entropy"),
     ):
         with pytest.raises(UsageError, match=f"did you mean '{near}'"):
-            bnnopt.optimize(MLP, batch_size=4, **{option: wrong})  # type: ignore[typeddict-item]
+            bnnopt.optimize(MLP, batch_size=4, **{option: wrong})  # type: ignore[arg-type]
 
 
 def test_numpy_numbers_are_numbers() -> None:
@@ -144,8 +161,5 @@ def test_package() -> None:
 def test_every_option_is_on_the_command_line_with_its_default() -> None:
     command = cli.commands["optimize"]
     typed = command.make_context("optimize", ["model.onnx"]).params
-    defaults = {field.name: field.default for field in fields(Settings)}
-    found = {name: typed[name] for name in defaults}
-    assert {**found, "level": f"O{found['level']}"} == defaults
-    helps = {p.name: getattr(p, "help", None) for p in command.params}
-    assert all(helps[name] for name in defaults)
+    defaults = {option.name: option.default for option in options()}
+    assert {name: typed[name] for name in defaults} == defaults

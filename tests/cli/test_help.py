@@ -17,7 +17,7 @@ from bnnopt import (
     runtime,
 )
 from bnnopt.cli import cli
-from bnnopt.cli.options import BACKENDS, ESTIMATORS, LOSSES, OPTIMIZERS
+from bnnopt.cli.options import BACKENDS
 from bnnopt.compiler import settings
 from tests.cli.helpers import MODELS, ROOT, Cli
 from tests.cli.test_training import write_data
@@ -88,10 +88,18 @@ def test_version(bnnopt: Cli) -> None:
 
 
 def test_names_in_the_help_are_those_that_work() -> None:
-    assert OPTIMIZERS == autodiff.OPTIMIZERS
-    assert LOSSES == settings.LOSS_NAMES
+    assert settings.OPTIMIZERS == autodiff.OPTIMIZERS
+    assert (*autodiff.LOSSES, "none") == settings.LOSSES
+    assert tuple(frontend.ESTIMATORS) == settings.ESTIMATORS
     assert BACKENDS == runtime.BACKENDS
-    assert tuple(frontend.ESTIMATORS) == ESTIMATORS
+    rule = autodiff.Bop()
+    assert (settings.Settings.gamma, settings.Settings.tau) == (rule.gamma, rule.tau)
+
+
+def test_the_help_loads_nothing_heavy() -> None:
+    code = "import sys; from bnnopt.cli import cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "onnx", "onnx_ir"} & set(done.stdout.split())
 
 
 def test_levels_in_the_help_are_those_that_work(bnnopt: Cli) -> None:
