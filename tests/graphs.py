@@ -77,7 +77,9 @@ def network_from_file(
         pack_binary_weights(forward)
     if optimizer == "fixed-sign":
         fix_signs(forward)
-    rule = AdamW(decay=0.2) if optimizer == "adamw" else make_optimizer(optimizer, momentum)
+    rule = (
+        AdamW(decay=0.2) if optimizer == "adamw" else make_optimizer(optimizer, momentum=momentum)
+    )
     options = TrainingOptions(loss, rule)
     training = build_training_step(forward, options, path)
     evaluation = build_evaluation(forward)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -104,23 +104,22 @@ class FixedSign(Adam):
     name: ClassVar[str] = "fixed-sign"
 
 
-OPTIMIZERS = ("adam", "sgd", "bop", "fixed-sign")
+_BY_NAME: dict[str, type[Optimizer]] = {
+    rule.name: rule for rule in (Adam, Momentum, Bop, FixedSign)
+}
+OPTIMIZERS = tuple(_BY_NAME)
 
 
-def make_optimizer(
-    name: str, momentum: float = 0.9, gamma: float = Bop.gamma, tau: float = Bop.tau
-) -> Optimizer:
-    """The optimiser called `name`, one of `OPTIMIZERS`.
+def make_optimizer(name: str, **numbers: float | None) -> Optimizer:
+    """The optimiser called `name`, one of `OPTIMIZERS`, with those of the numbers that it has.
 
-    `momentum` is that of sgd, `gamma` and `tau` are those of bop.
+    A number that is None is left to it. Without momentum, sgd is `Sgd`.
     """
-    if name == "adam":
-        return Adam()
-    if name == "fixed-sign":
-        return FixedSign()
-    if name == "bop":
-        return Bop(gamma=gamma, tau=tau)
-    return Momentum(momentum=momentum) if momentum else Sgd()
+    rule = _BY_NAME[name]
+    if rule is Momentum and numbers.get("momentum") == 0:
+        rule = Sgd
+    own = {entry.name for entry in fields(rule)}
+    return rule(**{n: v for n, v in numbers.items() if n in own and v is not None})
 
 
 def read_optimizer(model: OptimizerModel) -> Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import onnx
@@ -66,6 +66,12 @@ def _keeps_zero(chosen: Settings) -> bool | None:
     return None if chosen.sign_zero is None else chosen.sign_zero == "keep"
 
 
+def _optimizer(chosen: Settings) -> Optimizer:
+    """The optimiser that is asked for, with those options that it has."""
+    numbers = {entry.name: getattr(chosen, entry.name) for entry in fields(chosen)}
+    return make_optimizer(chosen.optimizer or OPTIMIZERS[0], **numbers)
+
+
 def loss_options(chosen: Settings) -> LossOptions:
     """What changes a cross-entropy."""
     weights = tuple(chosen.class_weights)
@@ -75,9 +81,7 @@ def loss_options(chosen: Settings) -> LossOptions:
 def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     """From a forward model, by differentiation."""
     forward = load_forward(path, chosen.batch_size, chosen.ste, _keeps_zero(chosen))
-    optimizer = make_optimizer(
-        chosen.optimizer or OPTIMIZERS[0], chosen.momentum, chosen.gamma, chosen.tau
-    )
+    optimizer = _optimizer(chosen)
     loss = chosen.loss or LOSSES[0]
     if optimizer.name == "bop":
         pack_binary_weights(forward)
@@ -103,10 +107,7 @@ def import_artifacts(path: Path, chosen: Settings, say: Progress) -> Built:
             raise UsageError(f"{option}: the training graph of {path} has its own; leave it out")
     artifacts = load_artifacts(path, chosen.batch_size, chosen.sign_zero == "keep")
     own = artifacts.optimizer() if chosen.optimizer is None else None
-    if own is not None:
-        optimizer = read_optimizer(own)
-    else:
-        optimizer = make_optimizer(chosen.optimizer or OPTIMIZERS[0], chosen.momentum)
+    optimizer = read_optimizer(own) if own is not None else _optimizer(chosen)
     selection = Selection(chosen.freeze, chosen.train, chosen.last)
     options = TrainingOptions(artifacts.loss, optimizer, selection, chosen.seed)
     say("importing the training graph")

@@ -9,6 +9,9 @@
 
 #include <math.h>
 
+/* As in compiled/optimizers.py. */
+enum bnn_rule { BNN_SGD, BNN_MOMENTUM, BNN_ADAM, BNN_FIRST_MOMENT, BNN_BOP };
+
 enum { BLOCK = 512, LINE = 64 };
 
 /* The rules give the bits of all new weights, or-ed: below TWO none of these is as large as 2, as

@@ -5,14 +5,12 @@
 
 #include "bnn.h"
 
-enum bnn_rule { BNN_SGD, BNN_MOMENTUM, BNN_ADAM, BNN_FIRST_MOMENT, BNN_BOP };
-
 /* A step of rows x row weights; compiled/optimizers.py fills it in, in this order. w, m, v and what
    replaces them: floats, or halves if `half`; m and v may be NULL where the rule has none. In half
    precision m is STATE_SCALE times the momentum, v STATE_SCALE times the root of the second moment.
    The weights of Bop are sign bits, rows of whole bytes. The outputs may be the buffers of w, m, v. */
 typedef struct {
-    i64 rule, rows, row;
+    i64 rule, rows, row; /* enum bnn_rule in bnn_optimizers.c */
     i64 half, stochastic, stream; /* where the counter of the random bits begins */
     i64 of_signs;                 /* whether only the sign of a gradient is used */
     const void *w, *m, *v;

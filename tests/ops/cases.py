@@ -7,6 +7,8 @@ import math
 import numpy as np
 
 from bnnopt.ops import OPERATORS, Form, in_form, n_index_bits
+from bnnopt.ops.operator import MIN_OPSET
+from bnnopt.ops.optimizers import RULES
 from tests.ops.harness import Array, Attribute, Case
 from tests.ops.oracles import Geometry, clear_bias, max_pool, window_origin
 
@@ -620,17 +622,19 @@ def optimizer_rules(
     more: dict[str, Attribute],
 ) -> list[Case]:  # fmt: skip
     """A case of each rule, reading `read` first and with `more` attributes."""
-    m, lr, count = normal(*shape), scalar(0.01), np.array(step)
-    v = np.asarray(normal(*shape) ** 2)
-    adam = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
-    adamw = {**adam, "epsilon": 1e-6, "decay": 0.3}  # as much as makes a difference
-    return [
-        case(f"{prefix}SgdStep", note, *read, lr, **more),
-        case(f"{prefix}MomentumStep", note, *read, m, lr, momentum=0.9, **more),
-        case(f"{prefix}AdamStep", note, *read, m, v, lr, count, **adam, **more),
-        case(f"{prefix}AdamWStep", note, *read, m, v, lr, count, **adamw, **more),
-        case(f"{prefix}FirstMomentStep", note, *read, m, lr, count, root=0.3, **adamw, **more),
-    ]
+    given = {"m": normal(*shape), "v": np.asarray(normal(*shape) ** 2), "lr": scalar(0.01)}
+    given["step"] = np.array(step)
+    table = []
+    for rule in RULES:
+        function = rule.function(MIN_OPSET)
+        inputs = [given[name] for name in function.input[2:]]
+        numbers = {name: RULE_NUMBERS.get(name, 0.9) for name in function.attribute}
+        table.append(case(prefix + rule.name, note, *read, *inputs, **numbers, **more))
+    return table
+
+
+# What makes a difference.
+RULE_NUMBERS = {"beta2": 0.999, "epsilon": 1e-6, "decay": 0.3, "root": 0.3}
 
 
 def half_rules(
@@ -640,12 +644,12 @@ def half_rules(
     """The same rules on weights and state in float16."""
     table = []
     for i, rule in enumerate(optimizer_rules(prefix, note, shape, step, read, more)):
-        w, gradient, *states = rule.inputs
-        n_states = len(rule.twin) - 1
-        halves = [np.asarray(1024 * s, np.float16) for s in states[:n_states]]
-        if n_states == 2:
-            halves[1] = np.asarray(1024 * np.sqrt(states[1]), np.float16)
-        tail = states[n_states:] if i > 1 else [states[n_states], np.array(step)]
+        names = OPERATORS[rule.operator.removeprefix(prefix)].function(MIN_OPSET).input[2:]
+        w, gradient, *kept = rule.inputs
+        given = dict(zip(names, kept, strict=True))
+        with_roots = given | {"v": np.sqrt(given.get("v", 0))}
+        halves = [np.asarray(1024 * with_roots[n], np.float16) for n in names if n in ("m", "v")]
+        tail = [given["lr"], np.array(step)]
         options = {**rule.attributes, "stochastic": i % 2, "seed": 11 * i + len(shape)}
         inputs = (np.asarray(w, np.float16), gradient, *halves, *tail)
         name = prefix + "Half" + rule.operator.removeprefix(prefix)

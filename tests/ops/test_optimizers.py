@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
+from bnnopt.autodiff import OPTIMIZERS, make_optimizer
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from tests.ops.harness import Array, assert_agree
 from tests.ops.oracles import lowbias32
@@ -61,6 +63,41 @@ def test_adam(dtype: type[np.floating]):
         )
     want = [theta.astype(dtype), m_t.astype(dtype), v_t.astype(dtype)]
     assert_agree([w, m, v], want, BOUNDS[dtype])
+
+
+# What PyTorch calls it, with its own defaults but for what ours sets.
+IN_PYTORCH: dict[str, tuple[str, dict[str, Any]]] = {
+    "adam": ("Adam", {}),
+    "sgd": ("SGD", {"momentum": 0.9}),
+}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", IN_PYTORCH)
+def test_as_in_pytorch(name: str) -> None:
+    assert _largest_difference(name) < 1e-6
+    assert _largest_difference(name, lr=0.06) > 1e-3
+
+
+def _largest_difference(name: str, **others: float) -> float:
+    """Of weights, behind all steps of both."""
+    torch = pytest.importorskip("torch")
+    w, gradients, lr = start(np.float32)
+    rule, (theirs, options) = make_optimizer(name), IN_PYTORCH[name]
+    parameter = torch.nn.Parameter(torch.from_numpy(w.copy()))
+    optimizer = getattr(torch.optim, theirs)([parameter], **{"lr": float(lr), **options, **others})
+    states = [np.zeros_like(w) for _ in rule.states]
+    for t, dw in enumerate(gradients, start=1):
+        tail = [lr, np.array(t)] if rule.counts_steps else [lr]
+        w, *states = KERNELS[rule.operator](w, dw, *states, *tail, **rule.attributes())
+        parameter.grad = torch.from_numpy(dw)
+        optimizer.step()
+    return float(np.abs(parameter.detach().numpy() - w).max())
+
+
+def test_every_optimizer_is_compared_with_pytorch() -> None:
+    others = {"bop", "fixed-sign"}  # Adam for what is not binary; tests/autodiff has the rest
+    assert IN_PYTORCH.keys() | others == set(OPTIMIZERS)
 
 
 def draw(step: int, *, ratio: float = 0.3, seed: int = 5, size: int = 100_000) -> Array:

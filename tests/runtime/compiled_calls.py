@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 from hypothesis import strategies as st
 
+from bnnopt.ops import OPERATORS
+from bnnopt.ops.operator import MIN_OPSET
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import KernelCall
@@ -329,18 +331,12 @@ def optimizer(operator: str, s: Source) -> Call:
     if operator.startswith("Sign"):
         gradient = s.bits(shape)
         attributes = {"shape": list(shape[1:]), "scale": s.number(0.1, 1), "limit": s.number(1, 2)}
-    if rule == "MomentumStep":
-        attributes["momentum"] = s.number(0.9, 0.5)
-    counts = rule in ("AdamStep", "AdamWStep", "FirstMomentStep")
-    if counts:
-        attributes |= {"beta1": s.number(0.9, 0.5), "epsilon": s.number(1e-8)}
-        attributes["beta2"] = s.number(0.999, 0.1)
-    if rule in ("AdamWStep", "FirstMomentStep"):
-        attributes["decay"] = s.number(0, 0.1)
-    if rule == "FirstMomentStep":
-        attributes["root"] = s.number(0.999, 0.1)
-    adam = [m, np.abs(v)]
-    states = {"SgdStep": [], "AdamStep": adam, "AdamWStep": adam}.get(rule, [m])
+    function = OPERATORS[rule].function(MIN_OPSET)
+    numbers = {"decay": (0.0, 0.1), "epsilon": (1e-8,)}
+    attributes |= {n: s.number(*numbers.get(n, (0.9, 0.5, 0.999))) for n in function.attribute}
+    given = {"m": m, "v": np.abs(v)}
+    states = [given[name] for name in function.input if name in given]
+    counts = "step" in function.input
     if "Half" in operator:
         with np.errstate(over="ignore"):
             w, *states = (np.asarray(a, np.float16) for a in (w, *states))

@@ -97,17 +97,24 @@ def _bop(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
     return {"keep1": 1 - gamma, "take1": gamma, "threshold": number(attributes, "tau")}
 
 
+class Rule(NamedTuple):
+    """Its number in C's enum bnn_rule, the numbers that it reads, and its state in an `Update`."""
+
+    number: int
+    rates: Rates
+    states: tuple[str, ...]
+    counts_steps: bool = False
+
+
 BOP = "BopStep"
-# The number of a rule in enum bnn_rule, and the numbers that it reads.
-_RULES: dict[str, tuple[int, Rates]] = {
-    "SgdStep": (0, _sgd),
-    "MomentumStep": (1, _momentum),
-    "AdamStep": (2, _adam),
-    "AdamWStep": (2, _adamw),
-    "FirstMomentStep": (3, _first_moment),
-    BOP: (4, _bop),
+RULES: dict[str, Rule] = {
+    "SgdStep": Rule(0, _sgd, ()),
+    "MomentumStep": Rule(1, _momentum, ("m",)),
+    "AdamStep": Rule(2, _adam, ("m", "v"), counts_steps=True),
+    "AdamWStep": Rule(2, _adamw, ("m", "v"), counts_steps=True),
+    "FirstMomentStep": Rule(3, _first_moment, ("m",), counts_steps=True),
+    BOP: Rule(4, _bop, ("m",)),
 }
-_COUNTS_STEPS = ("AdamStep", "FirstMomentStep", "AdamWStep")
 
 
 class Form(NamedTuple):
@@ -122,7 +129,7 @@ FORMS: dict[str, Form] = {
     signs + half + rule: Form(rule, bool(half), bool(signs))
     for signs in ("", "Sign")
     for half in ("", "Half")
-    for rule in _RULES
+    for rule in RULES
     if not (signs and rule == BOP)
 }
 
@@ -134,34 +141,35 @@ def make_update(
 
     It holds addresses: the caller keeps the arrays alive.
     """
-    rule, half, of_signs = FORMS[operator]
+    name, half, of_signs = FORMS[operator]
+    rule, is_bop = RULES[name], name == BOP
     w, _, *states = inputs
-    count = states.pop() if half or rule in _COUNTS_STEPS else np.array(0)
-    lr = states.pop() if rule != BOP else np.zeros(1, np.float32)
-    like, kept = (w, [w, *outputs]) if rule != BOP else (states[0], outputs[1:])
+    count = states.pop() if half or rule.counts_steps else np.array(0)
+    lr = states.pop() if not is_bop else np.zeros(1, np.float32)
+    like, kept = (states[0], outputs[1:]) if is_bop else (w, [w, *outputs])
     if not _same_size(*kept, *states, dtype=FLOAT16 if half else FLOAT32) or like is None:
         return None
-    if rule == BOP and not (_has_rows(like, w) and _has_rows(like, outputs[0])):
+    if is_bop and not (_has_rows(like, w) and _has_rows(like, outputs[0])):
         return None
     if lr is None or not covered(lr) or lr.size != 1 or count is None or count.size != 1:
         return None
-    step, (number_of_rule, rates) = int(count.reshape(-1)[0]), _RULES[rule]
-    arrays = dict(zip(("w", "m", "v"), (w, *states), strict=False))
-    arrays |= zip(("next_w", "next_m", "next_v"), outputs, strict=False)
+    step, names = int(count.reshape(-1)[0]), ("w", *rule.states)
+    arrays = dict(zip(names, (w, *states), strict=True))
+    arrays |= zip((f"next_{name}" for name in names), outputs, strict=True)
     flag = diverged()
     return Update(
         diverged=None if flag is None else ctypes.addressof(flag),
-        rule=number_of_rule,
+        rule=rule.number,
         rows=len(like) if like.ndim else 1,
         row=math.prod(like.shape[1:]),
         half=half,
-        stochastic=integer(attributes, "stochastic") if half and rule != BOP else 0,
+        stochastic=integer(attributes, "stochastic") if half and not is_bop else 0,
         stream=stream_start(count, integer(attributes, "seed")) if half else 0,
         of_signs=of_signs,
         scale=number({"scale": 1.0, **attributes}, "scale"),
         limit=number({"limit": -1.0, **attributes}, "limit"),
         **{name: array.ctypes.data for name, array in arrays.items() if array is not None},
-        **rates(scalar(lr), step, attributes),
+        **rule.rates(scalar(lr), step, attributes),
     )
 
 

@@ -208,28 +208,29 @@ def of_halves(rule: Kernel) -> Kernel:
     own = dict(inspect.signature(rule).parameters)
     names = [name for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     counts = names[-1] == "step"
-    n_states = len(names) - (4 if counts else 3)
+    states = names[2 : names.index("lr")]  # m is a momentum, v a second moment
 
     def step(
         *inputs: Array, stochastic: int, seed: int, **attributes: float
     ) -> Array | tuple[Array, ...]:
-        w, dw, *states = inputs[: 2 + n_states]
-        lr, count = inputs[2 + n_states :]
-        wide = [s.astype(np.float32) / STATE_SCALE for s in states]
-        wide[1:] = [np.square(root) for root in wide[1:]]
+        w, dw, *kept = inputs[: 2 + len(states)]
+        lr, count = inputs[2 + len(states) :]
+        wide = [s.astype(np.float32) / STATE_SCALE for s in kept]
+        wide = [np.square(s) if n == "v" else s for n, s in zip(states, wide, strict=True)]
         tail = [lr, count] if counts else [lr]
         results = rule(w.astype(np.float32), dw, *wide, *tail, **attributes)
         next_w, *next_states = results if isinstance(results, tuple) else (results,)
         rounded = round_to_half(next_w, count, stochastic=stochastic, seed=seed)
-        moments = [
-            round_to_half(np.asarray(m * STATE_SCALE), count, stochastic=0, seed=seed)
-            for m in next_states[:1]
+        narrow = [
+            round_to_half(
+                np.asarray((np.sqrt(s) if name == "v" else s) * STATE_SCALE),
+                count,
+                stochastic=int(name == "v"),
+                seed=seed,
+            )
+            for name, s in zip(states, next_states, strict=True)
         ]
-        roots = [
-            round_to_half(np.asarray(np.sqrt(v) * STATE_SCALE), count, stochastic=1, seed=seed)
-            for v in next_states[1:]
-        ]
-        return (rounded, *moments, *roots) if next_states else rounded
+        return (rounded, *narrow) if narrow else rounded
 
     parameters = [own[name] for name in names]
     if not counts:
