@@ -33,6 +33,7 @@ from tests.zoo import build_small
 TABLE = Path(__file__).parent / "fingerprint.txt"
 ARTIFACTS = Path(__file__).parent / "exports" / "artifacts"
 QUICK = ("mlp", "relu-mini", "small artifacts")
+WHOLE = ("adam", "sgd", "bop", "fixed-sign")  # on every network; others on the quick ones
 ONCE = [(name, "O2", "adam") for name in ("cnv", "resnet-e-mini")]  # a second each
 
 Case = tuple[str, str, str]  # network, level or a pass alone, optimiser
@@ -41,7 +42,13 @@ pytestmark = pytest.mark.skipif(library() is None, reason="the table is that of 
 
 
 def _cases() -> list[Case]:
-    levels = [(name, level, rule) for name in names() for level in LEVELS for rule in OPTIMIZERS]
+    levels = [
+        (name, level, rule)
+        for name in names()
+        for level in LEVELS
+        for rule in OPTIMIZERS
+        if rule in WHOLE or name in QUICK
+    ]
     imported = [(f"{p.name} artifacts", level, "own") for p in _folders() for level in LEVELS]
     alone = [("resnet-e-mini", p.name, "adam") for p in PASSES]
     return [*levels, *imported, *alone]

@@ -54,6 +54,22 @@ class Momentum(Optimizer):
 
 
 @dataclass(frozen=True)
+class RmsProp(Optimizer):
+    """RMSprop, with one state where Adam has two."""
+
+    name: ClassVar[str] = "rmsprop"
+    operator: ClassVar[str] = "RmsPropStep"
+    states: ClassVar[tuple[str, ...]] = ("rmsprop_v",)
+    learning_rate: float = 1e-3
+    alpha: float = 0.99
+    epsilon: float = 1e-8
+
+    def attributes(self) -> dict[str, float]:
+        """The operator's attributes."""
+        return {"alpha": self.alpha, "epsilon": self.epsilon}
+
+
+@dataclass(frozen=True)
 class Adam(Optimizer):
     """Adam, arXiv:1412.6980."""
 
@@ -105,7 +121,7 @@ class FixedSign(Adam):
 
 
 _BY_NAME: dict[str, type[Optimizer]] = {
-    rule.name: rule for rule in (Adam, Momentum, Bop, FixedSign)
+    rule.name: rule for rule in (Adam, Momentum, Bop, FixedSign, RmsProp)
 }
 OPTIMIZERS = tuple(_BY_NAME)
 

@@ -26,7 +26,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 # Named here, as what works by these names is heavy to import. A test holds the two together.
-OPTIMIZERS = ("adam", "sgd", "bop", "fixed-sign")
+OPTIMIZERS = ("adam", "sgd", "bop", "fixed-sign", "rmsprop")
 LOSSES = (
     *("cross-entropy", "soft-cross-entropy", "bce", "mse", "l1", "huber", "squared-hinge"),
     "none",
@@ -128,6 +128,7 @@ class Settings:
         choices=OPTIMIZERS,
     )
     momentum: float = _of_step(0.9, "Of sgd; 0 for none.", bound=SHARE)
+    alpha: float = _of_step(0.99, "Of rmsprop: the share that its mean square keeps.", bound=SHARE)
     gamma: float = _of_step(
         1e-4,
         "Of bop: how fast its momentum follows the gradient.",
@@ -136,7 +137,7 @@ class Settings:
     tau: float = _of_step(1e-8, "Of bop: the momentum from which on a weight turns.", bound=FACTORS)
     learning_rate: float | None = _of_step(
         None,
-        "Default learning rate; if not given, 0.001 for adam and 0.01 for sgd.",
+        "Default learning rate; if not given, 0.01 for sgd and 0.001 for all others.",
         "--lr",
         bound=ABOVE_0,
     )

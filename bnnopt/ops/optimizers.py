@@ -1,6 +1,6 @@
 """Optimiser steps. Every output takes over the buffer of the input that it replaces.
 
-Five rules are written down. The forms that keep their state in float16, and those that read sign
+Six rules are written down. The forms that keep their state in float16, and those that read sign
 bits of the gradient, follow from them.
 """
 
@@ -131,6 +131,36 @@ ADAMW_STEP = Operator(
     """,
     type_rule=like(0, 2, 3),
     in_place={0: 0, 1: 2, 2: 3},
+)
+
+RMS_PROP_STEP = Operator(
+    summary="""RMSprop: next_v = alpha v + (1 - alpha) dw^2;
+    next_w = w - lr dw / (sqrt(next_v) + epsilon).
+
+    w, dw, v: the same shape, float. lr: scalar. As torch.optim.RMSprop without momentum.
+    Source: Tieleman and Hinton, "Lecture 6.5: RMSProp", Neural networks for machine learning, 2012.
+    """,
+    signature="RmsPropStep <alpha, epsilon> (w, dw, v, lr) => (next_w, next_v)",
+    body="""
+        alpha_value = Constant <value_float: float = @alpha> ()
+        epsilon_value = Constant <value_float: float = @epsilon> ()
+        one = Constant <value_float = 1.0> ()
+        alpha_like = CastLike (alpha_value, w)
+        epsilon_like = CastLike (epsilon_value, w)
+        one_like = CastLike (one, w)
+        rest = Sub (one_like, alpha_like)
+        kept = Mul (v, alpha_like)
+        square = Mul (dw, dw)
+        new = Mul (square, rest)
+        next_v = Add (kept, new)
+        root = Sqrt (next_v)
+        bottom = Add (root, epsilon_like)
+        top = Mul (dw, lr)
+        change = Div (top, bottom)
+        next_w = Sub (w, change)
+    """,
+    type_rule=like(0, 2),
+    in_place={0: 0, 1: 2},
 )
 
 FIRST_MOMENT_STEP = Operator(
@@ -422,7 +452,7 @@ HALF_BOP_STEP = Operator(
     form=Form.HALF,
 )
 
-RULES = (SGD_STEP, MOMENTUM_STEP, ADAM_STEP, ADAMW_STEP, FIRST_MOMENT_STEP)
+RULES = (SGD_STEP, MOMENTUM_STEP, RMS_PROP_STEP, ADAM_STEP, ADAMW_STEP, FIRST_MOMENT_STEP)
 _HALVES = tuple(_of_halves(rule) for rule in RULES)
 OF_SIGNS = tuple(_of_signs(rule) for rule in (*RULES, *_HALVES))
 OF_BITS = (BOP_STEP, HALF_BOP_STEP)  # binary weights without latent ones

@@ -10,7 +10,7 @@
 #include <math.h>
 
 /* As in compiled/optimizers.py. */
-enum bnn_rule { BNN_SGD, BNN_MOMENTUM, BNN_ADAM, BNN_FIRST_MOMENT, BNN_BOP };
+enum bnn_rule { BNN_SGD, BNN_MOMENTUM, BNN_ADAM, BNN_FIRST_MOMENT, BNN_BOP, BNN_RMS_PROP };
 
 enum { BLOCK = 512, LINE = 64 };
 
@@ -40,6 +40,22 @@ BNN_INLINE uint32_t momentum_step(const bnn_update *u, const float *w, const flo
         float weight = w[i], moment = m[i] * keep + dw[i];
         float next = weight - moment * rate;
         next_m[i] = moment;
+        next_w[i] = next;
+        seen |= bnn_bits_of_float(next);
+    }
+    return seen;
+}
+
+BNN_INLINE uint32_t rms_prop_step(const bnn_update *u, const float *w, const float *dw,
+                                 const float *v, float *next_w, float *next_v, i64 n) {
+    const bnn_update r = *u;
+    uint32_t seen = 0;
+    BNN_SAME_OR_APART
+    for (i64 i = 0; i < n; i++) {
+        float weight = w[i], slope = dw[i];
+        float second = slope * slope * r.take2 + v[i] * r.keep2;
+        float next = weight - slope * r.rate / (sqrtf(second) + r.epsilon);
+        next_v[i] = second;
         next_w[i] = next;
         seen |= bnn_bits_of_float(next);
     }
@@ -139,6 +155,8 @@ BNN_INLINE uint32_t run_rule(const bnn_update *u, const struct block *b, i64 n) 
     if (u->rule == BNN_SGD) return sgd_step(u, b->w, b->dw, b->next_w, n);
     if (u->rule == BNN_MOMENTUM)
         return momentum_step(u, b->w, b->dw, b->m, b->next_w, b->next_m, n);
+    if (u->rule == BNN_RMS_PROP)
+        return rms_prop_step(u, b->w, b->dw, b->v, b->next_w, b->next_v, n);
     if (u->rule == BNN_FIRST_MOMENT)
         return first_moment_step(u, b->w, b->dw, b->m, b->next_w, b->next_m, n);
     return adam_step(u, b->w, b->dw, b->m, b->v, b->next_w, b->next_m, b->next_v, n);

@@ -69,6 +69,7 @@ def test_adam(dtype: type[np.floating]):
 IN_PYTORCH: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {}),
     "sgd": ("SGD", {"momentum": 0.9}),
+    "rmsprop": ("RMSprop", {}),
 }
 
 

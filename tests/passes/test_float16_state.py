@@ -44,6 +44,7 @@ OPTIMIZERS: dict[str, dict[str, object]] = {
     "momentum": {"momentum": 0.9},
     "adam": {"optimizer": "adam"},
     "adamw": {"optimizer": "adamw"},
+    "rmsprop": {"optimizer": "rmsprop"},
 }
 
 

@@ -54,6 +54,12 @@ def _momentum(lr: float, step: int, attributes: Attributes) -> Mapping[str, floa
     return {"rate": lr, "keep1": number(attributes, "momentum")}
 
 
+def _rms_prop(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
+    alpha = number(attributes, "alpha")
+    epsilon = number(attributes, "epsilon")
+    return {"rate": lr, "keep2": alpha, "take2": 1 - alpha, "epsilon": epsilon}
+
+
 def _adam(lr: float, step: int, attributes: Attributes) -> Mapping[str, float]:
     beta1, beta2 = number(attributes, "beta1"), number(attributes, "beta2")
     return {
@@ -114,6 +120,7 @@ RULES: dict[str, Rule] = {
     "AdamWStep": Rule(2, _adamw, ("m", "v"), counts_steps=True),
     "FirstMomentStep": Rule(3, _first_moment, ("m",), counts_steps=True),
     BOP: Rule(4, _bop, ("m",)),
+    "RmsPropStep": Rule(5, _rms_prop, ("v",)),
 }
 
 

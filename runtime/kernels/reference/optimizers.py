@@ -28,6 +28,33 @@ def momentum_step(
     return sgd_step(w, next_m, lr), next_m
 
 
+def rms_prop_step(
+    w: Array, dw: Array, v: Array, lr: Array, *, alpha: float, epsilon: float
+) -> tuple[Array, Array]:
+    """Return next_w = w - lr dw / (sqrt(next_v) + epsilon) and next_v of RMSprop.
+
+    Parameters
+    ----------
+    w, dw, v : the same shape, float
+    lr : scalar
+    """
+    next_v = _mean_square(dw, v, alpha)
+    bottom = np.asarray(np.sqrt(next_v))
+    bottom += epsilon
+    next_w = np.asarray(dw * lr)
+    next_w /= bottom
+    np.subtract(w, next_w, out=next_w)
+    return next_w, next_v
+
+
+def _mean_square(dw: Array, v: Array, keep: float) -> Array:
+    """keep v + (1 - keep) dw^2."""
+    next_v = np.asarray(dw * dw)
+    next_v *= 1 - keep
+    next_v += v * keep
+    return next_v
+
+
 def _first_moment(dw: Array, m: Array, beta1: float) -> Array:
     """beta1 m + (1 - beta1) dw."""
     next_m = np.asarray(m * beta1)
@@ -37,10 +64,7 @@ def _first_moment(dw: Array, m: Array, beta1: float) -> Array:
 
 def _moments(dw: Array, m: Array, v: Array, beta1: float, beta2: float) -> tuple[Array, Array]:
     """Adam's two moments: next_m, and next_v = beta2 v + (1 - beta2) dw^2."""
-    next_v = np.asarray(dw * dw)
-    next_v *= 1 - beta2
-    next_v += v * beta2
-    return _first_moment(dw, m, beta1), next_v
+    return _first_moment(dw, m, beta1), _mean_square(dw, v, beta2)
 
 
 def adam_step(
@@ -274,6 +298,7 @@ def half_bop_step(
 RULES: dict[str, Kernel] = {
     "SgdStep": sgd_step,
     "MomentumStep": momentum_step,
+    "RmsPropStep": rms_prop_step,
     "AdamStep": adam_step,
     "AdamWStep": adamw_step,
     "FirstMomentStep": first_moment_step,
