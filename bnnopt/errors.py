@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST = 1000  # characters of a message
+
 
 class BnnoptError(Exception):
     """Base of all errors that are not a defect in bnnopt.
+
+    A message is one line of at most `LONGEST` characters, whatever names and reasons of others
+    are in it: a longer one loses its middle.
 
     Attributes
     ----------
@@ -19,6 +24,12 @@ class BnnoptError(Exception):
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        if len(line) > LONGEST:
+            line = f"{line[: LONGEST // 2]} .. {line[-LONGEST // 3 :]}"
+        super().__init__(line)
 
 
 class UsageError(BnnoptError):

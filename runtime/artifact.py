@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bnnopt.errors import ArtifactError
+from bnnopt.runtime.artifact_check import checked_fields
 from bnnopt.runtime.files import StrPath, check_regular, reason_of, replacing, shown_path
 from bnnopt.runtime.format import (
     ARTIFACT_FILE,
@@ -53,7 +54,10 @@ def read_artifact(folder: StrPath) -> Artifact:
         raise ArtifactError(f"{path}: format {version}, expected {FORMAT}; optimize again")
     if checksum != fields_checksum(fields):
         raise ArtifactError(f"{path}: is not as it was written; {AGAIN}")
-    return Artifact(**fields)
+    try:
+        return checked_fields(fields)
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}; optimize again") from None
 
 
 def check_files(folder: StrPath, artifact: Artifact, names: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -16,6 +17,12 @@ from bnnopt.runtime.kernels.compiled.table import COMPILED
 
 # Operators whose values may need more than the plan has for them.
 GROWING = frozenset(name for name, kernel in COMPILED.items() if kernel.grows)
+
+# What kernels raise for a program that does not fit them, and for memory that is not there.
+_UNABLE = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
+    *(MemoryError, ctypes.ArgumentError),
+)
 
 Array = NDArray[np.generic]
 Observer = Callable[[StepSpec, tuple[Array, ...]], None]
@@ -131,7 +138,7 @@ class Executor:
                 self._spill.release(position, step, values)
         except NotFinite:
             raise DivergedError(f"{self._updated(step)!r} would not be finite") from None
-        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+        except _UNABLE as error:
             raise _refusal(step, error) from None
 
     def _updated(self, step: StepSpec) -> str:

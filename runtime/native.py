@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from bnnopt.errors import ArtifactError
 from bnnopt.runtime.artifact import read_program, read_tensors
 from bnnopt.runtime.executor import (
     Array,
@@ -19,7 +21,9 @@ from bnnopt.runtime.executor import (
 )
 from bnnopt.runtime.format import CONSTANTS_FILE, EVALUATION, TRAINING, program_file
 from bnnopt.runtime.library import default_threads, set_threads
-from bnnopt.runtime.program_check import check_runnable
+from bnnopt.runtime.memory import check_memory
+from bnnopt.runtime.program_check import check_runnable, check_same_data
+from bnnopt.units import size
 
 
 class Memory(NamedTuple):
@@ -79,8 +83,10 @@ class NativeBackend:
         self.evaluation = read_program(folder, EVALUATION)
         buffers = {"persistent": persistent, "constant": constants}
         for kind, program in ((TRAINING, self.training), (EVALUATION, self.evaluation)):
-            check_runnable(program, buffers, os.path.join(folder, program_file(kind)))
-        self.arena = aligned_empty(max(self.training.arena_bytes, self.evaluation.arena_bytes))
+            file = os.path.join(folder, program_file(kind))
+            check_runnable(program, buffers, file, trains=kind == TRAINING)
+        check_same_data(self.training, self.evaluation, folder)
+        self.arena = _arena(max(self.training.arena_bytes, self.evaluation.arena_bytes), folder)
         self._train = Executor(self.training, persistent, constants, self.arena)
         self._predict = Executor(self.evaluation, persistent, constants, self.arena)
 
@@ -110,3 +116,15 @@ class NativeBackend:
         """The network's first output for one batch."""
         set_threads(self._threads)
         return np.array(self._predict.run({"data": data}, batch)[0])
+
+
+def _arena(n_bytes: int, folder: str) -> NDArray[np.uint8]:
+    """The memory of a step's values; asked for at once, taken page by page as steps write to it."""
+    check_memory(n_bytes, f"{folder}: a step")
+    try:
+        return aligned_empty(n_bytes)
+    except MemoryError:
+        raise ArtifactError(
+            f"{folder}: a step needs {size(n_bytes)} of memory, more than there is left; optimize "
+            "with a smaller --batch-size or a higher level"
+        ) from None

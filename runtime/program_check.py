@@ -7,6 +7,7 @@ buffer, every step reads and writes values that are there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError
 from bnnopt.runtime.format import Program, StepSpec, ValueSpec
+from bnnopt.runtime.kernels.operands import Operands, misfit
 
 ALIGNMENT = 64  # bytes
 DTYPES = frozenset(
@@ -21,21 +23,17 @@ DTYPES = frozenset(
     | {"int8", "int16", "int32", "int64"}
 )
 ROLES = frozenset({"data", "labels", "rate", "step"})
+SCALARS = {"rate": "float32", "step": "int64"}
 MAX_RANK = 16
-# Where x (N, C, ...), w (M, C / group, ...) and y (N, M, ...) of real convolutions are: an input,
-# or -1 for the first output.
-CONVOLUTIONS = {
-    "Conv": (0, 1, -1),
-    "RealConv": (0, 1, -1),
-    "ConvInputGrad": (-1, 1, 0),
-    "ConvWeightGrad": (0, -1, 1),
-}
-FUSED_STEP = (1, 0, 2)  # of a weight gradient and the step of an optimiser
 MAX_ELEMENTS = 1 << 48
+MAX_INTEGER = 1 << 63
 
 
 def check_runnable(
-    program: Program, buffers: Mapping[str, Mapping[str, NDArray[np.generic]]], where: str
+    program: Program,
+    buffers: Mapping[str, Mapping[str, NDArray[np.generic]]],
+    where: str,
+    trains: bool,
 ) -> None:
     """Refuse a program that would leave its memory.
 
@@ -47,6 +45,8 @@ def check_runnable(
         Those outside of the arena, by place and name.
     where : str
         Its file, for the message.
+    trains : bool
+        Whether it is a training step, which takes labels, a rate and the number of the step.
 
     Raises
     ------
@@ -59,10 +59,27 @@ def check_runnable(
             _check_value(spec, program, buffers)
         for step in program.steps:
             _check_step(step, program)
+        _check_inputs(program, trains)
     except _MisfitError as error:
         raise ArtifactError(f"{where}: {error}; optimize again") from None
     except (AttributeError, TypeError, ValueError, LookupError) as error:
         raise ArtifactError(f"{where}: is no program ({error!r}); optimize again") from None
+
+
+def check_same_data(training: Program, evaluation: Program, where: str) -> None:
+    """Refuse programs that do not take the same samples: a session feeds either.
+
+    Raises
+    ------
+    ArtifactError
+        If their inputs differ.
+    """
+    taken = [
+        [(*p.values[i][:2], p.values[i].shape_at(1)[1:]) for i in p.roles["data"]]
+        for p in (training, evaluation)
+    ]
+    if taken[0] != taken[1]:
+        raise ArtifactError(f"{where}: training and evaluation differ in inputs; optimize again")
 
 
 class _MisfitError(Exception):
@@ -83,6 +100,24 @@ def _check_whole(program: Program) -> None:
     used = [*fed, *program.outputs, *program.gradients.values()]
     _require(all(_is_count(i) and i < n for i in used), f"an input or output is none of {n} values")
     _require(bool(program.outputs), "it has no output")
+    _require(_is_count(program.scores, -1) and program.scores < n, f"scores are {program.scores!r}")
+    _require(type(program.fixed_batch) is bool, f"fixed_batch is {program.fixed_batch!r}")
+
+
+def _check_inputs(program: Program, trains: bool) -> None:
+    """What a session feeds: samples and labels along the first axis, a rate, a number."""
+    for role, indices in program.roles.items():
+        _require(role == "data" or trains or not indices, f"it takes {role}, but does not train")
+        _require(role == "data" or len(indices) <= 1, f"it takes {len(indices)} inputs of {role}")
+        for spec in (program.values[i] for i in indices):
+            name, shape = f"input {spec.name!r}", spec.shape_at(program.batch_size)
+            _require(spec.place == "arena", f"{name} lies in {spec.place!r}")
+            if role in SCALARS:
+                _require((spec.dtype, math.prod(shape)) == (SCALARS[role], 1), f"{name} is {spec}")
+            else:
+                fits = shape[:1] == (program.batch_size,) and min(spec.shape[1:], default=1) > 0
+                _require(fits, f"{name} has shape {list(spec.shape)}")
+    _require(bool(program.roles["data"]), "it takes no data")
 
 
 def _check_value(
@@ -91,6 +126,7 @@ def _check_value(
     buffers: Mapping[str, Mapping[str, NDArray[np.generic]]],
 ) -> None:
     name = f"value {spec.name!r}"
+    _require(isinstance(spec.name, str), f"{name} has no name")
     _require(spec.dtype in DTYPES, f"{name} is of type {spec.dtype!r}")
     is_shape = len(spec.shape) <= MAX_RANK and all(_is_count(d, None) and d for d in spec.shape)
     _require(is_shape, f"{name} has shape {list(spec.shape)}")
@@ -112,6 +148,9 @@ def _check_value(
 
 def _check_step(step: StepSpec, program: Program) -> None:
     name = f"step {step.name!r}"
+    texts = (step.operator, step.name, step.phase)
+    _require(all(isinstance(text, str) for text in texts), f"{name} is {texts}")
+    _require(all(map(_is_attribute, step.attributes.items())), f"{name} has {step.attributes}")
     used = [i for i in (*step.inputs, *step.outputs) if i != -1]
     n = len(program.values)
     _require(all(_is_count(i) and i < n for i in used), f"{name} uses none of {n} values")
@@ -119,48 +158,30 @@ def _check_step(step: StepSpec, program: Program) -> None:
     fits = _is_count(start) and _is_count(n_bytes) and start + n_bytes <= program.arena_bytes
     _require(fits, f"the scratch memory of {name} leaves the arena")
     _require(not step.is_view or len(used) >= 2, f"{name} is a view of nothing")
-    places = CONVOLUTIONS.get(step.operator)
-    if step.operator.startswith("Conv") and step.operator.endswith("Step"):
-        places = FUSED_STEP if "Bop" not in step.operator else None  # whose weights are bits
-    if places is not None:
-        _check_convolution(step, program, places)
+    _check_operands(step, program)
 
 
-def _check_convolution(step: StepSpec, program: Program, places: tuple[int, int, int]) -> None:
-    """Its kernel takes the geometry from two of x, w and y, and reads the third by it."""
-    values = [*step.inputs, *step.outputs]
-    first = len(step.inputs)
-    x, w, y = (
-        program.values[values[i if i >= 0 else first - i - 1]].shape_at(program.batch_size)
-        for i in places
+def _check_operands(step: StepSpec, program: Program) -> None:
+    """Compare what its kernel takes its geometry from with the rest of what it reads and writes."""
+    inputs, outputs = (
+        [None if i < 0 else program.values[i].shape_at(program.batch_size) for i in indices]
+        for indices in (step.inputs, step.outputs)
     )
-    group, n = int(step.attributes.get("group", 1)), len(x) - 2  # type: ignore[arg-type]
-    fits = n > 0 and len(w) == len(y) == len(x) and group > 0
-    fits = fits and (x[0], w[0], w[1] * group) == (y[0], y[1], x[1]) and w[0] % group == 0
-    _require(fits and _fits_windows(step, x, w, y), f"step {step.name!r}: {x}, {w} give no {y}")
+    try:
+        problem = misfit(step.operator, Operands(inputs, outputs, step.attributes))
+    except ValueError as error:
+        problem = str(error)
+    except (ArithmeticError, LookupError, TypeError) as error:
+        problem = repr(error)
+    _require(not problem, f"step {step.name!r} ({step.operator}) cannot run: {problem}")
 
 
-def _fits_windows(
-    step: StepSpec, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]
-) -> bool:
-    n = len(x) - 2
-    strides, dilations = (_ints(step, name, [1] * n) for name in ("strides", "dilations"))
-    pads = _ints(step, "pads", [0] * 2 * n)
-    if (len(strides), len(dilations), len(pads)) != (n, n, 2 * n) or min(strides + dilations) < 1:
-        return False
-    if step.attributes.get("auto_pad", "NOTSET") != "NOTSET":
-        return all(a == -(-b // s) for a, b, s in zip(y[2:], x[2:], strides, strict=True))
-    return all(
-        y[i + 2]
-        == (x[i + 2] + pads[i] + pads[n + i] - dilations[i] * (w[i + 2] - 1) - 1) // strides[i] + 1
-        for i in range(n)
-    )
-
-
-def _ints(step: StepSpec, name: str, default: list[int]) -> list[int]:
-    found = step.attributes.get(name, default)
-    assert isinstance(found, list)
-    return [int(number) for number in found]
+def _is_attribute(entry: tuple[object, object]) -> bool:
+    """Whether a name and a value are those of an attribute; integers fit C's."""
+    name, value = entry
+    members = value if isinstance(value, list) else [value]
+    fit = (isinstance(m, str | float) or (type(m) is int and abs(m) < MAX_INTEGER) for m in members)
+    return isinstance(name, str) and all(fit)
 
 
 def _is_count(number: object, least: int | None = 0) -> bool:

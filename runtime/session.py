@@ -19,6 +19,7 @@ from bnnopt.runtime.artifact import (
     tensors_checksum,
     write_tensors,
 )
+from bnnopt.runtime.artifact_check import persistent_bytes
 from bnnopt.runtime.executor import Observer
 from bnnopt.runtime.feeding import (
     Data,
@@ -35,6 +36,7 @@ from bnnopt.runtime.files import StrPath, reason_of, shown_path
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, StepSpec, ValueSpec, has_half_gradients
 from bnnopt.runtime.guard import Feeds, Guard, is_finite
 from bnnopt.runtime.library import MAX_THREADS
+from bnnopt.runtime.memory import check_memory
 from bnnopt.runtime.native import Memory, NativeBackend
 from bnnopt.runtime.pruning import Pruning
 
@@ -602,6 +604,7 @@ def _filled(array: Array, n: int) -> Array:
 
 def _initial_buffers(folder: str, artifact: Artifact) -> dict[str, Array]:
     check_files(folder, artifact, [WEIGHTS_FILE])
+    check_memory(persistent_bytes(artifact), f"{folder}: weights and optimiser state")
     weights, _ = read_tensors(os.path.join(folder, WEIGHTS_FILE))
     return {
         name: np.array(weights[name]) if name in weights else np.zeros(shape, artifact.dtypes[name])

@@ -90,7 +90,7 @@ def test_the_device_side_imports_numpy_and_safetensors() -> None:
         for file, module in of_room("runtime")
         if module.split(".")[0] not in DEVICE | set(sys.stdlib_module_names)
     }
-    assert {module.split(".")[1] for _, module in others} == {"errors", "runtime"}
+    assert {module.split(".")[1] for _, module in others} == {"errors", "runtime", "units"}
     using = {file for file, module in of_room("runtime") if module.startswith("onnxruntime")}
     assert using == {"onnxruntime_backend.py"}
 

@@ -174,7 +174,7 @@ def _check_exporter(model: onnx.ModelProto, path: Path) -> None:
 def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, *INVALID) as error:
         raise ModelError(
             f"{path}: its external data cannot be read: {one_line(error)}; copy the data file "
             "along with the model"

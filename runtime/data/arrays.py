@@ -18,7 +18,6 @@ from bnnopt.runtime.data.dataset import Dataset, Samples
 Array = NDArray[Any]
 TARGETS = "y"
 _LOCAL_HEADER = struct.Struct("<26xHH")  # its length up to here is 30; lengths of name and extra
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, struct.error)
 
 
 def read_npz(path: str) -> Dataset:
@@ -36,7 +35,7 @@ def read_npz(path: str) -> Dataset:
         with zipfile.ZipFile(path) as file:
             names = [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]
             arrays: dict[str, Array] = {n: _member(file, path, f"{n}.npy") for n in names}
-    except _UNREADABLE as error:
+    except Exception as error:  # whatever numpy, zipfile, zlib and tokenize raise
         raise UsageError(f"{path}: not an .npz file, or cut short ({error})") from None
     return from_arrays(arrays, path)
 
@@ -83,7 +82,7 @@ def from_arrays(arrays: Mapping[str, Samples], source: str) -> Dataset:
 def _mapped(path: str) -> Array:
     try:
         return cast(Array, np.load(path, mmap_mode="r", allow_pickle=False))
-    except _UNREADABLE as error:
+    except Exception as error:  # as above
         raise UsageError(f"{path}: not an .npy file, or cut short ({error})") from None
 
 

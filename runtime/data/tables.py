@@ -15,6 +15,7 @@ from bnnopt.errors import UsageError
 from bnnopt.runtime.data.dataset import Dataset
 
 LABELS = ("label", "class", "target", "y")
+_MOST_DIGITS = 19  # of a label; longer ones are words
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": " "}
 
 
@@ -94,7 +95,7 @@ def _label_column(header: Sequence[str], n_columns: int) -> int:
 
 
 def _targets(labels: Sequence[str]) -> tuple[NDArray[Any], list[str]]:
-    if all(label.lstrip("-").isdecimal() for label in labels):
+    if all(label.lstrip("-").isdecimal() and len(label) < _MOST_DIGITS for label in labels):
         return np.array([int(label) for label in labels]), []
     if all(_is_number(label) for label in labels):
         return np.array([float(label) for label in labels], np.float32), []
