@@ -31,6 +31,8 @@ class Schedule(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         present = list(step.graph)
+        if not present:  # an output that is an input
+            return 0
         peak, alive = make_plan(step).peak_bytes, max(live_bytes(step))
         reorder(step, memory_order(step))
         found = make_plan(step).peak_bytes

@@ -44,8 +44,9 @@ def _check_buffers(about: Artifact) -> None:
     known = about.persistent.keys()
     pruned = about.pruning["weights"] if about.pruning is not None else ()
     named = {*about.dtypes, *about.weights, *about.latent, *about.packed, *pruned}
-    if not named <= known or about.dtypes.keys() != known:
-        raise ValueError(f"{sorted(named ^ known)[0]!r} is no weight or state of it")
+    strange = sorted((named - known) | (known ^ about.dtypes.keys()))
+    if strange:
+        raise ValueError(f"{strange[0]!r} is no weight or state of it")
     for name, shape in about.packed.items():
         expected = [*shape[:1], -(-math.prod(shape[1:]) // 8)]
         if list(about.persistent[name]) != expected or about.dtypes[name] != "uint8":

@@ -105,7 +105,7 @@ def _check_whole(program: Program) -> None:
 
 
 def _check_inputs(program: Program, trains: bool) -> None:
-    """What a session feeds: samples and labels along the first axis, a rate, a number."""
+    """What a session feeds: samples along the first axis, labels, a rate, a number."""
     for role, indices in program.roles.items():
         _require(role == "data" or trains or not indices, f"it takes {role}, but does not train")
         _require(role == "data" or len(indices) <= 1, f"it takes {len(indices)} inputs of {role}")
@@ -114,7 +114,7 @@ def _check_inputs(program: Program, trains: bool) -> None:
             _require(spec.place == "arena", f"{name} lies in {spec.place!r}")
             if role in SCALARS:
                 _require((spec.dtype, math.prod(shape)) == (SCALARS[role], 1), f"{name} is {spec}")
-            else:
+            elif role == "data":
                 fits = shape[:1] == (program.batch_size,) and min(spec.shape[1:], default=1) > 0
                 _require(fits, f"{name} has shape {list(spec.shape)}")
     _require(bool(program.roles["data"]), "it takes no data")

@@ -147,6 +147,12 @@ class TrainingSession:
         self._backend = _open_backend(
             self._folder, self._artifact, backend, self._persistent, threads
         )
+        if self._backend.training.batch_size != self._artifact.batch_size:
+            raise ArtifactError(
+                f"{self._folder}: its program is for batches of "
+                f"{self._backend.training.batch_size}, not {self._artifact.batch_size}; optimize "
+                "again"
+            )
         self._index_bounds = index_bounds(self._backend.training)
         self._is_scaled = has_half_gradients(self._backend.training)
         self._guard = Guard(self._backend.training, self._persistent)

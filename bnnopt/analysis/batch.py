@@ -42,6 +42,8 @@ def scaled(value: ir.Value, larger: ir.Value, batch_size: int) -> tuple[int, ...
 
     `larger` is the same value in the larger graph. None if an axis grows in another way.
     """
+    if len(dims(value)) != len(dims(larger)):
+        return None
     shape = []
     for size, more in zip(dims(value), dims(larger), strict=True):
         factor = more - size

@@ -336,4 +336,10 @@ def _classes(training: TrainingStep, evaluation: TrainingStep) -> int:
     labels = training.inputs(Role.LABELS)
     if not labels or labels[0].dtype != ir.DataType.INT64:
         return 0
-    return dims(evaluation.loss)[1]
+    shape = dims(evaluation.loss)
+    if len(shape) < 2:  # of a folder of artifacts; a forward graph is compared with its loss
+        raise ModelError(
+            f"output {evaluation.loss.name!r} has shape {list(shape)}, but labels are of classes: "
+            "expected (batch, classes); generate the artifacts again"
+        )
+    return shape[1]

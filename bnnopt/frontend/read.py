@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from numpy.typing import NDArray
 
 from bnnopt.errors import ModelError
+from bnnopt.frontend.size import check_size
 from bnnopt.ops import MIN_OPSET
 from bnnopt.runtime.files import check_regular, reason_of, shown_path
 
@@ -64,6 +65,7 @@ def own_graph(path: Path) -> onnx.ModelProto:
     """
     model = parse(path)
     _load_external_data(model, path)
+    check_size(model, path)
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
@@ -76,6 +78,7 @@ def checked(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         If it breaks the ONNX rules, or is of an opset that is not supported.
     """
     opset = _checked_opset(model, path)
+    check_size(model, path)
     try:
         onnx.checker.check_model(model)
         model = onnx.inliner.inline_local_functions(model) if model.functions else model

@@ -321,6 +321,13 @@ class _Split:
         version = self.model.ir_version
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=version)
         model = checked(model, self.path)
+        made = {name for node in model.graph.node for name in node.output}
+        lost = [name for name in self.exported if name not in made]
+        if lost:
+            raise ModelError(
+                f"{self.path}: the backward pass reads {lost[0]!r}, which no forward node of a kind "
+                "that is known gives; generate the artifacts again"
+            )
         del model.graph.output[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.exported)
         return model

@@ -13,7 +13,13 @@ from bnnopt.ops.operator import DOMAIN, InferenceError, TypedDims, dims
 from bnnopt.ops.registry import OPERATORS
 from bnnopt.ops.shapes import check_inputs, check_outputs
 
-INVALID = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError)
+# What onnx raises for a node that breaks its rules; ValueError for an element type of 0.
+INVALID = (
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    RuntimeError,
+    ValueError,
+)
 
 
 @functools.cache

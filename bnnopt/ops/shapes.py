@@ -407,6 +407,13 @@ OUTPUT_RULES: Mapping[str, Rule] = {"Reshape": reshape, "Split": split}
 """By operator, how the outputs that were inferred must fit the inputs."""
 
 
+SWITCHES = frozenset(
+    {"allowzero", "ceil_mode", "count_include_pad", "exclusive", "keepdims", "noop_with_empty_axes"}
+    | {"reverse", "select_last_index", "storage_order", "training_mode", "transA", "transB"}
+)
+"""Attributes that are 0 or 1; what another number means depends on who reads it."""
+
+
 def check_inputs(node: ir.Node) -> None:
     """Compare what a node of the standard domain reads.
 
@@ -415,6 +422,10 @@ def check_inputs(node: ir.Node) -> None:
     ShapeError
         Saying what was found and what was expected.
     """
+    for name in SWITCHES & node.attributes.keys():
+        found = node.attributes[name].value
+        if found not in (0, 1):
+            raise ShapeError(f"{name} is {found!r}, expected 0 or 1")
     if node.op_type in RULES and _are_static(node.inputs):
         RULES[node.op_type](Operands(node))
 

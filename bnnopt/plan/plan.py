@@ -110,7 +110,7 @@ def _alive(step: TrainingStep, everything: list[Buffer]) -> list[int]:
 def _at_peak(step: TrainingStep, everything: list[Buffer]) -> dict[VariableClass, dict[str, int]]:
     """Bytes alive at the fullest moment of the arena, by class and type."""
     alive = _alive(step, everything)
-    fullest = max(range(len(alive)), key=alive.__getitem__)
+    fullest = max(range(len(alive)), key=alive.__getitem__, default=0)
     totals: dict[VariableClass, dict[str, int]] = {kind: {} for kind in VariableClass}
     for buffer, kind in classify(step, everything).items():
         if buffer.persistent or buffer.first <= fullest <= buffer.last:

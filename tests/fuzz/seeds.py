@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -85,10 +87,16 @@ def make_seeds(folder: Path) -> None:
     for name, (network, options) in FOLDERS.items():
         path = folder / f"{network}.onnx"
         path.write_bytes(model_bytes(network))
-        bnnopt.optimize(path, batch_size=BATCH, **options).save(folder / name)
+        with without_portable_graphs():
+            bnnopt.optimize(path, batch_size=BATCH, **options).save(folder / name)
         session = TrainingSession(folder / name, threads=1)
         session.step(*batch(session))
         session.save(folder / f"{name}.safetensors", {"place": "seed"})
+
+
+def without_portable_graphs() -> AbstractContextManager[object]:
+    """Save folders without those for onnxruntime: they take most of the time, and no step."""
+    return mock.patch("bnnopt.artifact.write.portable_model", lambda step, _: step.model)
 
 
 def batch(session: TrainingSession, n: int | None = None, seed: int = 0) -> tuple[Any, Any]:

@@ -15,7 +15,6 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 import onnx
@@ -90,8 +89,7 @@ def use_model(folder: Path, _: Path) -> bool:
     planned = compiled.report.optimized.peak_bytes
     if planned > PLANNED:
         return True
-    # The graphs for onnxruntime take most of the time, and are no part of a step.
-    with mock.patch("bnnopt.artifact.write.portable_model", lambda step, _: step.model):
+    with seeds.without_portable_graphs():
         compiled.save(folder / "out")
     allow(planned)
     return use_session(TrainingSession(folder / "out", threads=1))

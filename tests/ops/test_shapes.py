@@ -78,6 +78,7 @@ FORMS: dict[str, tuple[Form, list[Form]]] = {
             Form("y = Gemm <transB = 1> (x, w, b)", (2, 4), {"w": (3, 4), "b": (4,)}),
             Form("y = Gemm <transB = 1> (x, w, b)", (2, 4), {"w": (3, 4), "b": (5, 3)}),
             Form("y = Gemm <transB = 1> (x, w, b)", (2, 4), {"w": (3, 4), "b": (1, 2, 3)}),
+            Form("y = Gemm <transB = 2> (x, w, b)", (2, 4), {"w": (3, 4), "b": (3,)}, stock=False),
         ],
     ),
     "MatMul": (

@@ -17,6 +17,7 @@ from bnnopt.errors import ArtifactError
 from bnnopt.models import names
 from bnnopt.runtime.format import fields_checksum, file_checksum
 from tests.graphs import write
+from tests.passes.networks import NETWORKS
 from tests.zoo import build_small
 
 PLAN = "training.plan.json"
@@ -105,6 +106,63 @@ def test_a_step_that_no_kernel_runs(whole: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ArtifactError, match=r"\(Unheard\): cannot run"):
         session.step([[[[0.0] * 8] * 8] * 3] * 4, [0, 1, 2, 0])
+
+
+# Packed operands: a network, the level, and an edit of a value that a kernel reads or writes whose
+# geometry is another operand's.
+def shorter(name: str, which: int = -1) -> Edit:
+    """An operand of the first step of this operator is half as long along its last axis."""
+
+    def edit(program: dict[str, Any]) -> None:
+        entry = step(program, name)
+        indices = [i for i in (*entry["inputs"], *entry["outputs"]) if i >= 0]
+        spec = program["values"][indices[which]]
+        spec["shape"] = [*spec["shape"][:-1], spec["shape"][-1] // 2 or 1]
+
+    return edit
+
+
+def attribute(name: str, **numbers: Any) -> Edit:
+    return lambda program: step(program, name)["attributes"].update(numbers)
+
+
+PACKED: dict[str, list[Edit]] = {
+    "binary-O2": [
+        *(shorter("BinaryConvInputGrad", i) for i in (0, 1, 2)),
+        *(shorter("BinaryConvSign", i) for i in (0, 1, 2)),
+        *(shorter("BinaryConv", i) for i in (0, 1, 2)),
+        *(shorter("BinaryGemm", i) for i in (0, 1, 2)),
+        *(shorter("L1BatchNormalizationSigns", i) for i in (0, 1, -1)),
+        *(shorter("BatchNormalizationSignsGrad", i) for i in (0, 1, 2, 3, 5)),
+        *(shorter("PackedMaxPoolGrad", i) for i in (0, 1, 2)),
+        shorter("PackedMaxPool"),
+        attribute("BinaryConv", x_shape=[64, 6, 6]),
+        attribute("BinaryConv", w_shape=[4, 5, 5]),
+        attribute("BinaryConv", pads=[4, 4, 4, 4]),
+        attribute("BinaryConv", strides=[0, 0]),
+        attribute("BinaryConv", dilations=[1 << 40, 1]),
+        attribute("BinaryConv", group=2),
+        attribute("BinaryGemm", x_shape=[1 << 20]),
+        attribute("BinaryConvSign", kernel_shape=[9, 9]),
+    ],
+    "relu-O1": [
+        *(shorter("BitmapPack", i) for i in (0, 1)),
+        *(shorter("BitmapReluGrad", i) for i in (0, 1, 3)),
+        *(shorter("BitmapConvWeightGrad", i) for i in (0, 2)),
+        attribute("BitmapConvWeightGrad", shape=[40, 7, 7]),
+    ],
+}
+
+
+@pytest.mark.parametrize("network", PACKED)
+def test_packed_operands_that_are_too_small(network: str, tmp_path: Path) -> None:
+    name, level = network.split("-")
+    path = write(*NETWORKS[name], tmp_path)
+    bnnopt.optimize(path, batch_size=4, level=level).save(tmp_path / "whole")
+    for number, edit in enumerate(PACKED[network]):
+        folder = crafted(tmp_path / "whole", tmp_path / f"{number}", edit)
+        with pytest.raises(ArtifactError, match=r"cannot run|its buffer|leaves the arena"):
+            TrainingSession(folder)
 
 
 @pytest.mark.slow
