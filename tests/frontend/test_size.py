@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -25,8 +26,7 @@ def nested(depth: int, times: int) -> onnx.ModelProto:
         called, domain = (f"Level{level - 1}", "local") if level else ("Relu", "")
         names = ["a0", *(f"a{i + 1}" for i in range(times))]
         nodes = [
-            helper.make_node(called, [a], [b], domain=domain)
-            for a, b in zip(names, names[1:], strict=False)
+            helper.make_node(called, [a], [b], domain=domain) for a, b in itertools.pairwise(names)
         ]
         made = helper.make_function("local", f"Level{level}", ["a0"], names[-1:], nodes, IMPORTS)
         model.functions.append(made)

@@ -77,8 +77,8 @@ def _view_apart(self: Executor, index: int, batch: int) -> Any:
 
 def _tight(n_bytes: int) -> Any:
     """Aligned memory that ends where it says; never given back."""
-    allocate = ctypes.CDLL(None).aligned_alloc
-    allocate.restype, allocate.argtypes = ctypes.c_void_p, [ctypes.c_size_t] * 2
-    address = allocate(64, max(n_bytes, 1))
-    assert address, "no memory"
-    return np.frombuffer((ctypes.c_char * n_bytes).from_address(address), np.uint8)
+    address = ctypes.c_void_p()
+    size = ctypes.c_size_t(max(n_bytes, 1))
+    failed = ctypes.CDLL(None).posix_memalign(ctypes.byref(address), ctypes.c_size_t(64), size)
+    assert not failed, "no memory"
+    return np.frombuffer((ctypes.c_char * n_bytes).from_address(address.value), np.uint8)
