@@ -325,8 +325,8 @@ class _Split:
         lost = [name for name in self.exported if name not in made]
         if lost:
             raise ModelError(
-                f"{self.path}: the backward pass reads {lost[0]!r}, which no forward node of a kind "
-                "that is known gives; generate the artifacts again"
+                f"{self.path}: the backward pass reads {lost[0]!r}, which no forward node of a "
+                "kind that is known gives; generate the artifacts again"
             )
         del model.graph.output[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.exported)
