@@ -10,12 +10,13 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.autodiff.backward import FLOATS, differentiate
+from bnnopt.autodiff.chance import draw, masked, substitute, take_middle, train_dropout
 from bnnopt.autodiff.imported import import_backward, recognize_estimators
 from bnnopt.autodiff.losses import PLAIN, LossOptions, add_loss
 from bnnopt.autodiff.optimizers import Optimizer, Updater
 from bnnopt.autodiff.selection import Selection
 from bnnopt.errors import ModelError
-from bnnopt.frontend import EXPORT_COMMAND, ForwardGraph, TrainingArtifacts, setting
+from bnnopt.frontend import EXPORT_COMMAND, ForwardGraph, TrainingArtifacts
 from bnnopt.metadata import Key
 from bnnopt.ops import DOMAIN, DOMAIN_VERSION, Emitter, functions_for, traits
 from bnnopt.training_step import (
@@ -26,7 +27,6 @@ from bnnopt.training_step import (
     readers,
     role,
     set_role,
-    step_input,
 )
 
 IR_VERSION = 10  # the first with metadata on nodes and values
@@ -175,18 +175,25 @@ def _note_untrained(forward: ForwardGraph, names: list[str]) -> None:
 
 
 def build_evaluation(forward: ForwardGraph) -> TrainingStep:
-    """The network with running statistics and without dropout; its outputs are the file's own."""
+    """The network with running statistics and without chance; its outputs are the file's own.
+
+    A dropout is none, nor is a product with a random mask (stochastic depth); any other random
+    number is the middle of its range: a stochastic sign is the sign then, a noise around 0 is 0.
+    """
     model = _copy(forward)
     graph = model.graph
     _take_values(graph)
     for node in list(graph):
         if node.op_type == "BatchNormalization":
             _use_running_statistics(node)
-        elif node.op_type == "Dropout":
-            source = node.inputs[0]
-            assert source is not None
+        source = node.inputs[0] if node.op_type == "Dropout" else masked(node)
+        if source is not None:
             node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)
             graph.remove(node, safe=True)
+    RemoveUnusedNodesPass()(model)  # what made the masks
+    emit = Emitter(graph, "forward")
+    for node in [node for node in graph if node.op_type == "RandomUniformLike"]:
+        take_middle(emit.fork("forward"), graph, node)
     return _finished(model)
 
 
@@ -257,7 +264,9 @@ def _to_training_mode(graph: ir.Graph, seed: int) -> list[tuple[ir.Value, ir.Val
         if node.op_type == "BatchNormalization" and _trains(node):
             _train_batch_norm(emit.fork("forward"), graph, node, latest)
         elif node.op_type == "Dropout":
-            _train_dropout(emit.fork("forward"), graph, node, seed + index)
+            train_dropout(emit.fork("forward"), graph, node, seed + index)
+        elif node.op_type == "RandomUniformLike":
+            draw(emit.fork("forward"), graph, node, seed + index)
     return [(output, target) for target, output in latest.items()]
 
 
@@ -304,35 +313,7 @@ def _train_batch_norm(
         if role(statistic) is Role.STATISTIC:
             output.name = emit.unique(f"{statistic.name}.next")
             latest[statistic] = output
-    _substitute(graph, node, emit)
-
-
-def _train_dropout(emit: Emitter, graph: ir.Graph, node: ir.Node, seed: int) -> None:
-    ratio = setting(node, 1, 0.5)
-    step = step_input(graph, emit.unique)
-    emit(
-        "Dropout",
-        *(node.inputs[0], step),
-        name=str(node.name),
-        n_outputs=2,
-        threshold=round(ratio * 2**32),
-        scale=1 / (1 - ratio),
-        seed=seed * 0x85EBCA77 % 2**32,
-    )
-    _substitute(graph, node, emit)
-
-
-def _substitute(graph: ir.Graph, node: ir.Node, emit: Emitter) -> None:
-    """Put the emitted node where `node` was; the first output keeps its name."""
-    (new,) = emit.nodes
-    new.outputs[0].name = node.outputs[0].name
-    new.name = node.name
-    graph.insert_before(node, emit.nodes)
-    for old, replacement in zip(node.outputs, new.outputs, strict=False):
-        if not old.uses() and not old.is_graph_output():
-            continue
-        old.replace_all_uses_with(replacement, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    substitute(graph, node, emit)
 
 
 def _finished(model: ir.Model) -> TrainingStep:

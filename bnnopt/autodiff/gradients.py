@@ -39,6 +39,7 @@ GRADIENTS: dict[str, Rule] = {
     "Cosh": functions.cosh,
     "CumSum": reductions.cum_sum,
     "Div": arithmetic.div,
+    "DrawUniform": shaping.shape_alone,
     "Dropout": activations.dropout,
     "Erf": activations.erf,
     "Exp": arithmetic.exp,

@@ -17,6 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from bnnopt.errors import ModelError, UsageError
 from bnnopt.frontend.composed import has_body, written_out
 from bnnopt.frontend.marks import GRADIENT, has_gradients, settle_marks, untrained
+from bnnopt.frontend.random_shapes import free_random
 from bnnopt.frontend.read import array_of, one_line
 from bnnopt.ops import (
     DOMAIN,
@@ -124,8 +125,10 @@ def normalize(
     for node in list(graph):
         if _is_needless(node):
             _bypass(graph, node)
-    for node in graph:
+    for node in list(graph):
         _free_batch(graph, node, batch)
+        if node.op_type == "RandomUniformLike":
+            free_random(graph, node, batch)
     return ForwardGraph(model, batch, arrays, has_gradients=written)
 
 
@@ -309,7 +312,7 @@ def _is_idle(node: ir.Node) -> bool:
     """An identity, a dropout that drops nothing, a cast to the type that the value has, or an
     average pool over single elements, as an adaptive pool may come out.
     """
-    if node.domain != "" or node.inputs[0] is None:
+    if node.domain != "" or not node.inputs or node.inputs[0] is None:
         return False
     if node.op_type == "Cast":
         return node.attributes["to"].as_int() == node.inputs[0].dtype

@@ -79,4 +79,26 @@ DROPOUT = Operator(
     in_place={0: 0},
 )
 
-OPERATORS = (RANDOM_BITS, DROPOUT)
+DRAW_UNIFORM = Operator(
+    summary="""u = low + scale f, f in [0, 1) being the first 24 of the 32 RandomBits of an element.
+
+    x: any shape and dtype, of which only the shape is read. step: int64 scalar. u: float32, the
+    shape of x; f is a multiple of 2^-24, so that nothing is rounded before the product.
+    """,
+    signature="DrawUniform <low, scale, seed> (x, step) => (u)",
+    body="""
+        bits = bnnopt.RandomBits <seed: int = @seed> (x, step)
+        dropped = Constant <value_int = 256> ()
+        kept = Div (bits, dropped)
+        real = Cast <to = 1> (kept)
+        unit = Constant <value_float = 5.9604644775390625e-08> ()
+        fraction = Mul (real, unit)
+        scale_value = Constant <value_float: float = @scale> ()
+        low_value = Constant <value_float: float = @low> ()
+        scaled = Mul (fraction, scale_value)
+        u = Add (scaled, low_value)
+    """,
+    type_rule=lambda node: [(ir.DataType.FLOAT, dims(node.inputs[0]))],
+)
+
+OPERATORS = (RANDOM_BITS, DROPOUT, DRAW_UNIFORM)

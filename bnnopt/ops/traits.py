@@ -80,6 +80,8 @@ class Traits:
         Reads a float16 map behind a cast.
     moves_halves : bool
         Takes float16 on onnxruntime as it is: it copies, casts, or asks for a shape.
+    draws : bool
+        What it gives is random.
     reads_shape : bool
         Reads no element.
     casts : bool
@@ -120,6 +122,7 @@ class Traits:
     follows_type: bool = False
     read_widened: bool = False
     moves_halves: bool = False
+    draws: bool = False
     reads_shape: bool = False
     casts: bool = False
     retains_input: bool = False
@@ -243,6 +246,8 @@ _OWN: dict[str, Traits] = {
     "ReluGrad": Traits(by_mask=True, compared_input=1, dy_input=0),
     "ApproxSignGrad": Traits(read_widened=True),
     "SwishSignGrad": Traits(read_widened=True),
+    "DrawUniform": Traits(draws=True),
+    "Dropout": Traits(draws=True),
     "RealConv": Traits(layer=Layer.CONV),
     "ConvInputGrad": Traits(dy_input=0, gives_dx=True),
     "ConvWeightGrad": Traits(dy_input=1, gives_dw=True),
@@ -312,5 +317,5 @@ def is_view(node: ir.Node) -> bool:
 
 def having(trait: str) -> frozenset[str]:
     """The names of all operators that have a trait, by the name of its attribute."""
-    rows, default = {**_STANDARD, **_OWN}, getattr(NONE, trait)
-    return frozenset(name for name, row in rows.items() if getattr(row, trait) != default)
+    rows, default = [*_STANDARD.items(), *_OWN.items()], getattr(NONE, trait)
+    return frozenset(name for name, row in rows if getattr(row, trait) != default)

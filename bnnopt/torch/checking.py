@@ -14,7 +14,7 @@ from torch import nn
 
 from bnnopt.artifact import REFERENCE_FILE, load_step
 from bnnopt.errors import UsageError, VerificationError
-from bnnopt.ops import dims, dtype
+from bnnopt.ops import dims, dtype, traits
 from bnnopt.passes import least_cosine
 from bnnopt.runtime.artifact import read_artifact, read_tensors
 from bnnopt.runtime.format import TRAINING, WEIGHTS_FILE
@@ -151,9 +151,9 @@ def compare_with_torch(
     with np.errstate(all="ignore"):
         buffers = _weights(step, module, folder)
         ran = run_native(step, about, [feeds], buffers, restart=False)
-    dropouts = [n for n in load_step(folder / REFERENCE_FILE).graph if n.op_type == "Dropout"]
+    draws = [n for n in load_step(folder / REFERENCE_FILE).graph if traits(n).draws]
     targets = [torch.from_numpy(feeds[str(v.name)]) for v in step.inputs(Role.LABELS)]
-    reference = Reference(module, inputs, targets, about, dropouts)
+    reference = Reference(module, inputs, targets, about, draws)
     rows = _rows(ran.gradients[0], reference, module, least_cosine(passes_of(about, folder)))
     return Checked(float(ran.losses[0]), reference.right.loss, rows)
 

@@ -14,20 +14,17 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from bnnopt.errors import UsageError
 from bnnopt.frontend import one_line
-from bnnopt.ops import dims
 from bnnopt.runtime.format import Artifact
-from bnnopt.runtime.kernels.reference.dropout import dropout
+from bnnopt.torch.draws import OurDraws
 from bnnopt.torch.example import Example
 from bnnopt.torch.exporting import plain_outputs
 from bnnopt.torch.state import untouched
 
 Array = NDArray[Any]
-_DROPOUTS = {F.dropout, torch.dropout}
 _NOISE = 1e-6
 _N_NOISY = 6
 
@@ -57,13 +54,13 @@ class Gradients:
 
 @dataclass
 class Reference:
-    """PyTorch on one batch, with the loss that `about` names and the step's own dropouts."""
+    """PyTorch on one batch, with the loss that `about` names and the step's own random numbers."""
 
     module: nn.Module
     inputs: Example
     targets: Sequence[Tensor]
     about: Artifact
-    dropouts: Sequence[ir.Node]
+    draws: Sequence[ir.Node]
 
     @cached_property
     def right(self) -> Gradients:
@@ -98,7 +95,7 @@ class Reference:
                     tensor.data = tensor.data.to(kind)
             args, kwargs = self.inputs.filled(tensors)
             try:
-                with _OurDropouts(self.dropouts):
+                with OurDraws(self.draws):
                     out = module(*args, **kwargs)
             except Exception as error:  # whatever the user's forward raises
                 raise UsageError(
@@ -151,35 +148,3 @@ def _as(tensor: Tensor, kind: torch.dtype, noise_seed: int | None) -> Tensor:
         generator = torch.Generator().manual_seed(noise_seed)
         tensor = tensor * (1 + _NOISE * torch.randn(tensor.shape, generator=generator))
     return tensor.to(kind)
-
-
-class _OurDropouts(TorchFunctionMode):
-    """Dropouts keep the elements that the compiled step keeps at its first step."""
-
-    def __init__(self, nodes: Sequence[ir.Node]) -> None:
-        super().__init__()
-        self._nodes = iter(nodes)
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Called for every function of torch."""
-        kwargs = kwargs or {}
-        if func not in _DROPOUTS:
-            return func(*args, **kwargs)
-        given = dict(zip(("input", "p", "training", "inplace"), args, strict=False)) | kwargs
-        x, p, training = given["input"], given.get("p", 0.5), given.get("training", True)
-        if not training or not p:
-            return x
-        node = next(self._nodes, None)
-        if node is None or dims(node.inputs[0]) != tuple(x.shape):
-            raise UsageError("its dropouts are not those of the folder; export it again")
-        seed, threshold = (node.attributes[n].as_int() for n in ("seed", "threshold"))
-        ones = np.ones(tuple(x.shape), np.float32)
-        scale = node.attributes["scale"].as_float()
-        kept, _ = dropout(ones, np.array(1), threshold=threshold, scale=scale, seed=seed)
-        return x * torch.from_numpy(np.array(kept)).to(x.dtype)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import TorchFunctionMode
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import CheckpointFunction
 
 from bnnopt.errors import ModelError
+from bnnopt.torch.chance import WRITTEN_OUT
 from bnnopt.torch.functions import Call, Estimator, recognize
 from bnnopt.torch.markers import batch_norm, stop, straight_through
 
@@ -72,6 +74,8 @@ class Tracer(TorchFunctionMode):
             return self._set_data(*args)
         _check_changes(func, args, kwargs)
         marked = self._marked_norm(func, args, kwargs)
+        if func in WRITTEN_OUT:
+            marked = WRITTEN_OUT[func](torch.rand_like, *args, **kwargs)
         out = func(*args, **kwargs) if marked is None else marked
         if func in _DETACHES:
             self._replaced[id(args[0])] = (args[0], stop(args[0].detach()))
@@ -81,7 +85,7 @@ class Tracer(TorchFunctionMode):
 
     def _marked_norm(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The marker of a batch norm in training mode, where the exporter needs one."""
-        if not self.marks_norms or func is not torch.nn.functional.batch_norm:
+        if not self.marks_norms or func is not F.batch_norm:
             return None
         bound = inspect.signature(func).bind(*args, **kwargs)
         bound.apply_defaults()
@@ -223,10 +227,6 @@ def _check_reads(func: Any, read: list[Tensor]) -> None:
             f"{_place()}: {func.__name__} looks at the numbers of a tensor, and a file would hold "
             "what it found in the example; expected a forward of tensor operators, such as "
             "torch.where"
-        )
-    if func is torch.nn.functional.gumbel_softmax:
-        raise ModelError(
-            f"{_place()}: gumbel_softmax detaches inside; write its forward out in the module"
         )
 
 

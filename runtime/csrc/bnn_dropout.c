@@ -29,3 +29,25 @@ BNN_EXPORT void bnn_dropout_f32(const float *x, float *y, uint8_t *mask, i64 n, 
     struct dropout d = {x, y, mask, (uint32_t)stream, (uint32_t)threshold, scale};
     bnn_parallel(n, BNN_GRAIN, BNN_PICK(dropout), &d);
 }
+
+struct draw_uniform {
+    float *u;
+    uint32_t stream;
+    float low, scale;
+};
+
+BNN_INLINE void draw_uniform(void *context, i64 begin, i64 end) {
+    const struct draw_uniform r = *(const struct draw_uniform *)context;
+    for (i64 i = begin; i < end; i++) {
+        const float fraction = (float)(int32_t)(random32(r.stream + (uint32_t)i) >> 8) * 0x1p-24f;
+        r.u[i] = r.low + fraction * r.scale;
+    }
+}
+
+BNN_BOTH(draw_uniform)
+
+/* u = low + scale f, f in [0, 1) of the first 24 bits of an element. They count from `stream`. */
+BNN_EXPORT void bnn_draw_uniform_f32(float *u, i64 n, i64 stream, float low, float scale) {
+    struct draw_uniform r = {u, (uint32_t)stream, low, scale};
+    bnn_parallel(n, BNN_GRAIN, BNN_PICK(draw_uniform), &r);
+}

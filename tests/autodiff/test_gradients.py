@@ -28,10 +28,10 @@ RATE = np.float32(0.1)
 BOUND = 1e-6  # of a central difference with step 1e-5, relative to the largest element
 STOCK_BOUND = 1e-4  # of float32 arithmetic
 
-# Tests of their own: below, that of a frozen batch norm in test_selection.py, and what has a
-# straight-through estimator in tests/frontend.
+# Tests of their own: below, in test_chance.py, of a frozen batch norm in test_selection.py, of what
+# has a straight-through estimator in tests/frontend.
 ELSEWHERE = {"BatchNormalization", "Binarize", "Ternarize", "Dropout", "SoftmaxCrossEntropy"} | {
-    *("Ceil", "Floor", "Round", "StraightThrough"),
+    *("Ceil", "DrawUniform", "Floor", "Round", "StraightThrough"),
 }
 
 

@@ -581,6 +581,15 @@ def dropout_cases() -> list[Case]:
         threshold, scale = round(ratio * 2**32), 1 / (1 - ratio)
         attributes = {"threshold": threshold, "scale": scale, "seed": seed}
         table.append(case("Dropout", note, x, np.array(step), **attributes))
+    for note, x, step, low, scale, seed in [
+        ("unit", normal(5, 7), 1, 0.0, 1.0, 1),
+        ("shifted", normal(2, 3, 5), 1000, -2.5, 0.7, 2**31 + 5),
+        ("of-integers", np.arange(6), 3, 0.0, 1.0, -7),
+        ("a-constant", normal(3), 0, 0.5, 0.0, 9),
+        ("scalar", scalar(3), 0, 0.0, 1.0, 4),
+    ]:
+        attributes = {"low": low, "scale": scale, "seed": seed}
+        table.append(case("DrawUniform", note, x, np.array(step), **attributes))
     return table
 
 

@@ -307,6 +307,12 @@ def pow2_unpack(s: Source) -> Call:
     return Call("Pow2Unpack", [packed, unit], {"shape": list(s.shape[1:])})
 
 
+def draw_uniform(s: Source) -> Call:
+    options: dict[str, Attribute] = {"low": s.number(0, -1.5), "scale": s.number(1, 0.7)}
+    options["seed"] = s.integer(0, 2**32 - 1)
+    return Call("DrawUniform", [s.floats(*s.shape), np.array(s.integer(1, 999))], options)
+
+
 def dropout(s: Source) -> Call:
     options: dict[str, Attribute] = {
         "threshold": s.integer(0, 2**32 - 1),
@@ -617,6 +623,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "ConvTapSums": conv_tap_sums,
     "Div": lambda s: arithmetic("Div", s),
     "Dropout": dropout,
+    "DrawUniform": draw_uniform,
     "Gelu": lambda s: unary("Gelu", s, approximate=["none", "tanh"][s.integer(0, 1)]),
     "GlobalAveragePool": global_average,
     "L1BatchNormalizationGrad": lambda s: batch_normalization("L1BatchNormalizationGrad", s),

@@ -29,6 +29,8 @@ from tests.runtime.compiled_calls import (
 pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
 each_operator = pytest.mark.parametrize("operator", sorted(CALLS))
 
+READS_SHAPE = {"DrawUniform"}  # no element of its input, so that any array will do
+
 
 def test_every_compiled_kernel_is_tested_and_has_a_twin():
     assert set(CALLS) == {name for name, kernel in COMPILED.items() if kernel.scratch is None}
@@ -182,6 +184,8 @@ def refuses(call: Call, *outputs: np.ndarray) -> bool:
 
 @each_operator
 def test_other_dtypes_are_refused(operator: str):
+    if operator in READS_SHAPE:
+        pytest.skip("it reads no element")
     call = CALLS[operator](Source(2, (3, 20), special=False))
     wide = [
         a if a is None else a.astype({"b": np.int8, "u": np.int16}.get(a.dtype.kind, np.float64))
@@ -193,6 +197,8 @@ def test_other_dtypes_are_refused(operator: str):
 
 @each_operator
 def test_strided_arrays_are_refused(operator: str):
+    if operator in READS_SHAPE:
+        pytest.skip("it reads no element")
     call = CALLS[operator](Source(2, (4, 20), special=False))
     spread = [a if a is None or a.ndim == 0 else np.repeat(a, 2, -1)[..., ::2] for a in call.inputs]
     if all(a is None or a.flags.c_contiguous for a in spread):

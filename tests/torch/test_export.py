@@ -18,12 +18,11 @@ import bnnopt
 
 torch = pytest.importorskip("torch")
 
-import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 import bnnopt.torch.exporting  # noqa: E402
 from bnnopt.errors import BnnoptError, UsageError  # noqa: E402
-from tests.torch.modules import Arguments, DataLinear, Dense, make  # noqa: E402
+from tests.torch.modules import Arguments, DataLinear, make  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 
@@ -146,7 +145,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a buffer moves": (Moving, "forward changes buffer 'ema'"),
     "data changes in place": (lambda: Clamped(20, 10), "clamp_ changes a tensor that is detached"),
     "latent weights are elsewhere": (seen_before, "before its first forward"),
-    "gumbel": (lambda: Dense(lambda x: F.gumbel_softmax(x, hard=True)), "gumbel_softmax"),
     "does not run": (lambda: nn.Linear(3, 10), "forward does not run on the example"),
     "scripted": (lambda: torch.jit.script(nn.Linear(20, 10)), "scripted"),
 }

@@ -27,6 +27,7 @@ from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.formulas import stream_start
 
 DROPOUT = CFunction("void bnn_dropout_f32(float*, float*, uint8_t*, i64, i64, i64, float)")
+DRAW_UNIFORM = CFunction("void bnn_draw_uniform_f32(float*, i64, i64, float, float)")
 TO_HALF = CFunction("void bnn_cast_f32f16(float*, bnn_half*, i64)")
 TO_FLOAT = CFunction("void bnn_cast_f16f32(bnn_half*, float*, i64)")
 
@@ -98,6 +99,16 @@ def dropout(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Ar
         return False
     stream = stream_start(step, integer(attributes, "seed"))
     return DROPOUT(x, y, mask, x.size, stream, threshold, number(attributes, "scale"))
+
+
+def draw_uniform(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`dropout.draw_uniform`."""
+    (x, step), u = inputs, outputs[0]
+    if x is None or u is None or step is None or not covered(u):
+        return False
+    stream = stream_start(step, integer(attributes, "seed"))
+    bounds = number(attributes, "low"), number(attributes, "scale")
+    return DRAW_UNIFORM(u, u.size, stream, *bounds)
 
 
 def _map(

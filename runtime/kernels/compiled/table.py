@@ -110,6 +110,7 @@ COMPILED: dict[str, CompiledKernel] = {
     "Clip": CompiledKernel(elementwise.clip),
     "ClipGrad": CompiledKernel(elementwise.clip_grad, repeatable=True),
     "Dropout": CompiledKernel(elementwise.dropout),
+    "DrawUniform": CompiledKernel(elementwise.draw_uniform),
     "Gelu": CompiledKernel(
         elementwise.activation("gelu", "approximate", none="gelu", tanh="gelu_tanh"),
         repeatable=True,

@@ -41,6 +41,25 @@ def dropout(
     return x * (mask * x.dtype.type(scale)), mask
 
 
+def draw_uniform(x: Array, step: Array, *, low: float, scale: float, seed: int) -> Array:
+    """Return low + scale f, f in [0, 1) from the first 24 `random_bits`, as float32.
+
+    Parameters
+    ----------
+    x : any shape
+        Only its shape is read; float64 of float64.
+    step : int64 scalar
+    low, scale : float
+        The least number, and the width of the range.
+    """
+    kind = np.float64 if x.dtype == np.float64 else np.float32
+    u: Array = (_hashed(x, step, seed) >> np.uint32(8)).astype(kind)
+    u *= kind(2.0**-24)
+    u *= kind(scale)
+    u += kind(low)
+    return u
+
+
 def _hashed(x: Array, step: Array, seed: int) -> Array:
     hashed = np.arange(x.size, dtype=np.uint32)
     hashed += np.uint32(stream_start(step, seed))

@@ -256,6 +256,7 @@ KERNELS: dict[str, NumpyKernel] = {
     "PoolIndexPack": NumpyKernel(packing.pool_index_pack, Axes("0", "0")),
     "PoolIndexUnpack": NumpyKernel(packing.pool_index_unpack),
     "RandomBits": NumpyKernel(dropout.random_bits),
+    "DrawUniform": NumpyKernel(dropout.draw_uniform),
     "Pow2Pack": NumpyKernel(pow2.pow2_pack),
     "Pow2Unpack": NumpyKernel(pow2.pow2_unpack, Axes("0", "0")),
     "PrunedBitmapPack": NumpyKernel(bitmap.pruned_bitmap_pack),
