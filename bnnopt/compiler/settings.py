@@ -128,6 +128,8 @@ class Settings:
         choices=OPTIMIZERS,
     )
     momentum: float = _of_step(0.9, "Of sgd; 0 for none.", bound=SHARE)
+    beta1: float = _of_step(0.9, "Of adam: the share that its first moment keeps.", bound=SHARE)
+    beta2: float = _of_step(0.999, "Of adam: the share that its second moment keeps.", bound=SHARE)
     alpha: float = _of_step(0.99, "Of rmsprop: the share that its mean square keeps.", bound=SHARE)
     gamma: float = _of_step(
         1e-4,

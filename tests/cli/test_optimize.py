@@ -258,6 +258,17 @@ def test_sgd(optimized: Any, momentum: str, states: int) -> None:
     assert report["optimized"]["classes"]["optimizer_state"] == adam * states // 2
 
 
+def test_the_moments_of_adam(bnnopt: Cli, mistake: Mistake, tiny: Path) -> None:
+    arguments = ["optimize", tiny, "-b", "4", "-O0", "-o", "out"]
+    assert bnnopt(*arguments, "--beta1", "0.5", "--beta2", "0.75").exit_code == 0
+    steps = [n for n in onnx.load("out/training.onnx").graph.node if n.op_type == "AdamStep"]
+    for node in steps:
+        found = {a.name: a.f for a in node.attribute}
+        assert (found["beta1"], found["beta2"]) == (0.5, 0.75)
+    assert steps
+    assert "--beta2 1.0: expected a number from 0 to below 1" in mistake(*arguments, "--beta2", "1")
+
+
 LOSSES: dict[str, Any] = {
     "cross-entropy": np.arange(20) % 10,
     "squared-hinge": np.arange(20) % 10,
