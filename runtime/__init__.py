@@ -3,6 +3,7 @@
 if __name__ != "bnnopt.runtime":
     raise ImportError("import this package as bnnopt.runtime, not as runtime")
 
-from bnnopt.runtime.session import BACKENDS, TrainingSession
+from bnnopt.runtime.backends import BACKENDS
+from bnnopt.runtime.session import TrainingSession
 
 __all__ = ["BACKENDS", "TrainingSession"]

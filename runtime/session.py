@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from _thread import LockType, allocate_lock, get_ident  # the threading module takes a millisecond
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, NoReturn, ParamSpec, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bnnopt.errors import ArtifactError, DivergedError, UsageError
-from bnnopt.runtime.artifact import (
-    check_files,
-    read_artifact,
-    read_tensors,
-    tensors_checksum,
-    write_tensors,
-)
-from bnnopt.runtime.artifact_check import persistent_bytes
+from bnnopt.errors import DivergedError, UsageError
+from bnnopt.runtime.artifact import read_artifact
+from bnnopt.runtime.backends import initial_buffers, open_backend
+from bnnopt.runtime.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from bnnopt.runtime.executor import Observer
 from bnnopt.runtime.feeding import (
     Data,
@@ -32,52 +25,22 @@ from bnnopt.runtime.feeding import (
     index_bounds,
     repeated,
 )
-from bnnopt.runtime.files import StrPath, reason_of, shown_path
-from bnnopt.runtime.format import WEIGHTS_FILE, Artifact, StepSpec, ValueSpec, has_half_gradients
+from bnnopt.runtime.files import StrPath
+from bnnopt.runtime.format import Artifact, StepSpec, ValueSpec, has_half_gradients
 from bnnopt.runtime.guard import Feeds, Guard, is_finite
-from bnnopt.runtime.library import MAX_THREADS
-from bnnopt.runtime.memory import check_memory
 from bnnopt.runtime.native import Memory, NativeBackend
 from bnnopt.runtime.pruning import Pruning
+from bnnopt.runtime.turns import Turns, in_turn
 
 if TYPE_CHECKING:
     from bnnopt.runtime.data import Dataset
-    from bnnopt.runtime.onnxruntime_backend import OnnxruntimeBackend
     from bnnopt.runtime.training import Callback, History
 
 Array = NDArray[np.generic]
-BACKENDS = ("native", "onnxruntime")
-_NOTE = "note."  # before the names of the caller's texts in a checkpoint
 # Gradients in float16 are scaled for a full batch, and a mean loss makes them as many times larger
 # as a batch is smaller; so many times leave them finite. Smaller batches are repeated: that changes
 # no mean, neither of the loss nor of batch normalisation.
 SCALED_RANGE = 32
-_MOST_DIGITS = 18  # of a number of steps in an int64
-_OTHER = "the checkpoint is of another model, optimiser or level"
-
-_Given = ParamSpec("_Given")
-_Result = TypeVar("_Result")
-_Method = Callable[Concatenate["TrainingSession", _Given], _Result]
-
-
-def _in_turn(method: _Method[_Given, _Result]) -> _Method[_Given, _Result]:
-    """One call at a time: others wait for it, but one from within (a signal handler) is refused."""
-
-    @functools.wraps(method)
-    def run(self: TrainingSession, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
-        if self._owner == (me := (os.getpid(), get_ident())):
-            raise UsageError(
-                f"{method.__name__}: the session is busy with a call that this one interrupts; "
-                "call it when that has returned"
-            )
-        with self._turn():
-            self._owner = me
-            try:
-                return method(self, *args, **kwargs)
-            finally:
-                self._owner = None
-
-    return run
 
 
 class ScoredStep(NamedTuple):
@@ -137,22 +100,15 @@ class TrainingSession:
     ) -> None:
         self._folder = os.fsdecode(folder)
         self._artifact = read_artifact(self._folder)
-        self._persistent = _initial_buffers(self._folder, self._artifact)
+        self._persistent = initial_buffers(self._folder, self._artifact)
         self._step = 0
         self.notes: Mapping[str, str] = {}
-        self._lock, self._lock_pid = allocate_lock(), os.getpid()
-        self._owner: tuple[int, int] | None = None  # process and thread of the present call
+        self._turns = Turns()
         pruning = self._artifact.pruning
         self._pruning = Pruning(**pruning) if pruning is not None else None
-        self._backend = _open_backend(
+        self._backend = open_backend(
             self._folder, self._artifact, backend, self._persistent, threads
         )
-        if self._backend.training.batch_size != self._artifact.batch_size:
-            raise ArtifactError(
-                f"{self._folder}: its program is for batches of "
-                f"{self._backend.training.batch_size}, not {self._artifact.batch_size}; optimize "
-                "again"
-            )
         self._index_bounds = index_bounds(self._backend.training)
         self._is_scaled = has_half_gradients(self._backend.training)
         self._guard = Guard(self._backend.training, self._persistent)
@@ -230,7 +186,7 @@ class TrainingSession:
 
         return named_kernels(self._backend.training)
 
-    @_in_turn
+    @in_turn
     def step(self, x: Data, y: ArrayLike | None = None, lr: float | None = None) -> float:
         """One training step; weights, statistics and optimiser state change in place.
 
@@ -261,7 +217,7 @@ class TrainingSession:
         """
         return self._step_on(x, y, lr, None)
 
-    @_in_turn
+    @in_turn
     def scored_step(
         self, x: Data, y: ArrayLike | None = None, lr: float | None = None
     ) -> ScoredStep:
@@ -363,7 +319,7 @@ class TrainingSession:
             callbacks,
         )
 
-    @_in_turn
+    @in_turn
     def predict(self, x: Data) -> Array:
         """The network's output for any number of samples, with running statistics.
 
@@ -399,7 +355,7 @@ class TrainingSession:
         empty = np.empty((0, *output.shape_at(1)[1:]), output.dtype)
         return np.concatenate(parts) if parts else empty
 
-    @_in_turn
+    @in_turn
     def evaluate(self, x: Data, y: ArrayLike) -> float:
         """Accuracy: the share of samples whose largest output is at their label.
 
@@ -428,7 +384,7 @@ class TrainingSession:
         hits = np.argmax(predictions, axis=1) == labels
         return float(np.mean(hits if self._ignored is None else hits[labels != self._ignored]))
 
-    @_in_turn
+    @in_turn
     def parameters(self) -> dict[str, Array]:
         """Weights and running statistics in float32, under the model file's own names.
 
@@ -448,7 +404,7 @@ class TrainingSession:
         """The trained weights of which the network sees the signs; no copies."""
         return [self._persistent[name] for name in self._artifact.latent]
 
-    @_in_turn
+    @in_turn
     def save(self, path: StrPath, notes: Mapping[str, str] | None = None) -> None:
         """Write a checkpoint: weights, statistics, optimiser state and the number of steps.
 
@@ -469,16 +425,9 @@ class TrainingSession:
             If half a step is done: the session has to resume first.
         """
         self._check_whole("save")
-        try:
-            checksum = str(tensors_checksum(self._persistent))
-            metadata = {"steps_done": str(self._step), "checksum": checksum}
-            metadata |= {f"{_NOTE}{name}": text for name, text in (notes or {}).items()}
-            write_tensors(path, self._persistent, metadata)
-        except (OSError, ValueError) as error:
-            where, reason = shown_path(path), reason_of(error)
-            raise ArtifactError(f"{where}: cannot be written: {reason}") from None
+        write_checkpoint(path, Checkpoint(self._persistent, self._step, notes or {}))
 
-    @_in_turn
+    @in_turn
     def resume(self, path: StrPath) -> None:
         """Go on from a checkpoint, bit-exactly.
 
@@ -488,37 +437,13 @@ class TrainingSession:
             If the file is missing, damaged, or from another model or optimiser; nothing has
             changed then.
         """
-        tensors, metadata = read_tensors(path)
-        steps = metadata.get("steps_done", "")
-        if not steps.isdecimal() or len(steps) > _MOST_DIGITS:
-            raise ArtifactError(f"{path}: not a checkpoint: it does not say how many steps it saw")
-        foreign = sorted(tensors.keys() - self._persistent.keys())
-        if foreign:
-            raise ArtifactError(f"{path}: holds {foreign[0]!r}, which is not here; {_OTHER}")
-        for name, array in self._persistent.items():
-            found = tensors.get(name)
-            if found is None or found.shape != array.shape or found.dtype != array.dtype:
-                state = "missing" if found is None else f"{found.dtype} {list(found.shape)}"
-                expected = f"{array.dtype} {list(array.shape)}"
-                raise ArtifactError(f"{path}: {name!r} is {state}, expected {expected}; {_OTHER}")
-        if metadata.get("checksum") != str(tensors_checksum(tensors)):
-            raise ArtifactError(f"{path}: is not as it was written; take another checkpoint")
+        found = read_checkpoint(path, self._persistent)
         self._guard.is_whole = False
         for name, array in self._persistent.items():
-            np.copyto(array, tensors[name])
-        self._step, self._bad_weight = int(steps), self._first_not_finite()
-        self.notes = {
-            name.removeprefix(_NOTE): text
-            for name, text in metadata.items()
-            if name.startswith(_NOTE)
-        }
+            np.copyto(array, found.tensors[name])
+        self._step, self._bad_weight = found.steps_done, self._first_not_finite()
+        self.notes = found.notes
         self._guard.is_whole = True
-
-    def _turn(self) -> LockType:
-        """What a call holds; another one in a forked process, where no other thread is left."""
-        if self._lock_pid != os.getpid():
-            self._lock, self._lock_pid = allocate_lock(), os.getpid()
-        return self._lock
 
     def _run_step(self, feeds: Feeds, batch: int, observe: Observer | None) -> float:
         """A step that is done as a whole, or else undone as far as it can be."""
@@ -606,37 +531,3 @@ class TrainingSession:
 def _filled(array: Array, n: int) -> Array:
     filler = np.zeros((n - len(array), *array.shape[1:]), array.dtype)
     return np.concatenate([array, filler])
-
-
-def _initial_buffers(folder: str, artifact: Artifact) -> dict[str, Array]:
-    check_files(folder, artifact, [WEIGHTS_FILE])
-    check_memory(persistent_bytes(artifact), f"{folder}: weights and optimiser state")
-    weights, _ = read_tensors(os.path.join(folder, WEIGHTS_FILE))
-    return {
-        name: np.array(weights[name]) if name in weights else np.zeros(shape, artifact.dtypes[name])
-        for name, shape in artifact.persistent.items()
-    }
-
-
-def _open_backend(
-    folder: str,
-    artifact: Artifact,
-    name: str,
-    persistent: dict[str, Array],
-    threads: int | None,
-) -> NativeBackend | OnnxruntimeBackend:
-    if name not in BACKENDS:
-        raise UsageError(f"backend {name!r} is not known; expected {' or '.join(BACKENDS)}")
-    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
-        raise UsageError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
-    if name == "native":
-        check_files(folder, artifact, NativeBackend.files)
-        return NativeBackend(folder, persistent, threads)
-    try:
-        from bnnopt.runtime.onnxruntime_backend import OnnxruntimeBackend
-    except ImportError:
-        raise UsageError(
-            "backend 'onnxruntime' is not installed; pip install 'bnnopt[onnxruntime]'"
-        ) from None
-    check_files(folder, artifact, OnnxruntimeBackend.files)
-    return OnnxruntimeBackend(folder, persistent, threads)

@@ -1,0 +1,83 @@
+"""Opening a folder: the buffers that outlive a step, and the backend that runs it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.runtime.artifact import check_files, read_tensors
+from bnnopt.runtime.artifact_check import persistent_bytes
+from bnnopt.runtime.format import WEIGHTS_FILE, Artifact
+from bnnopt.runtime.library import MAX_THREADS
+from bnnopt.runtime.memory import check_memory
+from bnnopt.runtime.native import NativeBackend
+
+if TYPE_CHECKING:
+    from bnnopt.runtime.onnxruntime_backend import OnnxruntimeBackend
+
+Array = NDArray[np.generic]
+BACKENDS = ("native", "onnxruntime")
+
+
+def initial_buffers(folder: str, artifact: Artifact) -> dict[str, Array]:
+    """What outlives a step: weights as the folder has them, state as zeros."""
+    check_files(folder, artifact, [WEIGHTS_FILE])
+    check_memory(persistent_bytes(artifact), f"{folder}: weights and optimiser state")
+    weights, _ = read_tensors(os.path.join(folder, WEIGHTS_FILE))
+    return {
+        name: np.array(weights[name]) if name in weights else np.zeros(shape, artifact.dtypes[name])
+        for name, shape in artifact.persistent.items()
+    }
+
+
+def open_backend(
+    folder: str,
+    artifact: Artifact,
+    name: str,
+    persistent: dict[str, Array],
+    threads: int | None,
+) -> NativeBackend | OnnxruntimeBackend:
+    """The backend of a name, on the buffers `persistent`.
+
+    Raises
+    ------
+    UsageError
+        If it is not known or not installed, or does not take so many threads.
+    ArtifactError
+        If a file that it reads is damaged.
+    """
+    found = _open(folder, artifact, name, persistent, threads)
+    if found.training.batch_size != artifact.batch_size:
+        raise ArtifactError(
+            f"{folder}: its program is for batches of {found.training.batch_size}, not "
+            f"{artifact.batch_size}; optimize again"
+        )
+    return found
+
+
+def _open(
+    folder: str,
+    artifact: Artifact,
+    name: str,
+    persistent: dict[str, Array],
+    threads: int | None,
+) -> NativeBackend | OnnxruntimeBackend:
+    if name not in BACKENDS:
+        raise UsageError(f"backend {name!r} is not known; expected {' or '.join(BACKENDS)}")
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+        raise UsageError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
+    if name == "native":
+        check_files(folder, artifact, NativeBackend.files)
+        return NativeBackend(folder, persistent, threads)
+    try:
+        from bnnopt.runtime.onnxruntime_backend import OnnxruntimeBackend
+    except ImportError:
+        raise UsageError(
+            "backend 'onnxruntime' is not installed; pip install 'bnnopt[onnxruntime]'"
+        ) from None
+    check_files(folder, artifact, OnnxruntimeBackend.files)
+    return OnnxruntimeBackend(folder, persistent, threads)
