@@ -97,7 +97,7 @@ class Executor:
         Raises
         ------
         DivergedError
-            If a weight or a state would become NaN or infinite; that one stays as it is.
+            If a weight or a state would become NaN or infinite.
         UsageError
             If an index in the batch is out of range.
         ArtifactError
@@ -109,14 +109,17 @@ class Executor:
         for role, indices in self.program.roles.items():
             for index, array in zip(indices, feeds[role] if indices else (), strict=True):
                 np.copyto(values[index], array)
-        with finite_updates():
+        with finite_updates(), np.errstate(all="ignore"):
             for position, step in enumerate(self.program.steps):
                 if watch is not None and position == watch.first_update:
                     watch.before_updates(values)
-                if position in prepared:
-                    repeat(prepared[position])
-                elif not step.is_view:
-                    self._run_unprepared(position, step, values, prepared)
+                try:
+                    if position in prepared:
+                        repeat(prepared[position])
+                    elif not step.is_view:
+                        self._run_unprepared(position, step, values, prepared)
+                except NotFinite:
+                    raise DivergedError(f"{self._updated(step)!r} would not be finite") from None
                 if observe is not None:
                     observe(step, tuple(values[i] for i in step.outputs if i >= 0))
         return tuple(values[i] for i in self.program.outputs)
@@ -136,8 +139,6 @@ class Executor:
             else:
                 self._run_step(step, values)
                 self._spill.release(position, step, values)
-        except NotFinite:
-            raise DivergedError(f"{self._updated(step)!r} would not be finite") from None
         except _UNABLE as error:
             raise _refusal(step, error) from None
 

@@ -9,8 +9,8 @@ memory plan saves. So there are three lines of defence:
    are put back, and nothing has changed.
 2. If the batch, the rate, the loss or a statistic is then larger than training has any use for, the
    weights and the state are copied before the first of them changes, and put back if need be.
-3. Otherwise an update that would be NaN or infinite is not written, and, as after an interruption,
-   the step is half done: the session goes on from a checkpoint only.
+3. Otherwise an update says that it is NaN or infinite, and, as after an interruption, the step is
+   half done: the session goes on from a checkpoint only.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Guard:
              if program.outputs[0] in s.outputs), None
         )  # fmt: skip
         self._statistics = sorted({name for _, phase, name in writers if phase == "forward"})
-        self._kept: dict[str, Array] = {}
+        self._flat_statistics = [persistent[name].reshape(-1) for name in self._statistics]
+        self._kept: list[tuple[Array, Array]] = []  # a buffer, and what it held before the step
         self._feeds: Feeds = {}
         self._last_loss = 0.0
         self._is_untouched = True
@@ -75,7 +76,7 @@ class Guard:
     def begin(self, feeds: Feeds) -> None:
         """Before a step."""
         self.is_whole, self._is_untouched, self._feeds = False, True, feeds
-        self._kept = {name: self._persistent[name].copy() for name in self._statistics}
+        self._kept = [(array, array.copy()) for array in self._flat_statistics]
 
     def before_updates(self, values: Sequence[Array]) -> None:
         """Before the first update, with the values of the program so far.
@@ -88,17 +89,16 @@ class Guard:
         if self._loss is not None:
             self.check_loss(float(values[self._loss].reshape(-1)[0]))
         with np.errstate(all="ignore"):
-            total = sum(_square(self._persistent[n]) for n in self._statistics)
-        is_suspicious = not total <= LARGE_STATISTIC**2  # a sum keeps NaN, wherever it is
-        if is_suspicious:
+            total = sum(map(_square, self._flat_statistics))
+        if not total <= LARGE_STATISTIC**2:  # a sum keeps NaN, wherever it is
             self.check_finite(self._statistics)
-        self.before_all(is_suspicious)
+            self._keep_others()
+        self.before_all()
 
-    def before_all(self, is_suspicious: bool = False) -> None:
+    def before_all(self) -> None:
         """Before the first update, where only the batch and the rate of this step are known."""
-        if is_suspicious or self._is_suspicious():
-            others = self._persistent.keys() - self._kept.keys()
-            self._kept |= {name: self._persistent[name].copy() for name in others}
+        if not self._keeps_all and self._is_suspicious():
+            self._keep_others()
         self._is_untouched = False
 
     def end(self) -> None:
@@ -108,9 +108,9 @@ class Guard:
 
     def undo(self) -> None:
         """Put back what is kept; the state is whole if that is all that has changed."""
-        for name, array in self._kept.items():
-            np.copyto(self._persistent[name], array)
-        self.is_whole = self._is_untouched or len(self._kept) == len(self._persistent)
+        for array, before in self._kept:
+            np.copyto(array, before)
+        self.is_whole = self._is_untouched or self._keeps_all
         self._forget()
 
     def check_loss(self, loss: float) -> None:
@@ -138,13 +138,20 @@ class Guard:
             if not is_finite(self._persistent[name]):
                 raise DivergedError(f"{name!r} is not finite")
 
+    @property
+    def _keeps_all(self) -> bool:
+        return len(self._kept) == len(self._persistent)
+
+    def _keep_others(self) -> None:
+        others = self._persistent.keys() - set(self._statistics)
+        self._kept += [(self._persistent[name], self._persistent[name].copy()) for name in others]
+
     def _forget(self) -> None:
-        self._kept, self._feeds = {}, {}
+        self._kept, self._feeds = [], {}
 
     def _is_suspicious(self) -> bool:
-        rates = [float(rate) for rate in self._feeds.get("rate", ())]
-        data = self._feeds.get("data", ())
-        if abs(self._last_loss) > LARGE_LOSS or any(rate > LARGE_RATE for rate in rates):
+        rates, data = self._feeds.get("rate", ()), self._feeds.get("data", ())
+        if abs(self._last_loss) > LARGE_LOSS or any(float(rate) > LARGE_RATE for rate in rates):
             return True
         with np.errstate(all="ignore"):
             return any(not _square(array) <= LARGE_INPUT**2 * array.size for array in data)

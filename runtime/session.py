@@ -389,7 +389,13 @@ class TrainingSession:
         """Weights and running statistics in float32, under the model file's own names.
 
         Binary weights that are kept as bits are -1 and +1.
+
+        Raises
+        ------
+        UsageError
+            If a step broke off half-way: the session has to resume first.
         """
+        self._check_whole("parameters")
         from bnnopt.runtime.kernels.reference.packing import sign_unpack
 
         packed = self._artifact.packed

@@ -14,42 +14,45 @@ enum bnn_rule { BNN_SGD, BNN_MOMENTUM, BNN_ADAM, BNN_FIRST_MOMENT, BNN_BOP, BNN_
 
 enum { BLOCK = 512, LINE = 64 };
 
-/* The rules give the bits of all new weights, or-ed: below TWO none of these is as large as 2, as
-   the exponents of all such numbers start with a 0. That costs one instruction an element. */
-enum { LARGEST = 0x7f7fffff, TWO = 0x40000000 };
+/* The rules give the largest magnitude of all new weights and second moments, as bits: those of NaN and
+   infinity are above LARGEST. */
+enum { LARGEST = 0x7f7fffff };
 
-BNN_INLINE uint32_t sgd_step(const bnn_update *u, const float *w, const float *dw, float *next_w,
+BNN_INLINE int32_t magnitude(float x) { return (int32_t)(bnn_bits_of_float(x) & 0x7fffffff); }
+BNN_INLINE int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
+
+BNN_INLINE int32_t sgd_step(const bnn_update *u, const float *w, const float *dw, float *next_w,
                             i64 n) {
     const float rate = u->rate;
-    uint32_t seen = 0;
+    int32_t largest = 0;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
         float next = w[i] - dw[i] * rate;
         next_w[i] = next;
-        seen |= bnn_bits_of_float(next);
+        largest = larger(largest, magnitude(next));
     }
-    return seen;
+    return largest;
 }
 
-BNN_INLINE uint32_t momentum_step(const bnn_update *u, const float *w, const float *dw,
+BNN_INLINE int32_t momentum_step(const bnn_update *u, const float *w, const float *dw,
                                  const float *m, float *next_w, float *next_m, i64 n) {
     const float rate = u->rate, keep = u->keep1;
-    uint32_t seen = 0;
+    int32_t largest = 0;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
         float weight = w[i], moment = m[i] * keep + dw[i];
         float next = weight - moment * rate;
         next_m[i] = moment;
         next_w[i] = next;
-        seen |= bnn_bits_of_float(next);
+        largest = larger(largest, magnitude(next));
     }
-    return seen;
+    return largest;
 }
 
-BNN_INLINE uint32_t rms_prop_step(const bnn_update *u, const float *w, const float *dw,
+BNN_INLINE int32_t rms_prop_step(const bnn_update *u, const float *w, const float *dw,
                                  const float *v, float *next_w, float *next_v, i64 n) {
     const bnn_update r = *u;
-    uint32_t seen = 0;
+    int32_t largest = 0;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
         float weight = w[i], slope = dw[i];
@@ -57,31 +60,31 @@ BNN_INLINE uint32_t rms_prop_step(const bnn_update *u, const float *w, const flo
         float next = weight - slope * r.rate / (sqrtf(second) + r.epsilon);
         next_v[i] = second;
         next_w[i] = next;
-        seen |= bnn_bits_of_float(next);
+        largest = larger(larger(largest, magnitude(next)), magnitude(second));
     }
-    return seen;
+    return largest;
 }
 
-BNN_INLINE uint32_t first_moment_step(const bnn_update *u, const float *w, const float *dw,
+BNN_INLINE int32_t first_moment_step(const bnn_update *u, const float *w, const float *dw,
                                      const float *m, float *next_w, float *next_m, i64 n) {
     const bnn_update r = *u;
-    uint32_t seen = 0;
+    int32_t largest = 0;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
         float weight = w[i], moment = m[i] * r.keep1 + dw[i] * r.take1;
         float next = (weight - moment * r.rate) * r.keep;
         next_m[i] = moment;
         next_w[i] = next;
-        seen |= bnn_bits_of_float(next);
+        largest = larger(largest, magnitude(next));
     }
-    return seen;
+    return largest;
 }
 
-BNN_INLINE uint32_t adam_step(const bnn_update *u, const float *w, const float *dw,
+BNN_INLINE int32_t adam_step(const bnn_update *u, const float *w, const float *dw,
                              const float *m, const float *v, float *next_w, float *next_m,
                              float *next_v, i64 n) {
     const bnn_update r = *u;
-    uint32_t seen = 0;
+    int32_t largest = 0;
     BNN_SAME_OR_APART
     for (i64 i = 0; i < n; i++) {
         float weight = w[i], slope = dw[i];
@@ -92,9 +95,9 @@ BNN_INLINE uint32_t adam_step(const bnn_update *u, const float *w, const float *
         next_v[i] = second;
         float next = (weight - first * r.rate / bottom) * r.keep;
         next_w[i] = next;
-        seen |= bnn_bits_of_float(next);
+        largest = larger(larger(largest, magnitude(next)), magnitude(second));
     }
-    return seen;
+    return largest;
 }
 
 /* dw of the weights w, from bit 0 of `bits` on. Times 0 or 1, as in the operator's body. */
@@ -151,7 +154,7 @@ struct block {
     float *next_w, *next_m, *next_v;
 };
 
-BNN_INLINE uint32_t run_rule(const bnn_update *u, const struct block *b, i64 n) {
+BNN_INLINE int32_t run_rule(const bnn_update *u, const struct block *b, i64 n) {
     if (u->rule == BNN_SGD) return sgd_step(u, b->w, b->dw, b->next_w, n);
     if (u->rule == BNN_MOMENTUM)
         return momentum_step(u, b->w, b->dw, b->m, b->next_w, b->next_m, n);
@@ -162,51 +165,10 @@ BNN_INLINE uint32_t run_rule(const bnn_update *u, const struct block *b, i64 n) 
     return adam_step(u, b->w, b->dw, b->m, b->v, b->next_w, b->next_m, b->next_v, n);
 }
 
-/* Whether no magnitude is above that with these bits; `seen` are the bits of all, or-ed. */
-BNN_INLINE int are_within(const float *x, i64 n, uint32_t seen, int32_t most) {
-    int32_t largest = 0;
-    if (!(seen & TWO)) return 1;
-    for (i64 i = 0; i < n; i++) {
-        int32_t magnitude = (int32_t)bnn_bits_of_float(x[i]) & 0x7fffffff;
-        largest = magnitude > largest ? magnitude : largest;
-    }
-    return largest <= most;
-}
-
-BNN_INLINE uint32_t seen_in(const float *x, i64 n) {
-    uint32_t seen = 0;
-    for (i64 i = 0; i < n; i++) seen |= bnn_bits_of_float(x[i]);
-    return seen;
-}
-
-/* Whether all is finite; if not, that is noted. */
-BNN_INLINE int is_finite(const bnn_update *u, const float *x, i64 n, uint32_t seen) {
-    if (!u->diverged || are_within(x, n, seen, LARGEST)) return 1;
-    __atomic_store_n(u->diverged, 1, __ATOMIC_RELAXED);
-    return 0;
-}
-
-/* Whether finite weights and state stay so for sure: the gradient and the rate are far from where a
-   product or a square overflows. Signs are never large. */
-BNN_INLINE int is_tame(const bnn_update *u, struct slope s, const float *dw, i64 n) {
-    if (!u->diverged) return 1;
-    if (!(u->rate <= 1e3f)) return 0;
-    if (s.bits || (s.raw && u->of_signs)) return 1;
-    return are_within(dw, n, seen_in(dw, n), (int32_t)bnn_bits_of_float(1e15f));
-}
-
-/* A block that may overflow is worked out beside its weights, and written if it does not. */
-static void wild_block(const bnn_update *u, const struct block *there, i64 n) {
-    float w[BLOCK], m[BLOCK], v[BLOCK];
-    const size_t n_bytes = (size_t)n * sizeof *w;
-    struct block b = *there;
-    b.next_w = w, b.next_m = m, b.next_v = v;
-    if (!is_finite(u, w, n, run_rule(u, &b, n))) return;
-    if (u->m && !is_finite(u, m, n, seen_in(m, n))) return;
-    if (u->v && !is_finite(u, v, n, seen_in(v, n))) return;
-    memcpy(there->next_w, w, n_bytes);
-    if (u->m) memcpy(there->next_m, m, n_bytes);
-    if (u->v) memcpy(there->next_v, v, n_bytes);
+/* Note it where new weights or state are NaN or infinite. The rules don't look at the momentum, as
+   weights do not stay finite where it does not. */
+BNN_INLINE void note_divergence(const bnn_update *u, int32_t largest) {
+    if (u->diverged && largest > LARGEST) __atomic_store_n(u->diverged, 1, __ATOMIC_RELAXED);
 }
 
 BNN_INLINE void float_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
@@ -215,12 +177,7 @@ BNN_INLINE void float_block(const bnn_update *u, i64 at, struct slope s, i64 n) 
                       .v = (const float *)u->v + at, .next_w = (float *)u->next_w + at,
                       .next_m = (float *)u->next_m + at, .next_v = (float *)u->next_v + at};
     b.dw = gradient_of(u, s, at, b.w, made, n);
-    if (!is_tame(u, s, b.dw, n)) {
-        wild_block(u, &b, n);
-        return;
-    }
-    uint32_t seen = run_rule(u, &b, n);
-    is_finite(u, b.next_w, n, seen); /* where weights or state were not so before */
+    note_divergence(u, run_rule(u, &b, n));
 }
 
 BNN_INLINE void half_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
@@ -232,11 +189,7 @@ BNN_INLINE void half_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
     for (i64 i = 0; u->m && i < n; i++) m[i] *= 1 / STATE_SCALE;
     for (i64 i = 0; u->v && i < n; i++) v[i] = v[i] * (1 / STATE_SCALE) * (v[i] * (1 / STATE_SCALE));
     struct block b = {w, gradient_of(u, s, at, w, made, n), m, v, w, m, v};
-    const int tame = is_tame(u, s, b.dw, n);
-    uint32_t seen = run_rule(u, &b, n);
-    if (!is_finite(u, w, n, seen)) return;
-    if (!tame && u->m && !is_finite(u, m, n, seen_in(m, n))) return;
-    if (!tame && u->v && !is_finite(u, v, n, seen_in(v, n))) return;
+    note_divergence(u, run_rule(u, &b, n));
     for (i64 i = 0; u->m && i < n; i++) m[i] *= STATE_SCALE;
     for (i64 i = 0; u->v && i < n; i++) v[i] = sqrtf(v[i]) * STATE_SCALE;
     if (u->stochastic) store_by_chance(w, (bnn_half *)u->next_w + at, counter, n);
@@ -268,8 +221,12 @@ BNN_INLINE void bop_block(const bnn_update *u, i64 at, i64 byte, struct slope s,
         memcpy(m, (const float *)u->m + at, (size_t)n * sizeof *m);
     }
     const float keep = u->keep1, take = u->take1;
-    for (i64 i = 0; i < n; i++) m[i] = m[i] * keep + dw[i] * take;
-    if (!is_finite(u, m, n, seen_in(m, n))) return;
+    int32_t largest = 0;
+    for (i64 i = 0; i < n; i++) {
+        m[i] = m[i] * keep + dw[i] * take;
+        largest = larger(largest, magnitude(m[i]));
+    }
+    note_divergence(u, largest);
     for (i64 i = 0; i < n; i += 8) {
         unsigned signs = w[i / 8], used = (1u << bnn_min(8, n - i)) - 1;
         unsigned turns = turning(m + i, signs, u->threshold, bnn_min(8, n - i));

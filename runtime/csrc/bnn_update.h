@@ -16,8 +16,7 @@ typedef struct {
     const void *w, *m, *v;
     void *next_w, *next_m, *next_v;
     float *dw; /* of a product: where else its gradient goes, as it is used; or NULL */
-    int *diverged; /* set to 1 where weights or state become NaN or infinite: they stay as they are
-                      then, by blocks. Or NULL: they are written whatever they are */
+    int *diverged; /* set to 1 where weights or state become NaN or infinite; or NULL */
     float rate, keep1, take1, keep2, take2, correction2, epsilon, keep; /* keep: AdamW's decay */
     float threshold;    /* of Bop */
     float scale, limit; /* dw = +-scale of signs, else scale dw; 0 where |w| > limit, if that is >= 0 */

@@ -126,6 +126,31 @@ def case_of(name: str, index: int) -> Fused:
     return fused(product, STEPS[index % len(STEPS)], seed)
 
 
+def small_updates() -> list[Call]:
+    """Each fused operator once."""
+    binary = [conv_products(CONVOLUTIONS["tile"], seed=3)[1], layer_products(5, 70, 9, seed=3)[1]]
+    products: list[Product | RealProduct] = [*binary, *(with_packed_dy(p)[1] for p in binary)]
+    products.append(calls_of(REAL_CONVOLUTIONS["pointwise"], seed=3)[1])
+    cases = [fused(product, step, seed=3) for product in products for step in STEPS]
+    joined = [
+        Call(case.operator, [w, *case.product.inputs, *rest], case.attributes)
+        for case in cases
+        for w, _, *rest in [case.step.inputs]
+    ]
+    return [
+        *joined,
+        *(dense_update(name, Source(3, (7, 33), special=False)) for name in DENSE_STEPS),
+    ]
+
+
+def dense_update(name: str, source: Source) -> Call:
+    """`name` of a dense layer of real numbers, of weights of the shape of `source`."""
+    step = CALLS[name](source)
+    w, _, *rest = step.inputs
+    a, b = (source.floats(5, n) for n in w.shape)
+    return Call(f"Gemm{name}", [w, a, b, *rest], {**step.attributes, "scale": 0.3, "limit": 0.7})
+
+
 @pytest.mark.parametrize("index", range(2 * len(SHAPES)))
 def test_the_same_bits_as_the_product_and_then_the_step(index: int):
     case = case_of([*SHAPES][index // 2], index)
@@ -178,22 +203,17 @@ def test_a_dense_layer_of_real_numbers(
 ) -> None:
     """The same bits as the gradient, its mask and the step, whatever the block."""
     monkeypatch.setattr(formulas, "BLOCK", block)
-    operator = f"Gemm{name}"
-    source = Source(block, (7, 33), special=False)
-    step = CALLS[name](source)
-    w, _, *rest = step.inputs
-    a, b = source.floats(5, 7), source.floats(5, 33)
-    between: dict[str, Attribute] = {"scale": 0.3, "limit": 0.7}
-    gradient = masked(linear.dense_weight_grad(a, b), w, **between)
-    call = dataclasses.replace(step, inputs=[w, gradient, *rest])
-    want = [np.empty_like(array) for array in call.twin()]
-    assert COMPILED[name](call.inputs, want, step.attributes, np.empty(0))
+    call = dense_update(name, Source(block, (7, 33), special=False))
+    w, a, b, *rest = call.inputs
+    gradient = masked(linear.dense_weight_grad(a, b), w, scale=0.3, limit=0.7)
+    numbers = {key: n for key, n in call.attributes.items() if key not in ("scale", "limit")}
+    step = Call(name, [w, gradient, *rest], numbers)
+    want = [np.empty_like(array) for array in step.twin()]
+    assert COMPILED[name](step.inputs, want, step.attributes, np.empty(0))
     got = [*(np.empty_like(array) for array in want), np.empty_like(w)]
-    inputs, attributes = [w, a, b, *rest], {**step.attributes, **between}
-    scratch = Guarded(
-        np.empty(scratch_bytes(operator, Sizes([w.shape], [], attributes)), np.uint8), 0
-    )
-    assert COMPILED[operator](inputs, got, attributes, scratch.array)
+    n_bytes = scratch_bytes(call.operator, Sizes([w.shape], [], call.attributes))
+    scratch = Guarded(np.empty(n_bytes, np.uint8), 0)
+    assert COMPILED[call.operator](call.inputs, got, call.attributes, scratch.array)
     scratch.check()
     assert (np.abs(w) > 0.7).any()
     assert_same(got, [*want, gradient])

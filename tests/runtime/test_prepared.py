@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import numpy as np
 import pytest
 
@@ -14,17 +17,19 @@ from bnnopt.runtime.library import library
 from tests.graphs import run_native, zoo
 from tests.runtime.compiled_calls import CALLS, Call, Source
 from tests.runtime.test_compiled_products import small_products
+from tests.runtime.test_compiled_updates import small_updates
 
 pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
 SHAPE = (6, 5, 7, 8)
 REPEATABLE = {name for name, kernel in COMPILED.items() if kernel.repeatable}
 
 
+@functools.cache
 def calls() -> dict[str, Call]:
     table = {name: CALLS[name](Source(3, SHAPE, special=False)) for name in REPEATABLE & set(CALLS)}
     for product in small_products():
         table[product.operator] = Call(product.operator, [*product.inputs], product.attributes)
-    return table
+    return table | {update.operator: update for update in small_updates()}
 
 
 def other_values(call: Call) -> None:
@@ -32,6 +37,9 @@ def other_values(call: Call) -> None:
     floats = [a for a in call.inputs if a is not None and a.dtype.kind == "f" and a.size > 1]
     for array in floats or [a for a in call.inputs if a is not None]:
         array[...] = array.reshape(-1)[::-1].reshape(array.shape).copy()
+    if call.operator.endswith("Step"):
+        for rate_or_count in (a for a in call.inputs if a is not None and a.size == 1):
+            rate_or_count[...] = rate_or_count * 2
 
 
 def outputs_of(call: Call) -> list[Array]:
@@ -47,7 +55,7 @@ def test_every_repeatable_kernel_is_in_the_table():
 
 @pytest.mark.parametrize("operator", sorted(REPEATABLE))
 def test_repeated_calls_read_the_values_of_now(operator: str):
-    call, kernel = calls()[operator], COMPILED[operator]
+    call, kernel = copy.deepcopy(calls()[operator]), COMPILED[operator]
     raw = np.empty((1 << 20) + 64, np.uint8)
     scratch = raw[-raw.ctypes.data % 64 :][: 1 << 20]
     outputs = outputs_of(call)

@@ -57,12 +57,12 @@ _diverged: ContextVar[ctypes.c_int | None] = ContextVar("diverged", default=None
 
 
 class NotFinite(Exception):
-    """An optimiser step that gives NaN or infinity: what would have become so is as it was."""
+    """An optimiser step gives NaN or infinity, and may have written it."""
 
 
 @contextlib.contextmanager
 def finite_updates() -> Iterator[None]:
-    """Let this thread's optimiser steps raise `NotFinite`, not write NaN or infinity."""
+    """Let this thread's optimiser steps raise `NotFinite` where they give NaN or infinity."""
     token = _diverged.set(ctypes.c_int())
     try:
         yield
@@ -81,7 +81,7 @@ def check_finite() -> None:
     Raises
     ------
     NotFinite
-        If something would have become NaN or infinite.
+        If a weight or a state is NaN or infinite.
     """
     flag = _diverged.get()
     if flag is not None and flag.value:

@@ -13,7 +13,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -23,8 +23,10 @@ from bnnopt.runtime.library import library, pointer
 
 Argument: TypeAlias = Array | Convolution | Dense | Sequence[int] | ctypes.Structure | float | None
 
-PreparedCalls: TypeAlias = list[tuple[Callable[..., int], list[object]]]
-"""C functions with their arguments: what a kernel did, to be done again on the same memory."""
+_Result = TypeVar("_Result")
+PreparedCalls: TypeAlias = list[Callable[[], object]]
+"""What a kernel did, to be done once more on the same memory: C functions bound to their arguments,
+and what else it does `again`."""
 
 # Of this thread, while `dry_run` or `recorded` is open in it.
 _named: ContextVar[list[str] | None] = ContextVar("named", default=None)
@@ -57,21 +59,28 @@ class CFunction:
         TypeError, ValueError
             If an argument is not of its type, or there are more or fewer; nothing is called then.
         """
-        names, calls = _named.get(), _recording.get()
+        names = _named.get()
         if names is not None:
             names.append(self.name)
             return True
         pairs = zip(self._converters, arguments, strict=True)
         converted = [convert(argument) for convert, argument in pairs]
-        if calls is not None:
-            calls.append((self._function, converted))
-        return self._function(*converted) != 0 or self.result == "void"
+        bound = functools.partial(self._function, *converted)
+        return again(bound) != 0 or self.result == "void"
 
     @functools.cached_property
     def _function(self) -> Callable[..., int]:
         loaded = library()
         assert loaded is not None, "covered() was not asked"
         return cast("Callable[..., int]", loaded[self.name])
+
+
+def again(action: Callable[[], _Result]) -> _Result:
+    """Do it, now and whenever the kernel's calls are repeated: what depends on values."""
+    calls = _recording.get()
+    if calls is not None:
+        calls.append(action)
+    return action()
 
 
 def _of_array(*dtypes: str) -> Callable[[Argument], object]:
@@ -159,5 +168,5 @@ def recorded() -> Iterator[PreparedCalls]:
 
 def repeat(calls: PreparedCalls) -> None:
     """Do once more what was recorded."""
-    for function, arguments in calls:
-        function(*arguments)
+    for action in calls:
+        action()

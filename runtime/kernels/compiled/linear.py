@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, check_finite, covered
+from bnnopt.runtime.kernels.compiled.functions import again
 from bnnopt.runtime.kernels.compiled.optimizers import (
     BOP,
     FORMS,
@@ -54,11 +56,11 @@ def _in_blocks(
         if update is None:
             return False
         tile = scratch.view(np.float32)[: (rows.stop - rows.start) * w.shape[1]]
-        np.matmul(a[:, rows].T, b, out=tile.reshape(-1, w.shape[1]))
+        again(partial(np.matmul, a[:, rows].T, b, out=tile.reshape(-1, w.shape[1])))
         if dw is not None:
             update.dw = dw[rows].ctypes.data
         OPTIMIZER_STEP(update, None, tile, None)
-        check_finite()
+        again(check_finite)
     return True
 
 

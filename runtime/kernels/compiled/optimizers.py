@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     number,
     scalar,
 )
-from bnnopt.runtime.kernels.compiled.functions import CFunction
+from bnnopt.runtime.kernels.compiled.functions import CFunction, again
 from bnnopt.runtime.kernels.formulas import adamw_correction, known_bottom, stream_start
 
 OPTIMIZER_STEP = CFunction("void bnn_optimizer_step(bnn_update*, float*, float*, uint8_t*)")
@@ -160,24 +161,34 @@ def make_update(
         return None
     if lr is None or not covered(lr) or lr.size != 1 or count is None or count.size != 1:
         return None
-    step, names = int(count.reshape(-1)[0]), ("w", *rule.states)
+    names = ("w", *rule.states)
     arrays = dict(zip(names, (w, *states), strict=True))
     arrays |= zip((f"next_{name}" for name in names), outputs, strict=True)
-    flag = diverged()
-    return Update(
-        diverged=None if flag is None else ctypes.addressof(flag),
+    update = Update(
         rule=rule.number,
         rows=len(like) if like.ndim else 1,
         row=math.prod(like.shape[1:]),
         half=half,
         stochastic=integer(attributes, "stochastic") if half and not is_bop else 0,
-        stream=stream_start(count, integer(attributes, "seed")) if half else 0,
         of_signs=of_signs,
         scale=number({"scale": 1.0, **attributes}, "scale"),
         limit=number({"limit": -1.0, **attributes}, "limit"),
         **{name: array.ctypes.data for name, array in arrays.items() if array is not None},
-        **rule.rates(scalar(lr), step, attributes),
     )
+    again(functools.partial(_set_numbers, update, rule.rates, lr, count, attributes))
+    return update
+
+
+def _set_numbers(
+    update: Update, rates: Rates, lr: Array, count: Array, attributes: Attributes
+) -> None:
+    """What changes from step to step."""
+    flag = diverged()
+    update.diverged = None if flag is None else ctypes.addressof(flag)
+    if update.half:
+        update.stream = stream_start(count, integer(attributes, "seed"))
+    for name, value in rates(scalar(lr), int(scalar(count)), attributes).items():
+        setattr(update, name, value)
 
 
 def optimizer_step(
@@ -195,7 +206,7 @@ def optimizer_step(
         return False
     dw, bits = (None, gradient) if of_signs else (gradient, None)
     OPTIMIZER_STEP(update, dw, None, bits)
-    check_finite()
+    again(check_finite)
     return True
 
 

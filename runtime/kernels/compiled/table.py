@@ -59,8 +59,8 @@ class CompiledKernel(NamedTuple):
         Bytes beside inputs and outputs; None for shapes that the kernel does not cover. Without a
         rule it needs none, and covers all shapes.
     repeatable : bool
-        The C calls follow from shapes, attributes and addresses alone, never from values: they are
-        prepared once and repeated. Others read a learning rate, a bound or an index first.
+        The C calls follow from shapes, attributes and addresses alone, never from values, but for
+        what they do `again`: they are prepared once and repeated. Others read a bound or an index.
     grows : bool
         An output may need more than its planned place: its size depends on the data.
     """
@@ -181,15 +181,19 @@ COMPILED: dict[str, CompiledKernel] = {
     },
     # optimisers, alone and behind the product that makes their gradient
     **{
-        name: CompiledKernel(partial(optimizers.optimizer_step, operator=name))
+        name: CompiledKernel(partial(optimizers.optimizer_step, operator=name), repeatable=True)
         for name in optimizers.FORMS
     },
     **{
-        name: CompiledKernel(partial(updates.fused_step, operator=name), _update(name))
+        name: CompiledKernel(
+            partial(updates.fused_step, operator=name), _update(name), repeatable=True
+        )
         for name in updates.FUSED
     },
     **{
-        f"Gemm{step}": CompiledKernel(partial(linear.fused_step, step=step), _linear)
+        f"Gemm{step}": CompiledKernel(
+            partial(linear.fused_step, step=step), _linear, repeatable=True
+        )
         for step in linear.STEPS
     },
 }

@@ -17,7 +17,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     integers,
 )
 from bnnopt.runtime.kernels.compiled.convolution import Cut, is_half, is_map, weight_grad_cut
-from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction
+from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction, again
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
 from bnnopt.runtime.kernels.tiling import scratch_bytes as binary_scratch_bytes
 from bnnopt.runtime.kernels.tiling import tiling
@@ -70,7 +70,7 @@ def fused_step(
     update.dw = dw.ctypes.data if dw is not None else None
     arguments = [*made.before, None, update, *made.behind, scratch, scratch.size]
     is_done = made.function(*arguments)
-    check_finite()
+    again(check_finite)
     return is_done
 
 
