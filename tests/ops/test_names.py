@@ -19,10 +19,10 @@ HOMES = (
     "runtime/kernels/reference/table.py",
     "runtime/kernels/compiled/",
     "bnnopt/plan/check.py",  # independent on purpose
+    "runtime/kernels/operands.py",  # what compiled kernels read and write: independent as well
 )
 # Names to the code that reads or differentiates such a node, and the number of such tables.
 RULES = {
-    "runtime/program_check.py": 1,  # which operand is which, read on the device before a run
     "bnnopt/autodiff/gradients.py": 1,
     "bnnopt/autodiff/imported_rules.py": 2,  # one for each domain
     "passes/packed_products.py": 1,
