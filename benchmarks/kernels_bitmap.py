@@ -21,7 +21,8 @@ import numpy as np
 from benchmarks.kernels import INSTRUCTIONS
 from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.table import COMPILED, Sizes, scratch_bytes
+from bnnopt.runtime.kernels.compiled.kernel import Sizes
+from bnnopt.runtime.kernels.compiled.table import COMPILED, scratch_bytes
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 

@@ -24,7 +24,8 @@ from bnnopt.ops import (
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import drop_unread, redirect, take_over
 from bnnopt.plan import dependencies
-from bnnopt.runtime.kernels.compiled.table import Sizes, covers
+from bnnopt.runtime.kernels.compiled.kernel import Sizes
+from bnnopt.runtime.kernels.compiled.table import covers
 from bnnopt.training_step import (
     TrainingStep,
     is_constant,

@@ -6,7 +6,8 @@ import onnx_ir as ir
 
 from bnnopt.analysis import in_place_pairs, size_bytes
 from bnnopt.ops import dims
-from bnnopt.runtime.kernels.compiled.table import Sizes, scratch_bytes
+from bnnopt.runtime.kernels.compiled.kernel import Sizes
+from bnnopt.runtime.kernels.compiled.table import scratch_bytes
 
 
 def workspace_bytes(node: ir.Node) -> int:

@@ -16,7 +16,6 @@ ROOMS = ("bnnopt", "passes", "runtime")
 NAMES = {*OPERATORS, *(schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain)}
 HOMES = (
     "bnnopt/ops/",
-    "runtime/kernels/reference/table.py",
     "runtime/kernels/compiled/",
     "bnnopt/plan/check.py",  # independent on purpose
     "runtime/kernels/operands.py",  # what compiled kernels read and write: independent as well

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -12,6 +13,8 @@ import onnx_ir as ir
 import pytest
 
 from bnnopt.ops import DOMAIN, MIN_OPSET, OPERATORS
+from bnnopt.runtime.kernels.compiled import table as compiled
+from bnnopt.runtime.kernels.reference import table as reference
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from tests.ops.cases import CASES
 from tests.ops.harness import (
@@ -64,6 +67,12 @@ def test_case_names_are_unique_and_the_exceptions_among_them():
     names = {str(case) for case in CASES}
     assert len(names) == len(CASES)
     assert names > REFERENCE_BUGS
+
+
+def test_an_operator_has_one_row() -> None:
+    for table, rows in ((reference, reference.KERNELS), (compiled, compiled.COMPILED)):
+        families = [value for value in vars(table).values() if isinstance(value, ModuleType)]
+        assert sorted(name for family in families for name in family.KERNELS) == sorted(rows)
 
 
 def test_kernels_need_numpy_alone():

@@ -9,9 +9,10 @@ import pytest
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array, formulas
+from bnnopt.runtime.kernels.compiled.kernel import Sizes
 from bnnopt.runtime.kernels.compiled.linear import STEPS as DENSE_STEPS
 from bnnopt.runtime.kernels.compiled.optimizers import FORMS
-from bnnopt.runtime.kernels.compiled.table import COMPILED, Sizes, scratch_bytes
+from bnnopt.runtime.kernels.compiled.table import COMPILED, scratch_bytes
 from bnnopt.runtime.kernels.reference import linear
 from bnnopt.runtime.kernels.reference.packing import binarize_pack
 from bnnopt.runtime.kernels.reference.updates import masked, scaled

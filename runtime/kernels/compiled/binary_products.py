@@ -22,7 +22,9 @@ from bnnopt.runtime.kernels.compiled.calls import (
     covered,
 )
 from bnnopt.runtime.kernels.compiled.functions import CFunction
-from bnnopt.runtime.kernels.tiling import tiling
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule
+from bnnopt.runtime.kernels.tiling import scratch_bytes, tiling
+from bnnopt.runtime.library import MAX_THREADS
 
 Dtypes: TypeAlias = tuple[np.dtype[Any], ...]
 
@@ -93,3 +95,14 @@ def product(op: str) -> KernelCall:
 
     run.__doc__ = f"{op}; False, with nothing written, where the numpy kernel has to do it."
     return run
+
+
+def _scratch(name: str) -> ScratchRule:
+    return lambda s: scratch_bytes(
+        name, s.inputs, s.outputs, s.attributes, MAX_THREADS, s.overwritten_bytes
+    )
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    name: CompiledKernel(product(name), _scratch(name), repeatable=True) for name in FUNCTIONS
+}

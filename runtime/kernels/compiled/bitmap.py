@@ -15,6 +15,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     integers,
 )
 from bnnopt.runtime.kernels.compiled.functions import CFunction
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule
 
 MARK = CFunction("void bnn_bitmap_mark_f32(float*, uint8_t*, i64*, i64, i64)")
 MARK_LARGEST = CFunction(
@@ -136,3 +137,17 @@ def scratch_bytes(
     if operator == "PrunedBitmapPack":
         return _floor_bytes(dense) + offset_bytes(dense, by_row=True)
     return offset_bytes(dense)
+
+
+def _scratch(name: str) -> ScratchRule:
+    return lambda s: scratch_bytes(name, s.inputs, s.outputs)
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    "BitmapPack": CompiledKernel(bitmap_pack, _scratch("BitmapPack"), grows=True),
+    "BitmapReluGrad": CompiledKernel(bitmap_relu_grad, _scratch("BitmapReluGrad")),
+    "BitmapUnpack": CompiledKernel(bitmap_unpack, _scratch("BitmapUnpack")),
+    "PrunedBitmapPack": CompiledKernel(
+        pruned_bitmap_pack, _scratch("PrunedBitmapPack"), grows=True
+    ),
+}

@@ -24,8 +24,10 @@ from bnnopt.runtime.kernels.compiled.calls import (
     optional,
 )
 from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule
 from bnnopt.runtime.kernels.tiling import Convolution
 from bnnopt.runtime.kernels.windows import Window, make_window
+from bnnopt.runtime.library import MAX_THREADS
 
 CONV = CFunction(
     "int bnn_conv_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, uint8_t*, i64)"
@@ -347,3 +349,18 @@ def _up(a: int, b: int) -> int:
 
 def _aligned(n_bytes: int) -> int:
     return _up(n_bytes, 64)
+
+
+def _scratch(name: str) -> ScratchRule:
+    return lambda s: scratch_bytes(name, s.inputs, s.outputs, s.attributes, MAX_THREADS)
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    "BitmapConvWeightGrad": CompiledKernel(
+        bitmap_conv_weight_grad, _scratch("BitmapConvWeightGrad")
+    ),
+    "Conv": CompiledKernel(conv, _scratch("Conv")),
+    "ConvInputGrad": CompiledKernel(conv_input_grad, _scratch("ConvInputGrad")),
+    "ConvWeightGrad": CompiledKernel(conv_weight_grad, _scratch("ConvWeightGrad")),
+    "RealConv": CompiledKernel(conv, _scratch("RealConv")),
+}

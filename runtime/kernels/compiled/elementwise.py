@@ -24,6 +24,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     scalar,
 )
 from bnnopt.runtime.kernels.compiled.functions import CFunction
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 from bnnopt.runtime.kernels.formulas import stream_start
 
 DROPOUT = CFunction("void bnn_dropout_f32(float*, float*, uint8_t*, i64, i64, i64, float)")
@@ -193,3 +194,23 @@ def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
         return False
     assert y is not None
     return function(x, y, y.size)
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    "Add": CompiledKernel(add),
+    "Sub": CompiledKernel(sub),
+    "Mul": CompiledKernel(mul),
+    "Div": CompiledKernel(div),
+    "Binarize": CompiledKernel(binarize, repeatable=True),
+    "Cast": CompiledKernel(cast, repeatable=True),
+    "Clip": CompiledKernel(clip),
+    "ClipGrad": CompiledKernel(clip_grad, repeatable=True),
+    "Dropout": CompiledKernel(dropout),
+    "DrawUniform": CompiledKernel(draw_uniform),
+    "Gelu": CompiledKernel(
+        activation("gelu", "approximate", none="gelu", tanh="gelu_tanh"),
+        repeatable=True,
+    ),
+    "Relu": CompiledKernel(activation("relu"), repeatable=True),
+    "ReluGrad": CompiledKernel(relu_grad, repeatable=True),
+}

@@ -10,6 +10,7 @@ import numpy as np
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, check_finite, covered
 from bnnopt.runtime.kernels.compiled.functions import again
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 from bnnopt.runtime.kernels.compiled.optimizers import (
     BOP,
     FORMS,
@@ -74,3 +75,13 @@ def scratch_bytes(w: Shape) -> int:
     n_rows, row = w
     n_bytes = 4 * row * min(n_rows, rows_at_a_time(row))
     return n_bytes + -n_bytes % 64
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    f"Gemm{step}": CompiledKernel(
+        partial(fused_step, step=step),
+        lambda sizes: scratch_bytes(sizes.inputs[0]),
+        repeatable=True,
+    )
+    for step in STEPS
+}

@@ -9,6 +9,7 @@ import numpy as np
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, covered
 from bnnopt.runtime.kernels.compiled.functions import CFunction
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 
 FORWARD = CFunction(
     "int bnn_softmax_cross_entropy_f32(float*, i64*, float*, float*, i64, i64, i64)"
@@ -47,3 +48,9 @@ def _sizes(x: Array | None, labels: Array | None) -> tuple[int, int, int] | None
     if x.ndim < 2 or x.size == 0 or labels.shape != (*x.shape[:1], *x.shape[2:]):
         return None
     return x.shape[0], x.shape[1], math.prod(x.shape[2:])
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    "SoftmaxCrossEntropy": CompiledKernel(softmax_cross_entropy),
+    "SoftmaxCrossEntropyGrad": CompiledKernel(softmax_cross_entropy_grad),
+}

@@ -18,6 +18,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     type_of,
 )
 from bnnopt.runtime.kernels.compiled.functions import CFunction
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 
 INFERENCE = CFunction(
     "void bnn_batch_normalization_f32(float*, float*, float*, float*, float*, float*, i64, i64, "
@@ -165,3 +166,16 @@ def _is_empty(x: Array | None) -> bool:
 def _planes(x: Array | None) -> tuple[int, int, int]:
     assert x is not None
     return x.shape[0], x.shape[1], math.prod(x.shape[2:])
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    "BatchNormalization": CompiledKernel(batch_normalization, repeatable=True),
+    "BatchNormalizationApply": CompiledKernel(batch_normalization_apply, repeatable=True),
+    "BatchNormalizationGrad": CompiledKernel(grad(l1=False), repeatable=True),
+    "BatchNormalizationSigns": CompiledKernel(signs(l1=False), repeatable=True),
+    "BatchNormalizationSignsGrad": CompiledKernel(batch_normalization_signs_grad, repeatable=True),
+    "BatchNormalizationTraining": CompiledKernel(training(l1=False), repeatable=True),
+    "L1BatchNormalizationGrad": CompiledKernel(grad(l1=True), repeatable=True),
+    "L1BatchNormalizationSigns": CompiledKernel(signs(l1=True), repeatable=True),
+    "L1BatchNormalizationTraining": CompiledKernel(training(l1=True), repeatable=True),
+}

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     scalar,
 )
 from bnnopt.runtime.kernels.compiled.functions import CFunction, again
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 from bnnopt.runtime.kernels.formulas import adamw_correction, known_bottom, stream_start
 
 OPTIMIZER_STEP = CFunction("void bnn_optimizer_step(bnn_update*, float*, float*, uint8_t*)")
@@ -219,3 +221,8 @@ def _has_rows(w: Array, packed: Array | None) -> bool:
     if w.ndim == 0 or packed is None or not covered(packed, dtype=np.uint8):
         return False
     return packed.shape == (len(w), -(-math.prod(w.shape[1:]) // 8))
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    name: CompiledKernel(partial(optimizer_step, operator=name), repeatable=True) for name in FORMS
+}

@@ -16,6 +16,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     type_of,
 )
 from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 
 PACK_BITS = CFunction("void bnn_pack_bits_b8(uint8_t*, uint8_t*, i64, i64)")
 UNPACK_BITS = CFunction("void bnn_unpack_bits_b8(uint8_t*, uint8_t*, i64, i64)")
@@ -149,3 +150,17 @@ def _run_packed(
         return False
     arrays = [a for a in arguments if not isinstance(a, int | float)]
     return function(*arrays, rows, row, *arguments[len(arrays) :])
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    "BinarizePack": CompiledKernel(binarize_pack, repeatable=True),
+    "MaskedGrad": CompiledKernel(masked_grad, repeatable=True),
+    "PackBits": CompiledKernel(pack_bits, repeatable=True),
+    "Pow2Pack": CompiledKernel(pow2_pack, repeatable=True),
+    "Pow2Unpack": CompiledKernel(pow2_unpack, repeatable=True),
+    "RangePack": CompiledKernel(range_pack, repeatable=True),
+    "SignPack": CompiledKernel(sign_pack, repeatable=True),
+    "SignUnpack": CompiledKernel(sign_unpack, repeatable=True),
+    "ThresholdPack": CompiledKernel(threshold_pack, repeatable=True),
+    "UnpackBits": CompiledKernel(unpack_bits, repeatable=True),
+}

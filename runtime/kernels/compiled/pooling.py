@@ -20,6 +20,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     type_of,
 )
 from bnnopt.runtime.kernels.compiled.functions import CFunction
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 from bnnopt.runtime.kernels.windows import make_window
 
 MAX_POOL = CFunction("int bnn_max_pool(void*, void*, i64*, uint8_t*, i64*, i64, i64, i64, i64)")
@@ -218,3 +219,16 @@ def max_pool_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scrat
         return False
     sizes = math.prod(dx.shape[:2]), math.prod(dx.shape[2:]), math.prod(dy.shape[2:])
     return MAX_POOL_GRAD(dy, indices, dx, *sizes)
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    "AveragePool": CompiledKernel(average_pool, repeatable=True),
+    "ConvTapSums": CompiledKernel(conv_tap_sums, repeatable=True),
+    "L1BatchNormalizationPoolGrad": CompiledKernel(
+        l1_batch_normalization_pool_grad, repeatable=True
+    ),
+    "MaxPool": CompiledKernel(max_pool, repeatable=True),
+    "MaxPoolGrad": CompiledKernel(max_pool_grad),
+    "PackedMaxPool": CompiledKernel(packed_max_pool, repeatable=True),
+    "PackedMaxPoolGrad": CompiledKernel(packed_max_pool_grad, repeatable=True),
+}

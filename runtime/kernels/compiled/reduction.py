@@ -15,6 +15,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     optional,
 )
 from bnnopt.runtime.kernels.compiled.functions import CFunction
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 from bnnopt.runtime.kernels.formulas import axes_of
 
 REDUCE = CFunction("void bnn_reduce_f32(float*, float*, i64, i64, i64, i64, i64)")
@@ -63,3 +64,10 @@ def _groups(shape: Sequence[int], summed: Collection[int]) -> list[int] | None:
     if len(lengths) == 2:
         return [1, 1, *lengths]
     return [*lengths, 1, 1, 1][:4] if len(lengths) <= 4 else None
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    "GlobalAveragePool": CompiledKernel(global_average_pool, repeatable=True),
+    "ReduceMean": CompiledKernel(reduce(mean=True)),
+    "ReduceSum": CompiledKernel(reduce(mean=False)),
+}

@@ -7,6 +7,7 @@ import numpy as np
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, covered, integers
 from bnnopt.runtime.kernels.compiled.functions import CFunction
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 
 TRANSPOSE = CFunction("void bnn_transpose_b32(uint32_t*, uint32_t*, i64*, i64*, i64)")
 
@@ -38,3 +39,8 @@ def _joined_axes(x: Array, perm: list[int] | None) -> list[tuple[int, int]]:
             length *= axes.pop()[0]
         axes.append((length, step))
     return axes or [(1, 1)]
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    "Transpose": CompiledKernel(transpose, repeatable=True),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from bnnopt.runtime.kernels import Array
@@ -18,9 +19,11 @@ from bnnopt.runtime.kernels.compiled.calls import (
 )
 from bnnopt.runtime.kernels.compiled.convolution import Cut, is_half, is_map, weight_grad_cut
 from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction, again
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
 from bnnopt.runtime.kernels.tiling import scratch_bytes as binary_scratch_bytes
 from bnnopt.runtime.kernels.tiling import tiling
+from bnnopt.runtime.library import MAX_THREADS
 
 Shape = Sequence[int]
 
@@ -133,3 +136,13 @@ def scratch_bytes(
     x, dy = operands
     cut = _real_cut(operator, x, dy, attributes)
     return cut.scratch_bytes(n_threads) if cut is not None else None
+
+
+def _scratch(name: str) -> ScratchRule:
+    return lambda s: scratch_bytes(name, s.inputs, s.attributes, MAX_THREADS)
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    name: CompiledKernel(partial(fused_step, operator=name), _scratch(name), repeatable=True)
+    for name in FUSED
+}

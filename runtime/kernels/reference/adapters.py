@@ -5,6 +5,8 @@ from __future__ import annotations
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.reference import convolution
 from bnnopt.runtime.kernels.reference.elementwise import cast
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.parts import Axes
 
 
 def conv_input_grad(
@@ -43,3 +45,9 @@ def real_conv(
     """`convolution.conv` to the dtype with ONNX's number `dtype`."""
     y = convolution.conv(x, w, strides=strides, pads=pads, dilations=dilations, group=group)
     return cast(y, to=dtype)
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "ConvInputGrad": NumpyKernel(conv_input_grad, Axes("0", "0")),
+    "RealConv": NumpyKernel(real_conv, Axes("0", "0")),
+}

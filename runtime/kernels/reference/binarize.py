@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.parts import TILES
 
 
 def binarize(x: Array, *, zero: float, ste: str, clip: float) -> Array:
@@ -62,3 +64,14 @@ def swish_sign_grad(dy: Array, x: Array, *, beta: float) -> Array:
     dx *= beta / 2
     dx *= dy
     return dx
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "ApproxSignGrad": NumpyKernel(approx_sign_grad, TILES),
+    "Binarize": NumpyKernel(binarize, TILES),
+    "ClipGrad": NumpyKernel(clip_grad, TILES),
+    "ReluGrad": NumpyKernel(relu_grad, TILES),
+    "SwishSignGrad": NumpyKernel(swish_sign_grad, TILES),
+    "StraightThrough": NumpyKernel(straight_through, TILES),
+    "Ternarize": NumpyKernel(ternarize, TILES),
+}

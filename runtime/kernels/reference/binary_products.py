@@ -18,7 +18,9 @@ from bnnopt.runtime.kernels.reference.convolution import (
     weight_grad_of_samples,
 )
 from bnnopt.runtime.kernels.reference.elementwise import cast
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.packing import binarize_pack
+from bnnopt.runtime.kernels.reference.parts import Axes
 
 TILE_BYTES = 1 << 20  # of unpacked floats, but one row at least
 FILTERS_BYTES = 1 << 22  # the same of a convolution's weights: each tile gathers its columns anew
@@ -206,3 +208,15 @@ def _tiles(
     for start in range(0, len(packed), step):
         rows = slice(start, start + step)
         yield rows, _signs(packed[rows], shape, dtype)
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "BinaryConv": NumpyKernel(binary_conv, Axes("0", "0")),
+    "BinaryConvInputGrad": NumpyKernel(binary_conv_input_grad, Axes("0", "0")),
+    "BinaryConvWeightGrad": NumpyKernel(binary_conv_weight_grad, Axes("-1", "0")),
+    "BinaryConvWeightGradSigns": NumpyKernel(binary_conv_weight_grad_signs, Axes("-1", "0")),
+    "BinaryGemm": NumpyKernel(binary_gemm),
+    "BinaryGemmInputGrad": NumpyKernel(binary_gemm_input_grad),
+    "BinaryGemmWeightGrad": NumpyKernel(binary_gemm_weight_grad, Axes("-1", "0")),
+    "BinaryGemmWeightGradSigns": NumpyKernel(binary_gemm_weight_grad_signs, Axes("-1", "0")),
+}

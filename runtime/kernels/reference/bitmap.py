@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
 
 
@@ -77,3 +78,11 @@ def samples(bits: Array, values: Array, *, shape: Sequence[int]) -> Iterator[Arr
 def bitmap_relu_grad(dy: Array, bits: Array, values: Array, *, shape: list[int]) -> Array:
     """Return dy times (1 where the encoded tensor is above 0, else 0)."""
     return np.asarray(dy * (bitmap_unpack(bits, values, shape=shape) > 0))
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "BitmapPack": NumpyKernel(bitmap_pack),
+    "BitmapReluGrad": NumpyKernel(bitmap_relu_grad),
+    "BitmapUnpack": NumpyKernel(bitmap_unpack),
+    "PrunedBitmapPack": NumpyKernel(pruned_bitmap_pack),
+}

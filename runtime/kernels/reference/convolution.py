@@ -17,6 +17,8 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.reference.bitmap import samples as bitmap_samples
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.parts import Axes
 from bnnopt.runtime.kernels.windows import Window, make_window
 
 PRODUCT_ELEMENTS = 1 << 18  # of a weight gradient, added at a time
@@ -387,3 +389,12 @@ def _depthwise_weight_grad(
                 product = scratch[:, *result]
                 np.multiply(sample[:, *source], tile[j::multiplier][:, *result], out=product)
                 total[j::multiplier, tap] += np.sum(product, axis=axes)
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "Conv": NumpyKernel(conv, Axes("0", "0")),
+    "ConvTranspose": NumpyKernel(conv_transpose),
+    "BitmapConvWeightGrad": NumpyKernel(bitmap_conv_weight_grad),
+    "ConvTapSums": NumpyKernel(conv_tap_sums),
+    "ConvWeightGrad": NumpyKernel(conv_weight_grad, Axes("-1", "0")),
+}

@@ -6,6 +6,8 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.formulas import stream_start
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.parts import Axes
 
 
 def random_bits(x: Array, step: Array, *, seed: int) -> Array:
@@ -74,3 +76,10 @@ def _lowbias32(x: Array) -> None:
     x ^= x >> 15
     x *= np.uint32(0x846CA68B)
     x ^= x >> 16
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "Dropout": NumpyKernel(dropout, Axes("0", "00")),
+    "RandomBits": NumpyKernel(random_bits),
+    "DrawUniform": NumpyKernel(draw_uniform),
+}

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.parts import TILES
 
 _DTYPE_OF_ONNX: dict[int, type[np.generic]] = {
     1: np.float32,
@@ -204,3 +206,69 @@ def cast_like(x: Array, like: Array, *, saturate: int = 1, round_mode: str = "up
 def identity(x: Array) -> Array:
     """Return x itself."""
     return x
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "Add": NumpyKernel(from_ufunc(np.add), TILES),
+    "Sub": NumpyKernel(from_ufunc(np.subtract), TILES),
+    "Mul": NumpyKernel(from_ufunc(np.multiply), TILES),
+    "Div": NumpyKernel(div, TILES),
+    "Mod": NumpyKernel(mod, TILES),
+    "Neg": NumpyKernel(from_ufunc(np.negative), TILES),
+    "Abs": NumpyKernel(from_ufunc(np.absolute), TILES),
+    "Sqrt": NumpyKernel(from_ufunc(np.sqrt), TILES),
+    "Pow": NumpyKernel(power, TILES),
+    "Exp": NumpyKernel(from_ufunc(np.exp), TILES),
+    "Log": NumpyKernel(from_ufunc(np.log), TILES),
+    "Reciprocal": NumpyKernel(from_ufunc(np.reciprocal), TILES),
+    "Sign": NumpyKernel(from_ufunc(np.sign), TILES),
+    "Floor": NumpyKernel(from_ufunc(np.floor), TILES),
+    "Ceil": NumpyKernel(from_ufunc(np.ceil), TILES),
+    "Round": NumpyKernel(from_ufunc(np.rint), TILES),
+    "Erf": NumpyKernel(erf, TILES),
+    "Max": NumpyKernel(from_fold(np.maximum), TILES),
+    "Min": NumpyKernel(from_fold(np.minimum), TILES),
+    "Sum": NumpyKernel(from_fold(np.add), TILES),
+    "Mean": NumpyKernel(mean, TILES),
+    "Sin": NumpyKernel(from_ufunc(np.sin), TILES),
+    "Cos": NumpyKernel(from_ufunc(np.cos), TILES),
+    "Tan": NumpyKernel(from_ufunc(np.tan), TILES),
+    "Asin": NumpyKernel(from_ufunc(np.arcsin), TILES),
+    "Acos": NumpyKernel(from_ufunc(np.arccos), TILES),
+    "Atan": NumpyKernel(from_ufunc(np.arctan), TILES),
+    "Sinh": NumpyKernel(from_ufunc(np.sinh), TILES),
+    "Cosh": NumpyKernel(from_ufunc(np.cosh), TILES),
+    "Asinh": NumpyKernel(from_ufunc(np.arcsinh), TILES),
+    "Acosh": NumpyKernel(from_ufunc(np.arccosh), TILES),
+    "Atanh": NumpyKernel(from_ufunc(np.arctanh), TILES),
+    "Relu": NumpyKernel(relu, TILES),
+    "Clip": NumpyKernel(clip, TILES),
+    "LeakyRelu": NumpyKernel(leaky_relu, TILES),
+    "PRelu": NumpyKernel(prelu, TILES),
+    "Elu": NumpyKernel(elu, TILES),
+    "Sigmoid": NumpyKernel(sigmoid, TILES),
+    "Gelu": NumpyKernel(gelu, TILES),
+    "Tanh": NumpyKernel(from_ufunc(np.tanh), TILES),
+    "HardSigmoid": NumpyKernel(hard_sigmoid, TILES),
+    "HardSwish": NumpyKernel(hard_swish, TILES),
+    "Softplus": NumpyKernel(softplus, TILES),
+    "Where": NumpyKernel(where, TILES),
+    "Less": NumpyKernel(from_ufunc(np.less), TILES),
+    "LessOrEqual": NumpyKernel(from_ufunc(np.less_equal), TILES),
+    "Greater": NumpyKernel(from_ufunc(np.greater), TILES),
+    "GreaterOrEqual": NumpyKernel(from_ufunc(np.greater_equal), TILES),
+    "Equal": NumpyKernel(from_ufunc(np.equal), TILES),
+    "And": NumpyKernel(from_ufunc(np.logical_and), TILES),
+    "Or": NumpyKernel(from_ufunc(np.logical_or), TILES),
+    "Xor": NumpyKernel(from_ufunc(np.logical_xor), TILES),
+    "Not": NumpyKernel(from_ufunc(np.logical_not), TILES),
+    "IsNaN": NumpyKernel(from_ufunc(np.isnan), TILES),
+    "BitwiseAnd": NumpyKernel(from_ufunc(np.bitwise_and), TILES),
+    "BitwiseOr": NumpyKernel(from_ufunc(np.bitwise_or), TILES),
+    "BitwiseXor": NumpyKernel(from_ufunc(np.bitwise_xor), TILES),
+    "BitwiseNot": NumpyKernel(from_ufunc(np.invert), TILES),
+    "BitShift": NumpyKernel(bit_shift, TILES),
+    "Cast": NumpyKernel(cast, TILES),
+    "CastLike": NumpyKernel(cast_like),
+    "Identity": NumpyKernel(identity),
+}

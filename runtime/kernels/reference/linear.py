@@ -6,6 +6,8 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.formulas import row_blocks
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.parts import OUT
 
 
 def matmul(a: Array, b: Array, *, out: Array | None = None) -> Array:
@@ -82,3 +84,10 @@ def matmul_integer(
     if b_zero_point is not None:
         b -= b_zero_point
     return np.asarray(np.matmul(a, b))
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "Gemm": NumpyKernel(gemm, OUT),
+    "MatMul": NumpyKernel(matmul, OUT),
+    "MatMulInteger": NumpyKernel(matmul_integer),
+}

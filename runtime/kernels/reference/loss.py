@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -29,3 +30,9 @@ def softmax_cross_entropy_grad(dloss: Array, log_prob: Array, labels: Array) -> 
     np.put_along_axis(dlogits, index, of_label - 1, axis=1)
     dlogits *= dloss / labels.size
     return dlogits
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "SoftmaxCrossEntropy": NumpyKernel(softmax_cross_entropy),
+    "SoftmaxCrossEntropyGrad": NumpyKernel(softmax_cross_entropy_grad),
+}

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.packing import binarize_pack, range_pack, unpack_bits
+from bnnopt.runtime.kernels.reference.parts import Axes
 
 FLOAT, HALF = 1, 10  # as ONNX numbers its types
 
@@ -286,3 +288,22 @@ def by_channel(x: Array) -> Array:
 def column(per_channel: Array) -> Array:
     """One value a channel, to go with `by_channel`."""
     return per_channel.reshape(-1, 1)
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "BatchNormalizationApply": NumpyKernel(batch_normalization_apply, Axes("10000", "1")),
+    "BatchNormalizationGrad": NumpyKernel(batch_normalization_grad, Axes("11000", "100")),
+    "BatchNormalizationLevels": NumpyKernel(batch_normalization_levels, Axes("1bb00", "00")),
+    "BatchNormalizationSigns": NumpyKernel(batch_normalization_signs, Axes("10000", "bb000000")),
+    "BatchNormalizationSignsGrad": NumpyKernel(
+        batch_normalization_signs_grad, Axes("1bb0000", "100")
+    ),
+    "BatchNormalizationTraining": NumpyKernel(batch_normalization_training, Axes("10000", "10000")),
+    "L1BatchNormalizationGrad": NumpyKernel(l1_batch_normalization_grad, Axes("11000", "100")),
+    "L1BatchNormalizationSigns": NumpyKernel(
+        l1_batch_normalization_signs, Axes("10000", "bb000000")
+    ),
+    "L1BatchNormalizationTraining": NumpyKernel(
+        l1_batch_normalization_training, Axes("10000", "10000")
+    ),
+}

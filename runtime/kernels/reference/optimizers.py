@@ -9,7 +9,9 @@ import numpy as np
 from bnnopt.runtime.kernels import Array, Kernel
 from bnnopt.runtime.kernels.formulas import adamw_correction, known_bottom
 from bnnopt.runtime.kernels.reference.dropout import random_bits
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
+from bnnopt.runtime.kernels.reference.parts import Axes, by_rows
 
 
 def sgd_step(w: Array, dw: Array, lr: Array) -> Array:
@@ -311,4 +313,11 @@ STEPS: dict[str, Kernel] = {
     **RULES,
     **_HALVES,
     **_SIGNS,
+}
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "RoundToHalf": NumpyKernel(round_to_half, Axes("0", "0")),
+    "SignGrad": NumpyKernel(sign_grad, Axes("00", "0")),
+    **{name: NumpyKernel(step, by_rows, updates=True) for name, step in STEPS.items()},
 }

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, at_least_float32
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.parts import Axes
 
 
 def pack_bits(mask: Array) -> Array:
@@ -125,3 +127,16 @@ def pool_index_unpack(
         starts = np.arange(first_plane, first_plane + shape[0], dtype=np.int64) * plane
         np.add(in_plane, starts.reshape(-1, 1, 1), out=indices[n])
     return indices
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "BinarizePack": NumpyKernel(binarize_pack, Axes("0", "0")),
+    "MaskedGrad": NumpyKernel(masked_grad, Axes("00", "0")),
+    "PackBits": NumpyKernel(pack_bits, Axes("0", "0")),
+    "PoolIndexPack": NumpyKernel(pool_index_pack, Axes("0", "0")),
+    "PoolIndexUnpack": NumpyKernel(pool_index_unpack),
+    "RangePack": NumpyKernel(range_pack, Axes("0", "0")),
+    "SignPack": NumpyKernel(sign_pack, Axes("0", "0")),
+    "SignUnpack": NumpyKernel(sign_unpack, Axes("0", "0")),
+    "UnpackBits": NumpyKernel(unpack_bits, Axes("0", "0")),
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.normalization import by_channel, column
 from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
 from bnnopt.runtime.kernels.reference.pooling import packed_max_pool_grad
@@ -86,3 +87,9 @@ def l1_batch_normalization_pool_grad(
     dx *= column(inv_std)
     dscale = np.divide(along, scale, out=np.zeros_like(along), where=scale != 0)
     return dx.reshape(len(dy), *shape).astype(dy.dtype, copy=False), dscale, dbias
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "L1BatchNormalizationPoolGrad": NumpyKernel(l1_batch_normalization_pool_grad),
+    "ThresholdPack": NumpyKernel(threshold_pack),
+}

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, at_least_float32
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.packing import pool_index_pack, pool_index_unpack
+from bnnopt.runtime.kernels.reference.parts import Axes
 from bnnopt.runtime.kernels.reference.reduction import lowest
 from bnnopt.runtime.kernels.windows import Window, make_window
 
@@ -213,3 +215,14 @@ def global_average_pool(x: Array) -> Array:
 def global_max_pool(x: Array) -> Array:
     """Maximum over the spatial axes, (N, C, ...) to (N, C, 1, ...)."""
     return np.asarray(np.max(x, axis=tuple(range(2, x.ndim)), keepdims=True))
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "MaxPool": NumpyKernel(max_pool),
+    "AveragePool": NumpyKernel(average_pool, Axes("0", "0")),
+    "GlobalAveragePool": NumpyKernel(global_average_pool),
+    "GlobalMaxPool": NumpyKernel(global_max_pool),
+    "MaxPoolGrad": NumpyKernel(max_pool_grad),
+    "PackedMaxPool": NumpyKernel(packed_max_pool, Axes("0", "00")),
+    "PackedMaxPoolGrad": NumpyKernel(packed_max_pool_grad, Axes("00", "0")),
+}

@@ -15,7 +15,9 @@ import numpy as np
 from bnnopt.runtime.kernels import Array, at_least_float32
 from bnnopt.runtime.kernels.reference import binary_products
 from bnnopt.runtime.kernels.reference.elementwise import cast
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
+from bnnopt.runtime.kernels.reference.parts import Axes
 
 TOP = 15  # exponent of the largest element
 LOWEST, HIGHEST = -126, 112  # of the unit: its multiples are normal float32 numbers
@@ -167,3 +169,15 @@ def binary_gemm_input_grad_pow2(
     """`binary_products.binary_gemm_input_grad` of a packed dy, in the dtype ONNX numbers so."""
     dy = pow2_unpack(dy_packed, dy_unit, shape=dy_shape)
     return cast(binary_products.binary_gemm_input_grad(dy, w_packed, w_shape=w_shape), to=dtype)
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "BinaryConvInputGradPow2": NumpyKernel(binary_conv_input_grad_pow2, Axes("0", "0")),
+    "BinaryConvWeightGradPow2": NumpyKernel(binary_conv_weight_grad_pow2),
+    "BinaryConvWeightGradSignsPow2": NumpyKernel(binary_conv_weight_grad_signs_pow2),
+    "BinaryGemmInputGradPow2": NumpyKernel(binary_gemm_input_grad_pow2),
+    "BinaryGemmWeightGradPow2": NumpyKernel(binary_gemm_weight_grad_pow2),
+    "BinaryGemmWeightGradSignsPow2": NumpyKernel(binary_gemm_weight_grad_signs_pow2),
+    "Pow2Pack": NumpyKernel(pow2_pack),
+    "Pow2Unpack": NumpyKernel(pow2_unpack, Axes("0", "0")),
+}

@@ -13,6 +13,8 @@ import numpy as np
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.formulas import axes_of
 from bnnopt.runtime.kernels.reference.elementwise import div
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.parts import OUT, Axes
 
 
 def lowest(dtype: np.dtype[Any]) -> float | int:
@@ -186,3 +188,21 @@ def batch_normalization(
     y = np.asarray(x * factor.astype(x.dtype, copy=False).reshape(per_channel))
     y += shift.astype(x.dtype, copy=False).reshape(per_channel)
     return y
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "BatchNormalization": NumpyKernel(batch_normalization, Axes("0", "0")),
+    "ReduceMean": NumpyKernel(reduce_mean),
+    "ReduceSum": NumpyKernel(reduce_sum),
+    "ReduceMax": NumpyKernel(reduce_max),
+    "ReduceMin": NumpyKernel(reduce_min),
+    "ReduceProd": NumpyKernel(reduce_prod),
+    "ReduceL1": NumpyKernel(reduce_l1),
+    "ReduceL2": NumpyKernel(reduce_l2),
+    "ReduceSumSquare": NumpyKernel(reduce_sum_square),
+    "ReduceLogSumExp": NumpyKernel(reduce_log_sum_exp),
+    "ArgMax": NumpyKernel(arg_max),
+    "CumSum": NumpyKernel(cum_sum),
+    "Softmax": NumpyKernel(softmax, OUT),
+    "LogSoftmax": NumpyKernel(log_softmax),
+}

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.parts import OUT
 
 _SCATTER: dict[str, np.ufunc] = {
     "add": np.add,
@@ -278,3 +280,32 @@ def trilu(x: Array, k: Array | None = None, *, upper: int = 1) -> Array:
     """Keep the upper (or lower) triangle of the last two axes, from the k-th diagonal."""
     diagonal = 0 if k is None else int(k.item())
     return np.triu(x, diagonal) if upper else np.tril(x, diagonal)
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    "Concat": NumpyKernel(concat, OUT),
+    "Split": NumpyKernel(split),
+    "Slice": NumpyKernel(slice_),
+    "Pad": NumpyKernel(pad),
+    "Flatten": NumpyKernel(flatten),
+    "Reshape": NumpyKernel(reshape),
+    "Transpose": NumpyKernel(transpose),
+    "Squeeze": NumpyKernel(squeeze),
+    "Unsqueeze": NumpyKernel(unsqueeze),
+    "Expand": NumpyKernel(expand),
+    "Tile": NumpyKernel(tile),
+    "Shape": NumpyKernel(shape),
+    "Size": NumpyKernel(size),
+    "Range": NumpyKernel(range_),
+    "ConstantOfShape": NumpyKernel(constant_of_shape),
+    "Gather": NumpyKernel(gather, indexes=True),
+    "GatherGrad": NumpyKernel(gather_grad, indexes=True),
+    "GatherElements": NumpyKernel(gather_elements, indexes=True),
+    "ScatterElements": NumpyKernel(scatter_elements, indexes=True),
+    "GatherND": NumpyKernel(gather_nd, indexes=True),
+    "ScatterND": NumpyKernel(scatter_nd, indexes=True),
+    "TopK": NumpyKernel(top_k),
+    "OneHot": NumpyKernel(one_hot),
+    "DepthToSpace": NumpyKernel(depth_to_space),
+    "Trilu": NumpyKernel(trilu),
+}

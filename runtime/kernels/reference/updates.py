@@ -15,9 +15,11 @@ from bnnopt.runtime.kernels.reference.binary_products import (
     binary_gemm_weight_grad,
 )
 from bnnopt.runtime.kernels.reference.convolution import conv_weight_grad
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.linear import dense_weight_grad
 from bnnopt.runtime.kernels.reference.optimizers import STEPS, sign_grad
 from bnnopt.runtime.kernels.reference.packing import binarize_pack
+from bnnopt.runtime.kernels.reference.parts import WHOLE, by_filters
 from bnnopt.runtime.kernels.reference.pow2 import (
     binary_conv_weight_grad_pow2,
     binary_gemm_weight_grad_pow2,
@@ -102,4 +104,10 @@ FUSED: dict[str, FusedStep] = {
     for product in FUSED_PRODUCTS
     for step in STEPS
     if product != "Gemm" or not (step.startswith("Sign") or step.endswith("BopStep"))
+}
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    name: NumpyKernel(fused, by_filters if fused.by_filters else WHOLE, updates=True)
+    for name, fused in FUSED.items()
 }

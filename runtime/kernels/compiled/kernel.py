@@ -1,0 +1,56 @@
+"""A row of the table of compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, KernelCall
+
+Shapes: TypeAlias = Sequence[Sequence[int]]
+
+
+class Sizes(NamedTuple):
+    """What scratch memory follows from: shapes, an empty one for what is left out, and attributes.
+
+    ``overwritten_bytes`` are those of the input that the first output is written over; 0 if it has
+    memory of its own.
+    """
+
+    inputs: Shapes
+    outputs: Shapes
+    attributes: Attributes
+    overwritten_bytes: int = 0
+
+
+ScratchRule: TypeAlias = Callable[[Sizes], int | None]
+
+
+class CompiledKernel(NamedTuple):
+    """A row of the table.
+
+    Attributes
+    ----------
+    call : KernelCall
+        Does the work, or says that it does not cover these arrays.
+    scratch : ScratchRule, optional
+        Bytes beside inputs and outputs; None for shapes that the kernel does not cover. Without a
+        rule it needs none, and covers all shapes.
+    repeatable : bool
+        The C calls follow from shapes, attributes and addresses alone, never from values, but for
+        what they do `again`: they are prepared once and repeated. Others read a bound or an index.
+    grows : bool
+        An output may need more than its planned place: its size depends on the data.
+    """
+
+    call: KernelCall
+    scratch: ScratchRule | None = None
+    repeatable: bool = False
+    grows: bool = False
+
+    def __call__(
+        self, inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+    ) -> bool:
+        """Run it; whether the outputs are written."""
+        return self.call(inputs, outputs, attributes, scratch)
