@@ -10,13 +10,20 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.autodiff.backward import FLOATS, differentiate
-from bnnopt.autodiff.chance import draw, masked, substitute, take_middle, train_dropout
+from bnnopt.autodiff.batch_norms import (
+    check_inference_mode,
+    settle_frozen,
+    train_batch_norm,
+    trains,
+    use_running_statistics,
+)
+from bnnopt.autodiff.chance import draw, masked, take_middle, train_dropout
 from bnnopt.autodiff.imported import import_backward, recognize_estimators
 from bnnopt.autodiff.losses import PLAIN, LossOptions, add_loss
 from bnnopt.autodiff.optimizers import Optimizer, Updater
 from bnnopt.autodiff.selection import Selection
 from bnnopt.errors import ModelError
-from bnnopt.frontend import EXPORT_COMMAND, ForwardGraph, TrainingArtifacts
+from bnnopt.frontend import ForwardGraph, TrainingArtifacts
 from bnnopt.metadata import Key
 from bnnopt.ops import DOMAIN, DOMAIN_VERSION, Emitter, functions_for, traits
 from bnnopt.training_step import (
@@ -74,8 +81,9 @@ def build_training_step(
     model = _copy(forward)
     graph = model.graph
     options.selection.apply(graph)
+    forward.notes += settle_frozen(graph, options.selection)
     if not forward.has_gradients:
-        _check_inference_mode(graph, path)
+        check_inference_mode(graph, path)
     updates = _to_training_mode(graph, options.seed)
     parameters = [value for value in graph.inputs if role(value) is Role.PARAMETER]
     try:
@@ -117,7 +125,8 @@ def build_imported_step(
         if role(value) is Role.PARAMETER and value.name not in artifacts.gradients:
             set_role(value, Role.FROZEN)
     options.selection.apply(graph)
-    _check_inference_mode(graph, path)
+    artifacts.forward.notes += settle_frozen(graph, options.selection)
+    check_inference_mode(graph, path)
     updates = _to_training_mode(graph, options.seed)
     values = dict(zip(artifacts.exported, graph.outputs, strict=True))
     graph.outputs[:] = graph.outputs[:1]
@@ -185,7 +194,7 @@ def build_evaluation(forward: ForwardGraph) -> TrainingStep:
     _take_values(graph)
     for node in list(graph):
         if node.op_type == "BatchNormalization":
-            _use_running_statistics(node)
+            use_running_statistics(node)
         source = node.inputs[0] if node.op_type == "Dropout" else masked(node)
         if source is not None:
             node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)
@@ -240,14 +249,6 @@ def _take_values(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
-def _use_running_statistics(node: ir.Node) -> None:
-    node.attributes.pop("training_mode", None)
-    for output, statistic in zip(node.outputs[1:], node.inputs[3:], strict=False):
-        assert statistic is not None
-        output.replace_all_uses_with(statistic, replace_graph_outputs=True)
-    node.resize_outputs(1)
-
-
 def _copy(forward: ForwardGraph) -> ir.Model:
     model = forward.model.clone()
     for node in model.graph:
@@ -261,59 +262,13 @@ def _to_training_mode(graph: ir.Graph, seed: int) -> list[tuple[ir.Value, ir.Val
     emit = Emitter(graph, "forward")
     latest: dict[ir.Value, ir.Value] = {}
     for index, node in enumerate(list(graph)):
-        if node.op_type == "BatchNormalization" and _trains(node):
-            _train_batch_norm(emit.fork("forward"), graph, node, latest)
+        if node.op_type == "BatchNormalization" and trains(node):
+            train_batch_norm(emit.fork("forward"), graph, node, latest)
         elif node.op_type == "Dropout":
             train_dropout(emit.fork("forward"), graph, node, seed + index)
         elif node.op_type == "RandomUniformLike":
             draw(emit.fork("forward"), graph, node, seed + index)
     return [(output, target) for target, output in latest.items()]
-
-
-def _trains(node: ir.Node) -> bool:
-    """Whether a batch norm is in training mode."""
-    mode = node.attributes.get("training_mode")
-    return mode is not None and bool(mode.as_int())
-
-
-def _check_inference_mode(graph: ir.Graph, path: Path) -> None:
-    """A frozen backbone may keep its statistics; elsewhere inference mode is a mistaken export."""
-    for node in graph:
-        if node.op_type != "BatchNormalization" or _trains(node):
-            continue
-        scale = node.inputs[1]
-        if scale is not None and role(scale) is Role.PARAMETER:
-            raise ModelError(
-                f"{path}: node {node.name!r} (BatchNormalization) is in inference mode, expected "
-                f"training mode, or a frozen scale (--freeze {scale.name}); export with "
-                f"{EXPORT_COMMAND}"
-            )
-
-
-def _train_batch_norm(
-    emit: Emitter, graph: ir.Graph, node: ir.Node, latest: dict[ir.Value, ir.Value]
-) -> None:
-    """A shared batch norm runs more than once: each run starts from the last one's statistics."""
-    x, scale, bias, mean, var = node.inputs
-    assert mean is not None
-    assert var is not None
-    epsilon, momentum = node.attributes.get("epsilon"), node.attributes.get("momentum")
-    y = emit(
-        "BatchNormalizationTraining",
-        *(x, scale, bias, latest.get(mean, mean), latest.get(var, var)),
-        name=str(node.name) or f"{node.outputs[0].name}",
-        n_outputs=5,
-        epsilon=1e-5 if epsilon is None else epsilon.as_float(),
-        momentum=0.9 if momentum is None else momentum.as_float(),
-        dtype=int(ir.DataType.FLOAT),
-    )
-    training = y.producer()
-    assert training is not None
-    for statistic, output in ((mean, training.outputs[1]), (var, training.outputs[2])):
-        if role(statistic) is Role.STATISTIC:
-            output.name = emit.unique(f"{statistic.name}.next")
-            latest[statistic] = output
-    substitute(graph, node, emit)
 
 
 def _finished(model: ir.Model) -> TrainingStep:

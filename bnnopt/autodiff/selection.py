@@ -25,11 +25,14 @@ class Selection:
         Patterns of those that are; without any, all.
     last : int, optional
         Only those of the last so many layers: a convolution or dense layer with what follows it.
+    freeze_batch_norm : bool
+        Batch norms of which nothing is trained run on their running statistics.
     """
 
     freeze: Sequence[str] = ()
     train: Sequence[str] = ()
     last: int | None = None
+    freeze_batch_norm: bool = False
 
     def apply(self, graph: ir.Graph) -> None:
         """Give the parameters that are not trained the role of frozen ones.

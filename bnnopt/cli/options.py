@@ -117,9 +117,10 @@ def _of_settings(option: Option) -> Callable[[Command], Command]:
         *option.flags,
         option.name,
         type=Names() if about.is_listed else kind,
+        is_flag=option.type == "bool",
         multiple=option.type == "Sequence[str]" and not about.is_listed,
         default=option.default,
-        show_default=option.default not in (None, ()),
+        show_default=option.default not in (None, (), False),
         metavar=about.metavar,
         help=about.help,
     )
@@ -127,6 +128,7 @@ def _of_settings(option: Option) -> Callable[[Command], Command]:
 
 _KINDS: dict[str, click.ParamType[Any]] = {"level": Level(), "budget_bytes": Size()}
 _OF_TYPE: dict[str, click.ParamType[Any]] = {
+    "bool": click.BOOL,
     "int": click.INT,
     "int | None": click.INT,
     "float": click.FLOAT,

@@ -22,6 +22,7 @@ from bnnopt.autodiff import (
     make_optimizer,
     read_optimizer,
 )
+from bnnopt.compiler.initial import start_from
 from bnnopt.compiler.settings import LOSSES, Settings, check, taking, with_options
 from bnnopt.errors import UsageError
 from bnnopt.frontend import ForwardGraph, load_artifacts, load_forward, own_graph
@@ -58,8 +59,12 @@ def summarize(model: str | Path, **options: object) -> Summary:
     check(chosen)
     path = Path(model)
     forward = load_forward(path, chosen.batch_size or 1, chosen.ste, _keeps_zero(chosen))
-    Selection(chosen.freeze, chosen.train, chosen.last).apply(forward.graph)
+    _selection(chosen).apply(forward.graph)
     return summarize_graph(forward, path.name)
+
+
+def _selection(chosen: Settings) -> Selection:
+    return Selection(chosen.freeze, chosen.train, chosen.last, chosen.freeze_batch_norm)
 
 
 def _keeps_zero(chosen: Settings) -> bool | None:
@@ -81,13 +86,15 @@ def loss_options(chosen: Settings) -> LossOptions:
 def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     """From a forward model, by differentiation."""
     forward = load_forward(path, chosen.batch_size, chosen.ste, _keeps_zero(chosen))
+    if chosen.init is not None:
+        start_from(Path(chosen.init), forward)
     optimizer = _optimizer(chosen)
     loss = chosen.loss or LOSSES[0]
     if optimizer.name == "bop":
         pack_binary_weights(forward)
     if optimizer.name == "fixed-sign":
         fix_signs(forward)
-    selection = Selection(chosen.freeze, chosen.train, chosen.last)
+    selection = _selection(chosen)
     options = TrainingOptions(loss, optimizer, selection, chosen.seed, loss_options(chosen))
     say("building the training step")
     reference = build_training_step(forward, options, path)
@@ -106,9 +113,11 @@ def import_artifacts(path: Path, chosen: Settings, say: Progress) -> Built:
         if given:
             raise UsageError(f"{option}: the training graph of {path} has its own; leave it out")
     artifacts = load_artifacts(path, chosen.batch_size, chosen.sign_zero == "keep")
+    if chosen.init is not None:
+        start_from(Path(chosen.init), artifacts.forward)
     own = artifacts.optimizer() if chosen.optimizer is None else None
     optimizer = read_optimizer(own) if own is not None else _optimizer(chosen)
-    selection = Selection(chosen.freeze, chosen.train, chosen.last)
+    selection = _selection(chosen)
     options = TrainingOptions(artifacts.loss, optimizer, selection, chosen.seed)
     say("importing the training graph")
     reference = build_imported_step(artifacts, options, path)

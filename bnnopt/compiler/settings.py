@@ -156,6 +156,15 @@ class Settings:
     last: int | None = _of_step(
         None, "Train only the last K convolutions or dense layers.", metavar="K"
     )
+    freeze_batch_norm: bool = _of_step(
+        False, "Batch norms of which no parameter is trained run on their running statistics."
+    )
+    init: str | None = _of_step(
+        None,
+        "Start from the weights of this checkpoint, state_dict or model, those that it has by name "
+        "and shape.",
+        metavar="FILE",
+    )
     ste: Sequence[str] = _of_step(
         (),
         f"Straight-through estimator: {_listed(ESTIMATORS)}; with a pattern for the nodes that "
@@ -307,7 +316,8 @@ def _converted(name: str, value: object, expected: str) -> object:
         if isinstance(value, Sequence) and all(isinstance(v, Real) for v in value):
             return tuple(map(float, value))
     elif isinstance(value, bool):
-        pass  # is an int to Python, but no number of anything
+        if expected == "bool":  # an int to Python, but no number of anything
+            return value
     elif expected.startswith("int") and isinstance(value, Integral):
         return int(value)
     elif expected.startswith("float") and isinstance(value, Real):

@@ -21,7 +21,7 @@ from bnnopt.frontend.normalize import (
     operator_name,
     setting,
 )
-from bnnopt.frontend.read import EXPORT_COMMAND, one_line, own_graph, read_model
+from bnnopt.frontend.read import EXPORT_COMMAND, array_of, one_line, own_graph, read_model
 from bnnopt.frontend.straight_through import settle_detached
 from bnnopt.frontend.training_artifacts import (
     OptimizerModel,
@@ -39,6 +39,7 @@ __all__ = [
     "ForwardGraph",
     "OptimizerModel",
     "TrainingArtifacts",
+    "array_of",
     "evaluate",
     "is_artifacts",
     "load_artifacts",
