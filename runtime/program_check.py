@@ -137,6 +137,7 @@ def _check_value(
         fits = fits and spec.offset + n_bytes <= program.arena_bytes
         _require(fits, f"{name} at {spec.offset} leaves the arena of {program.arena_bytes} bytes")
         return
+    _require(min(spec.shape, default=1) > 0, f"{name} outlives a step, but grows with the batch")
     _require(spec.place in buffers, f"{name} lies in {spec.place!r}")
     buffer = buffers[spec.place].get(spec.buffer)
     _require(buffer is not None, f"{name} has no buffer {spec.buffer!r}")

@@ -40,12 +40,13 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace, made: Path) -> int:
-    from tests.fuzz.campaign import ACCEPTED, Campaign, Tally
+    from tests.fuzz.campaign import ACCEPTED, Campaign, Tally, load_everything
     from tests.fuzz.seeds import make_seeds
     from tests.fuzz.targets import TARGETS
 
     (made / "seeds").mkdir()
     (made / "scratch").mkdir()
+    load_everything()
     make_seeds(made / "seeds")
     campaign = Campaign(TARGETS, made / "seeds", made / "scratch", options.seed)
     if options.replay is not None:

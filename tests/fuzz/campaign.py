@@ -8,6 +8,7 @@ ended after it. The parent ends a worker that is silent for too long and starts 
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from bnnopt import errors
 from bnnopt.errors import BnnoptError
 from tests.fuzz.memory import allow
 from tests.fuzz.targets import Target
@@ -218,6 +220,16 @@ def _told(log: str) -> str:
     sanitizer = [line for line in lines if "ERROR: " in line or "runtime error" in line]
     frames = [line.split("/")[-1] for line in lines if line.startswith('File "')]
     return "; ".join([*sanitizer[:1], *frames[:3]])
+
+
+def load_everything() -> None:
+    """Import all of bnnopt but its PyTorch side: no worker has to, nor reads later edits."""
+    root = Path(errors.__file__).parent
+    for folder, _, names in os.walk(root, followlinks=True):
+        for name in names:
+            parts = Path(folder, name).relative_to(root.parent).with_suffix("").parts
+            if name.endswith(".py") and "torch" not in parts and "__main__" not in parts:
+                importlib.import_module(".".join(p for p in parts if p != "__init__"))
 
 
 class Tally:

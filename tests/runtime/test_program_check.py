@@ -71,6 +71,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "smaller arena": (lambda p: p.update(arena_bytes=64), "leaves the arena"),
     "other dtype": (lambda p: value(p, "c").update(dtype="object"), "is of type 'object'"),
     "longer weight": (lambda p: value(p, "w")["shape"].__setitem__(0, 5), "its buffer"),
+    "weight of a batch": (lambda p: value(p, "w")["shape"].__setitem__(0, -1), "grows with"),
     "no such buffer": (lambda p: value(p, "w").update(buffer="z"), "has no buffer 'z'"),
     "no such place": (lambda p: value(p, "w").update(place="heap"), "lies in 'heap'"),
     "no such value": (lambda p: step(p, "Conv")["inputs"].__setitem__(0, 9999), "uses none of"),
