@@ -141,9 +141,12 @@ def _unescaped(name: str) -> str:
     return name[:-1] if name.rstrip(".") == RESERVED else name
 
 
-def tensors_checksum(tensors: Mapping[str, NDArray[np.generic]]) -> int:
-    """CRC-32 of the elements of all tensors, in the order of their names."""
-    checksum = 0
+def tensors_checksum(
+    tensors: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str] | None = None
+) -> int:
+    """CRC-32 of the metadata but a ``checksum``, and of all tensors in the order of their names."""
+    texts = {name: text for name, text in (metadata or {}).items() if name != "checksum"}
+    checksum = fields_checksum(texts) if texts else 0
     for name in sorted(tensors):
         checksum = zlib.crc32(np.ascontiguousarray(tensors[name]).data, checksum)
     return checksum

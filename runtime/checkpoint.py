@@ -35,9 +35,9 @@ def write_checkpoint(path: StrPath, checkpoint: Checkpoint) -> None:
         If it cannot be written.
     """
     try:
-        checksum = str(tensors_checksum(checkpoint.tensors))
-        metadata = {"steps_done": str(checkpoint.steps_done), "checksum": checksum}
+        metadata = {"steps_done": str(checkpoint.steps_done)}
         metadata |= {f"{_NOTE}{name}": text for name, text in checkpoint.notes.items()}
+        metadata["checksum"] = str(tensors_checksum(checkpoint.tensors, metadata))
         write_tensors(path, checkpoint.tensors, metadata)
     except (OSError, ValueError) as error:
         where, reason = shown_path(path), reason_of(error)
@@ -57,7 +57,7 @@ def read_checkpoint(path: StrPath, like: Mapping[str, Array]) -> Checkpoint:
     if not steps.isdecimal() or len(steps) > _MOST_DIGITS:
         raise ArtifactError(f"{path}: not a checkpoint: it does not say how many steps it saw")
     _check_alike(path, tensors, like)
-    if metadata.get("checksum") != str(tensors_checksum(tensors)):
+    if metadata.get("checksum") != str(tensors_checksum(tensors, metadata)):
         raise ArtifactError(f"{path}: is not as it was written; take another checkpoint")
     notes = {n.removeprefix(_NOTE): text for n, text in metadata.items() if n.startswith(_NOTE)}
     return Checkpoint(tensors, int(steps), notes)

@@ -172,12 +172,12 @@ def _normalization_grad(o: Operands) -> Pairs:
 
 
 def _normalization_signs_grad(o: Operands) -> Pairs:
-    """Behind dy, signs and mask stand a table of levels, one of slopes, and channels."""
+    """Behind dy, signs and mask stand scale and inv_std, and the tables of levels and slopes."""
     dy = o.input(0)
     yield o.written(0), math.prod(dy)
     yield from ((o.read(i), packed(dy)) for i in (1, 2))
-    for i in range(3, len(o.inputs)):
-        yield o.read(i), dy[1] * (4 if len(o.input(i)) == 2 else 1)
+    yield from ((o.read(i), dy[1]) for i in (3, 4))
+    yield from ((o.read(i), 4 * dy[1]) for i in (5, 6))
     yield from ((o.written(i), dy[1]) for i in (1, 2))
 
 

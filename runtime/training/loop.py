@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Schedule = Callable[[int], float]
 NOTES = "training"
+_DAMAGED = "the checkpoint's training state is damaged; take another one"
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,25 @@ class Progress:
         return {name: getattr(self, name) for name in names} | {"history": self.history.to_list()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        for name, value in state.items():
-            setattr(self, name, History.from_list(value) if name == "history" else value)
+        """Go on from what `state` gave.
+
+        Raises
+        ------
+        AttributeError, TypeError, ValueError
+            If it did not.
+        """
+        if state.keys() != self.state().keys():
+            raise ValueError(f"progress has {', '.join(state)}")
+        numbers = {name: value for name, value in state.items() if name != "history"}
+        for name, value in numbers.items():
+            is_right = type(value) is type(getattr(self, name)) and math.isfinite(value)
+            if not is_right or (type(value) is int and value < 0):
+                raise ValueError(f"{name} is {value!r}")
+        if numbers["batch"] > self.n_batches:
+            raise ValueError(f"batch is {numbers['batch']} of {self.n_batches}")
+        self.history = History.from_list(state["history"])
+        for name, value in numbers.items():
+            setattr(self, name, value)
 
 
 def fit(
@@ -297,9 +314,12 @@ class _Run:
                     f"the checkpoint was trained with {name} {found['recipe'].get(name)}, now it "
                     f"is {value}; go on with the same, or start anew without --resume"
                 )
-        self._progress.restore(found["progress"])
-        if isinstance(self._recipe.schedule, Plateau) and found["schedule"] is not None:
-            self._recipe.schedule.restore(found["schedule"])
+        try:
+            self._progress.restore(found["progress"])
+            if isinstance(self._recipe.schedule, Plateau) and found["schedule"] is not None:
+                self._recipe.schedule.restore(found["schedule"])
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{_DAMAGED}: {error}") from None
 
 
 def as_dataset(data: Dataset | tuple[ArrayLike, ArrayLike], what: str) -> Dataset:
@@ -328,11 +348,12 @@ def read_notes(text: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(text)
-        if {"progress", "recipe", "normalization", "schedule"} <= found.keys():
-            return dict(found)
-    except (ValueError, AttributeError):
+        Normalization.from_fields(found["normalization"])
+        if all(isinstance(found[name], dict) for name in ("progress", "recipe")):
+            return {"schedule": None, **found}
+    except (ValueError, LookupError, TypeError, RecursionError):
         pass
-    raise ArtifactError("the checkpoint's training state is damaged; take another one")
+    raise ArtifactError(_DAMAGED)
 
 
 def _n_batches(session: TrainingSession, data: Dataset) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +16,7 @@ from onnx import numpy_helper, parser
 
 import bnnopt
 from bnnopt import TrainingSession
+from bnnopt.runtime.training import Checkpoints
 from tests.passes import networks
 
 BATCH = 4
@@ -92,6 +94,15 @@ def make_seeds(folder: Path) -> None:
         session = TrainingSession(folder / name, threads=1)
         session.step(*batch(session))
         session.save(folder / f"{name}.safetensors", {"place": "seed"})
+        kept = Checkpoints(folder / f"{name}.kept")
+        session.fit(training_data(session), 1, checkpoints=kept.folder)
+        shutil.copy(kept.found()[0], folder / f"{name}.fit.safetensors")
+
+
+def training_data(session: TrainingSession) -> tuple[Any, Any]:
+    """Samples and labels of two epochs of three steps."""
+    x, y = batch(session, 3 * BATCH - 1)
+    return next(iter(x.values())), y
 
 
 def without_portable_graphs() -> AbstractContextManager[object]:

@@ -32,6 +32,7 @@ from tests.fuzz.mutations import change_bytes, change_json, change_tensors, inte
 PLANNED = 64 << 20  # bytes: what needs more is compiled, but not opened
 OPTIONS = "options.json"
 CHECKPOINT = "k.safetensors"
+NOTES = "note.training"
 LEVELS = ("O0", "O1", "O2")
 
 
@@ -172,7 +173,7 @@ def make_checkpoint(rng: random.Random, folder: Path, made: Path) -> None:
     name = rng.choice(list(seeds.FOLDERS))
     (folder / "name.txt").write_text(name)
     path = folder / CHECKPOINT
-    data = (made / f"{name}.safetensors").read_bytes()
+    data = (made / rng.choice((f"{name}.safetensors", f"{name}.fit.safetensors"))).read_bytes()
     data = (_with_other_elements if rng.random() < 0.3 else change_tensors)(data, rng)
     path.write_bytes(data)
     if rng.random() < 0.03:
@@ -196,8 +197,10 @@ def _with_other_elements(data: bytes, rng: random.Random) -> bytes:
         for name, e in header.items()
         if e["dtype"] in kinds
     }
-    about["checksum"] = str(tensors_checksum(tensors))
     about["steps_done"] = rng.choice((about["steps_done"], str(integer(rng)), text(rng)))
+    if NOTES in about:
+        about[NOTES] = json.dumps(change_json(json.loads(about[NOTES]), rng))
+    about["checksum"] = str(tensors_checksum(tensors, about))
     changed = json.dumps({"__metadata__": about, **header}).encode()
     changed += b" " * (-len(changed) % 8)
     return struct.pack("<Q", len(changed)) + changed + bytes(body)
@@ -220,6 +223,7 @@ def use_checkpoint(folder: Path, made: Path) -> bool:
         for name, array in session._persistent.items():
             assert np.array_equal(array, before[name], equal_nan=True), f"{name} has changed"
         raise
+    session.fit(seeds.training_data(session), epochs=2)
     return use_session(session)
 
 
