@@ -83,6 +83,14 @@ class Binarized:
     idiom: str
 
 
+def _check_outputs(graph: ir.Graph, path: Path) -> None:
+    for value in graph.outputs:
+        if value.producer() is None and value not in graph.inputs:
+            raise ModelError(
+                f"{path}: output {value.name!r} is the same for all inputs; export the model again"
+            )
+
+
 def normalize(
     proto: onnx.ModelProto, batch_size: int | None, path: Path, write_out: bool = True
 ) -> ForwardGraph:
@@ -125,6 +133,7 @@ def normalize(
     for node in list(graph):
         if _is_needless(node):
             _bypass(graph, node)
+    _check_outputs(graph, path)
     for node in list(graph):
         _free_batch(graph, node, batch)
         if node.op_type == "RandomUniformLike":
