@@ -110,9 +110,16 @@ def loss_attribute(name: str, value: str | int) -> Change:
     return edit
 
 
+def predict(name: str) -> Change:
+    return lambda model: setattr(model.graph.output[1], "name", name)
+
+
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
+        (predict("/bn/BatchNormalization_output_1"), "no forward node of a kind that is known"),
+        (predict("/Flatten_Grad/input_shape"), "is the same for all inputs"),
+        (lambda m: predict(m.graph.output[0].name)(m), "has shape [], but labels are of classes"),
         (rename("ReluGrad", "GeluGrad"), "(GeluGrad): no rule for it: com.microsoft.GeluGrad"),
         (rename("BatchNormInternal", "Gelu"), "forward operator com.microsoft.Gelu"),
         (rename("Relu", "Tanh"), "no forward Relu reads"),

@@ -198,6 +198,11 @@ def test_no_data_input(tmp_path: Path) -> None:
     rejected(save(parse(text, W), tmp_path), "net.onnx: the graph has no data input")
 
 
+def test_an_output_that_no_input_reaches(tmp_path: Path) -> None:
+    text = "g (float[batch,3] x) => (float[3] w) { y = Relu (x) }"
+    rejected(save(parse(text, W), tmp_path), "output 'w' is the same for all inputs")
+
+
 def test_no_output(tmp_path: Path) -> None:
     model = parse(good(), WEIGHTS)
     del model.graph.output[:]

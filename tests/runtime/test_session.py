@@ -294,6 +294,8 @@ def wrong_checkpoints(folders: Callable[..., Path], scratch: Path) -> dict[str, 
     _, metadata = artifact.read_tensors(good)
     for name, changes in {
         "a flipped bit": (tensors | {"w1": tensors["w1"] * np.float32(1.0001)}, metadata),
+        "another number of steps": (tensors, metadata | {"steps_done": "4"}),
+        "another text": (tensors, metadata | {"note.training": "{}"}),
         "steps beyond int64": (tensors, metadata | {"steps_done": "9" * 19}),
         "no checksum": (tensors, {"steps_done": "3"}),
     }.items():

@@ -157,6 +157,24 @@ def broken(write: Callable[[Path], object]) -> Callable[[Path], Path]:
     return make
 
 
+def damaged(path: Path, start: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[start : start + 40] = bytes(40)
+    path.write_bytes(content)
+
+
+def npy_with(header: str) -> Callable[[Path], Path]:
+    """An ``.npy`` file that says this of itself."""
+
+    def make(path: Path) -> Path:
+        text = header.encode() + b"\n"
+        start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text))
+        (path / "d.npy").write_bytes(start + text + bytes(64))
+        return path / "d.npy"
+
+    return make
+
+
 MISTAKES = {
     "not there": (lambda p: p / "no.npz", "no.npz: cannot be read"),
     "empty folder": (lambda p: p, "expected .npz"),
@@ -177,6 +195,15 @@ MISTAKES = {
     "another size": (
         broken(lambda p: np.savez(p / "d.npz", x=np.zeros((2, 1, 5, 5)))),
         "samples are [1, 5, 5], the model takes [1, 4, 5]",
+    ),
+    "damaged compression": (
+        broken(lambda p: damaged(packed_npz(p), 60)),
+        "not an .npz file, or cut short",
+    ),
+    "damaged header": (npy_with("{'descr': (["), "not an .npy file, or cut short"),
+    "absurd size": (
+        npy_with(f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({1 << 50},)}}"),
+        "not an .npy file, or cut short",
     ),
     "no samples": (
         broken(lambda p: np.savez(p / "d.npz", x=IMAGES[:0], y=LABELS[:0])),

@@ -176,6 +176,35 @@ def test_a_resume_with_other_data_or_seed_is_refused(folder: Path, tmp_path: Pat
         session.fit(samples(10), 3)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda notes: notes.update(progress=3),
+        lambda notes: notes.update(recipe=[]),
+        lambda notes: notes.update(normalization={"scale": "wide"}),
+        lambda notes: notes["progress"].pop("loss_sum"),
+        lambda notes: notes["progress"].update(session=0),
+        lambda notes: notes["progress"].update(epoch="1"),
+        lambda notes: notes["progress"].update(batch=-1),
+        lambda notes: notes["progress"].update(batch=99),
+        lambda notes: notes["progress"].update(loss_sum=math.nan),
+        lambda notes: notes["progress"].update(history=[{"epoch": 1}]),
+    ],
+)
+def test_a_training_state_that_is_damaged(
+    folder: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], Any]
+) -> None:
+    fit(folder, tmp_path, schedules()[0], StopAt(3))
+    session = TrainingSession(folder)
+    session.resume(Checkpoints(tmp_path).found()[0])
+    notes = json.loads(session.notes["training"])
+    edit(notes)
+    session.save(tmp_path / "k", {"training": json.dumps(notes)})
+    session.resume(tmp_path / "k")
+    with pytest.raises(ArtifactError, match="training state is damaged"):
+        session.fit(samples(), 3)
+
+
 def test_a_checkpoint_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ArtifactError, match="cannot be written"):
