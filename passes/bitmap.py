@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from bnnopt.analysis import (
     expected_density,
-    is_kept,
+    is_from_forward,
+    kept_values,
     measured_density,
-    saved,
     size_bytes,
 )
 from bnnopt.ops import Emitter, dims, family, packed_row_bytes
@@ -61,8 +61,8 @@ class Bitmap(Pass):
                     dx, f"scattered by a pooling, {size_bytes(dx)} B: read at once, not kept"
                 )
         return sum(
-            self._encode(step, trace, root, [v for v in views if is_kept(v) and late(v)])
-            for root, views in saved(step).items()
+            self._encode(step, trace, root, [v for v in views if is_from_forward(v) and late(v)])
+            for root, views in kept_values(step).items()
         )
 
     def _encode(

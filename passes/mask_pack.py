@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_kept, late_readers, roots, saved
+from bnnopt.analysis import is_from_forward, kept_values, late_readers, roots
 from bnnopt.ops import Emitter, dims, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect, replace_node
@@ -34,7 +34,7 @@ class MaskPack(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         root_of = roots(step)
-        kept = saved(step)
+        kept = kept_values(step)
         count = sum(
             self._pack_grad(step, trace, node, kept[root_of[source]])
             for node in list(step.graph)
@@ -45,7 +45,7 @@ class MaskPack(Pass):
             value
             for values in kept.values()
             for value in values
-            if value.dtype == ir.DataType.BOOL and is_kept(value) and late(value)
+            if value.dtype == ir.DataType.BOOL and is_from_forward(value) and late(value)
         ]
         return count + sum(_pack_boolean(step, trace, value) for value in booleans)
 
@@ -58,7 +58,7 @@ class MaskPack(Pass):
         if others:
             kept_for = f"kept anyway: {others[0].op_type} {others[0].name!r} reads its value"
             return trace.skip(node, f"{x.name!r} is {kept_for}")
-        if not is_kept(x):
+        if not is_from_forward(x):
             return trace.skip(node, f"{x.name!r} is a view made in the backward pass")
         if not dims(x):
             return trace.skip(node, f"{x.name!r} is a scalar, which has no rows of bits")

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import saved
+from bnnopt.analysis import kept_values
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.pooling import grad_from_places, obstacle, pack_places
 from bnnopt.training_step import TrainingStep, readers
@@ -34,7 +34,7 @@ class PoolIndex(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        return sum(self._pack(step, trace, root) for root in list(saved(step)))
+        return sum(self._pack(step, trace, root) for root in list(kept_values(step)))
 
     def _pack(self, step: TrainingStep, trace: Trace, indices: ir.Value) -> int:
         pool = indices.producer()

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import saved, size_bytes
+from bnnopt.analysis import kept_values, size_bytes
 from bnnopt.ops import Emitter, dims, packed_row_bytes
 from bnnopt.passes.bitmap import FLOAT_BYTES, read_bitmap
 from bnnopt.passes.infra.base import Pass, Trace
@@ -62,7 +62,7 @@ class PruneStored(Pass):
         """See `Pass.run`."""
         return sum(
             self._prune(step, trace, root, [r for r in late_beyond_mask(views) if dims(r[0])])
-            for root, views in saved(step).items()
+            for root, views in kept_values(step).items()
             if root.dtype == ir.DataType.FLOAT and root.producer() is not None
         )
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_persistent, saved, size_bytes
+from bnnopt.analysis import is_persistent, kept_values, size_bytes
 from bnnopt.ops import Cheap, Emitter, dims, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rebuilding import Rebuilder
@@ -38,7 +38,7 @@ class RebuildActivations(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        kept = {root: views for root, views in saved(step).items() if late_beyond_mask(views)}
+        kept = {root: views for root, views in kept_values(step).items() if late_beyond_mask(views)}
         candidates = [root for root in kept if dims(root) and _is_cheap(root)]
         return sum(self._rebuild(step, trace, root, kept) for root in candidates)
 

@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from bnnopt.analysis import (
     is_binary_product,
-    is_kept,
+    is_from_forward,
     is_persistent,
+    kept_values,
     late_readers,
-    saved,
 )
 from bnnopt.ops import Cheap, Emitter, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
@@ -37,7 +37,7 @@ class RecomputeBinaryProducts(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        return sum(self._rebuild(step, trace, *entry) for entry in saved(step).items())
+        return sum(self._rebuild(step, trace, *entry) for entry in kept_values(step).items())
 
     def _rebuild(
         self, step: TrainingStep, trace: Trace, root: ir.Value, views: list[ir.Value]
@@ -49,7 +49,7 @@ class RecomputeBinaryProducts(Pass):
             may_copy=_may_copy,
             may_read=lambda v: is_persistent(v) or (v is not root and bool(late_readers([v]))),
         )
-        through_view = any(late(v) for v in views if v is not root and is_kept(v))
+        through_view = any(late(v) for v in views if v is not root and is_from_forward(v))
         obstacle = "it is read through a view" if through_view else rebuilder.obstacle(root)
         if obstacle is not None:
             return trace.skip(root, obstacle)

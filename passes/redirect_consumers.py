@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_kept, is_persistent, saved
+from bnnopt.analysis import is_from_forward, is_persistent, kept_values
 from bnnopt.ops import Cheap, Emitter, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rebuilding import Rebuilder
@@ -31,12 +31,12 @@ class RedirectConsumers(Pass):
         """See `Pass.run`."""
         rebuilder = Rebuilder(may_copy=_is_cheap, may_read=is_persistent)
         count = 0
-        for root, views in saved(step).items():
+        for root, views in kept_values(step).items():
             if root.producer() is None:
                 continue
             if rebuilder.obstacle(root) is not None:
                 continue
-            for value in filter(is_kept, views):
+            for value in filter(is_from_forward, views):
                 for node in late(value):
                     count += _rebuild_for(step, rebuilder, node, value)
         return count

@@ -11,9 +11,9 @@ import onnx_ir as ir
 from bnnopt.analysis import (
     ScaledSigns,
     is_binary,
-    is_kept,
+    is_from_forward,
     is_persistent,
-    saved,
+    kept_values,
     scaled_signs,
 )
 from bnnopt.metadata import Key
@@ -44,8 +44,8 @@ class SignPack(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         return sum(
-            self._pack(step, trace, root, [v for v in values if is_kept(v) and late(v)])
-            for root, values in saved(step).items()
+            self._pack(step, trace, root, [v for v in values if is_from_forward(v) and late(v)])
+            for root, values in kept_values(step).items()
         )
 
     def _pack(self, step: TrainingStep, trace: Trace, root: ir.Value, read: list[ir.Value]) -> int:

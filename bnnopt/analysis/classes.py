@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import onnx_ir as ir
 
-from bnnopt.analysis.storage import Buffer, late_readers, roots, saved
+from bnnopt.analysis.storage import Buffer, kept_values, late_readers, roots
 from bnnopt.ops import family, traits
 from bnnopt.training_step import Role, TrainingStep, is_constant, role
 
@@ -37,7 +37,7 @@ _SIGNS_OF_NORM = "BatchNormalizationSigns"
 def classify(step: TrainingStep, all_buffers: list[Buffer]) -> dict[Buffer, VariableClass]:
     """The class of every buffer."""
     root_of = roots(step)
-    kept = saved(step)
+    kept = kept_values(step)
     gradients = {root_of[value] for value in step.gradients().values()}
     return {buffer: _classify(buffer, kept, gradients) for buffer in all_buffers}
 
@@ -51,9 +51,9 @@ def _classify(
             return _BY_ROLE[kind]
         if is_constant(value):
             return VariableClass.WEIGHTS
-    retained = [value for value in buffer.values if value in kept]
-    if retained:
-        return _classify_kept(retained[0], kept[retained[0]])
+    found = [value for value in buffer.values if value in kept]
+    if found:
+        return _classify_kept(found[0], kept[found[0]])
     if any(value in gradients for value in buffer.values):
         return VariableClass.WEIGHT_GRADIENTS
     return VariableClass.TRANSIENT

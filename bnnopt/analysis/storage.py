@@ -125,7 +125,7 @@ def is_persistent(value: ir.Value) -> bool:
     return is_constant(value) or role(value) in PERSISTENT
 
 
-def is_kept(value: ir.Value) -> bool:
+def is_from_forward(value: ir.Value) -> bool:
     """Whether a value was there before the backward pass: computed forward, or fed in."""
     producer = value.producer()
     if producer is not None:
@@ -139,15 +139,15 @@ def late_readers(values: Iterable[ir.Value]) -> list[ir.Node]:
     return list(dict.fromkeys(found))
 
 
-def saved(step: TrainingStep) -> dict[ir.Value, list[ir.Value]]:
+def kept_values(step: TrainingStep) -> dict[ir.Value, list[ir.Value]]:
     """What is kept from the forward to the backward pass: root to it and its views, in order."""
     groups: dict[ir.Value, list[ir.Value]] = {}
     for value, root in roots(step).items():
-        if is_kept(root):
+        if is_from_forward(root):
             groups.setdefault(root, []).append(value)
     return {root: values for root, values in groups.items() if late_readers(values)}
 
 
 def saved_bytes(step: TrainingStep) -> int:
     """Bytes kept from the forward to the backward pass, the input batch included."""
-    return sum(size_bytes(root) for root in saved(step))
+    return sum(size_bytes(root) for root in kept_values(step))

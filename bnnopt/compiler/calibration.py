@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from bnnopt.analysis import saved
+from bnnopt.analysis import kept_values
 from bnnopt.artifact import make_program
 from bnnopt.errors import UsageError
 from bnnopt.metadata import Key
@@ -56,7 +56,7 @@ def calibrate(
     forward = _forward(step)
     program = make_program(forward, make_plan(forward), batch_size)
     executor = Executor(program, _buffers(forward, weights), _constants(forward))
-    wanted = {str(root.name): root for root in saved(step) if root.dtype == ir.DataType.FLOAT}
+    wanted = {str(root.name): root for root in kept_values(step) if root.dtype == ir.DataType.FLOAT}
     densities: dict[str, float] = {}
 
     def observe(spec: StepSpec, outputs: tuple[Array, ...]) -> None:

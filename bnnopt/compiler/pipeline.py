@@ -29,7 +29,7 @@ from bnnopt.compiler.evaluation import fit
 from bnnopt.compiler.settings import Settings, check, taking, with_options
 from bnnopt.errors import BudgetError, ModelError, UsageError
 from bnnopt.frontend import is_artifacts
-from bnnopt.ops import dims, dtype, is_binarization
+from bnnopt.ops import dims, dtype, traits
 from bnnopt.passes import (
     LEVELS,
     Pass,
@@ -318,7 +318,7 @@ def _elements(step: TrainingStep, kind: Role) -> dict[str, int]:
 def _latent(reference: TrainingStep) -> list[str]:
     """The trained weights of which the network sees the signs."""
     parameters = reference.inputs(Role.PARAMETER)
-    return [str(p.name) for p in parameters if any(is_binarization(n) for n in readers(p))]
+    return [str(p.name) for p in parameters if any(traits(n).binarizes for n in readers(p))]
 
 
 def _pruning(reference: TrainingStep, settings: Settings) -> dict[str, Any] | None:

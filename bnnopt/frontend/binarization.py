@@ -32,10 +32,7 @@ from bnnopt.frontend.straight_through import gradient_passes, listed, straight_t
 from bnnopt.metadata import Key
 from bnnopt.ops import DOMAIN, Emitter, dims, infer_types, traits
 
-SIGNS = frozenset({"Binarize", "Ternarize"})
 _ENDS = frozenset({"Add", "Cast", "Div", "Max", "Min", "Mul", "Neg", "Sign", "Sub", "Where"})
-_MAY_BE_ZERO = frozenset({"Relu", "ThresholdedRelu", "Shrink", "HardSwish", "Dropout"})
-_PASSES_ZERO_ON = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "AveragePool", "Pad"})
 _N_STEPS_BACK = 6
 
 
@@ -357,7 +354,7 @@ def zeros_occur(value: ir.Value) -> bool:
     node = value.producer()
     if node is None:
         return value.metadata_props.get(Key.ROLE) == "data"
-    if node.op_type in _PASSES_ZERO_ON and node.inputs[0] is not None:
+    if traits(node).passes_zeros and node.inputs[0] is not None:
         return zeros_occur(node.inputs[0])
     if node.op_type == "Clip":
         return any(
@@ -365,7 +362,7 @@ def zeros_occur(value: ir.Value) -> bool:
             and not bound.const_value.numpy().any()
             for bound in node.inputs[1:]
         )  # fmt: skip
-    return node.op_type in _MAY_BE_ZERO
+    return traits(node).gives_zeros
 
 
 def signs_behind(value: ir.Value) -> list[ir.Node]:
@@ -376,9 +373,9 @@ def signs_behind(value: ir.Value) -> list[ir.Node]:
         node = waiting.pop().producer()
         if node is None or node.op_type == "StraightThrough":
             continue
-        if node.op_type in SIGNS:
+        if traits(node).binarizes:
             found[node] = None
-        elif is_elementwise(node) or node.op_type in ("Reshape", "Transpose", "Expand"):
+        elif is_elementwise(node) or traits(node).rearranges:
             more = [v for v in operands(node) if v not in seen]
             waiting += more
             seen.update(more)

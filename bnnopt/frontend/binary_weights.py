@@ -58,7 +58,7 @@ def _products(signs: ir.Value) -> list[ir.Node]:
     for node in readers(signs):
         if traits(node).product:
             found.append(node)
-        elif node.op_type in ("Transpose", "Binarize"):
+        elif node.op_type == "Transpose" or traits(node).gives_signs:
             found += _products(node.outputs[0])
     return found
 

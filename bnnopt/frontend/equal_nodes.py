@@ -6,18 +6,15 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
+from bnnopt.ops import traits
 from bnnopt.training_step import is_constant
-
-_COMMUTATIVE = frozenset({"Add", "And", "Equal", "Max", "Min", "Mul", "Or", "Xor"})
-# Each draws its own numbers, or moves running statistics.
-_STATEFUL = frozenset({"BatchNormalization", "Bernoulli", "Dropout", "Multinomial"})
 
 
 def merge_equal(graph: ir.Graph) -> None:
     """Let the readers of each node's copy read the first node of that kind."""
     first: dict[Hashable, ir.Node] = {}
     for node in list(graph):
-        if node.op_type in _STATEFUL or node.op_type.startswith("Random"):
+        if traits(node).draws or traits(node).statistics:  # each draws or moves its own
             continue
         kept = first.setdefault(_key(node), node)
         if kept is node or any(value.is_graph_output() for value in node.outputs):
@@ -29,7 +26,7 @@ def merge_equal(graph: ir.Graph) -> None:
 
 def _key(node: ir.Node) -> Hashable:
     inputs = [_operand(value) for value in node.inputs]
-    if node.op_type in _COMMUTATIVE:
+    if traits(node).commutes:
         inputs.sort(key=repr)
     attributes = tuple(sorted((name, repr(a.value)) for name, a in node.attributes.items()))
     return (node.domain, node.op_type, attributes, tuple(inputs), len(node.outputs))

@@ -9,15 +9,13 @@ import onnx_ir as ir
 from bnnopt.frontend.normalize import ForwardGraph
 from bnnopt.frontend.sampling import is_elementwise, operands
 from bnnopt.frontend.straight_through import gradient_passes, listed
+from bnnopt.ops import traits
 from bnnopt.training_step import Role, readers, role
 
 # What modules register as buffers: the file holds them beside the weights.
 _BUFFERS = re.compile(
     r"(^|[._])(mean|std|var|mask|buffer|inv_freq|freqs|pe|grid|anchors|ema|shift_table)$"
 )
-_REDUCTIONS = frozenset({"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum"})
-_VIEWS = frozenset({"Expand", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-_SIGNS = frozenset({"Binarize", "StraightThrough", "Ternarize"})
 
 
 def add_hints(forward: ForwardGraph) -> None:
@@ -65,15 +63,19 @@ def _share_root(a: ir.Value, b: ir.Value) -> bool:
     return not _roots(a).isdisjoint(_roots(b))
 
 
+def _is_followed(node: ir.Node) -> bool:
+    known = traits(node)
+    of_values = is_elementwise(node) or known.binarizes or node.op_type == "StraightThrough"
+    return of_values or known.reduces or known.rearranges
+
+
 def _roots(value: ir.Value) -> set[ir.Value]:
     """The tensors that a value is made of by elementwise operators, views and reductions."""
     found, seen, waiting = set(), {value}, [value]
     while waiting:
         current = waiting.pop()
         node = current.producer()
-        if node is None or not (
-            is_elementwise(node) or node.op_type in _REDUCTIONS | _VIEWS | _SIGNS
-        ):
+        if node is None or not _is_followed(node):
             found.add(current)
             continue
         more = [v for v in operands(node) if v not in seen]

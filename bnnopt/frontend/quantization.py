@@ -23,11 +23,6 @@ from bnnopt.frontend.straight_through import gradient_passes, is_real, listed
 from bnnopt.ops import Emitter, dims, traits
 from bnnopt.training_step import Role, readers, role
 
-_PASSED_ON = frozenset(
-    {"Add", "AveragePool", "Concat", "Div", "Expand", "Flatten", "MaxPool", "Mul", "Neg", "Pad"}
-    | {"Reshape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "GlobalAveragePool"}
-)
-
 
 def estimate_steps(forward: ForwardGraph, estimators: Estimators) -> None:
     """Give an estimator to every rounding and step that the gradient has to pass.
@@ -149,7 +144,7 @@ def _reaches_product(y: ir.Value) -> bool:
             return True
         others = [v for v in operands(node) if v is not y]
         is_mask = node.op_type in ("Mul", "Div") and any(dims(v) == dims(y) for v in others)
-        if node.op_type in _PASSED_ON and not is_mask and _reaches_product(node.outputs[0]):
+        if traits(node).passes_on and not is_mask and _reaches_product(node.outputs[0]):
             return True
     return False
 

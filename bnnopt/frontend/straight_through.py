@@ -20,7 +20,6 @@ Term = tuple[int, ir.Value]
 
 _DEPTH = 3
 _SUMS = {"Add": (1, 1), "Sub": (1, -1), "Neg": (-1,)}
-_ROUNDING = frozenset({"ArgMax", "ArgMin", "Binarize", "Ternarize"})
 
 
 def settle_detached(forward: ForwardGraph) -> None:
@@ -144,7 +143,7 @@ def _rounds(value: ir.Value) -> bool:
         node = waiting.pop().producer()
         if node is None or traits(node).layer is not None:
             continue
-        if traits(node).jumps or node.op_type in _ROUNDING:
+        if traits(node).jumps or traits(node).binarizes:
             return True
         waiting += [v for v in node.inputs if v is not None and v not in seen]
         seen.update(waiting)

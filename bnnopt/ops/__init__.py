@@ -20,7 +20,7 @@ from bnnopt.ops.operator import (
 )
 from bnnopt.ops.packing import n_index_bits
 from bnnopt.ops.pow2 import pow2_row_bytes
-from bnnopt.ops.registry import OPERATORS, family, form, functions_for, in_form, is_binarization
+from bnnopt.ops.registry import OPERATORS, family, form, functions_for, in_form
 from bnnopt.ops.shapes import ShapeError
 from bnnopt.ops.traits import QONNX_DOMAINS, Cheap, Layer, Traits, is_view, plain, traits
 from bnnopt.ops.updates import fused_name
@@ -51,7 +51,6 @@ __all__ = [
     "in_form",
     "infer_types",
     "ints",
-    "is_binarization",
     "is_static",
     "is_view",
     "n_index_bits",

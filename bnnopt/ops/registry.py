@@ -63,11 +63,6 @@ def in_form(base: str, wanted: Form) -> str | None:
     return _BY_FORM.get((base, wanted))
 
 
-def is_binarization(node: ir.Node) -> bool:
-    """Whether the node gives the signs of its input."""
-    return node.domain == DOMAIN and node.op_type in ("Binarize", "Ternarize")
-
-
 def functions_for(nodes: Iterable[ir.Node], opset: int) -> list[ir.Function]:
     """The functions that `nodes` call, directly or through one another, in table order."""
     needed = {node.op_type for node in nodes if node.domain == DOMAIN}

@@ -55,6 +55,21 @@ class Traits:
         A layer that reads both operands as bits.
     gives_signs : bool
         Every element of the output is -1 or +1.
+    binarizes : bool
+        The sign of its input, or 0 between two bounds: what the front end makes of each idiom.
+    commutes : bool
+        The order of its operands does not matter.
+    rearranges : bool
+        The output has the elements of the first input in another shape or order, or repeated.
+    reduces : bool
+        Sums, or the like, along axes.
+    passes_on : bool
+        Gives its input on to the next layer scaled, moved, added or pooled, and no other function
+        of it.
+    gives_zeros : bool
+        Exact zeros in the output are no accident.
+    passes_zeros : bool
+        Exact zeros of the first input are exact zeros in the output.
     selects : bool
         The first output holds elements of the inputs, and no others.
     in_place : bool
@@ -108,6 +123,13 @@ class Traits:
     layer: Layer | None = None
     on_bits: bool = False
     gives_signs: bool = False
+    binarizes: bool = False
+    commutes: bool = False
+    rearranges: bool = False
+    reduces: bool = False
+    passes_on: bool = False
+    gives_zeros: bool = False
+    passes_zeros: bool = False
     selects: bool = False
     in_place: bool = False
     cheap: Cheap = Cheap.NEVER
@@ -143,15 +165,26 @@ NONE = Traits()
 _STANDARD: dict[str, Traits] = {
     "Abs": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _MAPS),
     "Add": Traits(
+        passes_on=True,
+        commutes=True,
         elementwise=True,
         stretches=True,
         in_place=True,
         cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS,
         follows_type=True,
     ),
-    "And": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
-    "AveragePool": Traits(cheap=_BESIDE | _BEHIND, read_widened=True, retains_input=True),
+    "And": Traits(commutes=True, elementwise=True, cheap=_WEIGHTS | _MAPS),
+    "ArgMax": Traits(jumps=True),
+    "ArgMin": Traits(jumps=True),
+    "AveragePool": Traits(
+        passes_on=True,
+        passes_zeros=True,
+        cheap=_BESIDE | _BEHIND,
+        read_widened=True,
+        retains_input=True,
+    ),
     "BatchNormalization": Traits(statistics=frozenset({3, 4}), in_place=True),
+    "Bernoulli": Traits(draws=True),
     "Cast": Traits(
         elementwise=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS, moves_halves=True, casts=True
     ),
@@ -164,84 +197,124 @@ _STANDARD: dict[str, Traits] = {
         cheap=_WEIGHTS | _MAPS,
         retains_input=True,
     ),
-    "Concat": Traits(selects=True, moves_halves=True),
+    "Concat": Traits(passes_on=True, selects=True, moves_halves=True),
     "Conv": Traits(layer=Layer.CONV),
     "ConvTranspose": Traits(layer=Layer.TRANSPOSED),
     "DequantizeLinear": Traits(settings=frozenset({1, 2})),
     "Div": Traits(
-        elementwise=True, stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS
+        passes_on=True,
+        elementwise=True,
+        stretches=True,
+        in_place=True,
+        cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS,
     ),
-    "Equal": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
-    "Dropout": Traits(settings=frozenset({1})),
+    "Equal": Traits(
+        commutes=True, elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS
+    ),
+    "Dropout": Traits(gives_zeros=True, draws=True, settings=frozenset({1})),
     "Erf": Traits(elementwise=True),
     "Exp": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS),
-    "Expand": Traits(cheap=_WEIGHTS, moves_halves=True),
-    "Flatten": Traits(view=True),
+    "Expand": Traits(passes_on=True, rearranges=True, cheap=_WEIGHTS, moves_halves=True),
+    "Flatten": Traits(passes_on=True, passes_zeros=True, view=True),
     "Floor": Traits(elementwise=True, rounds=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "Gather": Traits(selects=True, moves_halves=True),
     "Gemm": Traits(layer=Layer.DENSE),
-    "GlobalAveragePool": Traits(read_widened=True, retains_input=True),
+    "GlobalAveragePool": Traits(passes_on=True, read_widened=True, retains_input=True),
     "Greater": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "GreaterOrEqual": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "HardSigmoid": Traits(elementwise=True, in_place=True, cheap=_MAPS, retains_input=True),
-    "HardSwish": Traits(elementwise=True, in_place=True, cheap=_MAPS, retains_input=True),
+    "HardSwish": Traits(
+        gives_zeros=True, elementwise=True, in_place=True, cheap=_MAPS, retains_input=True
+    ),
     "Identity": Traits(view=True),
     "LeakyRelu": Traits(elementwise=True, in_place=True, cheap=_MAPS, retains_input=True),
     "Less": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "LessOrEqual": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "Log": Traits(in_place=True),
     "MatMul": Traits(layer=Layer.DENSE),
-    "Max": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
-    "MaxPool": Traits(selects=True, cheap=_BESIDE | _BEHIND, follows_type=True),
-    "Min": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
-    "Mul": Traits(
-        elementwise=True, stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS
+    "Max": Traits(commutes=True, elementwise=True, cheap=_WEIGHTS | _MAPS),
+    "MaxPool": Traits(
+        passes_on=True, passes_zeros=True, selects=True, cheap=_BESIDE | _BEHIND, follows_type=True
     ),
+    "Min": Traits(commutes=True, elementwise=True, cheap=_WEIGHTS | _MAPS),
+    "Mul": Traits(
+        passes_on=True,
+        commutes=True,
+        elementwise=True,
+        stretches=True,
+        in_place=True,
+        cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS,
+    ),
+    "Multinomial": Traits(draws=True),
     "NegativeLogLikelihoodLoss": Traits(settings=frozenset({2})),
-    "Neg": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS),
+    "Neg": Traits(passes_on=True, elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS),
     "Not": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
-    "Or": Traits(elementwise=True, cheap=_WEIGHTS | _MAPS),
+    "Or": Traits(commutes=True, elementwise=True, cheap=_WEIGHTS | _MAPS),
     "OneHot": Traits(settings=frozenset({2})),
     "PRelu": Traits(in_place=True, cheap=_MAPS, retains_input=True),
-    "Pad": Traits(settings=frozenset({2}), moves_halves=True),
+    "Pad": Traits(passes_on=True, passes_zeros=True, settings=frozenset({2}), moves_halves=True),
     "Pow": Traits(elementwise=True, settings=frozenset({1}), in_place=True, cheap=_WEIGHTS),
     "QuantizeLinear": Traits(settings=frozenset({1, 2})),
+    "RandomNormal": Traits(draws=True),
+    "RandomNormalLike": Traits(draws=True),
+    "RandomUniform": Traits(draws=True),
+    "RandomUniformLike": Traits(draws=True),
     "Reciprocal": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS),
-    "ReduceMax": Traits(cheap=_WEIGHTS | _MAPS),
-    "ReduceMean": Traits(cheap=_WEIGHTS | _BESIDE),
+    "ReduceL1": Traits(reduces=True),
+    "ReduceL2": Traits(reduces=True),
+    "ReduceMax": Traits(reduces=True, cheap=_WEIGHTS | _MAPS),
+    "ReduceMean": Traits(reduces=True, cheap=_WEIGHTS | _BESIDE),
     "ReduceMin": Traits(cheap=_WEIGHTS),
-    "ReduceSum": Traits(cheap=_WEIGHTS),
+    "ReduceSum": Traits(reduces=True, cheap=_WEIGHTS),
     "Relu": Traits(
-        elementwise=True, in_place=True, cheap=_MAPS, follows_type=True, retains_input=True
+        gives_zeros=True,
+        elementwise=True,
+        in_place=True,
+        cheap=_MAPS,
+        follows_type=True,
+        retains_input=True,
     ),
-    "Reshape": Traits(view=True),
+    "Reshape": Traits(passes_on=True, rearranges=True, passes_zeros=True, view=True),
     "Resize": Traits(settings=frozenset({1, 2})),
     "Round": Traits(elementwise=True, rounds=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "Shape": Traits(moves_halves=True, reads_shape=True),
-    "Shrink": Traits(elementwise=True),
+    "Shrink": Traits(gives_zeros=True, elementwise=True),
     "Sigmoid": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS, retains_input=True),
     "Sign": Traits(elementwise=True, jumps=True, cheap=_WEIGHTS),
     "Size": Traits(moves_halves=True, reads_shape=True),
-    "Slice": Traits(selects=True, moves_halves=True),
+    "Slice": Traits(passes_on=True, selects=True, moves_halves=True),
     "SoftmaxCrossEntropyLoss": Traits(settings=frozenset({2})),
     "Softplus": Traits(elementwise=True),
     "Split": Traits(selects=True, moves_halves=True),
     "Sqrt": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS),
-    "Squeeze": Traits(view=True),
+    "Squeeze": Traits(passes_on=True, rearranges=True, view=True),
     "Sub": Traits(
-        elementwise=True, stretches=True, in_place=True, cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS
+        passes_on=True,
+        elementwise=True,
+        stretches=True,
+        in_place=True,
+        cheap=_WEIGHTS | _BESIDE | _BEHIND | _MAPS,
     ),
     "Tanh": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS, retains_input=True),
-    "ThresholdedRelu": Traits(elementwise=True),
-    "Transpose": Traits(selects=True, cheap=_WEIGHTS | _BESIDE, moves_halves=True),
-    "Unsqueeze": Traits(view=True),
+    "ThresholdedRelu": Traits(gives_zeros=True, elementwise=True),
+    "Transpose": Traits(
+        passes_on=True,
+        rearranges=True,
+        passes_zeros=True,
+        selects=True,
+        cheap=_WEIGHTS | _BESIDE,
+        moves_halves=True,
+    ),
+    "Unsqueeze": Traits(passes_on=True, rearranges=True, view=True),
     "Where": Traits(elementwise=True, in_place=True, cheap=_WEIGHTS | _MAPS),
-    "Xor": Traits(elementwise=True),
+    "Xor": Traits(commutes=True, elementwise=True),
 }
 
 _OWN: dict[str, Traits] = {
-    "Binarize": Traits(gives_signs=True, cheap=_WEIGHTS | _BESIDE, read_widened=True),
-    "Ternarize": Traits(cheap=_WEIGHTS | _MAPS),
+    "Binarize": Traits(
+        binarizes=True, gives_signs=True, cheap=_WEIGHTS | _BESIDE, read_widened=True
+    ),
+    "Ternarize": Traits(binarizes=True, cheap=_WEIGHTS | _MAPS),
     "ClipGrad": Traits(by_mask=True, compared_input=1, dy_input=0),
     "ReluGrad": Traits(by_mask=True, compared_input=1, dy_input=0),
     "ApproxSignGrad": Traits(read_widened=True),

@@ -1,9 +1,9 @@
-"""Schedule, placement in one arena, and an independent checker."""
+"""Order, placement in one arena, and an independent checker."""
 
 from bnnopt.plan.arena import ALIGNMENT, Interval, aligned, place
 from bnnopt.plan.check import OverlapError, check_program
+from bnnopt.plan.order import dependencies, memory_order, reorder
 from bnnopt.plan.plan import MemoryPlan, live_bytes, make_plan
-from bnnopt.plan.schedule import dependencies, memory_order, reorder
 
 __all__ = [
     "ALIGNMENT",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_kept
+from bnnopt.analysis import is_from_forward
 from bnnopt.ops import Emitter, is_view, traits
 from bnnopt.training_step import TrainingStep, phase
 
@@ -70,7 +70,7 @@ def late_beyond_mask(views: list[ir.Value]) -> list[tuple[ir.Value, ir.Node]]:
     return [
         (value, node)
         for value in views
-        if is_kept(value)
+        if is_from_forward(value)
         for node in late(value)
         if not traits(node).by_mask and not is_view(node)
     ]

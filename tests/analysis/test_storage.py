@@ -10,9 +10,9 @@ from bnnopt.analysis import (
     VariableClass,
     buffers,
     classify,
+    kept_values,
     late_readers,
     roots,
-    saved,
     saved_bytes,
     size_bytes,
 )
@@ -59,7 +59,7 @@ def test_adam_state_is_twice_the_parameters() -> None:
 
 def test_saved_groups_a_value_with_its_views() -> None:
     step = small("binary").step()
-    kept = saved(step)
+    kept = kept_values(step)
     assert [v.name for v in kept[value(step, "s2")]] == ["s2", "f"]
     assert roots(step)[value(step, "f")] is value(step, "s2")
     assert value(step, "f") not in kept
@@ -68,7 +68,7 @@ def test_saved_groups_a_value_with_its_views() -> None:
 
 def test_weights_are_not_saved_and_the_batch_is() -> None:
     step = small("binary").step()
-    kept = {root.name for root in saved(step)}
+    kept = {root.name for root in kept_values(step)}
     assert {"x", "labels"} <= kept
     assert not kept & {"w1", "w2", "g1", "m1", "learning_rate"}
 

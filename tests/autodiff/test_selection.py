@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnnopt.analysis import saved
+from bnnopt.analysis import kept_values
 from bnnopt.autodiff.selection import layers_of
 from bnnopt.errors import UsageError
 from bnnopt.training_step import Role
@@ -85,7 +85,7 @@ def test_nothing_is_kept_for_what_is_frozen(options: Any, kept: set[str], tmp_pa
     rng = np.random.default_rng(0)
     values = {name: rng.standard_normal(shape) for name, shape in BIASED_SHAPES.items()}
     step = training_step(load(BIASED, values, tmp_path), "cross-entropy", **options)
-    assert {str(value.name).replace("loss.1", "log_prob") for value in saved(step)} == kept
+    assert {str(value.name).replace("loss.1", "log_prob") for value in kept_values(step)} == kept
 
 
 FROZEN_NORM = """g (float[N,2,4,4] x) => (float[N,5] y) {
@@ -122,7 +122,7 @@ def test_gradient_through_a_frozen_batch_norm(tmp_path: Path) -> None:
         shift = run_values[str(step.gradients()["bias" if "bias" in read else "b"].name)]
         found[-1].append(shift.reshape(3))
         assert "scale" not in step.gradients()
-        assert "c" not in {str(value.name) for value in saved(step)}
+        assert "c" not in {str(value.name) for value in kept_values(step)}
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
 

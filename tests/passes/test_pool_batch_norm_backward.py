@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bnnopt.analysis import saved, size_bytes
+from bnnopt.analysis import kept_values, size_bytes
 from bnnopt.passes import PASSES
 from bnnopt.passes.pool_batch_norm_backward import PoolBatchNormBackward
 from bnnopt.training_step import TrainingStep
@@ -30,7 +30,7 @@ def stem(text: str = STEM, batch: int = 8) -> Network:
 
 
 def kept(step: TrainingStep) -> dict[str | None, int]:
-    return {root.name: size_bytes(root) for root in saved(step)}
+    return {root.name: size_bytes(root) for root in kept_values(step)}
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from bnnopt.autodiff import windows
+from bnnopt.autodiff import window_rules
 from bnnopt.autodiff.context import Context, UnknownInput
 from bnnopt.autodiff.rules import Grads
 from bnnopt.ops import dims, dtype
@@ -69,7 +69,7 @@ def _product(
 
 def conv(g: Context) -> Grads:
     """Forward: y = x * w + b. Backward: dx = dy *^T w, dw = x correlated with dy, db = sum(dy)."""
-    shape = windows.conv(g.node)
+    shape = window_rules.conv(g.node)
     group = g.int_attribute("group", 1)
     if group < 1:
         raise UnknownInput(f"group {group}: expected at least 1")
@@ -101,7 +101,7 @@ def conv(g: Context) -> Grads:
 
 def conv_transpose(g: Context) -> Grads:
     """Forward: y = x *^T w + b. Backward: dx = dy * w, dw = dy correlated with x, db = sum(dy)."""
-    shape, grads = windows.conv_transpose(g.node), {}
+    shape, grads = window_rules.conv_transpose(g.node), {}
     group = g.int_attribute("group", 1)
     if 0 in g.wanted:
         dx = g.emit("Conv", g.dy, g.x(1), group=group, **shape.attributes())
@@ -137,7 +137,7 @@ def max_pool(g: Context) -> Grads:
     """
     if g.int_attribute("storage_order", 0):
         raise UnknownInput("storage_order 1: export with storage_order 0")
-    indices = windows.with_indices(g)
+    indices = window_rules.with_indices(g)
     return {0: g.emit("MaxPoolGrad", g.dy, indices, input_shape=list(dims(g.x())[2:]))}
 
 
@@ -146,8 +146,8 @@ def average_pool(g: Context) -> Grads:
 
     Spreading is the input gradient of a convolution with ones, one channel at a time.
     """
-    shape = windows.average_pool(g.node)
-    counts = windows.counts(g.node, shape)
+    shape = window_rules.average_pool(g.node)
+    counts = window_rules.counts(g.node, shape)
     kind = dtype(g.dy).numpy()
     share = g.emit("Div", g.dy, g.backward.constant(counts, kind, "counts"))
     planes = g.emit("Reshape", share, g.integers([-1, 1, *shape.output_shape]))
