@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.errors import ModelError, UsageError
+from bnnopt.frontend.branches import take_branch
 from bnnopt.frontend.composed import has_body, written_out
 from bnnopt.frontend.marks import GRADIENT, has_gradients, settle_marks, untrained
 from bnnopt.frontend.random_shapes import free_random
@@ -264,7 +265,10 @@ def _drop_unread(graph: ir.Graph, weights: dict[str, NDArray[np.float32]]) -> No
 def _type_or_fold(graph: ir.Graph, node: ir.Node, write_out: bool) -> None:
     if node.op_type == "CastLike" and not node.domain:
         node = _as_cast(graph, node)
-    if _is_foldable(node):
+    if node.op_type == "If" and not node.domain:
+        for inner in take_branch(graph, node):
+            _type_or_fold(graph, inner, write_out)
+    elif _is_foldable(node):
         _fold(graph, node)
     elif _is_idle(node):
         _bypass(graph, node)
