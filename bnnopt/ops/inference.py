@@ -12,6 +12,7 @@ import onnx_ir as ir
 from bnnopt.ops.operator import DOMAIN, InferenceError, TypedDims, dims
 from bnnopt.ops.registry import OPERATORS
 from bnnopt.ops.shapes import check_inputs, check_outputs
+from bnnopt.ops.traits import traits
 
 # What onnx raises for a node that breaks its rules; ValueError for an element type of 0.
 INVALID = (
@@ -72,9 +73,11 @@ def _standard_types(node: ir.Node, opset: int, may_vary: bool) -> Sequence[OpenD
     schema = _schema(node.op_type, node.domain, opset)
     present = [value for value in node.inputs if value is not None]
     types = {str(value.name): _type_proto(value) for value in present}
-    known = {str(value.name): data for value in present if (data := _data(value)) is not None}
+    reads = () if traits(node).elementwise else present  # those need shapes alone
+    known = {str(value.name): data for value in reads if (data := _data(value)) is not None}
+    proto = ir.serde.serialize_node(node)
     try:
-        inferred = onnx.shape_inference.infer_node_outputs(schema, ir.to_proto(node), types, known)
+        inferred = onnx.shape_inference.infer_node_outputs(schema, proto, types, known)
     except INVALID as error:
         raise InferenceError(str(error).strip().splitlines()[-1]) from None
     return [_typed(inferred.get(str(output.name)), node, may_vary) for output in node.outputs]
@@ -83,7 +86,8 @@ def _standard_types(node: ir.Node, opset: int, may_vary: bool) -> Sequence[OpenD
 def _data(value: ir.Value) -> onnx.TensorProto | None:
     """The value's elements, where they are known: a constant, or the shape of a typed value."""
     if value.const_value is not None:
-        return ir.to_proto(value.const_value) if value.const_value.size <= 4096 else None
+        small = value.const_value.size <= 4096
+        return ir.serde.serialize_tensor(value.const_value) if small else None
     producer = value.producer()
     if producer is None or producer.op_type != "Shape" or producer.attributes:
         return None

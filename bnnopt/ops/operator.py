@@ -93,7 +93,7 @@ def dims(value: ir.Value | None) -> Dims:
     """The shape of a typed value as plain integers."""
     assert value is not None, "an input that the operator requires is missing"
     assert value.shape is not None, f"value {value.name!r} has no shape"
-    return tuple(int(d) for d in value.shape.numpy())
+    return value.shape.numpy()
 
 
 def dtype(value: ir.Value | None) -> ir.DataType:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
@@ -70,17 +71,16 @@ def _place_in_order(
     for n, index in enumerate(sorted(range(len(intervals)), key=lambda i: order(intervals[i]))):
         interval, n_bytes = intervals[index], aligned(intervals[index].n_bytes)
         meets = (firsts[:n] <= interval.last) & (lasts[:n] >= interval.first)
-        taken = sorted(zip(starts[:n][meets].tolist(), stops[:n][meets].tolist(), strict=True))
-        start = offsets[index] = _lowest_gap(taken, n_bytes)
+        start = offsets[index] = _lowest_gap(starts[:n][meets], stops[:n][meets], n_bytes)
         placed[:, n] = interval.first, interval.last, start, start + n_bytes
         size = max(size, start + n_bytes)
     return offsets, size
 
 
-def _lowest_gap(taken: Sequence[tuple[int, int]], n_bytes: int) -> int:
-    end = 0
-    for start, stop in taken:
-        if start - end >= n_bytes:
-            break
-        end = max(end, stop)
-    return end
+def _lowest_gap(starts: NDArray[np.int64], stops: NDArray[np.int64], n_bytes: int) -> int:
+    """The lowest offset at which so many bytes overlap with nothing that is taken."""
+    order = np.lexsort((stops, starts))
+    ends = np.zeros(len(order) + 1, np.int64)  # up to where all is taken, before each and after all
+    np.maximum.accumulate(stops[order], out=ends[1:])
+    fits = np.flatnonzero(starts[order] - ends[:-1] >= n_bytes)
+    return int(ends[fits[0] if fits.size else -1])
