@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bnnopt.analysis import expected_density, saved, saved_bytes, size_bytes
+from bnnopt.analysis import expected_density, kept_values, saved_bytes, size_bytes
 from bnnopt.metadata import Key
 from bnnopt.ops import dims, is_view
 from bnnopt.passes.bitmap import Bitmap
@@ -40,7 +40,7 @@ SHAPES = {"w1": [4, 2, 3, 3], "w2": [4, 6, 3, 3], "w3": [36, 3]}
 
 
 def kept(step: TrainingStep) -> set[str]:
-    return {str(root.name) for root in saved(step)}
+    return {str(root.name) for root in kept_values(step)}
 
 
 def test_every_reader_takes_the_encoded_form() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnnopt.analysis import saved, saved_bytes
+from bnnopt.analysis import kept_values, saved_bytes
 from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.training_step import TrainingStep
 from tests.graphs import apply, network, node, ops, value
@@ -14,7 +14,7 @@ PASS = MaskPack()
 
 
 def kept(step: TrainingStep) -> set[str]:
-    return {str(root.name) for root in saved(step)}
+    return {str(root.name) for root in kept_values(step)}
 
 
 def test_straight_through_estimators_read_bits() -> None:
@@ -67,7 +67,7 @@ def test_the_masked_gradient_takes_the_old_ones_place() -> None:
 
 def test_a_dropout_mask_becomes_bits() -> None:
     step = small("dropout").step()
-    assert "BOOL" in {str(root.dtype) for root in saved(step)}
+    assert "BOOL" in {str(root.dtype) for root in kept_values(step)}
     before = saved_bytes(step)
     count, skipped = apply(PASS, step)
     assert (count, skipped) == (1, [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnnopt.analysis import saved, saved_bytes
+from bnnopt.analysis import kept_values, saved_bytes
 from bnnopt.ops import Emitter
 from bnnopt.passes.pool_index import PoolIndex
 from tests.graphs import Network, apply, network, node, ops, run_native, run_stock
@@ -53,7 +53,7 @@ def test_indices_take_the_bits_of_a_window_and_come_back(pool: str, n_bits: int)
     bits = node(step, "PackedMaxPool").attributes["bit_values"].as_ints()
     assert list(bits) == [1 << i for i in range(n_bits)]
     assert saved_bytes(step) < saved_bytes(before)
-    assert not [root for root in saved(step) if root.name == "p.indices"]
+    assert not [root for root in kept_values(step) if root.name == "p.indices"]
     for run in (run_native, run_stock):
         found, expected = run(net, step), run(net, before)
         np.testing.assert_array_equal(found.gradients[1]["w"], expected.gradients[1]["w"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bnnopt
-from bnnopt.analysis import saved
+from bnnopt.analysis import kept_values
 from bnnopt.errors import UsageError
 from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.passes.prune_stored import PruneStored
@@ -46,7 +46,7 @@ def test_only_the_weight_gradients_read_the_pruned_copy() -> None:
     (use,) = node(step, "BitmapUnpack").outputs[0].uses()
     assert use.node.op_type == "Gemm"
     apply(MaskPack(), step)
-    kept = {str(root.name) for root in saved(step)}
+    kept = {str(root.name) for root in kept_values(step)}
     assert not {"r1", "p2"} & kept
     assert {"r1.pruned", "r1.pruned.1", "r1.mask"} <= kept
     pack = node(step, "PrunedBitmapPack")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnnopt.analysis import saved
+from bnnopt.analysis import kept_values
 from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.passes.rebuild_activations import RebuildActivations
 from bnnopt.training_step import TrainingStep
@@ -25,7 +25,7 @@ N_BLOCKS = 5
 
 
 def kept(step: TrainingStep) -> set[str]:
-    return {str(root.name) for root in saved(step)}
+    return {str(root.name) for root in kept_values(step)}
 
 
 def residual(n_blocks: int = N_BLOCKS) -> Network:

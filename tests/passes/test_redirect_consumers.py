@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from bnnopt.analysis import is_from_forward, late_readers, saved
+from bnnopt.analysis import is_from_forward, kept_values, late_readers
 from bnnopt.passes.redirect_consumers import RedirectConsumers
 from bnnopt.training_step import TrainingStep, phase
 from tests.graphs import apply, network, ops, value
@@ -23,7 +23,7 @@ def kept_from_weights(step: TrainingStep) -> set[str]:
             return not is_from_forward(v)
         return all(on_weights(s) for s in producer.inputs if s is not None)
 
-    roots = [root for root in saved(step) if root.dtype != ir.DataType.INT64]
+    roots = [root for root in kept_values(step) if root.dtype != ir.DataType.INT64]
     return {str(root.name) for root in roots if on_weights(root)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnnopt.analysis import saved, saved_bytes
+from bnnopt.analysis import kept_values, saved_bytes
 from bnnopt.ops import Emitter
 from bnnopt.passes.redirect_consumers import RedirectConsumers
 from bnnopt.passes.sign_pack import SignPack
@@ -16,7 +16,7 @@ PASS = SignPack()
 
 
 def kept(step: TrainingStep) -> set[str]:
-    return {str(root.name) for root in saved(step)}
+    return {str(root.name) for root in kept_values(step)}
 
 
 @pytest.mark.parametrize(
