@@ -23,6 +23,7 @@ DTYPES = frozenset(
     | {"int8", "int16", "int32", "int64"}
 )
 ROLES = frozenset({"data", "labels", "rate", "step"})
+COUNTED = frozenset({"bool", "uint8", "int32", "int64"})  # of indices, labels and bits
 SCALARS = {"rate": "float32", "step": "int64"}
 MAX_RANK = 16
 MAX_ELEMENTS = 1 << 48
@@ -159,7 +160,41 @@ def _check_step(step: StepSpec, program: Program) -> None:
     fits = _is_count(start) and _is_count(n_bytes) and start + n_bytes <= program.arena_bytes
     _require(fits, f"the scratch memory of {name} leaves the arena")
     _require(not step.is_view or len(used) >= 2, f"{name} is a view of nothing")
+    _check_apart(step, program)
     _check_operands(step, program)
+
+
+def _check_apart(step: StepSpec, program: Program) -> None:
+    """What a kernel counts by has to stay while it runs: scratch, indices, labels and bits."""
+    if step.is_view:
+        return
+    name = f"step {step.name!r}"
+    values = [(program.values[i], False) for i in step.inputs if i >= 0]
+    values += [(program.values[i], True) for i in step.outputs if i >= 0]
+    places = [_interval(spec, program) for spec, _ in values]
+    scratch = step.workspace_offset, step.workspace_offset + step.workspace_bytes
+    for (spec, is_output), place in zip(values, places, strict=True):
+        _require(not _meet(place, scratch), f"the scratch memory of {name} meets {spec.name!r}")
+        if is_output or spec.dtype in COUNTED:
+            others = [
+                other.name
+                for (other, is_written), span in zip(values, places, strict=True)
+                if is_written
+                and other is not spec
+                and _meet(place, span)
+                and (is_output or other.dtype != spec.dtype)
+            ]
+            _require(not others, f"{name} writes {others[:1]} over {spec.name!r}")
+
+
+def _interval(spec: ValueSpec, program: Program) -> tuple[int, int]:
+    """First byte in the arena and the one behind the last; none elsewhere."""
+    n_bytes = spec.n_bytes(program.batch_size) if spec.place == "arena" else 0
+    return spec.offset, spec.offset + n_bytes
+
+
+def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return max(one[0], other[0]) < min(one[1], other[1])
 
 
 def _check_operands(step: StepSpec, program: Program) -> None:

@@ -143,13 +143,23 @@ def array_of(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
         ) from None
 
 
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _check_names(graph: onnx.GraphProto, path: Path) -> None:
-    """Names that are no text come back as bytes."""
+    """Names that are no text come back as bytes, as all texts of attributes do."""
     names = [name for node in graph.node for name in (node.name, *node.input, *node.output)]
     names += [entry.name for entry in (*graph.input, *graph.output, *graph.initializer)]
+    texts = [a.s for node in graph.node for a in node.attribute if a.s]
     wrong = [name for name in names if not isinstance(name, str)]
+    wrong += [text for text in texts if not _is_text(text)]
     if wrong:
-        raise ModelError(f"{path}: the name {wrong[0]!r} is no text; export or copy it again")
+        raise ModelError(f"{path}: {wrong[0]!r} is no text; export or copy it again")
 
 
 def _checked_opset(model: onnx.ModelProto, path: Path) -> int:

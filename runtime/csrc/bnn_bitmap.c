@@ -286,8 +286,9 @@ static void add_up(i64 *offsets, i64 n) {
 
 static i64 grain(const bnn_bitmap *b) { return BNN_GRAIN / b->block; }
 
-bnn_bitmap bnn_bitmap_of(const uint8_t *bits, const float *values, i64 rows, i64 row) {
-    bnn_bitmap b = {.bits = (uint8_t *)bits, .values = (float *)values};
+bnn_bitmap bnn_bitmap_of(const uint8_t *bits, const float *values, i64 n_values, i64 rows,
+                         i64 row) {
+    bnn_bitmap b = {.bits = (uint8_t *)bits, .values = (float *)values, .n_values = n_values};
     cut(&b, rows, row, SHORT_BLOCK);
     return b;
 }
@@ -296,9 +297,10 @@ i64 bnn_bitmap_offset_bytes(const bnn_bitmap *b) {
     return (b->n_blocks + 1) * (i64)sizeof *b->offsets;
 }
 
-void bnn_bitmap_count(bnn_bitmap *b) {
+int bnn_bitmap_count(bnn_bitmap *b) {
     bnn_parallel(b->n_blocks, grain(b), BNN_PICK(count_body), b);
     add_up(b->offsets, b->n_blocks);
+    return b->offsets[b->n_blocks] < b->n_values;
 }
 
 /* The whole bytes that hold a stretch, and the values from the one before its first. */
@@ -384,20 +386,24 @@ BNN_EXPORT void bnn_bitmap_gather_f32(const float *x, uint8_t *bits, float *valu
     bnn_parallel(b.n_blocks, grain(&b), BNN_PICK(gather_body), &b);
 }
 
-/* y: rows x row floats again. */
-BNN_EXPORT void bnn_bitmap_scatter_f32(uint8_t *bits, float *values, float *y, i64 *offsets,
-                                       i64 rows, i64 row) {
-    bnn_bitmap b = {.bits = bits, .values = values, .y = y, .offsets = offsets};
+/* y: rows x row floats again. 0, with nothing written, if there are fewer values than bits. */
+BNN_EXPORT int bnn_bitmap_scatter_f32(uint8_t *bits, float *values, i64 n_values, float *y,
+                                      i64 *offsets, i64 rows, i64 row) {
+    bnn_bitmap b = {.bits = bits, .values = values, .n_values = n_values, .y = y,
+                    .offsets = offsets};
     cut(&b, rows, row, BLOCK);
-    bnn_bitmap_count(&b);
+    if (!bnn_bitmap_count(&b)) return 0;
     bnn_parallel(b.n_blocks, grain(&b), BNN_PICK(scatter_body), &b);
+    return 1;
 }
 
-/* dx = dy where the element is above 0, else 0 dy; dx may be dy. */
-BNN_EXPORT void bnn_bitmap_relu_grad_f32(const float *dy, uint8_t *bits, float *values, float *dx,
-                                         i64 *offsets, i64 rows, i64 row) {
-    bnn_bitmap b = {.x = dy, .bits = bits, .values = values, .y = dx, .offsets = offsets};
+/* dx = dy where the element is above 0, else 0 dy; dx may be dy. 0 as above. */
+BNN_EXPORT int bnn_bitmap_relu_grad_f32(const float *dy, uint8_t *bits, float *values,
+                                        i64 n_values, float *dx, i64 *offsets, i64 rows, i64 row) {
+    bnn_bitmap b = {.x = dy, .bits = bits, .values = values, .n_values = n_values, .y = dx,
+                    .offsets = offsets};
     cut(&b, rows, row, BLOCK);
-    bnn_bitmap_count(&b);
+    if (!bnn_bitmap_count(&b)) return 0;
     bnn_parallel(b.n_blocks, grain(&b), BNN_PICK(mask_body), &b);
+    return 1;
 }

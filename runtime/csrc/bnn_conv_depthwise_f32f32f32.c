@@ -300,7 +300,7 @@ static int weight_grad(depthwise *d, bnn_scratch scratch) {
     bnn_scratch per_thread[BNN_MAX_THREADS];
     if (!bnn_share(&scratch, share_bytes(g, &p) + decoded_bytes(d, &p), per_thread)) return 0;
     d->per_thread = per_thread;
-    if (d->bitmap) bnn_bitmap_count(d->bitmap);
+    if (d->bitmap && !bnn_bitmap_count(d->bitmap)) return 0;
     bnn_parallel(g->m, bnn_grain_of(g->n * g->ho * g->wo * g->kh * g->kw), add_filters, d);
     return 1;
 }
@@ -318,11 +318,12 @@ BNN_EXPORT int bnn_conv_depthwise_weight_grad_f32f32f32(const bnn_conv *g, const
 /* As bnn_bitmap_conv_weight_grad_f32f32f32, for group == C. */
 BNN_EXPORT int bnn_bitmap_conv_depthwise_weight_grad_f32f32f32(const bnn_conv *g,
                                                                const uint8_t *bits,
-                                                               const float *values, const void *dy,
-                                                               i64 dy_is_half, float *dw,
-                                                               uint8_t *memory, i64 n_bytes) {
+                                                               const float *values, i64 n_values,
+                                                               const void *dy, i64 dy_is_half,
+                                                               float *dw, uint8_t *memory,
+                                                               i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes};
-    bnn_bitmap x = bnn_bitmap_of(bits, values, g->n, g->c * g->h * g->w);
+    bnn_bitmap x = bnn_bitmap_of(bits, values, n_values, g->n, g->c * g->h * g->w);
     x.offsets = bnn_take(&scratch, bnn_bitmap_offset_bytes(&x));
     if (!x.offsets) return 0;
     depthwise d = {.g = g, .cores = bnn_best_real_cores(), .bitmap = &x,

@@ -256,7 +256,7 @@ static int run(gradient *d, bnn_scratch scratch) {
                 decoded_bytes(d);
     if (!bnn_share(&scratch, share, per_thread)) return 0;
     d->per_thread = per_thread;
-    if (d->bitmap) bnn_bitmap_count(d->bitmap);
+    if (d->bitmap && !bnn_bitmap_count(d->bitmap)) return 0;
     bnn_parallel(n_units(d) * d->n_parts, 1, add_units, d);
     if (d->n_parts > 1) bnn_parallel(n_units(d), 1, add_parts, d);
     return 1;
@@ -274,14 +274,14 @@ BNN_EXPORT int bnn_conv_weight_grad_f32f32f32(const bnn_conv *g, const void *x, 
     return run(&d, (bnn_scratch){memory, memory + n_bytes});
 }
 
-/* The same of x in its bitmap form, to the same bits. */
+/* The same of x in its bitmap form, to the same bits; also 0 if it has fewer values than bits. */
 BNN_EXPORT int bnn_bitmap_conv_weight_grad_f32f32f32(const bnn_conv *g, const uint8_t *bits,
-                                                     const float *values, const void *dy,
-                                                     i64 dy_is_half, float *dw,
+                                                     const float *values, i64 n_values,
+                                                     const void *dy, i64 dy_is_half, float *dw,
                                                      const bnn_update *update, i64 n_parts,
                                                      uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes};
-    bnn_bitmap x = bnn_bitmap_of(bits, values, g->n, g->c * g->h * g->w);
+    bnn_bitmap x = bnn_bitmap_of(bits, values, n_values, g->n, g->c * g->h * g->w);
     x.offsets = bnn_take(&scratch, bnn_bitmap_offset_bytes(&x));
     if (!x.offsets) return 0;
     gradient d = make_gradient(g, dy, dy_is_half, dw, update, n_parts);

@@ -101,7 +101,7 @@ def cut_input(op_type: str) -> Change:
     return lambda model: node(model, op_type).input.pop()
 
 
-def loss_attribute(name: str, value: str | int) -> Change:
+def loss_attribute(name: str, value: str | bytes | int) -> Change:
     def edit(model: onnx.ModelProto) -> None:
         loss = node(model, "SoftmaxCrossEntropyLoss")
         del loss.attribute[:]
@@ -125,6 +125,7 @@ def predict(name: str) -> Change:
         (cut_input("ReluGrad"), "(ReluGrad): no rule for it: its input 1 is missing"),
         (cut_input("MaxPoolGrad"), "(MaxPoolGrad): no rule for it: its input 1 is missing"),
         (loss_attribute("reduction", "sum"), "reduction 'sum', expected 'mean'"),
+        (loss_attribute("reduction", b"\xff\xfe"), "is no text"),
         (loss_attribute("ignore_index", 3), "ignore_index 3, expected none of the classes"),
     ],
 )

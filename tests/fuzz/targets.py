@@ -383,7 +383,7 @@ def _sign(folder: Path) -> None:
             if (folder / name).is_file():
                 about["files"][name] = file_checksum(folder / name)
         about |= {"checksum": fields_checksum(about), "format": version}
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return
     path.write_text(json.dumps(about))
 

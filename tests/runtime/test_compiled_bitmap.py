@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.bitmap import BLOCK, scratch_bytes
-from bnnopt.runtime.kernels.compiled.table import COMPILED
+from bnnopt.runtime.kernels.compiled.table import COMPILED, Sizes
+from bnnopt.runtime.kernels.compiled.table import scratch_bytes as workspace
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 from tests.runtime.compiled_calls import SPECIAL, Guarded, settings_of
@@ -102,6 +104,29 @@ def test_a_tensor_that_is_too_dense_gets_an_array_of_its_own() -> None:
     assert outputs[1] is not planned
     assert (planned == 5).all()
     assert [a.tobytes() for a in outputs] == [bits.tobytes(), values.tobytes()]
+
+
+@pytest.mark.parametrize("operator", ["BitmapUnpack", "BitmapReluGrad", "BitmapConvWeightGrad"])
+@pytest.mark.parametrize("lacking", [0, 1, 5])
+def test_fewer_values_than_bits_are_left_to_numpy(operator: str, lacking: int) -> None:
+    """Which refuses them: nothing is read behind the values, and nothing is written."""
+    x = np.abs(sparse((2, 3, 8, 8), 1, 0)) + 1
+    bits, values = KERNELS["BitmapPack"](x, capacity=x.size + 1)
+    values = values[: values.size - lacking]
+    dy, dw = np.ones((2, 2, 8, 8), np.float32), np.zeros((2, 3, 1, 1), np.float32)
+    inputs, output, attributes = {
+        "BitmapUnpack": ([bits, values], np.zeros_like(x), {}),
+        "BitmapReluGrad": ([np.ones_like(x), bits, values], np.zeros_like(x), {}),
+        "BitmapConvWeightGrad": (
+            [bits, values, dy],
+            dw,
+            {"shape": [3, 8, 8], "kernel_shape": [1, 1], "group": 1},
+        ),
+    }[operator]
+    sizes = Sizes([a.shape for a in inputs], [output.shape], attributes)
+    scratch = aligned_empty(workspace(operator, sizes))
+    assert COMPILED[operator](inputs, [output], attributes, scratch) is (lacking == 0)
+    assert output.any() == (lacking == 0)
 
 
 def test_the_gradient_may_overwrite_dy() -> None:

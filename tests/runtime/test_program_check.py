@@ -155,14 +155,53 @@ PACKED: dict[str, list[Edit]] = {
 }
 
 
+def onto(name: str, output: int, other: int) -> Edit:
+    """An operand of the first step of this operator lies where another one of its own lies."""
+
+    def edit(program: dict[str, Any]) -> None:
+        entry = step(program, name)
+        indices = [i for i in (*entry["inputs"], *entry["outputs"]) if i >= 0]
+        spec, place = (program["values"][indices[i]] for i in (output, other))
+        spec["offset"] = place["offset"]
+
+    return edit
+
+
+def scratch_onto(name: str, operand: int) -> Edit:
+    def edit(program: dict[str, Any]) -> None:
+        entry = step(program, name)
+        indices = [i for i in (*entry["inputs"], *entry["outputs"]) if i >= 0]
+        entry["workspace_offset"] = program["values"][indices[operand]]["offset"]
+
+    return edit
+
+
+OVERLAPPING = {
+    "binary-O2": [
+        onto("SoftmaxCrossEntropyGrad", -1, 2),  # labels
+        onto("PackedMaxPoolGrad", -1, 1),
+    ],
+    "relu-O1": [
+        scratch_onto("BitmapUnpack", -1),
+        *(onto("BitmapUnpack", -1, i) for i in (0,)),
+        onto("BitmapPack", 1, 2),
+    ],
+}
+"""What a kernel counts by would change while it runs."""
+
+
 @pytest.mark.parametrize("network", PACKED)
-def test_packed_operands_that_are_too_small(network: str, tmp_path: Path) -> None:
+def test_operands_that_are_too_small_or_overlap(network: str, tmp_path: Path) -> None:
     name, level = network.split("-")
     path = write(*NETWORKS[name], tmp_path)
     bnnopt.optimize(path, batch_size=4, level=level).save(tmp_path / "whole")
     for number, edit in enumerate(PACKED[network]):
         folder = crafted(tmp_path / "whole", tmp_path / f"{number}", edit)
         with pytest.raises(ArtifactError, match=r"cannot run|its buffer|leaves the arena"):
+            TrainingSession(folder)
+    for number, edit in enumerate(OVERLAPPING[network]):
+        folder = crafted(tmp_path / "whole", tmp_path / f"over{number}", edit)
+        with pytest.raises(ArtifactError, match=r" meets | over "):
             TrainingSession(folder)
 
 

@@ -23,9 +23,9 @@ MARK_LARGEST = CFunction(
 )
 KTH_MAGNITUDES = CFunction("void bnn_kth_magnitudes_f32(float*, uint32_t*, i64, i64, i64)")
 GATHER = CFunction("void bnn_bitmap_gather_f32(float*, uint8_t*, float*, i64*, i64, i64, i64)")
-SCATTER = CFunction("void bnn_bitmap_scatter_f32(uint8_t*, float*, float*, i64*, i64, i64)")
+SCATTER = CFunction("int bnn_bitmap_scatter_f32(uint8_t*, float*, i64, float*, i64*, i64, i64)")
 RELU_GRAD = CFunction(
-    "void bnn_bitmap_relu_grad_f32(float*, uint8_t*, float*, float*, i64*, i64, i64)"
+    "int bnn_bitmap_relu_grad_f32(float*, uint8_t*, float*, i64, float*, i64*, i64, i64)"
 )
 
 BLOCK = 4096  # elements, as in bnn_bitmap.c
@@ -85,7 +85,8 @@ def bitmap_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scrat
     if offsets is None or not covered(x, values) or not covered(bits, dtype=np.uint8):
         return False
     assert x is not None
-    return SCATTER(bits, values, x, offsets, *_rows(x))
+    assert values is not None
+    return SCATTER(bits, values, values.size, x, offsets, *_rows(x))
 
 
 def bitmap_relu_grad(
@@ -97,7 +98,8 @@ def bitmap_relu_grad(
     if offsets is None or not covered(dy, values, dx) or not covered(bits, dtype=np.uint8):
         return False
     assert dy is not None
-    return RELU_GRAD(dy, bits, values, dx, offsets, *_rows(dy))
+    assert values is not None
+    return RELU_GRAD(dy, bits, values, values.size, dx, offsets, *_rows(dy))
 
 
 def _rows(dense: Array) -> tuple[int, int]:

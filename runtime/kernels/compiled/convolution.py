@@ -41,8 +41,8 @@ WEIGHT_GRAD = CFunction(
     "i64, uint8_t*, i64)"
 )
 BITMAP_WEIGHT_GRAD = CFunction(
-    "int bnn_bitmap_conv_weight_grad_f32f32f32(bnn_conv*, uint8_t*, float*, void*, i64, float*, "
-    "bnn_update*, i64, uint8_t*, i64)"
+    "int bnn_bitmap_conv_weight_grad_f32f32f32(bnn_conv*, uint8_t*, float*, i64, void*, i64, "
+    "float*, bnn_update*, i64, uint8_t*, i64)"
 )
 DEPTHWISE_CONV = CFunction(
     "int bnn_conv_depthwise_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, uint8_t*, "
@@ -57,8 +57,8 @@ DEPTHWISE_WEIGHT_GRAD = CFunction(
     "uint8_t*, i64)"
 )
 BITMAP_DEPTHWISE_WEIGHT_GRAD = CFunction(
-    "int bnn_bitmap_conv_depthwise_weight_grad_f32f32f32(bnn_conv*, uint8_t*, float*, void*, i64, "
-    "float*, uint8_t*, i64)"
+    "int bnn_bitmap_conv_depthwise_weight_grad_f32f32f32(bnn_conv*, uint8_t*, float*, i64, void*, "
+    "i64, float*, uint8_t*, i64)"
 )
 DEPTHWISE = {
     "Conv": DEPTHWISE_CONV,
@@ -124,7 +124,8 @@ def bitmap_conv_weight_grad(
     (bits, values, dy), dw = inputs, outputs[0]
     if not (covered(bits, dtype=np.uint8) and covered(values, dw) and is_map(dy)):
         return False
-    arrays: list[Argument] = [bits, values, dy, is_half(dy), dw]
+    assert values is not None
+    arrays: list[Argument] = [bits, values, values.size, dy, is_half(dy), dw]
     return _run("BitmapConvWeightGrad", inputs, dw, attributes, scratch, arrays)
 
 
