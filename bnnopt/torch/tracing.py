@@ -12,14 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import _SingleLevelFunction
+from torch.autograd.function import FunctionMeta
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import CheckpointFunction
 
 from bnnopt.errors import ModelError
 from bnnopt.torch.chance import WRITTEN_OUT
-from bnnopt.torch.functions import Call, Estimator, recognize
+from bnnopt.torch.functions import Call, Estimator, Function, recognize
 from bnnopt.torch.markers import batch_norm, stop, straight_through
 
 _SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
@@ -32,6 +32,7 @@ _READS = {
 _INSIDE = tuple(str(Path(file).parent) for file in (str(torch.__file__), __file__))
 _DEPENDS = "_bnnopt_depends"
 _IS_ALIAS = "_bnnopt_alias"
+_OWN = "_bnnopt_forward"
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Tracer(TorchFunctionMode):
         self._n_calls = 0
         self._is_paused = False
         self.is_off = False
+        self._has_grad = torch.is_grad_enabled()
+        self._inside: list[Function] = []
         self._replaced: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
@@ -62,7 +65,8 @@ class Tracer(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Called for every function of torch."""
-        if self.is_off:
+        if self.is_off or func is torch._C._set_grad_enabled:
+            self._has_grad = args[0] if func is torch._C._set_grad_enabled else self._has_grad
             return func(*args, **(kwargs or {}))
         args, kwargs = self._current(args), self._current(kwargs or {})
         read = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
@@ -155,7 +159,24 @@ class Tracer(TorchFunctionMode):
         finally:
             self._is_paused = before
 
-    def function(self, function: type[torch.autograd.Function], inputs: tuple[Any, ...]) -> Any:
+    def is_inside(self, function: Function) -> bool:
+        """Whether the tracer is running the function itself."""
+        return function in self._inside
+
+    @contextlib.contextmanager
+    def outside(self, function: Function) -> Iterator[None]:
+        """What calls a function has gradients enabled or not; a forward always has not."""
+        had_grad = self._has_grad
+        self._inside.append(function)
+        torch.set_grad_enabled(had_grad)
+        try:
+            yield
+        finally:
+            self._inside.pop()
+            torch.set_grad_enabled(False)
+            self._has_grad = had_grad
+
+    def function(self, function: Function, inputs: tuple[Any, ...]) -> Any:
         """An autograd function: its value, and the gradient of its backward."""
         if function is CheckpointFunction:
             return inputs[0](*inputs[2:])
@@ -263,18 +284,54 @@ def _place() -> str:
 def traced(tracer: Tracer) -> Iterator[None]:
     """Run what is inside under a tracer, autograd functions included.
 
-    A module may hold ``Fn.apply`` itself, so what is replaced is what that calls: its base's.
+    A module may hold ``Fn.apply`` itself, which is built in. It calls ``Fn.forward``, so that is
+    what is replaced: of every class, and of those that are made meanwhile.
     """
+    made: Any = FunctionMeta.__init__
+    replaced: list[tuple[Function, dict[str, Any]]] = []
 
-    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        internal = cls.__module__.split(".")[0] == "torch" and cls is not CheckpointFunction
-        if internal or tracer.is_off:
-            return super(_SingleLevelFunction, cls).apply(*args, **kwargs)  # type: ignore[misc]
-        return tracer.function(cls, args)
+    def replace(function: Function) -> None:
+        own = vars(function).get("forward")
+        replaced.append((function, {} if own is None else {"forward": own}))
+        function.forward = staticmethod(_hooked(function, tracer))  # type: ignore[method-assign]
 
-    _SingleLevelFunction.apply = classmethod(apply)  # type: ignore[attr-defined]
+    def make(function: Any, *args: Any) -> None:
+        made(function, *args)
+        replace(function)
+
+    for function in _functions(torch.autograd.Function):
+        replace(function)
+    FunctionMeta.__init__ = make  # type: ignore[method-assign]
     try:
         with tracer:
             yield
     finally:
-        del _SingleLevelFunction.apply  # type: ignore[attr-defined]
+        FunctionMeta.__init__ = made  # type: ignore[method-assign]
+        for function, own in reversed(replaced):
+            del function.forward
+            for name, value in own.items():
+                setattr(function, name, value)
+
+
+def _functions(base: Function) -> Iterator[Function]:
+    """The users' classes below `base`, and PyTorch's own for checkpoints."""
+    for function in base.__subclasses__():
+        if function is CheckpointFunction or function.__module__.split(".")[0] != "torch":
+            yield function
+        yield from _functions(function)
+
+
+def _hooked(function: Function, tracer: Tracer) -> Any:
+    """A forward that goes to the tracer, but for one that the tracer itself calls."""
+    forward = getattr(function.forward, _OWN, function.forward)  # a base's may be hooked already
+    has_setup = function.setup_context is not torch.autograd.Function.setup_context
+
+    def hooked(*args: Any) -> Any:
+        inputs = args if has_setup else args[1:]
+        if tracer.is_off or tracer.is_inside(function):
+            return forward(*args)
+        with tracer.outside(function):
+            return tracer.function(function, inputs)
+
+    setattr(hooked, _OWN, forward)
+    return hooked
