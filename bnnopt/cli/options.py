@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from bnnopt.compiler.settings import Option, options
 from bnnopt.errors import UsageError, did_you_mean
+from bnnopt.settings import Option, options
 
 # Only named in the help; what checks them is heavy to import. A test holds the two together.
 BACKENDS = ("native", "onnxruntime")

@@ -23,12 +23,12 @@ from bnnopt.autodiff import (
     read_optimizer,
 )
 from bnnopt.compiler.initial import start_from
-from bnnopt.compiler.settings import LOSSES, Settings, check, taking, with_options
 from bnnopt.errors import UsageError
 from bnnopt.frontend import ForwardGraph, load_artifacts, load_forward, own_graph
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
 from bnnopt.report.summary import Summary
 from bnnopt.report.summary import summarize as summarize_graph
+from bnnopt.settings import LOSSES, Settings, check, taking, with_options
 from bnnopt.training_step import TrainingStep
 
 Progress = Callable[[str], None]

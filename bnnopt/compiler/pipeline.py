@@ -26,7 +26,6 @@ from bnnopt.compiler.building import (
 )
 from bnnopt.compiler.calibration import calibrate
 from bnnopt.compiler.evaluation import fit
-from bnnopt.compiler.settings import Settings, check, taking, with_options
 from bnnopt.errors import BudgetError, ModelError, UsageError
 from bnnopt.frontend import is_artifacts
 from bnnopt.ops import dims, dtype, traits
@@ -47,6 +46,7 @@ from bnnopt.runtime.format import Artifact
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.kernels.selection import named_kernels
 from bnnopt.runtime.pruning import Pruning
+from bnnopt.settings import Settings, check, taking, with_options
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, readers, role
 from bnnopt.units import size
 

@@ -12,7 +12,6 @@ import pytest
 
 import bnnopt
 from bnnopt.cli import cli
-from bnnopt.compiler.settings import options
 from bnnopt.errors import (
     ArtifactError,
     BnnoptError,
@@ -21,6 +20,7 @@ from bnnopt.errors import (
     UsageError,
     VerificationError,
 )
+from bnnopt.settings import options
 from tests.cli.helpers import MODELS, Cli, read_report
 
 MLP = MODELS / "mlp.onnx"
@@ -98,7 +98,8 @@ def test_mistakes(kind: str) -> None:
 def test_an_editor_sees_the_options_of_settings() -> None:
     parameters = inspect.signature(bnnopt.optimize).parameters
     for option in options():
-        assert parameters[option.name].annotation == option.type
+        annotation = inspect.formatannotation(parameters[option.name].annotation)
+        assert annotation.removeprefix("collections.abc.") == option.type
         assert parameters[option.name].default == option.default
     own = {"model", "settings", "example", "progress"}
     assert parameters.keys() == own | {option.name for option in options()}

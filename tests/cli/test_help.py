@@ -15,10 +15,10 @@ from bnnopt import (
     frontend,
     passes,
     runtime,
+    settings,
 )
 from bnnopt.cli import cli
 from bnnopt.cli.options import BACKENDS
-from bnnopt.compiler import settings
 from tests.cli.helpers import MODELS, ROOT, Cli
 from tests.cli.test_training import write_data
 

@@ -250,7 +250,7 @@ def taking(
     So that editors and type checkers see each option, with its type and default, and the docstring
     describes it, where it has ``{options}``.
     """
-    parameters = inspect.signature(arguments).parameters.values()
+    parameters = inspect.signature(arguments, eval_str=True).parameters.values()
 
     def declare(
         function: Callable[..., Result],
