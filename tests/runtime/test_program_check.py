@@ -156,13 +156,13 @@ PACKED: dict[str, list[Edit]] = {
 
 
 def onto(name: str, output: int, other: int) -> Edit:
-    """An operand of the first step of this operator lies where another one of its own lies."""
+    """What the first step of this operator counts by lies where it writes."""
 
     def edit(program: dict[str, Any]) -> None:
         entry = step(program, name)
         indices = [i for i in (*entry["inputs"], *entry["outputs"]) if i >= 0]
-        spec, place = (program["values"][indices[i]] for i in (output, other))
-        spec["offset"] = place["offset"]
+        written, counted = (program["values"][indices[i]] for i in (output, other))
+        counted["offset"] = written["offset"]
 
     return edit
 
