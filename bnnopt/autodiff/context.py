@@ -40,9 +40,16 @@ class Context:
 
     @property
     def dy(self) -> ir.Value:
-        """The gradient of the first output."""
+        """The gradient of the first output.
+
+        Raises
+        ------
+        UnknownInput
+            If the loss depends on another output alone, such as a running statistic.
+        """
         grad = self.output_grads[0]
-        assert grad is not None, "rules run only for nodes with a gradient"
+        if grad is None:
+            raise UnknownInput("the loss depends on its other outputs, not on the first")
         return grad
 
     def x(self, index: int = 0) -> ir.Value:
@@ -141,4 +148,4 @@ class Context:
 
 
 class UnknownInput(Exception):
-    """A rule needs the value of an input that is not a constant."""
+    """A rule needs a value or a gradient that is not there."""

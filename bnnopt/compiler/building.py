@@ -23,9 +23,10 @@ from bnnopt.autodiff import (
     read_optimizer,
 )
 from bnnopt.compiler.initial import start_from
-from bnnopt.errors import UsageError
+from bnnopt.errors import ModelError, UsageError
 from bnnopt.frontend import ForwardGraph, load_artifacts, load_forward, own_graph
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
+from bnnopt.passes import BrokenGraph, check_graph
 from bnnopt.report.summary import Summary
 from bnnopt.report.summary import summarize as summarize_graph
 from bnnopt.settings import LOSSES, Settings, check, taking, with_options
@@ -101,6 +102,14 @@ def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     return Built(forward, reference, build_evaluation(forward), optimizer, loss, own_graph(path))
 
 
+def _check_imported(reference: TrainingStep, path: Path) -> None:
+    """The backward pass of a file may read what its forward pass writes over."""
+    try:
+        check_graph(reference)
+    except BrokenGraph as error:
+        raise ModelError(f"{path}: {error}; generate the artifacts again") from None
+
+
 def import_artifacts(path: Path, chosen: Settings, say: Progress) -> Built:
     """From training artifacts, which have a loss and gradients of their own."""
     for option, given in (
@@ -121,6 +130,7 @@ def import_artifacts(path: Path, chosen: Settings, say: Progress) -> Built:
     options = TrainingOptions(artifacts.loss, optimizer, selection, chosen.seed)
     say("importing the training graph")
     reference = build_imported_step(artifacts, options, path)
+    _check_imported(reference, path)
     evaluation = build_evaluation(artifacts.prediction_only())
     source: onnx.ModelProto = ir.to_proto(portable_model(evaluation, evaluation.batch_size))
     return Built(artifacts.forward, reference, evaluation, optimizer, artifacts.loss, source)

@@ -101,6 +101,19 @@ def cut_input(op_type: str) -> Change:
     return lambda model: node(model, op_type).input.pop()
 
 
+def add_the_running_mean(model: onnx.ModelProto) -> None:
+    """To a gradient: the backward pass reads what the forward pass has updated."""
+    nodes = model.graph.node
+    place, accumulator = next(
+        (i, n)
+        for i, n in enumerate(nodes)
+        if n.op_type.startswith("InPlace") and "bn.bias" in n.input[0]
+    )
+    added = onnx.helper.make_node("Add", [accumulator.input[1], "bn.running_mean"], ["sum"])
+    accumulator.input[1] = "sum"
+    nodes.insert(place, added)
+
+
 def loss_attribute(name: str, value: str | bytes | int) -> Change:
     def edit(model: onnx.ModelProto) -> None:
         loss = node(model, "SoftmaxCrossEntropyLoss")
@@ -125,6 +138,7 @@ def predict(name: str) -> Change:
         (cut_input("ReluGrad"), "(ReluGrad): no rule for it: its input 1 is missing"),
         (cut_input("MaxPoolGrad"), "(MaxPoolGrad): no rule for it: its input 1 is missing"),
         (loss_attribute("reduction", "sum"), "reduction 'sum', expected 'mean'"),
+        (add_the_running_mean, "reads later; generate the artifacts again"),
         (loss_attribute("reduction", b"\xff\xfe"), "is no text"),
         (loss_attribute("ignore_index", 3), "ignore_index 3, expected none of the classes"),
     ],

@@ -198,6 +198,17 @@ def test_no_data_input(tmp_path: Path) -> None:
     rejected(save(parse(text, W), tmp_path), "net.onnx: the graph has no data input")
 
 
+def test_a_running_statistic_as_an_activation(tmp_path: Path) -> None:
+    text = """g (float[batch,3] x) => (float[batch,3] y) {
+        n, m, v = BatchNormalization <training_mode = 1> (x, g, b, mean, var)
+        y = Mul (x, v)
+    }"""
+    weights = {name: np.ones(3, np.float32) for name in ("g", "b", "mean", "var")}
+    path = save(parse(text, weights), tmp_path)
+    with pytest.raises(BnnoptError, match="depends on its other outputs"):
+        build_training_step(load_forward(path, BATCH), OPTIONS, path)
+
+
 def test_an_output_that_no_input_reaches(tmp_path: Path) -> None:
     text = "g (float[batch,3] x) => (float[3] w) { y = Relu (x) }"
     rejected(save(parse(text, W), tmp_path), "output 'w' is the same for all inputs")
