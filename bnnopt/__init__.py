@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bnnopt.compiler import Optimized as Optimized
     from bnnopt.compiler import optimize as optimize
+    from bnnopt.runtime import Predictor as Predictor
     from bnnopt.runtime import TrainingSession as TrainingSession
     from bnnopt.runtime import schedules as schedules
 
@@ -19,10 +20,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Optimized": "bnnopt.compiler",
+    "Predictor": "bnnopt.runtime",
     "TrainingSession": "bnnopt.runtime",
     "optimize": "bnnopt.compiler",
 }
-__all__ = ["Optimized", "TrainingSession", "__version__", "optimize", "schedules"]
+__all__ = [
+    "Optimized",
+    "Predictor",
+    "TrainingSession",
+    "__version__",
+    "optimize",
+    "schedules",
+]
 
 
 def __getattr__(name: str) -> object:

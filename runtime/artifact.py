@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from bnnopt.errors import ArtifactError
+from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.runtime.artifact_check import checked_fields
 from bnnopt.runtime.files import StrPath, check_regular, reason_of, replacing, shown_path
 from bnnopt.runtime.format import (
@@ -29,14 +29,47 @@ RESERVED = "__metadata__"  # of safetensors
 AGAIN = "copy the folder again, or optimize again"
 
 
-def read_artifact(folder: StrPath) -> Artifact:
+def read_artifact(folder: StrPath, trains: bool = True) -> Artifact:
     """What a folder says about itself.
+
+    Parameters
+    ----------
+    trains : bool
+        Whether a training step is expected in there, or a network that predicts.
 
     Raises
     ------
     ArtifactError
         If the folder is missing, was not written by bnnopt, or by a version with another format.
+    UsageError
+        If the other one is in there.
     """
+    artifact = _read_artifact(folder)
+    if trains and not artifact.persistent:
+        raise UsageError(
+            f"{folder}: is a network that predicts, without a training step; expected a folder of "
+            "bnnopt optimize, or open this one with bnnopt.Predictor"
+        )
+    if not trains and artifact.persistent:
+        raise UsageError(
+            f"{folder}: is a training step; expected a folder of bnnopt export --packed, or open "
+            "this one with bnnopt.TrainingSession"
+        )
+    return artifact
+
+
+def is_predictor(folder: StrPath) -> bool:
+    """Whether a folder, if it is one of bnnopt's, has a network alone.
+
+    Raises
+    ------
+    ArtifactError
+        If it is none.
+    """
+    return not _read_artifact(folder).persistent
+
+
+def _read_artifact(folder: StrPath) -> Artifact:
     path = os.path.join(folder, ARTIFACT_FILE)
     try:
         fields = json.loads(_text(path))

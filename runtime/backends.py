@@ -12,7 +12,7 @@ from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.runtime.artifact import check_files, read_tensors
 from bnnopt.runtime.artifact_check import persistent_bytes
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact
-from bnnopt.runtime.library import MAX_THREADS
+from bnnopt.runtime.library import check_threads
 from bnnopt.runtime.memory import check_memory
 from bnnopt.runtime.native import NativeBackend
 
@@ -68,8 +68,7 @@ def _open(
 ) -> NativeBackend | OnnxruntimeBackend:
     if name not in BACKENDS:
         raise UsageError(f"backend {name!r} is not known; expected {' or '.join(BACKENDS)}")
-    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
-        raise UsageError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
+    check_threads(threads)
     if name == "native":
         check_files(folder, artifact, NativeBackend.files)
         return NativeBackend(folder, persistent, threads)

@@ -16,7 +16,9 @@ Array = NDArray[np.generic]
 Data = ArrayLike | Mapping[str, ArrayLike]
 
 
-def fitted_inputs(x: Data, specs: Sequence[ValueSpec], who: str) -> tuple[Array, ...]:
+def fitted_inputs(
+    x: Data, specs: Sequence[ValueSpec], who: str, bounds: Mapping[str, int]
+) -> tuple[Array, ...]:
     """The data inputs in the order of `specs`, each with the same number of samples.
 
     Parameters
@@ -25,11 +27,13 @@ def fitted_inputs(x: Data, specs: Sequence[ValueSpec], who: str) -> tuple[Array,
         A mapping where the model has several inputs.
     who : str
         The method, for the message.
+    bounds : mapping of str to int
+        What `index_bounds` says of the program.
 
     Raises
     ------
     UsageError
-        If a name, shape or dtype does not fit.
+        If a name, shape, dtype or index does not fit.
     """
     given = x if isinstance(x, Mapping) else {specs[0].name: x}
     names = [spec.name for spec in specs]
@@ -46,6 +50,9 @@ def fitted_inputs(x: Data, specs: Sequence[ValueSpec], who: str) -> tuple[Array,
             raise UsageError(
                 f"{who}: {label} has {len(array)} samples, expected {len(arrays[0])} as {labels[0]}"
             )
+    for array, spec, label in zip(arrays, specs, labels, strict=True):
+        if spec.name in bounds:
+            check_indices(array, bounds[spec.name], f"{who}: {label}")
     return arrays
 
 

@@ -49,6 +49,18 @@ def _candidates() -> Iterator[str]:
         yield os.path.join(entry, "bnnopt", "runtime", NAME)
 
 
+def check_threads(threads: object) -> None:
+    """Refuse a number of threads that plans have no scratch for; None is the default's.
+
+    Raises
+    ------
+    UsageError
+        If it is another.
+    """
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+        raise UsageError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
+
+
 def default_threads() -> int:
     """``BNNOPT_NUM_THREADS`` if set, else the processors of this process; at most `MAX_THREADS`."""
     wanted = os.environ.get("BNNOPT_NUM_THREADS", "")

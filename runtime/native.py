@@ -86,7 +86,7 @@ class NativeBackend:
             file = os.path.join(folder, program_file(kind))
             check_runnable(program, buffers, file, trains=kind == TRAINING)
         check_same_data(self.training, self.evaluation, folder)
-        self.arena = _arena(max(self.training.arena_bytes, self.evaluation.arena_bytes), folder)
+        self.arena = arena_of(max(self.training.arena_bytes, self.evaluation.arena_bytes), folder)
         self._train = Executor(self.training, persistent, constants, self.arena)
         self._predict = Executor(self.evaluation, persistent, constants, self.arena)
 
@@ -118,7 +118,7 @@ class NativeBackend:
         return np.array(self._predict.run({"data": data}, batch)[0])
 
 
-def _arena(n_bytes: int, folder: str) -> NDArray[np.uint8]:
+def arena_of(n_bytes: int, folder: str) -> NDArray[np.uint8]:
     """The memory of a step's values; asked for at once, taken page by page as steps write to it."""
     check_memory(n_bytes, f"{folder}: a step")
     try:

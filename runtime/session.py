@@ -18,7 +18,6 @@ from bnnopt.runtime.feeding import (
     Data,
     as_array,
     check_classes,
-    check_indices,
     checked_rate,
     fitted_inputs,
     fitted_labels,
@@ -29,6 +28,7 @@ from bnnopt.runtime.files import StrPath
 from bnnopt.runtime.format import Artifact, StepSpec, ValueSpec, has_half_gradients
 from bnnopt.runtime.guard import Feeds, Guard, is_finite
 from bnnopt.runtime.native import Memory, NativeBackend
+from bnnopt.runtime.predictor import in_batches
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.runtime.turns import Turns, in_turn
 
@@ -344,16 +344,7 @@ class TrainingSession:
         self._check_whole("predict")
         data = self._fitted(x, "predict")
         program = self._backend.evaluation
-        output = program.values[program.outputs[0]]
-        if output.shape[:1] not in ((-1,), (program.batch_size,)):
-            raise UsageError(f"predict: output {output.name!r} has no axis of samples")
-        n = program.batch_size
-        parts = [
-            self._predict_batch(tuple(a[i : i + n] for a in data))
-            for i in range(0, len(data[0]), n)
-        ]
-        empty = np.empty((0, *output.shape_at(1)[1:]), output.dtype)
-        return np.concatenate(parts) if parts else empty
+        return in_batches(data, program, self._fixed_batch, self._backend.predict)
 
     @in_turn
     def evaluate(self, x: Data, y: ArrayLike) -> float:
@@ -405,6 +396,17 @@ class TrainingSession:
             else self._persistent[name].astype(np.float32)
             for name in self._artifact.weights
         }
+
+    def stored_weights(self) -> Mapping[str, Array]:
+        """Weights and running statistics as the step stores them; no copies.
+
+        Raises
+        ------
+        UsageError
+            If a step broke off half-way: the session has to resume first.
+        """
+        self._check_whole("stored_weights")
+        return {name: self._persistent[name] for name in self._artifact.weights}
 
     def latent_weights(self) -> list[Array]:
         """The trained weights of which the network sees the signs; no copies."""
@@ -486,24 +488,12 @@ class TrainingSession:
         return [program.values[i] for i in program.roles["data"]]
 
     def _fitted(self, x: Data, call: str) -> tuple[Array, ...]:
-        data = fitted_inputs(x, self._inputs, call)
-        for array, spec in zip(data, self._inputs, strict=True):
-            if spec.name in self._index_bounds:
-                label = spec.name if len(data) > 1 else "x"
-                check_indices(array, self._index_bounds[spec.name], f"{call}: {label}")
-        return data
+        return fitted_inputs(x, self._inputs, call, self._index_bounds)
 
     @property
     def _labels(self) -> ValueSpec | None:
         program = self._backend.training
         return next((program.values[i] for i in program.roles["labels"]), None)
-
-    def _predict_batch(self, data: tuple[Array, ...]) -> Array:
-        """A fixed batch is filled up: with running statistics, samples do not see one another."""
-        n, program = len(data[0]), self._backend.evaluation
-        if self._fixed_batch and n < program.batch_size:
-            data = tuple(_filled(array, program.batch_size) for array in data)
-        return self._backend.predict(data, len(data[0]))[:n]
 
     def _first_not_finite(self) -> str | None:
         """The name of a weight or state that no step can start from."""
@@ -532,8 +522,3 @@ class TrainingSession:
                 f"step: x has {n} samples, expected {expected}; optimize with another --batch-size"
             )
         return n
-
-
-def _filled(array: Array, n: int) -> Array:
-    filler = np.zeros((n - len(array), *array.shape[1:]), array.dtype)
-    return np.concatenate([array, filler])

@@ -11,6 +11,7 @@ from bnnopt.artifact.write import (
     Contents,
     check_folder,
     write_folder,
+    write_predictor,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "with_weights",
     "without_weights",
     "write_folder",
+    "write_predictor",
 ]

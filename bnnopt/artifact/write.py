@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,21 @@ bnnopt's runtime, numpy and safetensors to train with it.
 | `report.json` | what each pass saved |
 
 A device without onnxruntime needs the first four kinds only. Checkpoints go beside the folder.
+"""
+
+
+PREDICTOR_README = """\
+# A network compiled by bnnopt, to predict with
+
+`bnnopt predict` and `eval` take this folder; a device needs bnnopt's runtime, numpy and
+safetensors.
+
+| file | what it is |
+|---|---|
+| `artifact.json` | how it was compiled, and a checksum of every other file |
+| `constants.safetensors` | weights, binary ones as bits, and thresholds |
+| `evaluation.plan.json` | the program: its steps, and each value's place |
+| `evaluation.onnx` | the same as a graph with functions, which stock onnxruntime runs |
 """
 
 
@@ -136,13 +152,51 @@ def write_folder(folder: Path, contents: Contents) -> None:
         If the folder cannot be written; what was there is still there.
     """
     check_folder(folder)
+    with _in_place_of(folder) as fresh:
+        _write_all(fresh, contents)
+
+
+def write_predictor(
+    folder: Path, step: TrainingStep, about: Artifact, notes: Mapping[str, str]
+) -> None:
+    """Write the folder that `bnnopt.runtime.Predictor` opens: no training step, weights inside.
+
+    Parameters
+    ----------
+    step : TrainingStep
+        An evaluation without persistent inputs.
+    about : Artifact
+        Of the training folder.
+    notes : mapping of str to str
+        Texts to keep beside the constants.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder cannot be written; what was there is still there.
+    """
+    check_folder(folder)
+    own = about._replace(
+        batch_size=step.batch_size, persistent={}, dtypes={}, weights=[], packed={}, latent=[],
+        pruning=None,
+    )  # fmt: skip
+    with _in_place_of(folder) as fresh:
+        _write_step(fresh, EVALUATION, step)
+        write_tensors(fresh / CONSTANTS_FILE, _constants(step), notes)
+        (fresh / README_FILE).write_text(PREDICTOR_README)
+        _write_about(fresh, own)
+
+
+@contextlib.contextmanager
+def _in_place_of(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder`, but for the checkpoints in there."""
     target = folder.resolve()  # a link stays, and leads to what is written
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".bnnopt-", dir=target.parent) as made:
             fresh = Path(made) / "new"
             fresh.mkdir()
-            _write_all(fresh, contents)
+            yield fresh
             for name in _checkpoints(target):
                 shutil.copy2(target / name, fresh / name)
             _swap(fresh, target, Path(made) / "old")
@@ -171,15 +225,9 @@ def _swap(fresh: Path, folder: Path, old: Path) -> None:
 def _write_all(folder: Path, contents: Contents) -> None:
     constants: dict[str, NDArray[np.generic]] = {}
     for kind, step in ((TRAINING, contents.training), (EVALUATION, contents.evaluation)):
-        ir.save(step.model, folder / f"{kind}.onnx")
+        _write_step(folder, kind, step)
         ir.save(portable_model(step, step.batch_size), folder / graph_file(kind))
-        plan = make_plan(step)
-        program = make_program(step, plan, step.batch_size)
-        check_program(program)
-        (folder / program_file(kind)).write_text(program.to_json())
-        for name, value in step.graph.initializers.items():
-            if is_constant(value) and value.const_value is not None:
-                constants[name] = np.ascontiguousarray(value.const_value.numpy())
+        constants |= _constants(step)
     write_tensors(folder / CONSTANTS_FILE, constants, {})
     write_tensors(folder / WEIGHTS_FILE, contents.weights, {})
     ir.save(contents.reference.model, folder / REFERENCE_FILE)
@@ -187,6 +235,22 @@ def _write_all(folder: Path, contents: Contents) -> None:
     onnx.save(contents.source, folder / SOURCE_FILE)
     (folder / README_FILE).write_text(README)
     _write_about(folder, contents.about)
+
+
+def _write_step(folder: Path, kind: str, step: TrainingStep) -> None:
+    """The graph with bnnopt's operators, and the program."""
+    ir.save(step.model, folder / f"{kind}.onnx")
+    program = make_program(step, make_plan(step), step.batch_size)
+    check_program(program)
+    (folder / program_file(kind)).write_text(program.to_json())
+
+
+def _constants(step: TrainingStep) -> dict[str, NDArray[np.generic]]:
+    return {
+        name: np.ascontiguousarray(value.const_value.numpy())
+        for name, value in step.graph.initializers.items()
+        if is_constant(value) and value.const_value is not None
+    }
 
 
 def _write_about(folder: Path, about: Artifact) -> None:

@@ -9,6 +9,7 @@ import click
 
 from bnnopt.cli.terminal import check_writable, say_line, say_note, write_file
 from bnnopt.errors import UsageError
+from bnnopt.units import size
 
 
 @click.command()
@@ -23,10 +24,28 @@ from bnnopt.errors import UsageError
     help="A PyTorch state_dict as a .safetensors file, for load_state_dict.",
 )
 @click.option(
+    "--packed",
+    type=click.Path(path_type=Path),
+    help="A folder with the network alone, for devices that predict: binary weights as bits.",
+)
+@click.option(
+    "--batch-size",
+    "-b",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Of --packed: samples that it predicts at once.",
+)
+@click.option(
     "--checkpoint", metavar="FILE", help="Take its weights; if not given, the newest one's."
 )
 def export(
-    folder: Path, output: Path | None, state_dict: Path | None, checkpoint: str | None
+    folder: Path,
+    output: Path | None,
+    state_dict: Path | None,
+    packed: Path | None,
+    batch_size: int,
+    checkpoint: str | None,
 ) -> None:
     """Write the trained weights of FOLDER into the user's own graph.
 
@@ -38,13 +57,19 @@ def export(
     Example:
       bnnopt export out -o trained.onnx
       bnnopt export out --torch trained.safetensors
+      bnnopt export out --packed network
     """
-    from bnnopt.artifact import exporting
+    from bnnopt.artifact import check_folder, exporting
+    from bnnopt.compiler.prediction import export_network
     from bnnopt.runtime import TrainingSession
     from bnnopt.runtime.training import load_newest
 
-    if output is None and state_dict is None:
-        raise UsageError("export: where to? expected -o FILE.onnx or --torch FILE.safetensors")
+    if output is None and state_dict is None and packed is None:
+        raise UsageError(
+            "export: where to? expected -o FILE.onnx, --torch FILE.safetensors or --packed FOLDER"
+        )
+    if packed is not None:
+        check_folder(packed)
     for path in (output, state_dict):
         if path is not None:
             check_writable(path)
@@ -59,3 +84,6 @@ def export(
     for path, content in written:
         write_file(path, content)
         say_line(f"written: {path}")
+    if packed is not None:
+        n_bytes = export_network(folder, session, packed, batch_size)
+        say_line(f"written: {packed}, {size(n_bytes)} of weights, predicts {batch_size} at once")

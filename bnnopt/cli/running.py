@@ -13,7 +13,8 @@ from typing import IO, Any
 
 from bnnopt.cli.terminal import STANDARD_OUTPUT, check_writable, say_note
 from bnnopt.errors import ArtifactError, BnnoptError, UsageError
-from bnnopt.runtime import TrainingSession, schedules
+from bnnopt.runtime import BACKENDS, Predictor, TrainingSession, schedules
+from bnnopt.runtime.artifact import is_predictor
 from bnnopt.runtime.data import Dataset, Normalization, open_data
 from bnnopt.runtime.data.augmentation import parse
 from bnnopt.runtime.data.normalization import choose
@@ -29,6 +30,7 @@ from bnnopt.runtime.training.loop import NOTES, Schedule, read_notes
 
 Say = Callable[[str], None]
 Options = Mapping[str, Any]
+Network = TrainingSession | Predictor
 
 
 @dataclass(frozen=True)
@@ -70,25 +72,36 @@ def prepare(folder: Path, options: Options, say: Say) -> Run:
     return Run(session, data, valid, recipe, checkpoints)
 
 
-def trained(
-    folder: Path, data: str, options: Options
-) -> tuple[TrainingSession, Normalization, Dataset]:
-    """A session with a checkpoint's weights, how it normalised, and data to measure on."""
-    session = TrainingSession(folder, options["backend"], options["threads"])
-    say_note(f"weights: {load_newest(session, folder, options['checkpoint'])}")
-    found = samples(session, data, "test")
-    return session, normalization_of(session, found, options, say_note), found
+def trained(folder: Path, data: str, options: Options) -> tuple[Network, Normalization, Dataset]:
+    """A network with a checkpoint's weights, how it normalised, and data to measure on."""
+    network = _open(folder, options)
+    found = samples(network, data, "test")
+    return network, normalization_of(network, found, options, say_note), found
 
 
-def samples(session: TrainingSession, path: str, part: str) -> Dataset:
-    """The data set at `path`, for the session's first input."""
+def _open(folder: Path, options: Options) -> Network:
+    """The folder of a training step with trained weights, or of a network that predicts."""
+    if not is_predictor(folder):
+        session = TrainingSession(folder, options["backend"], options["threads"])
+        say_note(f"weights: {load_newest(session, folder, options['checkpoint'])}")
+        return session
+    if options["checkpoint"] is not None:
+        raise UsageError(f"--checkpoint: {folder} has its weights inside; leave it out")
+    if options["backend"] != BACKENDS[0]:
+        raise UsageError(
+            f"--backend {options['backend']}: {folder} is for {BACKENDS[0]}; leave it out; "
+            f"onnxruntime itself runs {folder / 'evaluation.onnx'}"
+        )
+    return Predictor(folder, options["threads"])
+
+
+def samples(session: Network, path: str, part: str) -> Dataset:
+    """The data set at `path`, for the network's first input."""
     spec = next(iter(session.inputs.values()))
     return open_data(path, spec.shape_at(1)[1:], spec.dtype, part)
 
 
-def normalization_of(
-    session: TrainingSession, data: Dataset, options: Options, say: Say
-) -> Normalization:
+def normalization_of(session: Network, data: Dataset, options: Options, say: Say) -> Normalization:
     """What options say; else the checkpoint's; else what the data need."""
     given = {name: options[name] for name in ("scale", "mean", "std")}
     notes = session.notes.get(NOTES)

@@ -61,7 +61,7 @@ def _read(path: Path) -> Mapping[str, Array]:
         tensors = own_graph(path).graph.initializer
         return {tensor.name: array_of(tensor, path) for tensor in tensors}
     arrays, metadata = read_tensors(path)
-    checksum = str(tensors_checksum(arrays))
+    checksum = str(tensors_checksum(arrays, metadata))
     if metadata.get("checksum", checksum) != checksum:
         raise ArtifactError(f"{path}: is not as it was written; take another checkpoint")
     return arrays

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,14 @@ from bnnopt.runtime.format import Artifact
 from bnnopt.runtime.training.metrics import Scores
 
 if TYPE_CHECKING:
+    from bnnopt.runtime.predictor import Predictor
     from bnnopt.runtime.session import TrainingSession
 
 Array = NDArray[Any]
+Network: TypeAlias = "TrainingSession | Predictor"
 
 
-def prepared(x: Batch, normalization: Normalization, session: TrainingSession) -> Batch:
+def prepared(x: Batch, normalization: Normalization, session: Network) -> Batch:
     """A batch as the session takes it: float32 and normalised, or integers as they are."""
     if isinstance(x, dict):
         known = session.inputs
@@ -38,7 +40,7 @@ def _prepared(x: Array, normalization: Normalization, dtype: str) -> Array:
 
 
 def predictions(
-    session: TrainingSession, data: Dataset, normalization: Normalization
+    session: Network, data: Dataset, normalization: Normalization
 ) -> Iterator[tuple[NDArray[np.int64], Array]]:
     """Indices of each batch, in order, and the network's output for it."""
     for start in range(0, len(data), session.batch_size):
@@ -46,7 +48,7 @@ def predictions(
         yield indices, session.predict(prepared(data.inputs(indices), normalization, session))
 
 
-def evaluate(session: TrainingSession, data: Dataset, normalization: Normalization) -> Scores:
+def evaluate(session: Network, data: Dataset, normalization: Normalization) -> Scores:
     """The scores of `session` on `data`, with running statistics; memory for one batch only.
 
     Raises

@@ -152,7 +152,7 @@ def test_errors_are_of_one_tree(workspace: Path) -> None:
 
 
 def test_package() -> None:
-    names = {"Optimized", "TrainingSession", "__version__", "optimize", "schedules"}
+    names = {"Optimized", "Predictor", "TrainingSession", "__version__", "optimize", "schedules"}
     assert set(bnnopt.__all__) == names
     assert all(getattr(bnnopt, name) for name in bnnopt.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):

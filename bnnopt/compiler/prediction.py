@@ -1,0 +1,228 @@
+"""The trained network alone, as small as it gets: for devices that predict and do not train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from bnnopt.analysis.batch import with_batch
+from bnnopt.artifact import load_step, scaled_shapes, write_predictor
+from bnnopt.ops import Emitter, dims, dtype, functions_for, infer_types, traits
+from bnnopt.passes import PASSES, run_passes
+from bnnopt.runtime import TrainingSession
+from bnnopt.runtime.artifact import check_files
+from bnnopt.runtime.format import EVALUATION
+from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
+from bnnopt.runtime.kernels.reference.table import KERNELS
+from bnnopt.runtime.training.loop import NOTES
+from bnnopt.training_step import PERSISTENT, TrainingStep, is_constant, readers
+
+Array = NDArray[Any]
+_PASSES = ("in-place", "schedule")
+
+
+def export_network(folder: Path, session: TrainingSession, target: Path, batch_size: int) -> int:
+    """Write the network of a session as the folder that `bnnopt.runtime.Predictor` opens.
+
+    Parameters
+    ----------
+    folder : Path
+        The session's own, of ``bnnopt optimize``.
+    target : Path
+        The folder to write.
+    batch_size : int
+        Samples to predict at once.
+
+    Returns
+    -------
+    int
+        Bytes of its constants.
+
+    Raises
+    ------
+    ArtifactError
+        If the session's folder is damaged, or the other cannot be written.
+    """
+    file = f"{EVALUATION}.onnx"
+    check_files(folder, session.about, [file])
+    step = predicting(load_step(folder / file), session.stored_weights(), batch_size)
+    notes = {NOTES: session.notes[NOTES]} if NOTES in session.notes else {}
+    write_predictor(target, step, session.about, notes)
+    tensors = (value.const_value for value in step.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def predicting(
+    evaluation: TrainingStep, weights: Mapping[str, NDArray[np.generic]], batch_size: int
+) -> TrainingStep:
+    """An evaluation with its weights inside, whose predictions are the same.
+
+    To the last bit, but for what BLAS rounds otherwise in another batch size or layout of a real
+    weight. What follows from weights alone is worked out: of binary weights their sign bits stay. A
+    batch norm between a product of signs and a sign becomes a threshold a channel: the products are
+    integers, so everything that can come is tried. A pool in between takes the largest integer.
+
+    Parameters
+    ----------
+    evaluation : TrainingStep
+        As `bnnopt.compiler.evaluation` fitted it; not changed.
+    weights : mapping of str to ndarray
+        Its persistent inputs.
+    batch_size : int
+        Samples that the plan is for; where something ties the graph to its own batch, that is kept.
+    """
+    is_tied = scaled_shapes(evaluation, evaluation.batch_size) is None
+    model = with_batch(evaluation.model, evaluation.batch_size if is_tied else batch_size)
+    step = TrainingStep(model)
+    graph = step.graph
+    for node in graph:
+        infer_types(node, step.opset)
+    for value in step.inputs(*PERSISTENT):
+        name, value.name = str(value.name), None
+        value.replace_all_uses_with(_constant(graph, name, np.asarray(weights[name])))
+        graph.inputs.remove(value)
+    _work_out(graph)
+    for sign in [found for node in graph if (found := _sign_behind(node)) is not None]:
+        _to_threshold(step, sign)
+    RemoveUnusedNodesPass()(step.model)
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        graph.initializers.pop(name)
+    run_passes(step, [p for p in PASSES if p.name in _PASSES])
+    step.model.functions.clear()
+    for function in functions_for(graph, step.opset):
+        step.model.functions[function.identifier()] = function
+    return step
+
+
+def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    kind, tensor = ir.DataType.from_numpy(array.dtype), ir.tensor(np.ascontiguousarray(array))
+    constant = ir.val(name, dtype=kind, shape=array.shape, const_value=tensor)
+    graph.register_initializer(constant)
+    return constant
+
+
+def _array(value: ir.Value | None) -> Array | None:
+    """The elements of a constant; None of anything else."""
+    if value is None or not is_constant(value) or value.const_value is None:
+        return None
+    return value.const_value.numpy()
+
+
+def _attributes(node: ir.Node) -> dict[str, Any]:
+    return {name: attribute.value for name, attribute in node.attributes.items()}
+
+
+def _work_out(graph: ir.Graph) -> None:
+    """Compute what nodes of constants give."""
+    for node in list(graph):
+        arrays = [_array(value) for value in node.inputs]
+        if any(a is None and v is not None for a, v in zip(arrays, node.inputs, strict=True)):
+            continue
+        made = KERNELS[node.op_type](*arrays, **_attributes(node))
+        results = made if isinstance(made, tuple) else (made,)
+        for output, array in zip(node.outputs, results, strict=False):
+            name, output.name = str(output.name), None
+            constant = _constant(graph, name, array.reshape(dims(output)))
+            output.replace_all_uses_with(constant, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """What is between a product of signs and the bits of the next: a norm, and pools or none."""
+
+    product: ir.Node
+    inner_pool: ir.Node | None
+    norm: ir.Node
+    binarize: ir.Node
+    pool: ir.Node | None
+    pack: ir.Node
+
+    def is_plus(self, y: Array) -> Array:
+        """Whether what the norm gives becomes +1."""
+        return ~(y < 0) if self.binarize.attributes["zero"].as_float() > 0 else y > 0
+
+
+def _sign_behind(norm: ir.Node) -> _Sign | None:
+    """The way from a product of signs over a batch norm to packed signs, if nothing leaves it."""
+    if norm.op_type != "BatchNormalization" or any(_array(v) is None for v in norm.inputs[1:]):
+        return None
+    product, inner_pool = _read_alone(norm), None
+    if product is not None and product.op_type == "MaxPool":
+        product, inner_pool = _read_alone(product), product
+    if product is None or not traits(product).on_bits or _array(product.inputs[1]) is None:
+        return None
+    if dtype(product.outputs[0]) != ir.DataType.FLOAT:
+        return None
+    first = _only_reader(norm)
+    if first is not None and first.op_type == "BinarizePack":
+        return _Sign(product, inner_pool, norm, first, None, first)
+    pool = _only_reader(first) if first is not None and first.op_type == "Binarize" else None
+    pack = _only_reader(pool) if pool is not None and pool.op_type == "MaxPool" else None
+    if first is None or pack is None or pack.op_type != "SignPack":
+        return None
+    return _Sign(product, inner_pool, norm, first, pool, pack)
+
+
+def _read_alone(node: ir.Node) -> ir.Node | None:
+    """What makes the first input, if nobody else reads that."""
+    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return source if source is not None and _only_reader(source) is node else None
+
+
+def _only_reader(node: ir.Node) -> ir.Node | None:
+    """Who reads the first output, if that is one node and nobody else."""
+    value = node.outputs[0]
+    users = readers(value)
+    return users[0] if len(users) == 1 and not value.is_graph_output() else None
+
+
+def _to_threshold(step: TrainingStep, sign: _Sign) -> None:
+    """Let the bits be of ``x >= threshold``; filters are negated where the norm turns the order."""
+    product, weights = sign.product, _array(sign.product.inputs[1])
+    assert weights is not None
+    w_shape = product.attributes["w_shape"].as_ints()
+    threshold, falls = _thresholds(sign, math.prod(w_shape))
+    if sign.inner_pool is not None and falls.any():
+        return  # of negated filters the pool would take the smallest
+    bits = unpack_bits(weights, shape=w_shape)
+    bits[falls] = ~bits[falls]
+    emit = Emitter(step.graph, "forward")
+    name = str(sign.pack.outputs[0].name)
+    product.replace_input_with(1, emit.constant(pack_bits(bits), np.uint8, f"{name}.weights"))
+    source = (sign.inner_pool or product).outputs[0]
+    if sign.pool is not None:
+        sign.pool.replace_input_with(0, source)
+        source = sign.pool.outputs[0]
+    limit = emit.constant(threshold, np.float32, f"{name}.threshold")
+    packed = emit("ThresholdPack", source, limit, name=f"{name}.reached")
+    step.graph.insert_before(sign.pack, emit.nodes)
+    sign.pack.outputs[0].replace_all_uses_with(packed, replace_graph_outputs=True)
+
+
+def _thresholds(sign: _Sign, most: int) -> tuple[Array, Array]:
+    """By channel: the least integer that becomes +1, and whether that is of the negated product.
+
+    `most` is the largest magnitude of the product. Infinity where nothing becomes +1.
+    """
+    integers = np.arange(-most, most + 1, dtype=np.float32)
+    thresholds, falls = [], []
+    norm = [_array(value) for value in sign.norm.inputs[1:]]
+    for channel in range(len(norm[0])):  # type: ignore[arg-type]
+        own = [array[channel : channel + 1] for array in norm if array is not None]
+        y = KERNELS[sign.norm.op_type](integers[None, None], *own, **_attributes(sign.norm))
+        plus = sign.is_plus(y[0, 0])
+        falls.append(bool(plus[0] and not plus[-1]))
+        rising = plus[::-1] if falls[-1] else plus
+        assert np.all(rising[1:] >= rising[:-1]), "a batch norm keeps or turns the order"
+        reached = integers[rising]
+        thresholds.append(reached[0] if len(reached) else np.float32(np.inf))
+    return np.array(thresholds, np.float32), np.array(falls)

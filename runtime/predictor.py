@@ -1,0 +1,142 @@
+"""A trained network that predicts: the smaller folder that ``bnnopt export --packed`` writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnopt.errors import UsageError
+from bnnopt.runtime.artifact import check_files, read_artifact, read_program, read_tensors
+from bnnopt.runtime.executor import Executor
+from bnnopt.runtime.feeding import Data, fitted_inputs, index_bounds
+from bnnopt.runtime.files import StrPath
+from bnnopt.runtime.format import (
+    CONSTANTS_FILE,
+    EVALUATION,
+    Artifact,
+    Program,
+    ValueSpec,
+    program_file,
+)
+from bnnopt.runtime.library import check_threads, default_threads, set_threads
+from bnnopt.runtime.native import arena_of
+from bnnopt.runtime.program_check import check_runnable
+from bnnopt.runtime.turns import Turns, in_turn
+
+Array = NDArray[np.generic]
+PredictBatch = Callable[[tuple[Array, ...], int], Array]
+"""(inputs of a batch, its samples) to the network's first output."""
+
+
+class Predictor:
+    """A network with its weights inside, without a training step.
+
+    Parameters
+    ----------
+    folder : path
+        Written by ``bnnopt export --packed``.
+    threads : int, optional
+        Of the compiled kernels, as of `TrainingSession`.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder is not one of bnnopt's, or is damaged.
+    UsageError
+        If it is one with a training step, or does not take so many threads.
+
+    Attributes
+    ----------
+    notes : mapping of str to str
+        Those of the checkpoint that the weights are from.
+
+    Examples
+    --------
+    >>> y = Predictor("packed").predict(x)
+    """
+
+    def __init__(self, folder: StrPath, threads: int | None = None) -> None:
+        folder = os.fsdecode(folder)
+        self.about: Artifact = read_artifact(folder, trains=False)
+        check_threads(threads)
+        file = program_file(EVALUATION)
+        check_files(folder, self.about, [CONSTANTS_FILE, file])
+        self._program = read_program(folder, EVALUATION)
+        constants, self.notes = read_tensors(os.path.join(folder, CONSTANTS_FILE))
+        buffers: dict[str, Mapping[str, Array]] = {"persistent": {}, "constant": constants}
+        check_runnable(self._program, buffers, os.path.join(folder, file), trains=False)
+        arena = arena_of(self._program.arena_bytes, folder)
+        self._index_bounds = index_bounds(self._program)
+        self._executor = Executor(self._program, {}, constants, arena)
+        self._threads, self._turns = threads or default_threads(), Turns()
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that are predicted at once, at most."""
+        return self._program.batch_size
+
+    @property
+    def inputs(self) -> Mapping[str, ValueSpec]:
+        """The model's inputs by name: dtype and shape, an axis of ``-k`` is k times the batch."""
+        specs = (self._program.values[i] for i in self._program.roles["data"])
+        return {spec.name: spec for spec in specs}
+
+    @in_turn
+    def predict(self, x: Data) -> Array:
+        """The network's output for any number of samples.
+
+        Parameters
+        ----------
+        x : (n, ...) float32, or a mapping of the names of inputs to arrays
+
+        Returns
+        -------
+        ndarray
+            (n, ...), as the model's output.
+
+        Raises
+        ------
+        UsageError
+            If a shape does not fit, or the output is not one a sample.
+        """
+        data = fitted_inputs(x, list(self.inputs.values()), "predict", self._index_bounds)
+        return in_batches(data, self._program, self._program.fixed_batch, self._predict)
+
+    def _predict(self, data: tuple[Array, ...], batch: int) -> Array:
+        set_threads(self._threads)
+        return np.array(self._executor.run({"data": data}, batch)[0])
+
+
+def in_batches(
+    data: tuple[Array, ...], program: Program, is_fixed: bool, predict: PredictBatch
+) -> Array:
+    """Predict any number of samples by a program for so many at once.
+
+    The last batch is filled up where the program takes no smaller one: with running statistics,
+    samples do not see one another.
+
+    Raises
+    ------
+    UsageError
+        If the output is not one a sample.
+    """
+    output, n = program.values[program.outputs[0]], program.batch_size
+    if output.shape[:1] not in ((-1,), (n,)):
+        raise UsageError(f"predict: output {output.name!r} has no axis of samples")
+    parts = []
+    for start in range(0, len(data[0]), n):
+        batch = tuple(array[start : start + n] for array in data)
+        count = len(batch[0])
+        if is_fixed and count < n:
+            batch = tuple(_filled(array, n) for array in batch)
+        parts.append(predict(batch, len(batch[0]))[:count])
+    empty = np.empty((0, *output.shape_at(1)[1:]), output.dtype)
+    return np.concatenate(parts) if parts else empty
+
+
+def _filled(array: Array, n: int) -> Array:
+    filler = np.zeros((n - len(array), *array.shape[1:]), array.dtype)
+    return np.concatenate([array, filler])

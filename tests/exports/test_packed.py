@@ -1,0 +1,136 @@
+"""The folder that predicts alone: the session's predictions, binary weights as bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+import bnnopt
+from bnnopt.compiler.prediction import export_network
+from bnnopt.errors import ArtifactError, UsageError
+from tests.graphs import write
+from tests.passes.networks import BINARY, BINARY_WEIGHTS
+from tests.zoo import build_small
+
+Array = NDArray[Any]
+BATCH = 4
+
+
+def session_of(
+    path: Path, rises: bool = False, **options: Any
+) -> tuple[bnnopt.TrainingSession, Path]:
+    """A session whose norms rise and stand still, and fall, with statistics of all sizes."""
+    folder = path.parent / "out"
+    bnnopt.optimize(path, batch_size=BATCH, **options).save(folder)
+    session, rng = bnnopt.TrainingSession(folder), np.random.default_rng(0)
+    for name, array in session.stored_weights().items():
+        if array.ndim == 1:
+            low = 0.3 if "var" in name else -3
+            array[...] = rng.uniform(low, 30 if "var" in name else 3, array.shape)
+            if name.startswith("g") or name.endswith(".weight"):
+                array[...] = abs(array) if rises else array
+                array[0] = 0
+    return session, folder
+
+
+def data_of(session: bnnopt.TrainingSession, n: int) -> Array:
+    (spec,) = session.inputs.values()
+    return np.random.default_rng(1).standard_normal(spec.shape_at(n)).astype(spec.dtype)
+
+
+def steps_of(folder: Path) -> list[str]:
+    program = json.loads((folder / "evaluation.plan.json").read_text())
+    return [step["operator"] for step in program["steps"]]
+
+
+@pytest.mark.parametrize(("batch_size", "rises"), [(BATCH, False), (BATCH, True), (1, True)])
+@pytest.mark.parametrize(
+    "options", [{"level": "O1"}, {"level": "O2"}, {"optimizer": "bop"}], ids=str
+)
+def test_a_small_network(
+    tmp_path: Path, options: dict[str, Any], batch_size: int, rises: bool
+) -> None:
+    session, folder = session_of(write(BINARY, BINARY_WEIGHTS, tmp_path), rises, **options)
+    export_network(folder, session, tmp_path / "network", batch_size)
+    x = data_of(session, 5)
+    predictor = bnnopt.Predictor(tmp_path / "network")
+    found = predictor.predict(x)
+    assert predictor.batch_size == batch_size
+    np.testing.assert_array_equal(found, session.predict(x))
+    steps = steps_of(tmp_path / "network")
+    assert steps.count("ThresholdPack") == rises  # a pool before the norm: filters keep their signs
+    assert "Binarize" not in steps
+    assert predictor.predict(x[:0]).shape == (0, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "cnv", "binarynet", "resnet-e-18", "bi-real-18", "relu-mini"]
+)
+def test_the_zoo(name: str, level: str, tmp_path: Path) -> None:
+    ir.save(build_small(name), tmp_path / "net.onnx")
+    session, folder = session_of(tmp_path / "net.onnx", level=level)
+    part = session._backend.evaluation.batch_size  # the session may predict a batch in parts
+    n_bytes = export_network(folder, session, tmp_path / "network", part)
+    x = data_of(session, 3)
+    found = bnnopt.Predictor(tmp_path / "network").predict(x)
+    exact = name in ("mlp", "cnv", "binarynet")  # BLAS sums a real layer behind the others
+    np.testing.assert_allclose(found, session.predict(x), *((0, 0) if exact else (1e-5, 1e-5)))
+    trained = sum(array.size for array in session.stored_weights().values())
+    if name in ("cnv", "binarynet"):
+        assert n_bytes < trained * 4 / 15  # of floats: 32 but for the first layer and the norms
+    if name == "cnv":
+        assert steps_of(tmp_path / "network").count("BatchNormalization") == 2  # first and last
+    x = data_of(session, part)
+    found = bnnopt.Predictor(tmp_path / "network").predict(x)
+    runner = ort.InferenceSession(tmp_path / "network" / "evaluation.onnx")
+    (stock,) = runner.run(None, {runner.get_inputs()[0].name: x})
+    near = np.isclose(stock, found, rtol=1e-3, atol=1e-3 * np.abs(found).max()).all(axis=1)
+    assert near.mean() >= 0.5  # a sign that rounding turns changes a score
+
+
+def test_each_bit_and_threshold_counts(tmp_path: Path) -> None:
+    """The control: another weight or threshold gives other predictions."""
+    session, folder = session_of(write(BINARY, BINARY_WEIGHTS, tmp_path), rises=True)
+    export_network(folder, session, tmp_path / "network", BATCH)
+    x = data_of(session, 64)
+    predictor = bnnopt.Predictor(tmp_path / "network")
+    expected = session.predict(x)
+    constants = predictor._executor._buffers["constant"]
+    for name, array in constants.items():
+        before = array.copy()
+        if array.dtype == np.uint8:
+            array[...] = 0
+        elif name.endswith("threshold"):
+            array[...] = np.inf
+        else:
+            continue
+        assert (predictor.predict(x) != expected).any(), name
+        array[...] = before
+    np.testing.assert_array_equal(predictor.predict(x), expected)
+
+
+def test_what_is_no_network_or_no_training_step_is_said(tmp_path: Path) -> None:
+    session, folder = session_of(write(BINARY, BINARY_WEIGHTS, tmp_path))
+    network = tmp_path / "network"
+    export_network(folder, session, network, 1)
+    with pytest.raises(UsageError, match=r"without a training step; .* bnnopt\.Predictor"):
+        bnnopt.TrainingSession(network)
+    with pytest.raises(UsageError, match=r"is a training step; .* bnnopt\.TrainingSession"):
+        bnnopt.Predictor(folder)
+    with pytest.raises(UsageError, match="threads is 99"):
+        bnnopt.Predictor(network, threads=99)
+    file = network / "constants.safetensors"
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    with pytest.raises(ArtifactError, match="is not as it was written"):
+        bnnopt.Predictor(network)
