@@ -192,6 +192,17 @@ def has_half_gradients(program: Program) -> bool:
     return any(program.values[i].dtype == "float16" for i in made)
 
 
+def normalizes_samples(program: Program) -> bool:
+    """Whether a batch norm takes mean and deviation over the samples alone, not over places too."""
+    norms = (
+        step
+        for step in program.steps
+        if step.phase == "forward"  # it moves running statistics
+        and any(program.values[i].place == "persistent" for i in step.outputs if i >= 0)
+    )
+    return any(math.prod(program.values[s.inputs[0]].shape_at(1)[2:]) == 1 for s in norms)
+
+
 def file_checksum(path: str | os.PathLike[str]) -> int:
     """CRC-32 of a file's content: it finds damage and mistaken copies, not malice."""
     checksum = 0

@@ -25,7 +25,13 @@ from bnnopt.runtime.feeding import (
     repeated,
 )
 from bnnopt.runtime.files import StrPath
-from bnnopt.runtime.format import Artifact, StepSpec, ValueSpec, has_half_gradients
+from bnnopt.runtime.format import (
+    Artifact,
+    StepSpec,
+    ValueSpec,
+    has_half_gradients,
+    normalizes_samples,
+)
 from bnnopt.runtime.guard import Feeds, Guard, is_finite
 from bnnopt.runtime.native import Memory, NativeBackend
 from bnnopt.runtime.predictor import in_batches
@@ -145,6 +151,11 @@ class TrainingSession:
     def least_batch(self) -> int:
         """The fewest samples that `step` takes."""
         return self.batch_size if self._fixed_batch else 1
+
+    @property
+    def least_training_batch(self) -> int:
+        """The fewest samples to learn from: of one, a batch norm behind a dense layer leaves 0."""
+        return max(self.least_batch, 1 + normalizes_samples(self._backend.training))
 
     @property
     def steps_done(self) -> int:

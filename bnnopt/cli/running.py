@@ -26,7 +26,7 @@ from bnnopt.runtime.training import (
     default_folder,
     load_newest,
 )
-from bnnopt.runtime.training.loop import NOTES, Schedule, read_notes
+from bnnopt.runtime.training.loop import NOTES, Schedule, left_out, read_notes
 
 Say = Callable[[str], None]
 Options = Mapping[str, Any]
@@ -59,6 +59,11 @@ def prepare(folder: Path, options: Options, say: Say) -> Run:
     valid = None if options["valid"] is None else samples(session, options["valid"], "test")
     checkpoints = Checkpoints(options["checkpoints"] or default_folder(folder), options["keep"])
     _begin(session, checkpoints, options["resume"], say)
+    if n_samples := left_out(session, data):
+        say(
+            f"each epoch leaves out {n_samples} of {len(data)} samples, others each time: a batch "
+            f"has at least {session.least_training_batch}"
+        )
     normalization = normalization_of(session, data, options, say)
     recipe = Recipe(
         epochs=options["epochs"],

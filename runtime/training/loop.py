@@ -356,19 +356,29 @@ def read_notes(text: str) -> dict[str, Any]:
     raise ArtifactError(_DAMAGED)
 
 
+def left_out(session: TrainingSession, data: Dataset) -> int:
+    """Samples that each epoch goes without: those of a last batch that is too small to learn from.
+
+    Too small is one that something ties to its full size, or one sample before a batch norm over
+    samples. Another order leaves out others.
+    """
+    rest = len(data) % session.batch_size
+    return rest if rest < session.least_training_batch else 0
+
+
 def _n_batches(session: TrainingSession, data: Dataset) -> int:
-    """Batches of an epoch: the last may be smaller, unless something ties the graph to its size.
+    """Batches of an epoch: the last may be smaller, but not too small; see `left_out`.
 
     Raises
     ------
     UsageError
-        If there is not one whole batch where only whole ones can run.
+        If there is none.
     """
-    whole, rest = divmod(len(data), session.batch_size)
-    n_batches = whole + (rest >= session.least_batch)
+    n_batches = -(-(len(data) - left_out(session, data)) // session.batch_size)
     if not n_batches:
+        least = session.least_training_batch
         raise UsageError(
-            f"{data.source}: has {len(data)} samples, expected {session.least_batch} or more; "
+            f"{data.source}: has {len(data)} samples, expected {least} or more; "
             "optimize with a smaller --batch-size"
         )
     return n_batches

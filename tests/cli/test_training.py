@@ -215,3 +215,16 @@ def test_before_training_the_weights_are_those_of_the_file(bnnopt: Cli, data: Pa
     session = package.TrainingSession(data / "out")
     with np.load(data / "valid.npz") as arrays:
         assert json.loads(found.stdout)["accuracy"] == session.evaluate(arrays["x"], arrays["y"])
+
+
+def test_a_last_batch_of_one_sample_is_left_out_before_a_norm_over_samples(
+    bnnopt: Cli, data: Path
+) -> None:
+    write_data(data / "train.npz", 101, 1)
+    found = bnnopt(*TRAIN, "--epochs", "1", "--log-json", "log.jsonl")
+    assert "leaves out 1 of 101 samples" in found.stderr
+    assert json.loads((data / "log.jsonl").read_text())["step"] == 5
+    write_data(data / "train.npz", 102, 1)
+    found = bnnopt(*TRAIN, "--epochs", "1", "--checkpoint", "two", "--log-json", "two.jsonl")
+    assert "leaves out" not in found.stderr
+    assert json.loads((data / "two.jsonl").read_text())["step"] == 6

@@ -98,6 +98,13 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
         assert joined[name] == history[name], name
 
 
+def test_a_norm_over_places_takes_a_last_batch_of_one(folder: Path) -> None:
+    session = TrainingSession(folder)
+    assert session.least_training_batch == 1
+    session.fit(samples(2 * BATCH + 1), epochs=1)
+    assert session.steps_done == 3
+
+
 def test_another_seed_gives_other_weights(folder: Path, tmp_path: Path) -> None:
     a, _ = fit(folder, tmp_path / "a", schedules()[0], seed=0)
     b, _ = fit(folder, tmp_path / "b", schedules()[0], seed=1)
