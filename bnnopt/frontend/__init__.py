@@ -23,6 +23,7 @@ from bnnopt.frontend.normalize import (
 )
 from bnnopt.frontend.read import EXPORT_COMMAND, array_of, one_line, own_graph, read_model
 from bnnopt.frontend.straight_through import settle_detached
+from bnnopt.frontend.surrogates import stop_signs
 from bnnopt.frontend.training_artifacts import (
     OptimizerModel,
     TrainingArtifacts,
@@ -78,6 +79,8 @@ def load_forward(
     lint(forward, path)
     merge_equal(forward.graph)
     settle_detached(forward)
+    if not forward.has_gradients:
+        stop_signs(forward.graph)
     try:
         recognize(forward, estimators, keep_zero)
     except ModelError as error:

@@ -6,6 +6,7 @@ sampled, so that it does not matter how it is written.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from bnnopt.training_step import is_constant
 Array = NDArray[Any]
 _FAR = [-1e4, -32, -8, 8, 32, 1e4]
 GRID = np.unique(np.array([*_FAR, -1e-3, 1e-3, *np.arange(-4, 4.01, 1 / 32)], "f4"))
+_OTHERS = (0, 37)
 ORIGIN = int(np.flatnonzero(GRID == 0)[0])
 
 
@@ -27,43 +29,63 @@ def sample(value: ir.Value, source: ir.Value, *, smooth: bool = False) -> Array 
 
     With `smooth`, what rounds is left out, as its straight-through estimator leaves it out.
     """
-    found = _sample(value, source, {}, smooth)
+    found = None
+    for other in _OTHERS:
+        run = _Sampling(source, smooth, other)
+        before, found = found, run.of(value)
+        if found is None or (before is not None and not np.array_equal(found, before, True)):
+            return None
+        if not run.met_others:
+            break
     return None if found is None else np.broadcast_to(found, GRID.shape)
 
 
-def _sample(
-    value: ir.Value, source: ir.Value, known: dict[ir.Value, Array | None], smooth: bool
-) -> Array | None:
-    if value is source:
-        return GRID
-    if value not in known:
-        constant = value.const_value.numpy() if value.const_value is not None else None
-        known[value] = (
-            _run(value, source, known, smooth) if constant is None else _one_number(constant)
-        )
-    return known[value]
+@dataclass
+class _Sampling:
+    """One run over the numbers of `GRID`.
 
+    A constant with more than one number in it may still be of no matter: ``x.new(x.size())`` is
+    whatever was in memory, before masks write all of it. `other` stands for it, and each run that
+    met such a constant has to give the same.
+    """
 
-def _run(
-    value: ir.Value, source: ir.Value, known: dict[ir.Value, Array | None], smooth: bool
-) -> Array | None:
-    node = value.producer()
-    if node is None or not is_elementwise(node):
-        return None
-    feeds = {str(v.name): _sample(v, source, known, smooth) for v in node.inputs if v is not None}
-    if any(array is None for array in feeds.values()):
-        return None
-    if smooth and traits(node).rounds:
-        return feeds[str(node.inputs[0].name)] if node.inputs[0] is not None else None
-    with np.errstate(all="ignore"):
-        (found,) = ReferenceEvaluator(ir.to_proto(node)).run(None, feeds)
-    return np.asarray(found)
+    source: ir.Value
+    smooth: bool
+    other: int
+    met_others: bool = False
+    known: dict[ir.Value, Array | None] = field(default_factory=dict)
 
+    def of(self, value: ir.Value) -> Array | None:
+        """The value at each number; None if it depends on another tensor."""
+        if value is self.source:
+            return GRID
+        if value not in self.known:
+            constant = value.const_value
+            self.known[value] = (
+                self._made(value) if constant is None else self._number(constant.numpy())
+            )
+        return self.known[value]
 
-def _one_number(constant: Array) -> Array | None:
-    """What all elements of a constant are, such as ``torch.ones_like`` leaves."""
-    first = constant.reshape(-1)[:1]
-    return first.reshape(()) if first.size and (constant == first).all() else None
+    def _made(self, value: ir.Value) -> Array | None:
+        node = value.producer()
+        if node is None or not is_elementwise(node):
+            return None
+        feeds = {str(v.name): self.of(v) for v in node.inputs if v is not None}
+        if any(array is None for array in feeds.values()):
+            return None
+        if self.smooth and traits(node).rounds:
+            return feeds[str(node.inputs[0].name)] if node.inputs[0] is not None else None
+        with np.errstate(all="ignore"):
+            (found,) = ReferenceEvaluator(ir.serde.serialize_node(node)).run(None, feeds)
+        return np.asarray(found)
+
+    def _number(self, constant: Array) -> Array:
+        """What all elements of a constant are, such as ``torch.ones_like`` leaves."""
+        first = constant.reshape(-1)[:1]
+        if first.size and (constant == first).all():
+            return first.reshape(())
+        self.met_others = True
+        return np.asarray(self.other, constant.dtype)
 
 
 def operands(node: ir.Node) -> list[ir.Value]:

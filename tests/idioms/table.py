@@ -43,6 +43,12 @@ def react(x: Tensor) -> Tensor:
     return out.detach() - out3.detach() + out3
 
 
+def rbnn(x: Tensor, t: float = 0.4) -> Tensor:
+    """The integral of RBNN's derivative (arXiv:2009.13055), with a sign of its own."""
+    inner = clip(x, 2**0.5 / t)
+    return (2**0.5 * t * inner - inner.sign() * t**2 * inner**2 / 2) / t
+
+
 def react_weight(w: Tensor) -> Tensor:
     scale = mean_abs(w).detach()
     binary, cut = scale * w.sign(), w.clamp(-1.0, 1.0)
@@ -138,6 +144,14 @@ def assigned(x: Tensor) -> Tensor:
     return out
 
 
+def renewed(x: Tensor) -> Tensor:
+    """``x.new(x.size())``, until all of it is written: the file has what was in the memory."""
+    out = torch.linspace(-3, 3, x.numel()).reshape(x.shape)
+    out[x >= 0] = 1
+    out[x < 0] = -1
+    return out
+
+
 def overwritten(x: Tensor) -> Tensor:
     out = x.clone()
     out[x > 0] = 1
@@ -175,6 +189,7 @@ ROWS: dict[str, Row] = {
     "sign + (x == 0)": Row(function(lambda x: x.sign() + (x == 0).to(x.dtype))),
     "assignment to zeros": Row(function(assigned)),
     "assignment to a copy": Row(function(overwritten)),
+    "assignment to new memory": Row(function(renewed)),
     "zero to one": Row(
         function(lambda x: torch.where(x.sign() == 0, torch.ones_like(x), x.sign()))
     ),
@@ -204,6 +219,10 @@ ROWS: dict[str, Row] = {
     "hardtanh of 2 x": Row(lambda x: value_of(x.sign(), F.hardtanh(2 * x))),
     "polynomial": Row(lambda x: value_of(x.sign(), poly(x))),
     "ReActNet": Row(react),
+    "RBNN": Row(lambda x: value_of(x.sign(), rbnn(x))),
+    "sign in the estimator": Row(
+        lambda x: value_of(x.sign(), x.sign().detach() * torch.log1p(x.abs()))
+    ),
     "mirrored": Row(lambda x: value_of(torch.where(x > 0, -1.0, 1.0), x)),
     # scales
     "scaled value": Row(lambda w: value_of(mean_abs(w) * w.sign(), clip(w)), on=WEIGHT),
