@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnopt.errors import UsageError
+from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.runtime.artifact import check_files, read_artifact, read_program, read_tensors
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.feeding import Data, fitted_inputs, index_bounds
@@ -21,12 +22,15 @@ from bnnopt.runtime.format import (
     ValueSpec,
     program_file,
 )
+from bnnopt.runtime.kernels.reference.packing import sign_pack, sign_unpack
 from bnnopt.runtime.library import check_threads, default_threads, set_threads
 from bnnopt.runtime.native import arena_of
 from bnnopt.runtime.program_check import check_runnable
 from bnnopt.runtime.turns import Turns, in_turn
 
 Array = NDArray[np.generic]
+_SIGNS = "signs"  # metadata: shapes of the constants that are kept as bits
+_FEWEST = 64  # elements
 PredictBatch = Callable[[tuple[Array, ...], int], Array]
 """(inputs of a batch, its samples) to the network's first output."""
 
@@ -65,7 +69,8 @@ class Predictor:
         file = program_file(EVALUATION)
         check_files(folder, self.about, [CONSTANTS_FILE, file])
         self._program = read_program(folder, EVALUATION)
-        constants, self.notes = read_tensors(os.path.join(folder, CONSTANTS_FILE))
+        path = os.path.join(folder, CONSTANTS_FILE)
+        constants, self.notes = with_signs(*read_tensors(path), path)
         buffers: dict[str, Mapping[str, Array]] = {"persistent": {}, "constant": constants}
         check_runnable(self._program, buffers, os.path.join(folder, file), trains=False)
         arena = arena_of(self._program.arena_bytes, folder)
@@ -108,6 +113,38 @@ class Predictor:
     def _predict(self, data: tuple[Array, ...], batch: int) -> Array:
         set_threads(self._threads)
         return np.array(self._executor.run({"data": data}, batch)[0])
+
+
+def is_signs(array: Array) -> bool:
+    """Whether a constant is kept as bits: -1 and +1 in float32, and not a handful."""
+    is_float = array.dtype == np.float32 and array.ndim > 0 and array.size >= _FEWEST
+    return bool(is_float and (np.abs(array) == 1).all())
+
+
+def without_signs(constants: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, str]]:
+    """Constants as they are written, those of -1 and +1 as bits, and the metadata that say so."""
+    signs = {name: list(array.shape) for name, array in constants.items() if is_signs(array)}
+    kept = {name: sign_pack(a) if name in signs else a for name, a in constants.items()}
+    return kept, {_SIGNS: json.dumps(signs)}
+
+
+def with_signs(
+    tensors: Mapping[str, Array], metadata: Mapping[str, str], path: str
+) -> tuple[dict[str, Array], dict[str, str]]:
+    """What `without_signs` was given, and the rest of the metadata.
+
+    Raises
+    ------
+    ArtifactError
+        If the metadata do not fit the tensors.
+    """
+    notes, constants = dict(metadata), dict(tensors)
+    try:
+        for name, (_, *shape) in json.loads(notes.pop(_SIGNS)).items():
+            constants[name] = sign_unpack(constants[name], shape=shape)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: is damaged ({error!r}); export it again") from None
+    return constants, notes
 
 
 def in_batches(

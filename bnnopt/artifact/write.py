@@ -35,6 +35,7 @@ from bnnopt.runtime.format import (
     graph_file,
     program_file,
 )
+from bnnopt.runtime.predictor import without_signs
 from bnnopt.training_step import TrainingStep, is_constant
 
 REFERENCE_FILE = "reference.onnx"
@@ -157,7 +158,11 @@ def write_folder(folder: Path, contents: Contents) -> None:
 
 
 def write_predictor(
-    folder: Path, step: TrainingStep, about: Artifact, notes: Mapping[str, str]
+    folder: Path,
+    step: TrainingStep,
+    graph: ir.Model,
+    about: Artifact,
+    notes: Mapping[str, str],
 ) -> None:
     """Write the folder that `bnnopt.runtime.Predictor` opens: no training step, weights inside.
 
@@ -165,6 +170,8 @@ def write_predictor(
     ----------
     step : TrainingStep
         An evaluation without persistent inputs.
+    graph : onnx_ir.Model
+        The same for others.
     about : Artifact
         Of the training folder.
     notes : mapping of str to str
@@ -181,8 +188,10 @@ def write_predictor(
         pruning=None,
     )  # fmt: skip
     with _in_place_of(folder) as fresh:
-        _write_step(fresh, EVALUATION, step)
-        write_tensors(fresh / CONSTANTS_FILE, _constants(step), notes)
+        _write_program(fresh, EVALUATION, step)
+        ir.save(graph, fresh / f"{EVALUATION}.onnx")
+        constants, metadata = without_signs(_constants(step))
+        write_tensors(fresh / CONSTANTS_FILE, constants, {**notes, **metadata})
         (fresh / README_FILE).write_text(PREDICTOR_README)
         _write_about(fresh, own)
 
@@ -225,7 +234,8 @@ def _swap(fresh: Path, folder: Path, old: Path) -> None:
 def _write_all(folder: Path, contents: Contents) -> None:
     constants: dict[str, NDArray[np.generic]] = {}
     for kind, step in ((TRAINING, contents.training), (EVALUATION, contents.evaluation)):
-        _write_step(folder, kind, step)
+        _write_program(folder, kind, step)
+        ir.save(step.model, folder / f"{kind}.onnx")
         ir.save(portable_model(step, step.batch_size), folder / graph_file(kind))
         constants |= _constants(step)
     write_tensors(folder / CONSTANTS_FILE, constants, {})
@@ -237,9 +247,7 @@ def _write_all(folder: Path, contents: Contents) -> None:
     _write_about(folder, contents.about)
 
 
-def _write_step(folder: Path, kind: str, step: TrainingStep) -> None:
-    """The graph with bnnopt's operators, and the program."""
-    ir.save(step.model, folder / f"{kind}.onnx")
+def _write_program(folder: Path, kind: str, step: TrainingStep) -> None:
     program = make_program(step, make_plan(step), step.batch_size)
     check_program(program)
     (folder / program_file(kind)).write_text(program.to_json())

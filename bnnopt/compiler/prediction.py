@@ -20,8 +20,9 @@ from bnnopt.passes import PASSES, run_passes
 from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.artifact import check_files
 from bnnopt.runtime.format import EVALUATION
-from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
+from bnnopt.runtime.kernels.reference.packing import pack_bits, sign_pack, unpack_bits
 from bnnopt.runtime.kernels.reference.table import KERNELS
+from bnnopt.runtime.predictor import is_signs
 from bnnopt.runtime.training.loop import NOTES
 from bnnopt.training_step import PERSISTENT, TrainingStep, is_constant, readers
 
@@ -55,8 +56,9 @@ def export_network(folder: Path, session: TrainingSession, target: Path, batch_s
     check_files(folder, session.about, [file])
     step = predicting(load_step(folder / file), session.stored_weights(), batch_size)
     notes = {NOTES: session.notes[NOTES]} if NOTES in session.notes else {}
-    write_predictor(target, step, session.about, notes)
-    tensors = (value.const_value for value in step.graph.initializers.values())
+    graph = _with_signs_as_bits(step)
+    write_predictor(target, step, graph, session.about, notes)
+    tensors = (value.const_value for value in graph.graph.initializers.values())
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
@@ -96,10 +98,31 @@ def predicting(
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         graph.initializers.pop(name)
     run_passes(step, [p for p in PASSES if p.name in _PASSES])
-    step.model.functions.clear()
-    for function in functions_for(graph, step.opset):
-        step.model.functions[function.identifier()] = function
+    _declare_functions(step.model)
     return step
+
+
+def _with_signs_as_bits(step: TrainingStep) -> ir.Model:
+    """The graph with constants of -1 and +1 as bits, and nodes that unpack them."""
+    model = step.model.clone()
+    graph = model.graph
+    emit = Emitter(graph, "forward")
+    for name, value in list(graph.initializers.items()):
+        array = _array(value)
+        if array is not None and is_signs(array):
+            bits = emit.constant(sign_pack(array), np.uint8, f"{name}.bits")
+            shape = list(array.shape[1:])
+            value.replace_all_uses_with(emit("SignUnpack", bits, name=f"{name}.signs", shape=shape))
+            graph.initializers.pop(name)
+    graph.insert_before(graph.node(0), emit.nodes)
+    _declare_functions(model)
+    return model
+
+
+def _declare_functions(model: ir.Model) -> None:
+    model.functions.clear()
+    for function in functions_for(model.graph, model.graph.opset_imports[""]):
+        model.functions[function.identifier()] = function
 
 
 def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 import bnnopt
 from bnnopt.compiler.prediction import export_network
@@ -68,6 +69,8 @@ def test_a_small_network(
     assert steps.count("ThresholdPack") == rises  # a pool before the norm: filters keep their signs
     assert "Binarize" not in steps
     assert predictor.predict(x[:0]).shape == (0, 3)
+    stored = load_file(tmp_path / "network" / "constants.safetensors")
+    assert {stored[name].dtype for name in stored if name.startswith("w")} == {np.dtype(np.uint8)}
 
 
 @pytest.mark.slow
