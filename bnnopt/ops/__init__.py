@@ -6,6 +6,7 @@ valid ONNX model that stock tools can check, draw and run.
 
 from bnnopt.ops.emit import Emitter
 from bnnopt.ops.inference import has_inference, infer_types, is_static
+from bnnopt.ops.operands import ShapeError
 from bnnopt.ops.operator import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -21,7 +22,6 @@ from bnnopt.ops.operator import (
 from bnnopt.ops.packing import n_index_bits
 from bnnopt.ops.pow2 import pow2_row_bytes
 from bnnopt.ops.registry import OPERATORS, family, form, functions_for, in_form
-from bnnopt.ops.shapes import ShapeError
 from bnnopt.ops.traits import QONNX_DOMAINS, Cheap, Layer, Traits, is_view, plain, traits
 from bnnopt.ops.updates import fused_name
 from bnnopt.ops.windows import Window, transposed_window, window

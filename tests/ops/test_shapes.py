@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -27,7 +27,7 @@ class Form(NamedTuple):
     node: str
     x: Sequence[int]
     weights: Mapping[str, Sequence[int]] = {}
-    integers: Mapping[str, Sequence[int]] = {}
+    integers: Mapping[str, Any] = {}
     stock: bool = True  # whether onnxruntime refuses it too
 
 
@@ -120,6 +120,54 @@ FORMS: dict[str, tuple[Form, list[Form]]] = {
             Form("y = Gather <axis = 1> (x, i)", (2, 6), integers={"i": (-7,)}),
             Form("y = Gather <axis = 2> (x, i)", (2, 6), integers={"i": (0,)}),
         ],
+    ),
+    "ConvTranspose": (
+        Form("y = ConvTranspose <strides = [2,2]> (x, w, b)", MAP, {"w": (4, 3, 2, 2), "b": (3,)}),
+        [
+            Form("y = ConvTranspose (x, w)", MAP, {"w": (3, 4, 2, 2)}),
+            Form("y = ConvTranspose (x, w, b)", MAP, {"w": (4, 3, 2, 2), "b": (4,)}),
+            Form("y = ConvTranspose <group = 3> (x, w)", MAP, {"w": (4, 3, 2, 2)}),
+            Form("y = ConvTranspose <kernel_shape = [3, 3]> (x, w)", MAP, {"w": (4, 3, 2, 2)}),
+            Form("y = ConvTranspose <strides = [2]> (x, w)", MAP, {"w": (4, 3, 2, 2)}),
+            Form("y = ConvTranspose (x, w)", MAP, {"w": (4, 3, 2)}),
+        ],
+    ),
+    "GatherElements": (
+        Form("y = GatherElements <axis = 1> (x, i)", (2, 6), integers={"i": ((0, 5, -6),)}),
+        [
+            Form("y = GatherElements <axis = 1> (x, i)", (2, 6), integers={"i": ((0, 6),) * 2}),
+            Form("y = GatherElements <axis = 1> (x, i)", (2, 6), integers={"i": ((0, 1),) * 3}),
+            Form("y = GatherElements <axis = 1> (x, i)", (2, 6), integers={"i": (0, 1)}),
+        ],
+    ),
+    "GatherND": (
+        Form("y = GatherND (x, i)", (2, 6), integers={"i": ((1, 5), (-2, -6))}),
+        [
+            Form("y = GatherND (x, i)", (2, 6), integers={"i": ((2, 0),)}),
+            Form("y = GatherND (x, i)", (2, 6), integers={"i": ((0, -7),)}),
+            Form("y = GatherND (x, i)", (2, 6), integers={"i": ((0, 0, 0),)}),
+        ],
+    ),
+    "ScatterElements": (
+        Form("y = ScatterElements <axis = 1> (x, i, u)", (2, 6), {"u": (1, 2)},
+             {"i": ((5, -6),)}),
+        [
+            Form("y = ScatterElements <axis = 1> (x, i, u)", (2, 6), {"u": (1, 2)},
+                 {"i": ((6, 0),)}),
+            Form("y = ScatterElements <axis = 1> (x, i, u)", (2, 6), {"u": (1, 3)},
+                 {"i": ((1, 0),)}),
+        ],
+    ),
+    "ScatterND": (
+        Form("y = ScatterND (x, i, u)", (2, 6), {"u": (2, 6)}, {"i": ((1,), (-2,))}),
+        [
+            Form("y = ScatterND (x, i, u)", (2, 6), {"u": (1, 6)}, {"i": ((2,),)}),
+            Form("y = ScatterND (x, i, u)", (2, 6), {"u": (1, 5)}, {"i": ((1,),)}),
+        ],
+    ),
+    "CumSum": (
+        Form("y = CumSum (x, a)", (2, 6), integers={"a": -2}),
+        [Form("y = CumSum (x, a)", (2, 6), integers={"a": 2})],
     ),
     "Reshape": (
         Form("y = Reshape (x, n)", (2, 6), integers={"n": (0, 3, 2)}),

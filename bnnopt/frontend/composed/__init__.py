@@ -28,7 +28,7 @@ from bnnopt.frontend.composed import (
 from bnnopt.frontend.composed.body import Body, Writer
 from bnnopt.frontend.composed.schemas import function_of, has_function
 from bnnopt.ops import QONNX_DOMAINS
-from bnnopt.ops.shapes import Operands
+from bnnopt.ops.operands import Operands
 
 __all__ = ["BODIES", "Body", "Writer", "has_body", "written_out"]
 

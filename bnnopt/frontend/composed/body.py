@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bnnopt.ops.shapes import Operands
+from bnnopt.ops.operands import Operands
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 
 from bnnopt.frontend.composed.body import Body, Writer, ints
-from bnnopt.ops.shapes import Operands
+from bnnopt.ops.operands import Operands
 
 
 def _einsum(o: Operands) -> Body:

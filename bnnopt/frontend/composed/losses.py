@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bnnopt.frontend.composed.body import Body, Writer, ints, number
-from bnnopt.ops.shapes import Operands
+from bnnopt.ops.operands import Operands
 
 
 def _softmax_cross_entropy(o: Operands) -> Body:

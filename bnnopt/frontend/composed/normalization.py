@@ -6,7 +6,7 @@ Forward: y = (x - mean) / sqrt(var + epsilon) scale + bias, the mean and varianc
 from __future__ import annotations
 
 from bnnopt.frontend.composed.body import Body, Writer, ints, number
-from bnnopt.ops.shapes import Operands
+from bnnopt.ops.operands import Operands
 
 
 def _normal(axis: int, epsilon: float) -> str:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnnopt.frontend.composed.body import Body, Writer, number
-from bnnopt.ops.shapes import Operands
+from bnnopt.ops.operands import Operands
 
 _ROUNDINGS = {"ROUND": "Round", "HALF_EVEN": "Round", "CEIL": "Ceil", "FLOOR": "Floor"}
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from bnnopt.frontend.composed.body import Body, Writer, number
 from bnnopt.ops import dtype
-from bnnopt.ops.shapes import Operands
+from bnnopt.ops.operands import Operands
 
 _FLOAT = int(ir.DataType.FLOAT)
 

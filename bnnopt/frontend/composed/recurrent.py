@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnnopt.frontend.composed.body import Body, Writer, ints
-from bnnopt.ops.shapes import Operands
+from bnnopt.ops.operands import Operands
 
 _ACTIVATIONS = ("Tanh", "Sigmoid", "Relu", "Softsign", "Softplus")
 

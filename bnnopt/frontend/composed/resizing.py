@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from bnnopt.frontend.composed.body import Body, Writer, ints
+from bnnopt.ops.operands import Operands
 from bnnopt.ops.operator import InferenceError
-from bnnopt.ops.shapes import Operands
 
 Matrix = NDArray[np.float32]
 _SETTINGS = {"mode": "nearest", "nearest_mode": "round_prefer_floor"} | {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bnnopt.frontend.composed.body import Body, Writer, ints
-from bnnopt.ops.shapes import Operands
+from bnnopt.ops.operands import Operands
 
 
 def _depth_to_space(o: Operands) -> Body:
