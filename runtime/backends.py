@@ -13,7 +13,7 @@ from bnnopt.runtime.artifact import check_files, read_tensors
 from bnnopt.runtime.artifact_check import persistent_bytes
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact
 from bnnopt.runtime.library import check_threads
-from bnnopt.runtime.memory import check_memory
+from bnnopt.runtime.memory import allocating
 from bnnopt.runtime.native import NativeBackend
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ BACKENDS = ("native", "onnxruntime")
 def initial_buffers(folder: str, artifact: Artifact) -> dict[str, Array]:
     """What outlives a step: weights as the folder has them, state as zeros."""
     check_files(folder, artifact, [WEIGHTS_FILE])
-    check_memory(persistent_bytes(artifact), f"{folder}: weights and optimiser state")
     weights, _ = read_tensors(os.path.join(folder, WEIGHTS_FILE))
-    return {
-        name: np.array(weights[name]) if name in weights else np.zeros(shape, artifact.dtypes[name])
-        for name, shape in artifact.persistent.items()
-    }
+    types = artifact.dtypes
+    with allocating(persistent_bytes(artifact), f"{folder}: weights and optimiser state"):
+        return {
+            name: np.array(weights[name]) if name in weights else np.zeros(shape, types[name])
+            for name, shape in artifact.persistent.items()
+        }
 
 
 def open_backend(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from bnnopt.errors import ArtifactError
 from bnnopt.units import size
 
 
-def check_memory(n_bytes: int, what: str) -> None:
-    """Refuse what is more than the whole machine has: it would be killed in the middle of a step.
+@contextlib.contextmanager
+def allocating(n_bytes: int, what: str) -> Iterator[None]:
+    """Where so many bytes are allocated: more than the machine has are refused before.
+
+    Pages are taken when they are written to; it would be killed in the middle of a step.
 
     Raises
     ------
@@ -17,11 +22,17 @@ def check_memory(n_bytes: int, what: str) -> None:
         One line with both numbers.
     """
     there = machine_bytes()
+    advice = "optimize with a smaller --batch-size or a higher level"
     if there is not None and n_bytes > there:
         raise ArtifactError(
-            f"{what} needs {size(n_bytes)} of memory, this machine has {size(there)}; optimize "
-            "with a smaller --batch-size or a higher level"
+            f"{what} needs {size(n_bytes)} of memory, this machine has {size(there)}; {advice}"
         )
+    try:
+        yield
+    except MemoryError:
+        raise ArtifactError(
+            f"{what} needs {size(n_bytes)} of memory, which is not free; {advice}"
+        ) from None
 
 
 def machine_bytes() -> int | None:

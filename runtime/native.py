@@ -9,7 +9,6 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnopt.errors import ArtifactError
 from bnnopt.runtime.artifact import read_program, read_tensors
 from bnnopt.runtime.executor import (
     Array,
@@ -21,9 +20,8 @@ from bnnopt.runtime.executor import (
 )
 from bnnopt.runtime.format import CONSTANTS_FILE, EVALUATION, TRAINING, program_file
 from bnnopt.runtime.library import default_threads, set_threads
-from bnnopt.runtime.memory import check_memory
+from bnnopt.runtime.memory import allocating
 from bnnopt.runtime.program_check import check_runnable, check_same_data
-from bnnopt.units import size
 
 
 class Memory(NamedTuple):
@@ -120,11 +118,5 @@ class NativeBackend:
 
 def arena_of(n_bytes: int, folder: str) -> NDArray[np.uint8]:
     """The memory of a step's values; asked for at once, taken page by page as steps write to it."""
-    check_memory(n_bytes, f"{folder}: a step")
-    try:
+    with allocating(n_bytes, f"{folder}: a step"):
         return aligned_empty(n_bytes)
-    except MemoryError:
-        raise ArtifactError(
-            f"{folder}: a step needs {size(n_bytes)} of memory, more than there is left; optimize "
-            "with a smaller --batch-size or a higher level"
-        ) from None

@@ -330,7 +330,10 @@ def check_inputs(node: ir.Node) -> None:
         if found not in (0, 1):
             raise ShapeError(f"{name} is {found!r}, expected 0 or 1")
     if node.op_type in RULES and _are_static(node.inputs):
-        RULES[node.op_type](Operands(node))
+        try:
+            RULES[node.op_type](Operands(node))
+        except TypeError as error:  # an attribute of another type
+            raise ShapeError(str(error)) from None
 
 
 def check_outputs(node: ir.Node) -> None:

@@ -8,6 +8,7 @@ python -m tests.fuzz --sanitizers ...                the kernels under the sanit
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -60,17 +61,21 @@ def _run(options: argparse.Namespace, made: Path) -> int:
     if options.only:
         numbers = [number for number in numbers if campaign.kind(number) in options.only]
     tally, begin, accepted = Tally(campaign, options.out), time.monotonic(), []
-    for done, result in enumerate(campaign.run(numbers, options.workers), 1):
-        tally.add(result)
-        if result.outcome == ACCEPTED:
-            accepted.append(result.number)
-        if done % 1000 == 0:
-            rate = done / (time.monotonic() - begin)
-            print(f"{done} of {len(numbers)}, {rate:.0f}/s, {tally.n_faults} faults", flush=True)
+    done = 0
+    with contextlib.suppress(KeyboardInterrupt):
+        for done, result in enumerate(campaign.run(numbers, options.workers), 1):
+            tally.add(result)
+            if result.outcome == ACCEPTED:
+                accepted.append(result.number)
+            if done % 1000 == 0:
+                rate = done / (time.monotonic() - begin)
+                print(
+                    f"{done} of {len(numbers)}, {rate:.0f}/s, {tally.n_faults} faults", flush=True
+                )
     if options.accepted:
         options.accepted.write_text("\n".join(map(str, sorted(accepted))))
     seconds = time.monotonic() - begin
-    print("\n".join([*tally.lines(), f"{len(numbers)} inputs in {seconds:.0f} s"]))
+    print("\n".join([*tally.lines(), f"{done} inputs in {seconds:.0f} s"]))
     return bool(tally.n_faults)
 
 

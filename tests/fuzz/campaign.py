@@ -262,7 +262,10 @@ class Tally:
             folder = self._kept / f"{result.target}-{result.number}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            self._campaign.make(result.number, folder)
+            try:
+                self._campaign.make(result.number, folder)
+            except Exception as error:
+                print(f"{result.number} cannot be made here: {error!r}", flush=True)
             (folder / "outcome.txt").write_text(f"{result.outcome}: {result.where}\n")
             print(f"{result.target} {result.number}: {result.outcome}: {result.where}", flush=True)
 

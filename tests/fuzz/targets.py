@@ -389,10 +389,10 @@ def _sign(folder: Path) -> None:
 
 
 TARGETS: Mapping[str, Target] = {
-    "model": Target(make_model, use_model, 8),
-    "artifacts": Target(make_artifacts, use_model, 3),
-    "folder": Target(make_folder, use_folder, 44),
+    "model": Target(make_model, use_model, 5),
+    "artifacts": Target(make_artifacts, use_model, 2),
+    "folder": Target(make_folder, use_folder, 46),
     "checkpoint": Target(make_checkpoint, use_checkpoint, 17),
-    "data": Target(make_data, use_data, 15),
-    "batch": Target(make_batch, use_batch, 13),
+    "data": Target(make_data, use_data, 16),
+    "batch": Target(make_batch, use_batch, 14),
 }
