@@ -156,6 +156,7 @@ def _check_step(step: StepSpec, program: Program) -> None:
     used = [i for i in (*step.inputs, *step.outputs) if i != -1]
     n = len(program.values)
     _require(all(_is_count(i) and i < n for i in used), f"{name} uses none of {n} values")
+    _require(bool(step.outputs), f"{name} gives nothing")
     start, n_bytes = step.workspace_offset, step.workspace_bytes
     fits = _is_count(start) and _is_count(n_bytes) and start + n_bytes <= program.arena_bytes
     _require(fits, f"the scratch memory of {name} leaves the arena")

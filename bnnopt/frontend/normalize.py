@@ -17,6 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from bnnopt.errors import ModelError, UsageError
 from bnnopt.frontend.branches import take_branch
 from bnnopt.frontend.composed import has_body, written_out
+from bnnopt.frontend.constants import check_loops, check_size
 from bnnopt.frontend.marks import GRADIENT, has_gradients, settle_marks, untrained
 from bnnopt.frontend.random_shapes import free_random
 from bnnopt.frontend.read import array_of, one_line
@@ -376,6 +377,7 @@ def setting(node: ir.Node, index: int, default: float) -> float:
 
 def _fold(graph: ir.Graph, node: ir.Node) -> None:
     try:
+        check_size(node, graph.opset_imports.get(node.domain, 1))
         arrays = evaluate(node)
     except Exception as error:  # the evaluator raises whatever numpy does with a wrong constant
         raise InferenceError(f"its constant cannot be computed: {one_line(error)}") from None
@@ -398,7 +400,9 @@ def evaluate(node: ir.Node) -> Iterable[NDArray[np.generic]]:
         stand_in = {str(node.inputs[0].name): np.broadcast_to(np.float32(0), dims(node.inputs[0]))}
     else:
         stand_in = {str(v.name): v.const_value.numpy() for v in node.inputs if v and v.const_value}
-    arrays = [np.asarray(y) for y in ReferenceEvaluator(ir.to_proto(node)).run(None, stand_in)]
+    proto = ir.to_proto(node)
+    check_loops(proto, stand_in)
+    arrays = [np.asarray(y) for y in ReferenceEvaluator(proto).run(None, stand_in)]
     if any(array.dtype.kind in "OUS" for array in arrays):
         raise InferenceError("it is not numeric")
     return arrays

@@ -143,6 +143,10 @@ def array_of(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
         ) from None
 
 
+def _texts(node: onnx.NodeProto) -> tuple[str, ...]:
+    return node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output
+
+
 def _is_text(value: bytes) -> bool:
     try:
         value.decode()
@@ -153,7 +157,7 @@ def _is_text(value: bytes) -> bool:
 
 def _check_names(graph: onnx.GraphProto, path: Path) -> None:
     """Names that are no text come back as bytes, as all texts of attributes do."""
-    names = [name for node in graph.node for name in (node.name, *node.input, *node.output)]
+    names = [name for node in graph.node for name in _texts(node)]
     names += [entry.name for entry in (*graph.input, *graph.output, *graph.initializer)]
     texts = [a.s for node in graph.node for a in node.attribute if a.s]
     wrong = [name for name in names if not isinstance(name, str)]

@@ -20,6 +20,7 @@ INVALID = (
     onnx.checker.ValidationError,
     RuntimeError,
     ValueError,
+    ir.serde.SerdeError,
 )
 
 
@@ -75,8 +76,8 @@ def _standard_types(node: ir.Node, opset: int, may_vary: bool) -> Sequence[OpenD
     types = {str(value.name): _type_proto(value) for value in present}
     reads = () if traits(node).elementwise else present  # those need shapes alone
     known = {str(value.name): data for value in reads if (data := _data(value)) is not None}
-    proto = ir.serde.serialize_node(node)
     try:
+        proto = ir.serde.serialize_node(node)
         inferred = onnx.shape_inference.infer_node_outputs(schema, proto, types, known)
     except INVALID as error:
         raise InferenceError(str(error).strip().splitlines()[-1]) from None

@@ -1,14 +1,15 @@
 """An independent check of a program: does every step read what was last written for it?
 
-It shares nothing with the planner. Every 64-byte cell of the arena remembers which value was
-written to it last; before a step reads a value, all of that value's cells must still be its own.
+It shares nothing with the planner. Every stretch of the arena between two places where something
+begins or ends, in cells of 64 bytes, remembers which value was written to it last; before a step
+reads a value, all of that value's stretches must still be its own.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from bnnopt.runtime.format import Program, StepSpec
+from bnnopt.runtime.format import Program, StepSpec, ValueSpec
 
 CELL = 64  # bytes
 _FREE, _SCRATCH = -1, -2
@@ -56,7 +57,8 @@ class _Shadow:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.cells = np.full(-(-program.arena_bytes // CELL), _FREE, np.int32)
+        self.edges = _edges(program)
+        self.cells = np.full(len(self.edges), _FREE, np.int32)
         self.latest: dict[str, int] = {}
         self.owner: dict[int, int] = {}
         made = {index for step in program.steps for index in step.outputs}
@@ -113,13 +115,14 @@ class _Shadow:
         start, stop = self._bytes_of(index)
         if start % CELL or start < 0 or stop > size:
             raise OverlapError(f"value {spec.name!r} at {start} leaves the arena or its alignment")
-        return slice(start // CELL, -(-stop // CELL))
+        return self._stretches(start, stop)
+
+    def _stretches(self, start: int, stop: int) -> slice:
+        return slice(self.edges[start // CELL], self.edges[-(-stop // CELL)])
 
     def _bytes_of(self, index: int) -> tuple[int, int]:
         """First byte in the arena and the one after the last; none for another place."""
-        spec = self.program.values[index]
-        n_bytes = spec.n_bytes(self.program.batch_size) if spec.place == "arena" else 0
-        return spec.offset, spec.offset + n_bytes
+        return _bytes_of(self.program, self.program.values[index])
 
     def _keep_apart(self, output: int, inputs: list[int], where: str) -> None:
         start, stop = self._bytes_of(output)
@@ -141,4 +144,18 @@ class _Shadow:
             if start < last and first < end:
                 name = self.program.values[index].name
                 raise OverlapError(f"step {step.name!r}: its scratch memory overlaps {name!r}")
-        self.cells[start // CELL : -(-end // CELL)] = _SCRATCH
+        self.cells[self._stretches(start, end)] = _SCRATCH
+
+
+def _edges(program: Program) -> dict[int, int]:
+    """The cells where a value or scratch memory begins or ends, each with its place in order."""
+    spans = [_bytes_of(program, spec) for spec in program.values]
+    spans += [(s.workspace_offset, s.workspace_offset + s.workspace_bytes) for s in program.steps]
+    cells = {edge for start, stop in spans for edge in (start // CELL, -(-stop // CELL))}
+    return {cell: place for place, cell in enumerate(sorted(cells))}
+
+
+def _bytes_of(program: Program, spec: ValueSpec) -> tuple[int, int]:
+    """First byte in the arena and the one after the last; none for another place."""
+    n_bytes = spec.n_bytes(program.batch_size) if spec.place == "arena" else 0
+    return spec.offset, spec.offset + n_bytes

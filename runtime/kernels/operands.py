@@ -101,7 +101,8 @@ def _pow2_bytes(shape: Shape) -> int:
 
 
 def _like_first(o: Operands) -> Pairs:
-    return [(o.written(i), math.prod(o.input(0))) for i in range(len(o.outputs))]
+    n = math.prod(o.input(0))
+    return [(o.written(i), n) for i in range(len(o.outputs))]
 
 
 def _planes(o: Operands) -> Pairs:
@@ -184,17 +185,25 @@ def _normalization_signs_grad(o: Operands) -> Pairs:
 def _pool_grad(o: Operands) -> Pairs:
     """dy, the packed places of its maxima, where each window begins."""
     (n, channels, *space), dx = o.input(0), o.outputs[0]
-    n_bits = len(o.ints("bit_values"))
+    n_bits = _place_bits(o)
     yield o.read(1), packed((n, channels, *space), n_bits)
     yield o.read(2), math.prod(space)
     if dx is not None:
         yield math.prod(dx[:2]), n * channels
 
 
+def _place_bits(o: Operands) -> int:
+    """Of a place in a window of at least one element."""
+    numbers = [o.integer(name) for name in ("kernel_width", "row_dilation", "column_dilation")]
+    if min(numbers) < 1 or max(numbers) > LONGEST:
+        raise ValueError(f"a window of width and dilations {numbers}")
+    return _bits(o)
+
+
 def _normalization_pool_grad(o: Operands) -> Pairs:
     dy, dx = o.input(0), o.outputs[0]
     yield o.read(1), math.prod(dy)
-    yield o.read(2), packed(dy, len(o.ints("bit_values")))
+    yield o.read(2), packed(dy, _place_bits(o))
     yield o.read(3), math.prod(dy[2:])
     if dx is not None:
         yield o.read(4), packed(dx)
@@ -362,7 +371,7 @@ def _fused_gemm(o: Operands) -> Pairs:
 
 def _gather(o: Operands) -> Pairs:
     """It runs in numpy, but a session compares indices of the batch with the length of its axis."""
-    shape, axis = o.input(0), o.integer("axis", 0)
+    shape, _, axis = o.input(0), o.input(1), o.integer("axis", 0)
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"axis {axis} of {tuple(shape)}")
     return []

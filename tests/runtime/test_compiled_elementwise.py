@@ -274,3 +274,13 @@ def test_harness_finds_a_relative_error_of_1e_4(operator: str):
     off = y + np.float32(1e-4 * (call.scales or (1.0,))[0])
     with pytest.raises(AssertionError):
         assert_close(call, [off, *rest], call.twin())
+
+
+@pytest.mark.parametrize("operator", ["ReduceSum", "ReduceMean"])
+def test_a_sum_of_another_size_is_left_to_numpy(operator: str) -> None:
+    """Its axes are data: what they leave is compared each time."""
+    x, axes = np.ones((3, 4, 5), np.float32), np.array([0, 2])
+    for shape, fits in {(1, 4, 1): True, (4,): True, (1, 3, 1): False, (20,): False}.items():
+        y = np.zeros(shape, np.float32)
+        assert COMPILED[operator]([x, axes], [y], {}, np.empty(0, np.uint8)) is fits
+        assert y.any() == fits

@@ -31,7 +31,7 @@ def reduce(*, mean: bool) -> KernelCall:
         noop = integer({"noop_with_empty_axes": 0, **attributes}, "noop_with_empty_axes")
         axes = axes_of(x, optional(inputs, 1), noop)
         groups = _groups(x.shape, axes)
-        if groups is None:
+        if groups is None or y is None or y.size != groups[0] * groups[2]:
             return False
         divisor = math.prod(x.shape[axis] for axis in axes) if mean else 1
         return REDUCE(x, y, *groups, divisor)
