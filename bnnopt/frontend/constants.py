@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bnnopt.ops import InferenceError, dims, infer_types
 
 MOST_BYTES = 1 << 28  # of a constant
+UNSIZED = (None, ir.DataType.STRING, ir.DataType.UNDEFINED)
 MOST_TRIPS = 1000  # of a loop
 REPEATING = frozenset({"Loop", "Scan", "SequenceMap"})
 GROWING = frozenset(
@@ -57,7 +58,8 @@ def check_size(node: ir.Node, opset: int) -> None:
     except InferenceError:  # what the evaluator says of it is clearer
         return
     for value in node.outputs:
-        if value.dtype is not None and value.shape is not None and value.shape.is_static():
+        if value.dtype not in UNSIZED and value.shape is not None and value.shape.is_static():
+            assert value.dtype is not None
             n_bytes = math.ceil(math.prod(dims(value)) * value.dtype.itemsize)
             if n_bytes > MOST_BYTES:
                 raise InferenceError(f"it takes {n_bytes:,} bytes, expected at most {MOST_BYTES:,}")
