@@ -144,6 +144,11 @@ _CONVERTERS: dict[str, Callable[..., object]] = {
 }
 
 
+def is_dry_run() -> bool:
+    """Whether arrays are stand-ins with elements of their own: what they hold says nothing."""
+    return _named.get() is not None
+
+
 @contextlib.contextmanager
 def dry_run() -> Iterator[list[str]]:
     """Let this thread's C functions only be noted, by name, in the list that is yielded."""

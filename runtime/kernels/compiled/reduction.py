@@ -14,7 +14,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     integer,
     optional,
 )
-from bnnopt.runtime.kernels.compiled.functions import CFunction
+from bnnopt.runtime.kernels.compiled.functions import CFunction, is_dry_run
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 from bnnopt.runtime.kernels.formulas import axes_of
 
@@ -31,7 +31,9 @@ def reduce(*, mean: bool) -> KernelCall:
         noop = integer({"noop_with_empty_axes": 0, **attributes}, "noop_with_empty_axes")
         axes = axes_of(x, optional(inputs, 1), noop)
         groups = _groups(x.shape, axes)
-        if groups is None or y is None or y.size != groups[0] * groups[2]:
+        if groups is None or y is None:
+            return False
+        if y.size != groups[0] * groups[2] and not is_dry_run():  # axes are data
             return False
         divisor = math.prod(x.shape[axis] for axis in axes) if mean else 1
         return REDUCE(x, y, *groups, divisor)
