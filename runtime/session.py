@@ -390,14 +390,16 @@ class TrainingSession:
     def parameters(self) -> dict[str, Array]:
         """Weights and running statistics in float32, under the model file's own names.
 
-        Binary weights that are kept as bits are -1 and +1.
+        Binary weights that are kept as bits are -1 and +1. After an interrupted step they may be
+        those of half of it, which can be looked at and not saved.
 
         Raises
         ------
         UsageError
-            If a step broke off half-way: the session has to resume first.
+            If a step overflowed half-way: the session has to resume first.
         """
-        self._check_whole("parameters")
+        if not self._guard.is_whole and self._first_not_finite() is not None:
+            self._check_whole("parameters")
         from bnnopt.runtime.kernels.reference.packing import sign_unpack
 
         packed = self._artifact.packed

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 from safetensors.numpy import save_file
@@ -70,6 +71,18 @@ def test_an_exported_model(path: Path, tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "other.onnx")
     weights = started(path, tmp_path / "other.onnx").weights
     assert all((weights[name] == 0.25).all() for name in BINARY_WEIGHTS)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_state_dict_in_another_type_of_floats(path: Path, tmp_path: Path) -> None:
+    for kind in (ir.DataType.BFLOAT16, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
+        halves = {name: np.full(shape, 0.5, kind.numpy()) for name, shape in BINARY_WEIGHTS.items()}
+        save_file(halves, tmp_path / "halves")
+        weights = started(path, tmp_path / "halves").weights
+        assert all((weights[name] == 0.5).all() for name in BINARY_WEIGHTS), kind
+    save_file({"w1": np.full(BINARY_WEIGHTS["w1"], 1e60)}, tmp_path / "large")
+    with pytest.raises(UsageError, match="'w1' is not finite"):
+        started(path, tmp_path / "large")
 
 
 def test_a_head_of_another_width_starts_anew_and_is_named(path: Path, tmp_path: Path) -> None:

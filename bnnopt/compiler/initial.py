@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError, UsageError
@@ -61,16 +62,18 @@ def _read(path: Path) -> Mapping[str, Array]:
         tensors = own_graph(path).graph.initializer
         return {tensor.name: array_of(tensor, path) for tensor in tensors}
     arrays, metadata = read_tensors(path)
-    checksum = str(tensors_checksum(arrays, metadata))
-    if metadata.get("checksum", checksum) != checksum:
+    checksum = metadata.get("checksum")
+    if checksum is not None and checksum != str(tensors_checksum(arrays, metadata)):
         raise ArtifactError(f"{path}: is not as it was written; take another checkpoint")
     return arrays
 
 
 def _fitting(found: Array, own: Array) -> Array | None:
     """What is found in float32 and in the shape of `own`, if it fits."""
-    if found.dtype.kind == "f" and found.shape == own.shape:
-        return found.astype(np.float32)
+    is_float = ir.DataType.from_numpy(found.dtype).is_floating_point()  # bfloat16 is one
+    if is_float and found.shape == own.shape:
+        with np.errstate(over="ignore"):  # infinity is refused
+            return found.astype(np.float32)
     if found.dtype == np.uint8 and found.shape == (*own.shape[:1], packed_row_bytes(own.shape)):
         return sign_unpack(found, shape=list(own.shape[1:]))
     return None

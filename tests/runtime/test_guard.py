@@ -166,6 +166,8 @@ def test_without_a_copy_the_session_has_to_resume(
     for call in (lambda: session.step(*batch()), lambda: session.predict(batch()[0])):
         with pytest.raises(UsageError, match=r"half a step, which broke off; resume"):
             call()
+    with pytest.raises(UsageError, match=r"^parameters: the session holds half a step"):
+        session.parameters()
     with pytest.raises(UsageError, match=r"^save: the session holds half a step"):
         session.save(tmp_path / "half")
     assert not (tmp_path / "half").exists()
@@ -260,6 +262,7 @@ def test_an_interrupted_step_leaves_the_old_state_or_the_new_one_or_says_so(
             outcomes.add("half")
             with pytest.raises(UsageError, match="half a step"):
                 session.save(tmp_path / "half")
+            assert all(np.isfinite(array).all() for array in session.parameters().values())
     assert "whole" in outcomes
     session.resume(tmp_path / "old")
     session.step(*batch())
