@@ -116,8 +116,8 @@ class Predictor:
 
 
 def is_signs(array: Array) -> bool:
-    """Whether a constant is kept as bits: -1 and +1 in float32, and not a handful."""
-    is_float = array.dtype == np.float32 and array.ndim > 0 and array.size >= _FEWEST
+    """Whether a constant is kept as bits: rows of -1 and +1 in float32, and not a handful."""
+    is_float = array.dtype == np.float32 and array.ndim > 1 and array.size >= _FEWEST
     return bool(is_float and (np.abs(array) == 1).all())
 
 

@@ -10,6 +10,7 @@ from bnnopt.artifact.write import (
     REPORT_FILE,
     Contents,
     check_folder,
+    check_predictor_folder,
     write_folder,
     write_predictor,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "SOURCE_FILE",
     "Contents",
     "check_folder",
+    "check_predictor_folder",
     "load_step",
     "make_program",
     "portable_model",

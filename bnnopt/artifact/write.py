@@ -144,6 +144,19 @@ def check_folder(folder: Path) -> None:
         raise ArtifactError(f"{folder}: cannot be written: no permission in {parent}")
 
 
+def check_predictor_folder(folder: Path) -> None:
+    """Refuse what `check_folder` does, and a training step, which would be lost.
+
+    Raises
+    ------
+    ArtifactError
+        One line that says what is in the way.
+    """
+    check_folder(folder)
+    if (folder / program_file(TRAINING)).exists():
+        raise ArtifactError(f"{folder}: holds a training step; choose another folder")
+
+
 def write_folder(folder: Path, contents: Contents) -> None:
     """Write everything to a folder beside `folder`, then put it in its place.
 
@@ -182,7 +195,7 @@ def write_predictor(
     ArtifactError
         If the folder cannot be written; what was there is still there.
     """
-    check_folder(folder)
+    check_predictor_folder(folder)
     own = about._replace(
         batch_size=step.batch_size, persistent={}, dtypes={}, weights=[], packed={}, latent=[],
         pruning=None,

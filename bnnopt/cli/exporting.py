@@ -59,7 +59,7 @@ def export(
       bnnopt export out --torch trained.safetensors
       bnnopt export out --packed network
     """
-    from bnnopt.artifact import check_folder, exporting
+    from bnnopt.artifact import check_predictor_folder, exporting
     from bnnopt.compiler.prediction import export_network
     from bnnopt.runtime import TrainingSession
     from bnnopt.runtime.training import load_newest
@@ -69,7 +69,7 @@ def export(
             "export: where to? expected -o FILE.onnx, --torch FILE.safetensors or --packed FOLDER"
         )
     if packed is not None:
-        check_folder(packed)
+        check_predictor_folder(packed)
     for path in (output, state_dict):
         if path is not None:
             check_writable(path)

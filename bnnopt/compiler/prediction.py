@@ -15,6 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.analysis.batch import with_batch
 from bnnopt.artifact import load_step, scaled_shapes, write_predictor
+from bnnopt.frontend.normalize import check_batch_size
 from bnnopt.ops import Emitter, dims, dtype, functions_for, infer_types, traits
 from bnnopt.passes import PASSES, run_passes
 from bnnopt.runtime import TrainingSession
@@ -51,7 +52,10 @@ def export_network(folder: Path, session: TrainingSession, target: Path, batch_s
     ------
     ArtifactError
         If the session's folder is damaged, or the other cannot be written.
+    UsageError
+        If that is no batch size.
     """
+    check_batch_size(batch_size)
     file = f"{EVALUATION}.onnx"
     check_files(folder, session.about, [file])
     step = predicting(load_step(folder / file), session.stored_weights(), batch_size)

@@ -198,9 +198,21 @@ def _role(weight: ir.Value, fixed: Set[str]) -> Role:
     return Role.FROZEN if weight.name in fixed else Role.PARAMETER
 
 
-def _set_batch(graph: ir.Graph, batch_size: int | None, weights: set[str], path: Path) -> int:
-    if batch_size is not None and not 1 <= batch_size <= MAX_BATCH:
+def check_batch_size(batch_size: int) -> None:
+    """Refuse what is no number of samples.
+
+    Raises
+    ------
+    UsageError
+        With the numbers that are.
+    """
+    if not 1 <= batch_size <= MAX_BATCH:
         raise UsageError(f"--batch-size {batch_size}: expected a number from 1 to {MAX_BATCH}")
+
+
+def _set_batch(graph: ir.Graph, batch_size: int | None, weights: set[str], path: Path) -> int:
+    if batch_size is not None:
+        check_batch_size(batch_size)
     data = [value for value in graph.inputs if value.name not in weights]
     if not data:
         raise ModelError(f"{path}: the graph has no data input: every input is an initializer")

@@ -50,6 +50,14 @@ def test_what_a_network_alone_does_not_take(bnnopt: Cli, workspace: Path) -> Non
         found = bnnopt(*command)
         assert found.exit_code == 2
         assert "without a training step" in found.stderr
+    for folder, size, expected in (
+        ("out", "1", "out: holds a training step; choose another folder"),
+        ("network", "9999999", "--batch-size 9999999: expected a number from 1 to 1048576"),
+    ):
+        found = bnnopt("export", "out", "--packed", folder, "-b", size)
+        assert found.exit_code == 2
+        assert expected in found.stderr
+    package.TrainingSession("out")  # is still there
     Path("notes").mkdir()
     Path("notes/mine.txt").write_text("mine")
     found = bnnopt("export", "out", "--packed", "notes")

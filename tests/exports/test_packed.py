@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 import bnnopt
 from bnnopt.compiler.prediction import export_network
 from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.runtime.predictor import is_signs
 from tests.graphs import write
 from tests.passes.networks import BINARY, BINARY_WEIGHTS
 from tests.zoo import build_small
@@ -119,6 +120,13 @@ def test_each_bit_and_threshold_counts(tmp_path: Path) -> None:
         assert (predictor.predict(x) != expected).any(), name
         array[...] = before
     np.testing.assert_array_equal(predictor.predict(x), expected)
+
+
+def test_only_rows_of_signs_become_bits() -> None:
+    ones = np.ones(256, np.float32)
+    assert is_signs(ones.reshape(16, 16))
+    assert not is_signs(ones)
+    assert not is_signs(ones.reshape(16, 16) / 2)
 
 
 def test_what_is_no_network_or_no_training_step_is_said(tmp_path: Path) -> None:
