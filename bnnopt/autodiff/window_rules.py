@@ -9,20 +9,20 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnnopt.autodiff.context import Context
-from bnnopt.ops import Window, dims, transposed_window, window
+from bnnopt.ops import NodeWindow, dims, transposed_window, window
 
 
-def conv(node: ir.Node) -> Window:
+def conv(node: ir.Node) -> NodeWindow:
     """The window of a Conv node."""
     return window(node, dims(node.inputs[1])[2:])
 
 
-def conv_transpose(node: ir.Node) -> Window:
+def conv_transpose(node: ir.Node) -> NodeWindow:
     """The window of the convolution whose transpose a ConvTranspose node is."""
     return transposed_window(node, dims(node.inputs[1])[2:])
 
 
-def average_pool(node: ir.Node) -> Window:
+def average_pool(node: ir.Node) -> NodeWindow:
     """The window of an AveragePool node."""
     return window(node, tuple(node.attributes["kernel_shape"].as_ints()))
 
@@ -39,7 +39,7 @@ def with_indices(g: Context) -> ir.Value:
     return indices
 
 
-def counts(node: ir.Node, shape: Window) -> NDArray[np.float64]:
+def counts(node: ir.Node, shape: NodeWindow) -> NDArray[np.float64]:
     """How many elements each window of an AveragePool divides by, (1, 1, *output_shape).
 
     With ``count_include_pad`` the declared padding counts, but never what ``ceil_mode`` adds.
@@ -59,7 +59,7 @@ def counts(node: ir.Node, shape: Window) -> NDArray[np.float64]:
     return product.reshape(1, 1, *shape.output_shape)
 
 
-def _declared_ends(node: ir.Node, shape: Window) -> tuple[int, ...]:
+def _declared_ends(node: ir.Node, shape: NodeWindow) -> tuple[int, ...]:
     """The end pads without what ``ceil_mode`` adds."""
     rank = len(shape.kernel_shape)
     if "auto_pad" in node.attributes and node.attributes["auto_pad"].as_string() != "NOTSET":

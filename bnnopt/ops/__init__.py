@@ -24,7 +24,7 @@ from bnnopt.ops.pow2 import pow2_row_bytes
 from bnnopt.ops.registry import OPERATORS, family, form, functions_for, in_form
 from bnnopt.ops.traits import QONNX_DOMAINS, Cheap, Layer, Traits, is_view, plain, traits
 from bnnopt.ops.updates import fused_name
-from bnnopt.ops.windows import Window, transposed_window, window
+from bnnopt.ops.windows import NodeWindow, transposed_window, window
 
 __all__ = [
     "DOMAIN",
@@ -37,10 +37,10 @@ __all__ = [
     "Form",
     "InferenceError",
     "Layer",
+    "NodeWindow",
     "Operator",
     "ShapeError",
     "Traits",
-    "Window",
     "dims",
     "dtype",
     "family",

@@ -11,7 +11,7 @@ from bnnopt.ops.operator import dims, ints
 
 
 @dataclass(frozen=True)
-class Window:
+class NodeWindow:
     """Geometry of a sliding window over `input_shape`, one entry per spatial axis.
 
     `pads` has all begins, then all ends; an end pad includes what ``ceil_mode`` adds.
@@ -53,7 +53,7 @@ def output_shape(node: ir.Node, space: Sequence[int], kernel: Sequence[int]) -> 
     )
 
 
-def window(node: ir.Node, kernel_shape: tuple[int, ...]) -> Window:
+def window(node: ir.Node, kernel_shape: tuple[int, ...]) -> NodeWindow:
     """The window of a typed Conv, MaxPool or AveragePool node, automatic padding resolved."""
     rank = len(kernel_shape)
     space, output = dims(node.inputs[0])[2:], dims(node.outputs[0])[2:]
@@ -64,7 +64,7 @@ def window(node: ir.Node, kernel_shape: tuple[int, ...]) -> Window:
     begins, ends = _pads(node, [max(0, r - n) for r, n in zip(reach, space, strict=True)])
     unread = [n + b + e - r for n, b, e, r in zip(space, begins, ends, reach, strict=True)]
     ends = [e + max(0, -u) for e, u in zip(ends, unread, strict=True)]
-    return Window(
+    return NodeWindow(
         input_shape=space,
         output_shape=output,
         kernel_shape=kernel_shape,
@@ -75,7 +75,7 @@ def window(node: ir.Node, kernel_shape: tuple[int, ...]) -> Window:
     )
 
 
-def transposed_window(node: ir.Node, kernel_shape: tuple[int, ...]) -> Window:
+def transposed_window(node: ir.Node, kernel_shape: tuple[int, ...]) -> NodeWindow:
     """The window over the output of a typed ConvTranspose node, automatic padding resolved."""
     rank = len(kernel_shape)
     space, output = dims(node.outputs[0])[2:], dims(node.inputs[0])[2:]
@@ -86,7 +86,7 @@ def transposed_window(node: ir.Node, kernel_shape: tuple[int, ...]) -> Window:
     reach = [(o - 1) * s + e for o, s, e in zip(output, strides, extents, strict=True)]
     cut = [max(0, r + u - n) for r, u, n in zip(reach, unread, space, strict=True)]
     begins, ends = _transposed_pads(node, cut)
-    return Window(
+    return NodeWindow(
         input_shape=space,
         output_shape=output,
         kernel_shape=kernel_shape,

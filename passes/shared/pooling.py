@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bnnopt.ops import Emitter, Window, dims, n_index_bits, window
+from bnnopt.ops import Emitter, NodeWindow, dims, n_index_bits, window
 from bnnopt.passes.shared.rewriting import take_over
 from bnnopt.training_step import TrainingStep, phase
 
@@ -74,11 +74,11 @@ def grad_from_places(step: TrainingStep, grad: ir.Node, packed: ir.Value) -> Non
     step.graph.remove(grad, safe=True)
 
 
-def _window(pool: ir.Node) -> Window:
+def _window(pool: ir.Node) -> NodeWindow:
     return window(pool, tuple(pool.attributes["kernel_shape"].as_ints()))
 
 
-def _origin(shape: Window) -> NDArray[np.int64]:
+def _origin(shape: NodeWindow) -> NDArray[np.int64]:
     """Index in the plane of every window's first element; negative in the padding."""
     rows, columns = (
         np.arange(n) * stride - begin
@@ -87,7 +87,7 @@ def _origin(shape: Window) -> NDArray[np.int64]:
     return rows[:, None] * shape.input_shape[1] + columns
 
 
-def _places(shape: Window) -> dict[str, int | list[int]]:
+def _places(shape: NodeWindow) -> dict[str, int | list[int]]:
     return {
         "plane": math.prod(shape.input_shape),
         "width": shape.input_shape[1],

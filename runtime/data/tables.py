@@ -25,7 +25,7 @@ def is_table(path: str) -> bool:
 
 
 def read_table(path: str, shape: Sequence[int], dtype: str) -> Dataset:
-    """Rows of numbers, such as sensor windows or token ids, reshaped to the model's input.
+    """Rows of numbers, such as sensor readings or token ids, reshaped to the model's input.
 
     Columns are separated by commas in ``.csv``, tabs in ``.tsv``, spaces in ``.txt``.
 
