@@ -24,6 +24,9 @@ DTYPES = frozenset(
 )
 ROLES = frozenset({"data", "labels", "rate", "step"})
 COUNTED = frozenset({"bool", "uint8", "int32", "int64"})  # of indices, labels and bits
+GROWING = frozenset(
+    {"BitmapPack", "PrunedBitmapPack"}
+)  # whose values are freed behind their reader
 SCALARS = {"rate": "float32", "step": "int64"}
 MAX_RANK = 16
 MAX_ELEMENTS = 1 << 48
@@ -119,6 +122,11 @@ def _check_inputs(program: Program, trains: bool) -> None:
                 fits = shape[:1] == (program.batch_size,) and min(spec.shape[1:], default=1) > 0
                 _require(fits, f"{name} has shape {list(spec.shape)}")
     _require(bool(program.roles["data"]), "it takes no data")
+    loss, grown = (
+        program.outputs[0],
+        {i for s in program.steps if s.operator in GROWING for i in s.outputs},
+    )
+    _require(not trains or loss not in grown, "its loss is a tensor of the bitmap codec")
 
 
 def _check_value(
