@@ -170,7 +170,8 @@ def _check_step(step: StepSpec, program: Program) -> None:
     _require(fits, f"the scratch memory of {name} leaves the arena")
     _require(not step.is_view or len(used) >= 2, f"{name} is a view of nothing")
     _check_apart(step, program)
-    _check_operands(step, program)
+    for batch in {program.batch_size, program.batch_size if program.fixed_batch else 1}:
+        _check_operands(step, program, batch)
 
 
 def _check_apart(step: StepSpec, program: Program) -> None:
@@ -206,10 +207,10 @@ def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return max(one[0], other[0]) < min(one[1], other[1])
 
 
-def _check_operands(step: StepSpec, program: Program) -> None:
+def _check_operands(step: StepSpec, program: Program, batch: int) -> None:
     """Compare what its kernel takes its geometry from with the rest of what it reads and writes."""
     inputs, outputs = (
-        [None if i < 0 else program.values[i].shape_at(program.batch_size) for i in indices]
+        [None if i < 0 else program.values[i].shape_at(batch) for i in indices]
         for indices in (step.inputs, step.outputs)
     )
     try:

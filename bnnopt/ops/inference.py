@@ -75,8 +75,8 @@ def _standard_types(node: ir.Node, opset: int, may_vary: bool) -> Sequence[OpenD
     present = [value for value in node.inputs if value is not None]
     types = {str(value.name): _type_proto(value) for value in present}
     reads = () if traits(node).elementwise else present  # those need shapes alone
-    known = {str(value.name): data for value in reads if (data := _data(value)) is not None}
     try:
+        known = {str(value.name): data for value in reads if (data := _data(value)) is not None}
         proto = ir.serde.serialize_node(node)
         inferred = onnx.shape_inference.infer_node_outputs(schema, proto, types, known)
     except INVALID as error:

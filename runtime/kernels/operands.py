@@ -359,8 +359,8 @@ def _fused(operator: str) -> Rule:
         kind = SIGNS_GRAD if is_bits else WEIGHT_GRAD
         kind = kind._replace(x_packed=product != "ConvWeightGrad")
         yield from _product(kind, pow2)(sides)
-        if not is_bits:
-            yield o.written(len(o.outputs) - 1), math.prod(w)
+        weights = o.input(1 + n_operands) if is_bits else w  # bits have momenta in their shape
+        yield o.written(len(o.outputs) - 1), math.prod(weights)
 
     return rule
 
