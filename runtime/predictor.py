@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,14 @@ class Predictor:
         self._index_bounds = index_bounds(self._program)
         self._executor = Executor(self._program, {}, constants, arena)
         self._threads, self._turns = threads or default_threads(), Turns()
+        self._folder = folder
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse to be copied or pickled: it is memory that kernels have addresses of."""
+        raise UsageError(
+            "a predictor cannot be copied or sent to another process; open one there with "
+            f"Predictor({self._folder!r})"
+        )
 
     @property
     def batch_size(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,9 @@ def test_what_is_no_network_or_no_training_step_is_said(tmp_path: Path) -> None:
         bnnopt.TrainingSession(network)
     with pytest.raises(UsageError, match=r"is a training step; .* bnnopt\.TrainingSession"):
         bnnopt.Predictor(folder)
+    for make in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(UsageError, match=r"open one there with Predictor\("):
+            make(bnnopt.Predictor(network))
     with pytest.raises(UsageError, match="threads is 99"):
         bnnopt.Predictor(network, threads=99)
     file = network / "constants.safetensors"
