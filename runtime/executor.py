@@ -13,10 +13,7 @@ from bnnopt.errors import ArtifactError, DivergedError, UsageError
 from bnnopt.runtime.format import Program, StepSpec
 from bnnopt.runtime.kernels.compiled.calls import NotFinite, finite_updates
 from bnnopt.runtime.kernels.compiled.functions import PreparedCalls, recorded, repeat
-from bnnopt.runtime.kernels.compiled.table import COMPILED
-
-# Operators whose values may need more than the plan has for them.
-GROWING = frozenset(name for name, kernel in COMPILED.items() if kernel.grows)
+from bnnopt.runtime.kernels.compiled.table import COMPILED, GROWING
 
 # What kernels raise for a program that does not fit them, and for memory that is not there.
 _UNABLE = (

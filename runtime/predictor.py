@@ -23,7 +23,6 @@ from bnnopt.runtime.format import (
     ValueSpec,
     program_file,
 )
-from bnnopt.runtime.kernels.reference.packing import sign_pack, sign_unpack
 from bnnopt.runtime.library import check_threads, default_threads, set_threads
 from bnnopt.runtime.native import arena_of
 from bnnopt.runtime.program_check import check_runnable
@@ -132,6 +131,8 @@ def is_signs(array: Array) -> bool:
 
 def without_signs(constants: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, str]]:
     """Constants as they are written, those of -1 and +1 as bits, and the metadata that say so."""
+    from bnnopt.runtime.kernels.reference.packing import sign_pack
+
     signs = {name: list(array.shape) for name, array in constants.items() if is_signs(array)}
     kept = {name: sign_pack(a) if name in signs else a for name, a in constants.items()}
     return kept, {_SIGNS: json.dumps(signs)}
@@ -147,6 +148,8 @@ def with_signs(
     ArtifactError
         If the metadata do not fit the tensors.
     """
+    from bnnopt.runtime.kernels.reference.packing import sign_unpack
+
     notes, constants = dict(metadata), dict(tensors)
     try:
         for name, (_, *shape) in json.loads(notes.pop(_SIGNS)).items():

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError
 from bnnopt.runtime.format import Program, StepSpec, ValueSpec
+from bnnopt.runtime.kernels.compiled.table import GROWING
 from bnnopt.runtime.kernels.operands import Operands, misfit
 
 ALIGNMENT = 64  # bytes
@@ -24,9 +25,6 @@ DTYPES = frozenset(
 )
 ROLES = frozenset({"data", "labels", "rate", "step"})
 COUNTED = frozenset({"bool", "uint8", "int32", "int64"})  # of indices, labels and bits
-GROWING = frozenset(
-    {"BitmapPack", "PrunedBitmapPack"}
-)  # whose values are freed behind their reader
 SCALARS = {"rate": "float32", "step": "int64"}
 MAX_RANK = 16
 MAX_ELEMENTS = 1 << 48

@@ -38,7 +38,7 @@ def started(path: Path, init: Path, **options: Any) -> bnnopt.Optimized:
     return bnnopt.optimize(path, init=str(init), batch_size=2, **options)
 
 
-@pytest.mark.parametrize("level", ["O1", "O2"])
+@pytest.mark.parametrize("level", ["O1", pytest.param("O2", marks=pytest.mark.slow)])
 def test_another_batch_size_and_level_go_on_from_a_checkpoint(
     path: Path, tmp_path: Path, level: str
 ) -> None:

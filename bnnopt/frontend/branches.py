@@ -19,11 +19,14 @@ def take_branch(graph: ir.Graph, node: ir.Node) -> list[ir.Node]:
     condition = node.inputs[0]
     if condition is None or not is_constant(condition) or condition.const_value is None:
         raise InferenceError("its condition depends on the data, expected one that shapes decide")
-    taken = "then_branch" if condition.const_value.numpy().item() else "else_branch"
+    value = condition.const_value.numpy()
+    if value.size != 1:
+        raise InferenceError(f"its condition has {value.size} elements, expected one")
+    taken = "then_branch" if value.item() else "else_branch"
     branch = node.attributes[taken].as_graph()
     nodes, results = list(branch), list(branch.outputs)
-    for value in [*branch.initializers.values(), *(y for inner in nodes for y in inner.outputs)]:
-        value.name = f"{node.name}/{value.name}" if value.name else ""
+    for inside in [*branch.initializers.values(), *(y for inner in nodes for y in inner.outputs)]:
+        inside.name = f"{node.name}/{inside.name}" if inside.name else ""
     for inner in nodes:
         inner.name = f"{node.name}/{inner.name or inner.outputs[0].name}"
     constants = list(branch.initializers.values())

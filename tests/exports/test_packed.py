@@ -54,9 +54,18 @@ def steps_of(folder: Path) -> list[str]:
     return [step["operator"] for step in program["steps"]]
 
 
-@pytest.mark.parametrize(("batch_size", "rises"), [(BATCH, False), (BATCH, True), (1, True)])
 @pytest.mark.parametrize(
-    "options", [{"level": "O1"}, {"level": "O2"}, {"optimizer": "bop"}], ids=str
+    ("options", "batch_size", "rises"),
+    [
+        ({"level": "O1"}, BATCH, False),
+        ({"level": "O2"}, BATCH, True),
+        *(
+            pytest.param(options, size, rises, marks=pytest.mark.slow)
+            for options in ({"level": "O1"}, {"level": "O2"}, {"optimizer": "bop"})
+            for size, rises in ((BATCH, False), (BATCH, True), (1, True))
+        ),
+    ],
+    ids=str,
 )
 def test_a_small_network(
     tmp_path: Path, options: dict[str, Any], batch_size: int, rises: bool

@@ -58,3 +58,9 @@ def test_a_condition_on_data(tmp_path: Path) -> None:
         c = Less (m, o) ["choice"] y = If (c) {BRANCHES}"""
     path = save(parse(network(body), VALUES, opset=18), tmp_path)
     rejected(path, "node 'choice' (If): its condition depends on the data", "export")
+
+
+def test_a_condition_of_several_elements(tmp_path: Path) -> None:
+    body = f"c = Constant <value = bool[2] {{1, 0}}> () y = If (c) {BRANCHES}"
+    path = save(parse(network(body), VALUES, opset=18), tmp_path)
+    rejected(path, "(If): its condition has 2 elements, expected one", "export")

@@ -44,18 +44,22 @@ def restart() -> None:
 
 
 def _again(home: Path) -> NoReturn:
-    compiler = os.environ.get("CC") or "gcc"
-    runtime = subprocess.run(
-        [compiler, "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
-    ).stdout.strip()
     environment = {
         **os.environ,
-        "LD_PRELOAD": runtime,
+        # The C++ library as well: the sanitizer looks for what it intercepts before onnx loads it.
+        "LD_PRELOAD": f"{_library('libasan.so')} {_library('libstdc++.so.6')}",
         "ASAN_OPTIONS": OPTIONS,
         UNLIMITED: "1",
         BUILT: str(home),
     }
     os.execve(sys.executable, [sys.executable, "-m", "tests.fuzz", *sys.argv[1:]], environment)
+
+
+def _library(name: str) -> str:
+    """Where the compiler has it."""
+    compiler = os.environ.get("CC") or "gcc"
+    command = [compiler, f"-print-file-name={name}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _view_apart(self: Executor, index: int, batch: int) -> Any:

@@ -28,6 +28,7 @@ RULES = {
     "bnnopt/frontend/composed/randomness.py": 1,
     "bnnopt/frontend/composed/recurrent.py": 4,  # with the activations that ONNX names in them
     "bnnopt/frontend/composed/shaping.py": 1,
+    "bnnopt/frontend/constants.py": 2,  # what may go on for long when it is evaluated
     "bnnopt/frontend/hints.py": 2,
     "bnnopt/frontend/normalize.py": 1,
     "bnnopt/frontend/quantization.py": 1,

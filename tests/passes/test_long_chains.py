@@ -17,7 +17,9 @@ def chain(n: int, folder: Path) -> Path:
     return write(f"{text} y = MatMul (a{n}, w) }}", {"w": [6, 3]}, folder)
 
 
-@pytest.mark.parametrize("n", [400, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "n", [100, *(pytest.param(n, marks=pytest.mark.slow) for n in (400, 2000))]
+)
 def test_a_chain_of_relus(n: int, tmp_path: Path) -> None:
     path = chain(n, tmp_path)
     for level in ("O1", "O2"):

@@ -22,6 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("net"))
 
 
+@pytest.mark.slow
 def test_killed_saves_are_whole(folder: Path, tmp_path: Path) -> None:
     assert kill_saves(tmp_path, folder, 20, random.Random(0)).kills == 20
 

@@ -41,6 +41,10 @@ COMPILED: dict[str, CompiledKernel] = {
 }
 
 
+GROWING = frozenset(name for name, kernel in COMPILED.items() if kernel.grows)
+"""Operators whose values may need more than the plan has, and are freed behind their readers."""
+
+
 def covers(operator: str, sizes: Sizes) -> bool:
     """Whether a compiled kernel does an operator's work on these shapes, in a type that it has."""
     kernel = COMPILED.get(operator)
