@@ -8,7 +8,14 @@ from bnnopt.autodiff.build import (
 )
 from bnnopt.autodiff.gradients import GRADIENTS
 from bnnopt.autodiff.losses import LOSSES, LossOptions
-from bnnopt.autodiff.optimizers import OPTIMIZERS, Bop, Optimizer, make_optimizer, read_optimizer
+from bnnopt.autodiff.optimizers import (
+    OPTIMIZERS,
+    Bop,
+    Optimizer,
+    make_optimizer,
+    numbers_of,
+    read_optimizer,
+)
 from bnnopt.autodiff.selection import Selection
 
 __all__ = [
@@ -24,5 +31,6 @@ __all__ = [
     "build_imported_step",
     "build_training_step",
     "make_optimizer",
+    "numbers_of",
     "read_optimizer",
 ]

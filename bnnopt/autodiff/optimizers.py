@@ -138,6 +138,12 @@ def make_optimizer(name: str, **numbers: float | None) -> Optimizer:
     return rule(**{n: v for n, v in numbers.items() if n in own and v is not None})
 
 
+def numbers_of(name: str | None = None) -> set[str]:
+    """The numbers that an optimiser goes by; those of all of them without a name."""
+    rules = _BY_NAME.values() if name is None else [_BY_NAME[name]]
+    return {entry.name for rule in rules for entry in fields(rule)}
+
+
 def read_optimizer(model: OptimizerModel) -> Optimizer:
     """The optimiser of training artifacts, with its own numbers.
 

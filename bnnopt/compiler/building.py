@@ -20,6 +20,7 @@ from bnnopt.autodiff import (
     build_imported_step,
     build_training_step,
     make_optimizer,
+    numbers_of,
     read_optimizer,
 )
 from bnnopt.compiler.initial import start_from
@@ -30,6 +31,7 @@ from bnnopt.passes import BrokenGraph, check_graph
 from bnnopt.report.summary import Summary
 from bnnopt.report.summary import summarize as summarize_graph
 from bnnopt.settings import LOSSES, Settings, check, taking, with_options
+from bnnopt.settings import options as known_options
 from bnnopt.training_step import TrainingStep
 
 Progress = Callable[[str], None]
@@ -78,6 +80,16 @@ def _optimizer(chosen: Settings) -> Optimizer:
     return make_optimizer(chosen.optimizer or OPTIMIZERS[0], **numbers)
 
 
+def _idle(chosen: Settings, optimizer: str) -> list[str]:
+    """Numbers of other optimisers that are given, and change nothing."""
+    others = numbers_of() - numbers_of(optimizer)
+    return [
+        f"{option.flags[0]} {value}: {optimizer} has no such number; it changes nothing"
+        for option in known_options()
+        if option.name in others and (value := getattr(chosen, option.name)) != option.default
+    ]
+
+
 def loss_options(chosen: Settings) -> LossOptions:
     """What changes a cross-entropy."""
     weights = tuple(chosen.class_weights)
@@ -90,6 +102,7 @@ def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     if chosen.init is not None:
         start_from(Path(chosen.init), forward)
     optimizer = _optimizer(chosen)
+    forward.notes += _idle(chosen, optimizer.name)
     loss = chosen.loss or LOSSES[0]
     if optimizer.name == "bop":
         pack_binary_weights(forward)

@@ -325,3 +325,11 @@ def test_a_graph_with_its_own_loss(bnnopt: Cli, workspace: Path) -> None:
     session = package.TrainingSession("out")
     losses = [session.step(np.ones((20, 3), np.float32)) for _ in range(3)]
     assert losses[2] < losses[1] < losses[0]
+
+
+def test_a_number_of_another_optimizer_is_said(bnnopt: Cli) -> None:
+    command = ("optimize", MODELS / "mlp.onnx", "-b", "4", "-O", "0", "--optimizer", "sgd")
+    found = bnnopt(*command, "--beta1", "0.5", "--momentum", "0")
+    notes = [line for line in found.stdout.splitlines() if "such number" in line]
+    assert notes == ["note: --beta1 0.5: sgd has no such number; it changes nothing"]
+    assert "such number" not in bnnopt(*command, "--momentum", "0.5").stdout
