@@ -81,6 +81,7 @@ def test_the_table_has_these_combinations_and_no_others() -> None:
     assert list(_table()) == _cases()
 
 
+@pytest.mark.slow
 def test_another_plan_skip_or_kernel_shows(tmp_path: Path) -> None:
     found = fingerprint(_compiled(("mlp", "O1", "adam"), tmp_path))
     others = {

@@ -53,6 +53,7 @@ def test_another_batch_size_and_level_go_on_from_a_checkpoint(
     assert any((untrained.weights[name] != array).any() for name, array in found.items())
 
 
+@pytest.mark.slow
 def test_weights_that_were_kept_as_bits(path: Path, tmp_path: Path) -> None:
     """Both ways: to latent weights of -1 and +1, and from the signs of such."""
     session, checkpoint = trained(path, tmp_path / "a", optimizer="bop")

@@ -138,6 +138,7 @@ def test_numpy_numbers_are_numbers() -> None:
     assert read_report(report.to_json())["batch_size"] == 4
 
 
+@pytest.mark.slow
 def test_errors_are_of_one_tree(workspace: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         bnnopt.optimize("nope.onnx", batch_size=4)

@@ -177,6 +177,7 @@ def test_file_that_cannot_be_written(
     assert PLACES[place] in mistake(*arguments, place)
 
 
+@pytest.mark.slow
 def test_places_where_only_trying_tells(mistake: Mistake) -> None:
     assert "/proc/out: cannot be written" in mistake("optimize", MLP, "-b", "4", "-o", "/proc/out")
     for option in ("--json", "--html"):
@@ -190,6 +191,7 @@ def test_no_permission(mistake: Mistake, monkeypatch: pytest.MonkeyPatch) -> Non
         assert "no permission" in mistake("optimize", MLP, "-b", "4", *arguments)
 
 
+@pytest.mark.slow
 def test_standard_output_that_is_full(compiled: Path) -> None:
     for arguments in (["inspect", compiled, "--json", "-"], ["passes"]):
         with open("/dev/full", "w") as full:

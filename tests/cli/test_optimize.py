@@ -89,6 +89,7 @@ def test_figures_in_the_tables_are_those_of_the_report(bnnopt: Cli, workspace: P
     assert "note: ONNX Sign is read with sign(0) = +1" in found.stdout
 
 
+@pytest.mark.slow
 def test_json_on_standard_output_is_nothing_else(bnnopt: Cli, workspace: Path) -> None:
     found = bnnopt("optimize", MLP, "-b", "20", "-o", "out", "--json", "-", "--explain")
     assert found.stderr == ""

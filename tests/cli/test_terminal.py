@@ -84,6 +84,7 @@ def run(arguments: list[str | Path], **options: object) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore
 
 
+@pytest.mark.slow
 def test_piped(workspace: Path) -> None:
     """Plain text, 80 columns, nothing on standard error."""
     done = run(["optimize", MLP, "-b", "8", "-o", "out"])
@@ -93,6 +94,7 @@ def test_piped(workspace: Path) -> None:
     assert all(f"\n{name} " in done.stdout for name in NAMES)
 
 
+@pytest.mark.slow
 def test_ascii_only() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = run(["optimize", MLP, "-b", "8"], env=environment)
@@ -100,6 +102,7 @@ def test_ascii_only() -> None:
     assert done.stdout.isascii()
 
 
+@pytest.mark.slow
 def test_progress_goes_to_standard_error() -> None:
     master, slave = pty.openpty()
     shown: list[bytes] = []

@@ -71,6 +71,7 @@ def planted(use: Callable[[], bool]) -> Target:
     return Target(make, lambda folder, seeds: use(), 1)
 
 
+@pytest.mark.slow
 def test_every_planted_fault_is_found(tmp_path: Path) -> None:
     """And no other: a worker goes on with the next input."""
     found = campaign(tmp_path, {use.__name__: planted(use) for use in OUTCOMES})

@@ -80,6 +80,7 @@ def mse() -> Network:
     )
 
 
+@pytest.mark.slow
 def test_with_all_lossless_passes() -> None:
     """After them the maps take half the memory, and one kernel's in-place pairs still hold."""
     net = zoo("cnv")
@@ -93,6 +94,7 @@ def test_with_all_lossless_passes() -> None:
         assert cosine(found.gradients[0][parameter], gradient) > 0.98, parameter
 
 
+@pytest.mark.slow
 def test_algorithm_2_in_100_mib() -> None:
     """BinaryNet, Adam, batch 100: no gradient map is float32, and the plan is below 100 MiB."""
     step = zoo("binarynet", 100, "adam").step()

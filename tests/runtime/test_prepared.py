@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from bnnopt.passes import PASSES
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.binary_products import FUNCTIONS
 from bnnopt.runtime.kernels.compiled.functions import recorded, repeat
+from bnnopt.runtime.kernels.compiled.linear import STEPS as DENSE_STEPS
 from bnnopt.runtime.kernels.compiled.table import COMPILED
+from bnnopt.runtime.kernels.compiled.updates import FUSED
 from bnnopt.runtime.library import library
 from tests.graphs import run_native, zoo
 from tests.runtime.compiled_calls import CALLS, Call, Source
@@ -53,7 +57,15 @@ def test_every_repeatable_kernel_is_in_the_table():
     assert set(calls()) == REPEATABLE
 
 
-@pytest.mark.parametrize("operator", sorted(REPEATABLE))
+def in_turn() -> Iterator[Any]:
+    """The repeatable operators; of those that step weights of a product, Adam's are not slow."""
+    for name in sorted(REPEATABLE):
+        is_one_of_many = name in {*FUSED, *(f"Gemm{step}" for step in DENSE_STEPS)}
+        is_slow = is_one_of_many and not name.endswith(("mAdamStep", "vAdamStep", "2AdamStep"))
+        yield pytest.param(name, marks=pytest.mark.slow) if is_slow else name
+
+
+@pytest.mark.parametrize("operator", in_turn())
 def test_repeated_calls_read_the_values_of_now(operator: str):
     call, kernel = copy.deepcopy(calls()[operator]), COMPILED[operator]
     raw = np.empty((1 << 20) + 64, np.uint8)

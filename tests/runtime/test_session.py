@@ -103,6 +103,7 @@ def test_training_goes_down_and_is_counted(folders: Callable[..., Path], backend
     assert session.evaluate(*batch()) >= 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_backends_agree(folders: Callable[..., Path], optimizer: str) -> None:
     a, b = (TrainingSession(folders(BINARY, optimizer), backend) for backend in BACKENDS)
