@@ -98,7 +98,7 @@ def test_nodes_run_in_their_stored_order_and_the_default_packs_late(
     assert by_priority == stored
     by_default = executed(path, net, ort.ExecutionOrder.DEFAULT, tmp_path)
     assert sorted(by_default) == sorted(stored)
-    packs = [node for node in stored if operator[node] == "MatMulInteger" and "pack" in node]
+    packs = [node for node in stored if operator[node] == "MatMulInteger" and "Pack" in node]
     packs = packs or [node for node in stored if operator[node] == "MatMulInteger"]
     delays = [by_default.index(node) - stored.index(node) for node in packs]
     assert max(delays) > 5  # its place is behind the forward pass
