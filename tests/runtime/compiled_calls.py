@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,6 @@ from typing import Protocol
 import numpy as np
 from hypothesis import strategies as st
 
-from bnnopt.ops import OPERATORS
-from bnnopt.ops.operator import MIN_OPSET
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import KernelCall
@@ -337,12 +336,13 @@ def optimizer(operator: str, s: Source) -> Call:
     if operator.startswith("Sign"):
         gradient = s.bits(shape)
         attributes = {"shape": list(shape[1:]), "scale": s.number(0.1, 1), "limit": s.number(1, 2)}
-    function = OPERATORS[rule].function(MIN_OPSET)
+    parameters = inspect.signature(KERNELS[rule].function).parameters.values()
     numbers = {"decay": (0.0, 0.1), "epsilon": (1e-8,)}
-    attributes |= {n: s.number(*numbers.get(n, (0.9, 0.5, 0.999))) for n in function.attribute}
+    names = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+    attributes |= {n: s.number(*numbers.get(n, (0.9, 0.5, 0.999))) for n in names}
     given = {"m": m, "v": np.abs(v)}
-    states = [given[name] for name in function.input if name in given]
-    counts = "step" in function.input
+    states = [given[p.name] for p in parameters if p.name in given]
+    counts = "step" in {p.name for p in parameters}
     if "Half" in operator:
         with np.errstate(over="ignore"):
             w, *states = (np.asarray(a, np.float16) for a in (w, *states))

@@ -64,3 +64,15 @@ def test_a_step_loads_no_part_of_the_compiler(folder: Path) -> None:
 )
 def test_the_control_finds_them(code: str, found: set[str]) -> None:
     assert found <= added(code)
+
+
+@pytest.mark.slow
+def test_the_tests_of_the_kernels_need_no_compiler_either() -> None:
+    """They run under emulation and sanitizers, where numpy and safetensors are."""
+    here = Path(__file__).parent
+    modules = [
+        f"tests.runtime.{p.stem}" for p in (*here.glob("test_compiled_*.py"), here / "test_half.py")
+    ]
+    code = "\n".join(f"import {module}" for module in modules)
+    assert len(modules) > 4
+    assert not added(code) & COMPILER
