@@ -65,7 +65,7 @@ def in_turn() -> Iterator[Any]:
         yield pytest.param(name, marks=pytest.mark.slow) if is_slow else name
 
 
-@pytest.mark.parametrize("operator", in_turn())
+@pytest.mark.parametrize("operator", [*in_turn()])
 def test_repeated_calls_read_the_values_of_now(operator: str):
     call, kernel = copy.deepcopy(calls()[operator]), COMPILED[operator]
     raw = np.empty((1 << 20) + 64, np.uint8)
