@@ -57,10 +57,21 @@ def read_checkpoint(path: StrPath, like: Mapping[str, Array]) -> Checkpoint:
     if not steps.isdecimal() or len(steps) > _MOST_DIGITS:
         raise ArtifactError(f"{path}: not a checkpoint: it does not say how many steps it saw")
     _check_alike(path, tensors, like)
-    if metadata.get("checksum") != str(tensors_checksum(tensors, metadata)):
-        raise ArtifactError(f"{path}: is not as it was written; take another checkpoint")
+    check_tensors(path, tensors, metadata)
     notes = {n.removeprefix(_NOTE): text for n, text in metadata.items() if n.startswith(_NOTE)}
     return Checkpoint(tensors, int(steps), notes)
+
+
+def check_tensors(path: StrPath, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Compare what a checkpoint holds with its checksum.
+
+    Raises
+    ------
+    ArtifactError
+        If it is another, or there is none.
+    """
+    if metadata.get("checksum") != str(tensors_checksum(tensors, metadata)):
+        raise ArtifactError(f"{path}: is not as it was written; take another checkpoint")
 
 
 def _check_alike(path: StrPath, tensors: Mapping[str, Array], like: Mapping[str, Array]) -> None:

@@ -1,7 +1,7 @@
 """Writes what the device reads, and reads the graphs back."""
 
 from bnnopt.analysis.batch import with_batch
-from bnnopt.artifact.portable import portable_model
+from bnnopt.artifact.portable import compute, portable_model
 from bnnopt.artifact.program import make_program, scaled_shapes
 from bnnopt.artifact.read import load_step
 from bnnopt.artifact.source import SOURCE_FILE, with_weights, without_weights
@@ -22,6 +22,7 @@ __all__ = [
     "Contents",
     "check_folder",
     "check_predictor_folder",
+    "compute",
     "load_step",
     "make_program",
     "portable_model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -147,13 +147,14 @@ def _work_out(node: ir.Node, opset: int) -> None:
     known = [_elements(value, shape_only) for value in node.inputs]
     if any(a is None for a, value in zip(known, node.inputs, strict=True) if value is not None):
         return
-    for output, array in zip(node.outputs, _compute(node, known), strict=False):
+    for output, array in zip(node.outputs, compute(node, known), strict=False):
         output.const_value = ir.tensor(array)
 
 
-def _compute(
-    node: ir.Node, inputs: list[NDArray[np.generic] | None]
-) -> Iterable[NDArray[np.generic]]:
+def compute(
+    node: ir.Node, inputs: Sequence[NDArray[np.generic] | None]
+) -> Sequence[NDArray[np.generic]]:
+    """What a node gives for these inputs, by its numpy kernel."""
     if node.op_type == "CastLike" and inputs[0] is not None:
         return [inputs[0].astype(dtype(node.outputs[0]).numpy())]
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}

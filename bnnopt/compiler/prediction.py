@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bnnopt.analysis.batch import with_batch
-from bnnopt.artifact import load_step, scaled_shapes, write_predictor
+from bnnopt.artifact import compute, load_step, scaled_shapes, write_predictor
 from bnnopt.frontend.normalize import check_batch_size
 from bnnopt.ops import Emitter, dims, dtype, functions_for, infer_types, traits
 from bnnopt.passes import PASSES, run_passes
@@ -22,7 +22,6 @@ from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.artifact import check_files
 from bnnopt.runtime.format import EVALUATION
 from bnnopt.runtime.kernels.reference.packing import pack_bits, sign_pack, unpack_bits
-from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.predictor import is_signs
 from bnnopt.runtime.training.loop import NOTES
 from bnnopt.training_step import PERSISTENT, TrainingStep, is_constant, readers
@@ -143,19 +142,13 @@ def _array(value: ir.Value | None) -> Array | None:
     return value.const_value.numpy()
 
 
-def _attributes(node: ir.Node) -> dict[str, Any]:
-    return {name: attribute.value for name, attribute in node.attributes.items()}
-
-
 def _work_out(graph: ir.Graph) -> None:
     """Compute what nodes of constants give."""
     for node in list(graph):
         arrays = [_array(value) for value in node.inputs]
         if any(a is None and v is not None for a, v in zip(arrays, node.inputs, strict=True)):
             continue
-        made = KERNELS[node.op_type](*arrays, **_attributes(node))
-        results = made if isinstance(made, tuple) else (made,)
-        for output, array in zip(node.outputs, results, strict=False):
+        for output, array in zip(node.outputs, compute(node, arrays), strict=False):
             name, output.name = str(output.name), None
             constant = _constant(graph, name, array.reshape(dims(output)))
             output.replace_all_uses_with(constant, replace_graph_outputs=True)
@@ -245,7 +238,7 @@ def _thresholds(sign: _Sign, most: int) -> tuple[Array, Array]:
     norm = [_array(value) for value in sign.norm.inputs[1:]]
     for channel in range(len(norm[0])):  # type: ignore[arg-type]
         own = [array[channel : channel + 1] for array in norm if array is not None]
-        y = KERNELS[sign.norm.op_type](integers[None, None], *own, **_attributes(sign.norm))
+        (y,) = compute(sign.norm, [integers[None, None], *own])
         plus = sign.is_plus(y[0, 0])
         falls.append(bool(plus[0] and not plus[-1]))
         rising = plus[::-1] if falls[-1] else plus
