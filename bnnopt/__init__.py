@@ -39,4 +39,9 @@ def __getattr__(name: str) -> object:
         return importlib.import_module("bnnopt.runtime.schedules")
     if name not in _HOMES:
         raise AttributeError(f"module 'bnnopt' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from bnnopt.errors import no_compiler
+
+        raise no_compiler(error, name) from None

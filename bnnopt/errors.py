@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LONGEST = 1000  # characters of a message
+COMPILER = ("onnx", "onnx_ir", "rich")  # what the extra `compile` brings
 
 
 class BnnoptError(Exception):
@@ -62,6 +63,23 @@ class DivergedError(BnnoptError):
     The message says whether the state of before the step is there, or the session has to go on
     from a checkpoint.
     """
+
+
+def no_compiler(error: ModuleNotFoundError, what: str) -> UsageError:
+    """The line for something that needs the compiler, on a device that has none.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The error itself, if it is about another module.
+    """
+    missing = str(error.name).partition(".")[0]
+    if missing not in COMPILER:
+        raise error
+    return UsageError(
+        f"{what} needs the compiler, of which {missing} is not installed; "
+        "pip install 'bnnopt[compile]'"
+    )
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from bnnopt.analysis.batch import with_batch
 from bnnopt.artifact.portable import compute, portable_model
 from bnnopt.artifact.program import make_program, scaled_shapes
 from bnnopt.artifact.read import load_step
-from bnnopt.artifact.source import SOURCE_FILE, with_weights, without_weights
+from bnnopt.artifact.source import without_weights
 from bnnopt.artifact.write import (
     REFERENCE_FILE,
     REPORT_FILE,
@@ -18,7 +18,6 @@ from bnnopt.artifact.write import (
 __all__ = [
     "REFERENCE_FILE",
     "REPORT_FILE",
-    "SOURCE_FILE",
     "Contents",
     "check_folder",
     "check_predictor_folder",
@@ -28,7 +27,6 @@ __all__ = [
     "portable_model",
     "scaled_shapes",
     "with_batch",
-    "with_weights",
     "without_weights",
     "write_folder",
     "write_predictor",

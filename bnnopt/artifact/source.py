@@ -1,25 +1,17 @@
-"""The user's own graph, to which the trained weights go back.
-
-A folder keeps it without its weights: these are in ``weights.safetensors`` and in the checkpoints,
-under the file's own names.
-"""
+"""The user's own graph without its weights; `bnnopt.runtime.source` puts trained ones in."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
-from bnnopt.errors import ArtifactError
-
-SOURCE_FILE = "source.onnx"
-_WEIGHTS = "bnnopt.weights"  # metadata: names that the graph has no values for
+from bnnopt.runtime.source import LACKING
 
 
 def without_weights(
@@ -48,29 +40,7 @@ def without_weights(
         _set_inference(node)
     _write_signs(graph, plus)
     del model.metadata_props[:]
-    model.metadata_props.add(key=_WEIGHTS, value=json.dumps([n for n in names if n in had]))
-    return model
-
-
-def with_weights(
-    model: onnx.ModelProto, weights: Mapping[str, NDArray[np.generic]]
-) -> onnx.ModelProto:
-    """The graph that `without_weights` gave, with values; changed in place.
-
-    Raises
-    ------
-    ArtifactError
-        If a value is missing, or the graph is not one of those.
-    """
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    if _WEIGHTS not in entries:
-        raise ArtifactError(f"{SOURCE_FILE}: does not say which weights it lacks; optimize again")
-    for name in json.loads(entries[_WEIGHTS]):
-        if name not in weights:
-            raise ArtifactError(f"{SOURCE_FILE}: there is no weight {name!r}; optimize again")
-        array = np.ascontiguousarray(weights[name])
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    del model.metadata_props[:]
+    model.metadata_props.add(key=LACKING, value=json.dumps([n for n in names if n in had]))
     return model
 
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from bnnopt.artifact.portable import portable_model
 from bnnopt.artifact.program import make_program
-from bnnopt.artifact.source import SOURCE_FILE
 from bnnopt.errors import ArtifactError
 from bnnopt.plan import check_program, make_plan
 from bnnopt.runtime.artifact import is_checkpoint, write_tensors
@@ -36,6 +35,7 @@ from bnnopt.runtime.format import (
     program_file,
 )
 from bnnopt.runtime.predictor import without_signs
+from bnnopt.runtime.source import SOURCE_FILE
 from bnnopt.training_step import TrainingStep, is_constant
 
 REFERENCE_FILE = "reference.onnx"

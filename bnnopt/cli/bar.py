@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import time
 from types import TracebackType
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from bnnopt.cli.terminal import say_note
 from bnnopt.runtime.training import Callback, Epoch
 from bnnopt.runtime.training import Progress as Training
 from bnnopt.units import size
+
+_INTERVAL = 0.1  # seconds between two pictures of the bar
+_LEAST = 8  # columns of the bar itself
 
 
 class Lines(Callback):
@@ -27,20 +30,13 @@ class Lines(Callback):
 
 
 class Bar(Lines):
-    """A bar for the epoch that is running: loss, accuracy, speed, memory and time left."""
+    """A bar for all epochs: loss, accuracy, speed, memory and time left, in one line."""
 
     def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task: TaskID | None = None
+        self._started = self._drawn = time.monotonic()
+        self._begun_at = 0
 
     def __enter__(self) -> Bar:
-        self._bar.start()
         return self
 
     def __exit__(
@@ -49,31 +45,72 @@ class Bar(Lines):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._clear()
 
     def on_train_begin(self, progress: Training) -> None:
         """See `Callback`."""
-        total = progress.n_epochs * progress.n_batches
-        self._task = self._bar.add_task("starting", total=total, numbers="")
-        self.on_step_end(progress)
+        self._started, self._begun_at = time.monotonic(), _done(progress)
+        self._draw(progress)
 
     def on_step_end(self, progress: Training) -> None:
         """See `Callback`."""
-        assert self._task is not None
-        epoch = min(progress.epoch + 1, progress.n_epochs)
-        self._bar.update(
-            self._task,
-            completed=progress.epoch * progress.n_batches + progress.batch,
-            description=f"epoch {epoch}/{progress.n_epochs}",
-            numbers="  ".join(
-                _numbers(
-                    progress.mean_loss,
-                    progress.accuracy,
-                    progress.images_per_s,
-                    progress.seen_bytes,
-                )
-            ),
-        )
+        if time.monotonic() - self._drawn >= _INTERVAL:
+            self._draw(progress)
+
+    def on_epoch_end(self, progress: Training, epoch: Epoch) -> None:
+        """See `Callback`."""
+        self._clear()
+        super().on_epoch_end(progress, epoch)
+
+    def _draw(self, progress: Training) -> None:
+        self._drawn = time.monotonic()
+        done, total = _done(progress), progress.n_epochs * progress.n_batches
+        spent, new = self._drawn - self._started, done - self._begun_at
+        left = spent / new * (total - done) if new else None
+        line = bar_line(progress, done / total, left, shutil.get_terminal_size().columns - 1)
+        sys.stderr.write(f"\r{line}\x1b[K")  # and nothing behind it
+        sys.stderr.flush()
+
+    def _clear(self) -> None:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+def _done(progress: Training) -> int:
+    return progress.epoch * progress.n_batches + progress.batch
+
+
+def bar_line(progress: Training, share: float, seconds_left: float | None, columns: int) -> str:
+    """The bar as a line of at most so many columns; what has no room is left out, the last first.
+
+    Parameters
+    ----------
+    share : float
+        Of all steps, how many are done.
+    seconds_left : float, optional
+        None where nobody knows.
+    """
+    epoch = min(progress.epoch + 1, progress.n_epochs)
+    numbers = _numbers(
+        progress.mean_loss, progress.accuracy, progress.images_per_s, progress.seen_bytes
+    )
+    parts = [f"epoch {epoch}/{progress.n_epochs}", _time(seconds_left), *numbers]
+    while len(parts) > 1 and len("  ".join(parts)) + 2 + _LEAST > columns:
+        parts.pop()
+    head, *tail = parts
+    width = columns - len("  ".join(parts)) - 2
+    if width < _LEAST:
+        return head[:columns]
+    filled = int(share * width)
+    return "  ".join([head, "#" * filled + "-" * (width - filled), *tail])
+
+
+def _time(seconds: float | None) -> str:
+    """Time left as hours, minutes and seconds."""
+    if seconds is None:
+        return "-:--:--"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def described(progress: Training, epoch: Epoch) -> str:

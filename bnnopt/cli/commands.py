@@ -27,7 +27,7 @@ from bnnopt.cli.terminal import (
     show,
     write_file,
 )
-from bnnopt.errors import ArtifactError, BnnoptError, UsageError, VerificationError
+from bnnopt.errors import ArtifactError, BnnoptError, UsageError, VerificationError, no_compiler
 
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
@@ -352,6 +352,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error.format_message(), error.exit_code)
     except BnnoptError as error:
         _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        _fail(str(no_compiler(error, "this command")), 2)
     except MemoryError:
         _fail("not enough memory on this machine; take a smaller --batch-size", 2)
 

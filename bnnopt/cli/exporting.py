@@ -59,9 +59,7 @@ def export(
       bnnopt export out --torch trained.safetensors
       bnnopt export out --packed network
     """
-    from bnnopt.artifact import check_predictor_folder, exporting
-    from bnnopt.compiler.prediction import export_network
-    from bnnopt.runtime import TrainingSession
+    from bnnopt.runtime import TrainingSession, exporting
     from bnnopt.runtime.training import load_newest
 
     if output is None and state_dict is None and packed is None:
@@ -69,6 +67,8 @@ def export(
             "export: where to? expected -o FILE.onnx, --torch FILE.safetensors or --packed FOLDER"
         )
     if packed is not None:
+        from bnnopt.artifact import check_predictor_folder  # of the compiler
+
         check_predictor_folder(packed)
     for path in (output, state_dict):
         if path is not None:
@@ -85,5 +85,7 @@ def export(
         write_file(path, content)
         say_line(f"written: {path}")
     if packed is not None:
+        from bnnopt.compiler.prediction import export_network
+
         n_bytes = export_network(folder, session, packed, batch_size)
         say_line(f"written: {packed}, {size(n_bytes)} of weights, predicts {batch_size} at once")

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console, RenderableType
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from bnnopt.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 STANDARD_OUTPUT = "-"
 
@@ -27,12 +27,15 @@ def prepare_streams() -> None:
 
 
 def show(renderable: RenderableType) -> None:
-    """Print a table or the like on standard output.
+    """Print a table, a text or the like on standard output.
 
     Names come from files: nothing in them is taken as markup.
     """
+    if isinstance(renderable, str):
+        return say_line(renderable)
     with _standard_output():
         _console().print(renderable)
+    return None
 
 
 def say_line(line: str) -> None:
@@ -48,7 +51,9 @@ def say_note(line: str) -> None:
 
 
 def _console(stderr: bool = False) -> Console:
-    """Made for each use: the width may have changed since."""
+    """Made for each use: the width may have changed since. A device has no rich."""
+    from rich.console import Console
+
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
@@ -69,6 +74,8 @@ def _standard_output() -> Iterator[None]:
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """A line on standard error that says what is going on, where that is a terminal."""
+    from rich.text import Text
+
     with _console(stderr=True).status(Text("starting")) as status:
         yield lambda line: status.update(Text(line))
 

@@ -1,6 +1,6 @@
 """``bnnopt train``, ``eval`` and ``predict``: the device's side of the command line.
 
-Nothing of the compiler is imported here: a device has numpy, safetensors, click and rich.
+Nothing of the compiler is imported here: a device has numpy, safetensors and click.
 """
 
 from __future__ import annotations

@@ -9,14 +9,17 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
+from bnnopt.cli.bar import bar_line
 from bnnopt.compiler import optimize as compile_model
 from bnnopt.passes import select
 from bnnopt.report.tables import Column, Listing, Row
+from bnnopt.runtime.training.loop import Progress
 from tests.cli.helpers import FILES, MODELS, Cli
 
 MLP = MODELS / "mlp.onnx"
@@ -183,3 +186,21 @@ def test_full_binarynet(bnnopt: Cli, workspace: Path) -> None:
     assert done.returncode == 0
     assert int(done.stderr) < 10**6  # KiB resident at most
     assert (workspace / "out" / "training.onnx").stat().st_size < 2**20
+
+
+def test_the_bar_fits_its_line() -> None:
+    session = cast(Any, SimpleNamespace(planned_memory=None))
+    progress = Progress(4, 10, session, epoch=1, batch=5, loss_sum=20.0, samples=10, hits=9)
+    progress.labels = 10
+    for columns in (10, 30, 40, 80):
+        assert len(_line(progress, columns)) <= columns
+    assert _line(progress, 80).startswith("epoch 2/4  ####")
+    assert _line(progress, 80).endswith("-  0:01:05  loss 2.0000  accuracy 90.00 %")
+    assert _line(progress, 30).endswith("-  0:01:05")
+    bar = _line(progress, 80).split("  ")[1]
+    assert bar.count("#") == int(15 / 40 * len(bar))
+    assert "-:--:--" in bar_line(progress, 0.0, None, 80)
+
+
+def _line(progress: Progress, columns: int) -> str:
+    return bar_line(progress, 15 / 40, 65.0, columns)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from safetensors.numpy import save
 
-from bnnopt.artifact.source import SOURCE_FILE, with_weights
 from bnnopt.errors import ArtifactError
-from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.artifact import check_files
+from bnnopt.runtime.files import StrPath
+from bnnopt.runtime.session import TrainingSession
+from bnnopt.runtime.source import SOURCE_FILE, with_weights
 
 _STATISTIC = ".running_mean"  # PyTorch's batch norm has it, and beside it a count of batches
 _COUNT = ".num_batches_tracked"
 
 
-def trained_model(folder: Path, session: TrainingSession) -> bytes:
+def trained_model(folder: StrPath, session: TrainingSession) -> bytes:
     """The user's own graph with the session's weights, an ONNX file.
 
     Raises
@@ -27,13 +26,12 @@ def trained_model(folder: Path, session: TrainingSession) -> bytes:
         If the folder's graph is missing or damaged.
     """
     check_files(folder, session.about, [SOURCE_FILE])
-    path = folder / SOURCE_FILE
+    path = os.path.join(folder, SOURCE_FILE)
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
-    except (OSError, DecodeError) as error:
+        with open(path, "rb") as file:
+            return with_weights(file.read(), session.parameters())
+    except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); optimize again") from None
-    content: bytes = with_weights(model, session.parameters()).SerializeToString()
-    return content
 
 
 def state_dict(session: TrainingSession) -> bytes:
