@@ -349,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli.main(args=arguments, prog_name="bnnopt", standalone_mode=False)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+        _fail(str(UsageError(error.format_message())), error.exit_code)
     except BnnoptError as error:
         _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
@@ -359,6 +359,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    """One line on standard error, whatever is in the message."""
-    click.echo(f"bnnopt: {' '.join(message.split())}", err=True)
+    """One line on standard error."""
+    click.echo(f"bnnopt: {message}", err=True)
     sys.exit(exit_code)

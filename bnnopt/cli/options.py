@@ -96,6 +96,10 @@ def _configure(context: click.Context, parameter: click.Parameter, path: str | N
         if name not in known or name == "config":
             hint = did_you_mean(name, known)
             raise UsageError(f"--config {path}: there is no option {name!r}{hint}")
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str | int | float) for item in items):
+            expected = "expected a text, a number, true, false, or a list of these"
+            raise UsageError(f"--config {path}: {name} is {value!r}, {expected}")
         text = ",".join(map(str, value)) if isinstance(value, list) else value
         context.default_map = {**(context.default_map or {}), str(known[name].name): text}
 

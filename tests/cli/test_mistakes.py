@@ -315,3 +315,9 @@ main()
     stdout, stderr = process.communicate(timeout=10)
     assert (process.returncode, stdout, stderr) == (130, "", "bnnopt: interrupted\n")
     assert snapshot(workspace) == before
+
+
+def test_a_long_value_is_cut(bnnopt: Cli) -> None:
+    found = bnnopt("optimize", MLP, "--gamma", "n" * 5000)
+    assert found.exit_code == 2
+    assert len(found.stderr) < 1100

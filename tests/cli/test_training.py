@@ -131,6 +131,11 @@ def test_options_from_a_file(bnnopt: Cli, data: Path) -> None:
     found = bnnopt("train", "out", "--config", "train.toml")
     assert found.exit_code == 2
     assert "no option 'epoch'; did you mean 'epochs'?" in found.stderr
+    for value in ("{}", "[[1]]", "2026-01-01"):
+        (data / "train.toml").write_text(f"epochs = {value}\n")
+        found = bnnopt("train", "out", "--config", "train.toml")
+        assert found.exit_code == 2
+        assert "train.toml: epochs is" in found.stderr
 
 
 @pytest.mark.parametrize("name", ["c.png", "c.svg", "c.html"])

@@ -20,6 +20,7 @@ from bnnopt.runtime.training import Checkpoints
 from tests.passes import networks
 
 BATCH = 4
+PLANNED = 64 << 20  # bytes: what needs more is compiled, but not opened
 ARTIFACTS = Path(__file__).parent.parent / "exports" / "artifacts"
 
 PLAIN = """g (float[batch,6] x) => (float[batch,3] y) {
@@ -94,8 +95,10 @@ def make_seeds(folder: Path) -> None:
         session = TrainingSession(folder / name, threads=1)
         session.step(*batch(session))
         session.save(folder / f"{name}.safetensors", {"place": "seed"})
+        x, y = training_data(session)
+        np.savez(folder / f"{name}.npz", x=x, y=y)
         kept = Checkpoints(folder / f"{name}.kept")
-        session.fit(training_data(session), 1, checkpoints=kept.folder)
+        session.fit((x, y), 1, checkpoints=kept.folder)
         shutil.copy(kept.found()[0], folder / f"{name}.fit.safetensors")
 
 
