@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnopt.errors import ArtifactError
+from bnnopt.errors import ArtifactError, BnnoptError
 from bnnopt.runtime.artifact import read_tensors, tensors_checksum, write_tensors
 from bnnopt.runtime.files import StrPath, reason_of, shown_path
 
@@ -19,15 +20,51 @@ _OTHER = "the checkpoint is of another model, optimiser or level"
 
 
 class Checkpoint(NamedTuple):
-    """What is kept: the tensors by name, the steps that they have seen, and texts."""
+    """What is kept: the tensors by name, the steps that they have seen, and texts.
+
+    A file has a checksum of all of them; `write_checkpoint` works it out.
+    """
 
     tensors: Mapping[str, Array]
     steps_done: int
     notes: Mapping[str, str]
+    checksum: str = ""
 
 
-def write_checkpoint(path: StrPath, checkpoint: Checkpoint) -> None:
-    """Write a file that is complete or absent whatever happens meanwhile.
+class StateOnDisk(NamedTuple):
+    """Where the state after so many steps can be read, as long as nobody replaces the file."""
+
+    steps_done: int
+    read: Callable[[], Mapping[str, Array]]
+
+    def restore(self, persistent: Mapping[str, Array]) -> bool:
+        """Read it into these buffers; False, and nothing has changed, if it is not there now."""
+        try:
+            tensors = self.read()
+        except (BnnoptError, MemoryError):
+            return False
+        for name, array in persistent.items():
+            np.copyto(array, tensors[name])
+        return True
+
+
+def saved_state(
+    path: StrPath, steps_done: int, checksum: str, like: Mapping[str, Array]
+) -> StateOnDisk:
+    """The state in a checkpoint of this checksum."""
+    path = os.path.abspath(os.fsdecode(path))
+
+    def read() -> Mapping[str, Array]:
+        found = read_checkpoint(path, like)
+        if found.checksum != checksum:
+            raise ArtifactError(f"{path}: has been replaced")
+        return found.tensors
+
+    return StateOnDisk(steps_done, read)
+
+
+def write_checkpoint(path: StrPath, checkpoint: Checkpoint) -> str:
+    """Write a file that is complete or absent whatever happens meanwhile; return its checksum.
 
     Raises
     ------
@@ -42,6 +79,7 @@ def write_checkpoint(path: StrPath, checkpoint: Checkpoint) -> None:
     except (OSError, ValueError) as error:
         where, reason = shown_path(path), reason_of(error)
         raise ArtifactError(f"{where}: cannot be written: {reason}") from None
+    return metadata["checksum"]
 
 
 def read_checkpoint(path: StrPath, like: Mapping[str, Array]) -> Checkpoint:
@@ -59,7 +97,7 @@ def read_checkpoint(path: StrPath, like: Mapping[str, Array]) -> Checkpoint:
     _check_alike(path, tensors, like)
     check_tensors(path, tensors, metadata)
     notes = {n.removeprefix(_NOTE): text for n, text in metadata.items() if n.startswith(_NOTE)}
-    return Checkpoint(tensors, int(steps), notes)
+    return Checkpoint(tensors, int(steps), notes, metadata["checksum"])
 
 
 def check_tensors(path: StrPath, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:

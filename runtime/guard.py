@@ -41,6 +41,8 @@ class Guard:
         The training step.
     persistent : mapping of str to ndarray
         Weights, statistics and state; updated in place by the steps.
+    always : bool
+        Copy all of them before each step.
 
     Attributes
     ----------
@@ -51,8 +53,10 @@ class Guard:
         steps if none does.
     """
 
-    def __init__(self, program: Program, persistent: Mapping[str, Array]) -> None:
-        self.is_whole = True
+    def __init__(
+        self, program: Program, persistent: Mapping[str, Array], always: bool = False
+    ) -> None:
+        self.is_whole, self._always = True, always
         self._persistent = persistent
         writers = [
             (position, step.phase, program.values[i].buffer)
@@ -151,7 +155,11 @@ class Guard:
 
     def _is_suspicious(self) -> bool:
         rates, data = self._feeds.get("rate", ()), self._feeds.get("data", ())
-        if abs(self._last_loss) > LARGE_LOSS or any(float(rate) > LARGE_RATE for rate in rates):
+        if (
+            self._always
+            or abs(self._last_loss) > LARGE_LOSS
+            or any(float(rate) > LARGE_RATE for rate in rates)
+        ):
             return True
         with np.errstate(all="ignore"):
             return any(not _square(array) <= LARGE_INPUT**2 * array.size for array in data)

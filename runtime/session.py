@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -12,7 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from bnnopt.errors import DivergedError, UsageError
 from bnnopt.runtime.artifact import read_artifact
 from bnnopt.runtime.backends import initial_buffers, open_backend
-from bnnopt.runtime.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from bnnopt.runtime.checkpoint import (
+    Checkpoint,
+    StateOnDisk,
+    read_checkpoint,
+    saved_state,
+    write_checkpoint,
+)
 from bnnopt.runtime.executor import Observer
 from bnnopt.runtime.feeding import (
     Data,
@@ -82,6 +89,9 @@ class TrainingSession:
         As many as there are processors if not given; at most 4 for the native backend (also
         ``BNNOPT_NUM_THREADS``). Its real matrix products run in numpy's BLAS, on
         ``OMP_NUM_THREADS``.
+    undo : bool
+        Copy weights and state before each step, so that one that breaks off is always undone; this
+        takes ``persistent_bytes`` more memory. If not, see `step`.
 
     Raises
     ------
@@ -102,12 +112,19 @@ class TrainingSession:
     """
 
     def __init__(
-        self, folder: StrPath, backend: str = "native", threads: int | None = None
+        self,
+        folder: StrPath,
+        backend: str = "native",
+        threads: int | None = None,
+        undo: bool = False,
     ) -> None:
         self._folder = os.fsdecode(folder)
         self._artifact = read_artifact(self._folder)
         self._persistent = initial_buffers(self._folder, self._artifact)
         self._step = 0
+        self._on_disk = StateOnDisk(
+            0, partial(initial_buffers, os.path.abspath(self._folder), self._artifact)
+        )
         self.notes: Mapping[str, str] = {}
         self._turns = Turns()
         pruning = self._artifact.pruning
@@ -117,7 +134,7 @@ class TrainingSession:
         )
         self._index_bounds = index_bounds(self._backend.training)
         self._is_scaled = has_half_gradients(self._backend.training)
-        self._guard = Guard(self._backend.training, self._persistent)
+        self._guard = Guard(self._backend.training, self._persistent, undo)
         self._bad_weight = self._first_not_finite()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -224,7 +241,10 @@ class TrainingSession:
             the session has to resume first.
         DivergedError
             If the loss, a weight or the state would become NaN or infinite. The state of before
-            the step is there again, or else the session has to resume; the message says which.
+            the step is there again, or else the session has to resume; the message says which. It
+            is there if `undo` was asked for, if the state lies in a file (as the folder has it, or
+            saved or resumed since the last step), and where the batch, rate, loss or statistics are
+            larger than training has a use for.
         """
         return self._step_on(x, y, lr, None)
 
@@ -446,7 +466,8 @@ class TrainingSession:
             If half a step is done: the session has to resume first.
         """
         self._check_whole("save")
-        write_checkpoint(path, Checkpoint(self._persistent, self._step, notes or {}))
+        checksum = write_checkpoint(path, Checkpoint(self._persistent, self._step, notes or {}))
+        self._on_disk = saved_state(path, self._step, checksum, self._persistent)
 
     @in_turn
     def resume(self, path: StrPath) -> None:
@@ -465,6 +486,7 @@ class TrainingSession:
         self._step, self._bad_weight = found.steps_done, self._first_not_finite()
         self.notes = found.notes
         self._guard.is_whole = True
+        self._on_disk = saved_state(path, self._step, found.checksum, self._persistent)
 
     def _run_step(self, feeds: Feeds, batch: int, observe: Observer | None) -> float:
         """A step that is done as a whole, or else undone as far as it can be."""
@@ -481,6 +503,8 @@ class TrainingSession:
             guard.end()
         except BaseException:  # Ctrl-C as well
             guard.undo()
+            if not guard.is_whole and self._on_disk.steps_done == self._step:
+                guard.is_whole = self._on_disk.restore(self._persistent)
             raise
         self._step += 1
         return loss

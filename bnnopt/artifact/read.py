@@ -7,11 +7,11 @@ from pathlib import Path
 import onnx_ir as ir
 
 from bnnopt.errors import ArtifactError
-from bnnopt.training_step import TrainingStep, phase
+from bnnopt.training_step import Role, TrainingStep, phase
 
 
 def load_step(path: Path) -> TrainingStep:
-    """A training step that bnnopt wrote.
+    """A training step that bnnopt wrote into a folder.
 
     Raises
     ------
@@ -21,6 +21,7 @@ def load_step(path: Path) -> TrainingStep:
     try:
         step = TrainingStep(ir.load(path))
         steps = [phase(node) for node in step.graph]
+        step.inputs(*Role)  # each says what it is
     except KeyError:
         raise ArtifactError(f"{path}: not a training step of bnnopt; optimize again") from None
     except Exception as error:  # the reader raises whatever protobuf and numpy do

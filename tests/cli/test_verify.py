@@ -111,6 +111,15 @@ def test_a_tampered_folder_on_the_terminal(bnnopt: Cli, folder: Path) -> None:
     assert_defect(found)
 
 
+def test_a_step_whose_inputs_say_nothing_known(bnnopt: Cli, folder: Path) -> None:
+    model = onnx.load(folder / "training.onnx")
+    next(p for i in model.graph.input for p in i.metadata_props if p.key == "role").value = "guest"
+    onnx.save(model, folder / "training.onnx")
+    found = bnnopt("verify", folder)
+    assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
+    assert "training.onnx: cannot be read ('guest' is not a valid Role)" in found.stderr
+
+
 def test_after_a_lossy_pass_a_difference_within_its_bound_is_no_defect(
     bnnopt: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,21 +146,30 @@ def test_nan_in_the_file_is_told_at_the_first_step(tmp_path: Path) -> None:
         session.step(np.ones((BATCH, 6)), batch()[1])
 
 
+@pytest.fixture
+def unannounced(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainingSession], None]:
+    """Make the next steps overflow between the first update and the last, by a bad state."""
+
+    def spoil(session: TrainingSession) -> None:
+        name = sorted(set(session._persistent) - set(session.parameters()) or ["w0"])[0]
+        session._persistent[name][...] = np.float32(np.nan)
+
+    monkeypatch.setattr(guard, "LARGE_LOSS", np.inf)
+    return spoil
+
+
 @each_optimizer
 def test_without_a_copy_the_session_has_to_resume(
     folders: Callable[..., Path],
     optimizer: str,
-    monkeypatch: pytest.MonkeyPatch,
+    unannounced: Callable[[TrainingSession], None],
     tmp_path: Path,
 ) -> None:
-    """An overflow that nothing announced, between the first update and the last."""
+    """An overflow that nothing announced, and a step ago there was a checkpoint."""
     session = TrainingSession(folders(BINARY, "O1", optimizer))
-    session.step(*batch())
     session.save(tmp_path / "saved")
-    before = state(session)
-    monkeypatch.setattr(guard.Guard, "_is_suspicious", lambda self: False)
-    name = sorted(set(session._persistent) - set(session.parameters()) or ["w0"])[0]
-    session._persistent[name][...] = np.float32(np.nan)
+    session.step(*batch())
+    unannounced(session)
     with pytest.raises(DivergedError, match="would not be finite; resume from the last checkpoint"):
         session.step(*batch())
     for call in (lambda: session.step(*batch()), lambda: session.predict(batch()[0])):
@@ -172,8 +181,63 @@ def test_without_a_copy_the_session_has_to_resume(
         session.save(tmp_path / "half")
     assert not (tmp_path / "half").exists()
     session.resume(tmp_path / "saved")
+    assert state(session) == state(TrainingSession(folders(BINARY, "O1", optimizer)))
+    session.step(*batch())
+
+
+@each_optimizer
+@pytest.mark.parametrize("place", ["folder", "saved", "resumed"])
+def test_a_state_that_lies_in_a_file_is_read_again(
+    folders: Callable[..., Path],
+    optimizer: str,
+    place: str,
+    unannounced: Callable[[TrainingSession], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = TrainingSession(folders(BINARY, "O1", optimizer))
+    monkeypatch.chdir(tmp_path)
+    if place != "folder":
+        session.step(*batch())
+        session.save("saved")
+    if place == "resumed":
+        session.step(*batch())
+        session.resume("saved")
+    before = state(session)
+    unannounced(session)
+    monkeypatch.chdir("/")
+    with pytest.raises(DivergedError, match="would not be finite; nothing has changed"):
+        session.step(*batch())
     assert state(session) == before
     session.step(*batch())
+
+
+def test_a_file_that_was_replaced_is_not(
+    folders: Callable[..., Path], unannounced: Callable[[TrainingSession], None], tmp_path: Path
+) -> None:
+    """Of another session with as many steps."""
+    session, other = (TrainingSession(folders(BINARY)) for _ in range(2))
+    for one, scale in ((session, 1.0), (other, 2.0)):
+        one.step(*batch(scale=scale))
+        one.save(tmp_path / "saved")
+    unannounced(session)
+    with pytest.raises(DivergedError, match="resume from the last checkpoint"):
+        session.step(*batch())
+
+
+@each_optimizer
+def test_with_a_copy_of_each_step(
+    folders: Callable[..., Path],
+    optimizer: str,
+    unannounced: Callable[[TrainingSession], None],
+) -> None:
+    session = TrainingSession(folders(BINARY, "O1", optimizer), undo=True)
+    session.step(*batch())
+    unannounced(session)
+    before = state(session)
+    with pytest.raises(DivergedError, match="would not be finite; nothing has changed"):
+        session.step(*batch())
+    assert state(session) == before
 
 
 def test_an_update_that_is_not_finite_is_told() -> None:
@@ -236,9 +300,14 @@ def alarm() -> Iterator[Callable[[float], None]]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("repeats", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("on_disk", [True, False])
 def test_an_interrupted_step_leaves_the_old_state_or_the_new_one_or_says_so(
-    folders: Callable[..., Path], alarm: Callable[[float], None], repeats: int, tmp_path: Path
+    folders: Callable[..., Path],
+    alarm: Callable[[float], None],
+    repeats: int,
+    on_disk: bool,
+    tmp_path: Path,
 ) -> None:
     session, rng = TrainingSession(folders(BINARY)), np.random.default_rng(0)
     session.step(*batch())
@@ -250,6 +319,8 @@ def test_an_interrupted_step_leaves_the_old_state_or_the_new_one_or_says_so(
     outcomes = set()
     for _ in range(repeats):
         session.resume(tmp_path / "old")
+        if not on_disk:
+            session._on_disk = session._on_disk._replace(steps_done=-1)
         try:
             alarm(max(seconds * rng.uniform(0, 1.1), 1e-6))
             session.step(*batch())
@@ -263,7 +334,7 @@ def test_an_interrupted_step_leaves_the_old_state_or_the_new_one_or_says_so(
             with pytest.raises(UsageError, match="half a step"):
                 session.save(tmp_path / "half")
             assert all(np.isfinite(array).all() for array in session.parameters().values())
-    assert "whole" in outcomes
+    assert outcomes == {"whole"} if on_disk else "whole" in outcomes
     session.resume(tmp_path / "old")
     session.step(*batch())
     assert state(session) == new
