@@ -61,3 +61,25 @@ def test_a_short_loop_is_computed(tmp_path: Path) -> None:
     (factor,) = [v for v in graph.initializers.values() if v.name == "l"]
     assert factor.const_value is not None
     np.testing.assert_array_equal(factor.const_value.numpy(), [32])
+
+
+# onnx's numbers of types that no numpy array of ours has: the bits of two elements.
+NARROW = {
+    "int4": (22, 1),
+    "float4": (23, 1),
+    "uint2": (25, 1),
+    "float6": (27, 2),
+    "complex": (14, 16),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_a_shape_of_another_type(name: str, tmp_path: Path) -> None:
+    kind, n_bytes = NARROW[name]
+    model = parse(
+        "g (float[batch,6] x) => (float[batch,3] y) { h = MatMul (x, w) y = Reshape (h, t) }", W
+    )
+    model.opset_import[0].version, model.ir_version = 25, 12
+    model.graph.initializer.add(name="t", dims=[2], data_type=kind, raw_data=bytes(n_bytes))
+    with pytest.raises(ModelError, match=r"node 'y' .Reshape.: .*Expected:int64"):
+        load_forward(save(model, tmp_path), BATCH)

@@ -83,6 +83,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "pads": (lambda p: step(p, "Conv")["attributes"].update(pads=[3, 3, 3, 3]), "are no product"),
     "strides": (lambda p: step(p, "Conv")["attributes"].update(strides=[0, 1]), "a window of"),
     "text for a number": (lambda p: p.update(batch_size="4"), "the batch size is '4'"),
+    "only a full batch": (lambda p: value(p, "r")["shape"].__setitem__(0, 4), "cannot run"),
     "no output": (lambda p: p.update(outputs=[]), "has no output"),
     "no roles": (lambda p: p.update(roles={}), "inputs have roles"),
 }
@@ -96,6 +97,18 @@ def test_what_leaves_its_memory_is_refused(whole: Path, tmp_path: Path, name: st
         TrainingSession(folder)
     assert "\n" not in str(caught.value)
     assert PLAN in str(caught.value)
+
+
+def test_the_loss_is_no_tensor_that_is_freed_behind_its_reader(tmp_path: Path) -> None:
+    """One of the bitmap codec grows with what it holds, and lies outside of the arena."""
+    path = write(*NETWORKS["relu"], tmp_path)
+    bnnopt.optimize(path, batch_size=4).save(tmp_path / "whole")
+
+    def edit(program: dict[str, Any]) -> None:
+        program["outputs"][0] = step(program, "BitmapPack")["outputs"][-1]
+
+    with pytest.raises(ArtifactError, match="its loss is a tensor of the bitmap codec"):
+        TrainingSession(crafted(tmp_path / "whole", tmp_path / "out", edit))
 
 
 def test_the_control_opens(whole: Path, tmp_path: Path) -> None:
@@ -156,6 +169,10 @@ PACKED: dict[str, list[Edit]] = {
         *(shorter("BitmapConvWeightGrad", i) for i in (0, 2)),
         attribute("BitmapConvWeightGrad", shape=[40, 7, 7]),
     ],
+    "binary-O1-bop": [
+        *(shorter("BinaryGemmBopStep", i) for i in (1, 2, -1)),
+        *(shorter("BinaryConvBopStep", i) for i in (1, 2, -1)),
+    ],
 }
 
 
@@ -196,14 +213,14 @@ OVERLAPPING = {
 
 @pytest.mark.parametrize("network", PACKED)
 def test_operands_that_are_too_small_or_overlap(network: str, tmp_path: Path) -> None:
-    name, level = network.split("-")
+    name, level, optimizer, *_ = [*network.split("-"), "adam"]
     path = write(*NETWORKS[name], tmp_path)
-    bnnopt.optimize(path, batch_size=4, level=level).save(tmp_path / "whole")
+    bnnopt.optimize(path, batch_size=4, level=level, optimizer=optimizer).save(tmp_path / "whole")
     for number, edit in enumerate(PACKED[network]):
         folder = crafted(tmp_path / "whole", tmp_path / f"{number}", edit)
         with pytest.raises(ArtifactError, match=r"cannot run|its buffer|leaves the arena"):
             TrainingSession(folder)
-    for number, edit in enumerate(OVERLAPPING[network]):
+    for number, edit in enumerate(OVERLAPPING.get(network, [])):
         folder = crafted(tmp_path / "whole", tmp_path / f"over{number}", edit)
         with pytest.raises(ArtifactError, match=r" meets | over "):
             TrainingSession(folder)
