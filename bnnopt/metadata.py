@@ -34,3 +34,5 @@ class Key:
     IN_PLACE: Final = "in_place"
     # Values: the share of elements that are not zero. By calibration; for bitmap.
     DENSITY: Final = "density"
+    # Values: the pass that made them as they are. By the manager of the passes; for the page.
+    MADE_BY: Final = "made_by"

@@ -26,7 +26,10 @@ MAY: dict[str, set[str]] = {
     "plan": {"ops", "analysis", "runtime"},
     "passes": {"ops", "analysis", "plan", "runtime"},
     "artifact": {"ops", "analysis", "plan", "runtime"},
-    "report": {"ops", "analysis", "plan", "runtime", "passes", "frontend", "autodiff"},
+    "report": {
+        *("ops", "analysis", "plan", "runtime", "passes", "frontend", "autodiff"),
+        *("artifact", "__version__"),
+    },
     "verification": {"ops", "plan", "passes", "artifact", "report", "runtime"},
     "torch": {"ops", "frontend", "passes", "artifact", "report", "verification", "runtime"},
     "compiler": {
@@ -41,7 +44,7 @@ FROM_RUNTIME = {  # what the compiler's side takes from the device's: formats an
     "frontend": {"files", "kernels"},
     "plan": {"format", "kernels"},
     "passes": {"kernels"},
-    "report": {"kernels"},
+    "report": {"format", "kernels"},
 }
 
 

@@ -5,7 +5,6 @@ What is heavy is imported by the command that needs it, so that ``--help`` answe
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,12 @@ import click
 
 from bnnopt import __version__
 from bnnopt.cli.against_torch import verify_with_torch
-from bnnopt.cli.options import BACKENDS, json_option, model_options, optimize_options
+from bnnopt.cli.options import BACKENDS, html_option, json_option, optimize_options
 from bnnopt.cli.terminal import (
     STANDARD_OUTPUT,
     answer,
     check_json_target,
+    check_targets,
     check_writable,
     prepare_streams,
     progress,
@@ -27,7 +27,7 @@ from bnnopt.cli.terminal import (
     show,
     write_file,
 )
-from bnnopt.errors import ArtifactError, BnnoptError, UsageError, VerificationError, no_compiler
+from bnnopt.errors import BnnoptError, UsageError, VerificationError, no_compiler
 
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
@@ -64,7 +64,7 @@ def cli(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-        raise UsageError(f"no command given; expected one of {', '.join(cli.commands)}")
+        raise UsageError(f"no command given; expected one of {', '.join(sorted(cli.commands))}")
 
 
 @cli.command()
@@ -76,11 +76,13 @@ def cli(context: click.Context) -> None:
     is_flag=True,
     help="Say what each pass left alone and why, and which kernel each node runs on.",
 )
+@html_option
 @json_option
 def optimize(
     model: Path,
     output: Path | None,
     explain: bool,
+    html_file: Path | None,
     json_file: str | None,
     **options: Any,
 ) -> None:
@@ -92,7 +94,7 @@ def optimize(
     Example:
       bnnopt optimize models/mlp.onnx -o out --batch-size 100 -O1
     """
-    check_json_target(json_file)
+    check_targets(html_file, json_file)
     with progress() as say:
         from bnnopt.artifact import check_folder
         from bnnopt.compiler import optimize as compile_model
@@ -105,98 +107,12 @@ def optimize(
             say(f"writing {output}")
             optimized.save(output)
         kernels = optimized.kernels() if explain else ()
-    answer(json_file, optimized.report.to_dict(), render(optimized.report, explain, kernels))
+        page = optimized.to_html() if html_file is not None else None
+    tables = render(optimized.report, explain, kernels)
+    answer(json_file, optimized.report.to_dict(), tables, html_file, page)
     if json_file != STANDARD_OUTPUT:
         written = "nothing; -o FOLDER writes the training step" if output is None else output
         say_line(f"written: {written}")
-
-
-@cli.command()
-@click.argument("source", metavar="MODEL|FOLDER", type=click.Path(path_type=Path))
-@model_options
-@click.option(
-    "--html",
-    "html_file",
-    type=click.Path(path_type=Path),
-    help="Write a page with the memory over time.",
-)
-@json_option
-def inspect(source: Path, html_file: Path | None, json_file: str | None, **options: Any) -> None:
-    """Show where the memory goes, in a model or in a folder that optimize wrote.
-
-    Of a model it is the step before any pass. The options about the training step are for a model;
-    a folder has its own.
-
-    \b
-    Example:
-      bnnopt inspect models/mlp.onnx --batch-size 100
-      bnnopt inspect out --html report.html
-    """
-    check_json_target(json_file)
-    if html_file is not None:
-        check_writable(html_file)
-    with progress() as say:
-        from bnnopt.artifact import load_step
-        from bnnopt.compiler import optimize as compile_model
-        from bnnopt.frontend import is_artifacts
-        from bnnopt.report import inspect_step
-        from bnnopt.report.html import to_html
-        from bnnopt.report.text import render_profile
-
-        if source.is_dir() and not is_artifacts(source):
-            report = _read_report(source)
-            say(f"reading {source}")
-            profile = inspect_step(load_step(source / "training.onnx"), str(source))
-        else:
-            reference = compile_model(source, level="O0", progress=say, **options)
-            report = reference.report.to_dict()
-            profile = inspect_step(reference.training, source.name)
-    if html_file is not None:
-        write_file(html_file, to_html(profile).encode(errors="backslashreplace"))
-    answer(json_file, report, render_profile(profile))
-
-
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@model_options
-@json_option
-def summary(model: Path, json_file: str | None, **options: Any) -> None:
-    """Show MODEL layer by layer: parameters, bits, multiplications, memory.
-
-    Figures are those of one sample; binary weights count as bits.
-
-    \b
-    Example:
-      bnnopt summary models/resnet-e-mini.onnx
-    """
-    check_json_target(json_file)
-    with progress() as say:
-        from bnnopt.compiler import summarize
-
-        say("reading the model")
-        found = summarize(model, **options)
-    answer(json_file, found.to_dict(), found.render())
-
-
-@cli.command()
-@click.argument("first", metavar="FOLDER|REPORT", type=click.Path(path_type=Path))
-@click.argument("second", metavar="FOLDER|REPORT", type=click.Path(path_type=Path))
-@json_option
-def compare(first: Path, second: Path, json_file: str | None) -> None:
-    """Show the memory of two compiled steps side by side.
-
-    Each is a folder that optimize wrote, or a report of its --json.
-
-    \b
-    Example:
-      bnnopt compare out out
-    """
-    check_json_target(json_file)
-    reports = [_read_report(path) if path.is_dir() else _parsed(path) for path in (first, second)]
-    from bnnopt.report.comparison import Comparison
-
-    found = Comparison(str(first), str(second), *reports)
-    answer(json_file, found.to_dict(), found.render())
 
 
 @cli.command()
@@ -319,28 +235,6 @@ def zoo(name: str | None, output: Path | None, seed: int, **sizes: int | None) -
     model: Any = ir.to_proto(build(name, seed, **chosen))
     write_file(path, model.SerializeToString())
     return say_line(f"written: {path}")
-
-
-def _read_report(folder: Path) -> dict[str, Any]:
-    from bnnopt.artifact import REPORT_FILE
-    from bnnopt.runtime.artifact import check_files, read_artifact
-
-    check_files(folder, read_artifact(folder), [REPORT_FILE, "training.onnx"])
-    return _parsed(folder / REPORT_FILE)
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    """A report, from its file."""
-    try:
-        report: dict[str, Any] = json.loads(path.read_text())
-        if report["schema"] == 1 and {"optimized", "passes"} <= report.keys():
-            return report
-        reason = f"schema {report['schema']}, expected 1"
-    except OSError as error:
-        reason = str(error.strerror)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        reason = "not a report of optimize --json"
-    raise ArtifactError(f"{path}: cannot be read ({reason}); optimize again")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

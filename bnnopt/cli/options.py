@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -152,4 +153,11 @@ optimize_options = together(*(_of_settings(option) for option in options()))
 
 json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Write the report as JSON; - for standard output."
+)
+
+html_option = click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path),
+    help="Write a page that shows the memory before and after, in one file.",
 )

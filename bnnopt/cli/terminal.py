@@ -139,12 +139,32 @@ def check_json_target(target: str | None) -> None:
         check_writable(Path(target))
 
 
-def answer(json_target: str | None, content: dict[str, Any], tables: RenderableType) -> None:
-    """Print the tables, and write what ``--json`` asks for; on standard output only that."""
+def check_targets(html_file: Path | None, json_target: str | None) -> None:
+    """Refuse files that cannot be written; see `check_writable`."""
+    check_json_target(json_target)
+    if html_file is not None:
+        check_writable(html_file)
+
+
+def answer(
+    json_target: str | None,
+    content: dict[str, Any],
+    tables: RenderableType,
+    html_file: Path | None = None,
+    page: str | None = None,
+) -> None:
+    """Print the tables, and write what ``--json`` and ``--html`` ask for, and say so.
+
+    JSON on standard output is all that is printed.
+    """
     text = json.dumps(content, indent=1, allow_nan=False)
+    if html_file is not None and page is not None:
+        write_file(html_file, page.encode(errors="backslashreplace"))
     if json_target == STANDARD_OUTPUT:
         say_line(text)
         return
     if json_target is not None:
         write_file(Path(json_target), text.encode() + b"\n")
     show(tables)
+    if html_file is not None:
+        say_line(f"written: {html_file}; open it in a browser")

@@ -81,6 +81,13 @@ class Optimized:
         plan = make_plan(self.training)
         return named_kernels(make_program(self.training, plan, self.about.batch_size))
 
+    def to_html(self) -> str:
+        """A page of its own that shows the memory before and after, as ``--html`` writes it."""
+        from bnnopt.compiler.pages import page_of  # it needs this module
+        from bnnopt.report.page import render_page
+
+        return render_page(page_of(self))
+
     def save(self, folder: str | Path) -> None:
         """Write the folder that `TrainingSession` opens.
 

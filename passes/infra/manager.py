@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from bnnopt.errors import UsageError, did_you_mean
+from bnnopt.metadata import Key
 from bnnopt.ops import functions_for
 from bnnopt.passes.infra.base import Pass, Skip, Trace
 from bnnopt.passes.infra.graph_check import BrokenGraph, check_graph, interface
@@ -110,7 +113,9 @@ def run_passes(
         trace = Trace()
         storage = not candidate.changes_storage
         expected = interface(step, storage)
+        before = _looks(step)
         rewrites = candidate.run(step, trace)
+        _sign(step, before, candidate.name)
         try:
             check_graph(step, expected, storage)
         except BrokenGraph as error:
@@ -133,6 +138,31 @@ def run_passes(
         )
     _declare_functions(step)
     return records
+
+
+Look = tuple[ir.DataType | None, ir.ShapeProtocol | None, str | None]
+
+
+def _looks(step: TrainingStep) -> dict[str | None, Look]:
+    """Type and shape of each value, by name, and the pass that made it so."""
+    return {
+        value.name: (value.dtype, value.shape, value.metadata_props.get(Key.MADE_BY))
+        for value in _values(step)
+    }
+
+
+def _values(step: TrainingStep) -> Iterator[ir.Value]:
+    yield from step.graph.inputs
+    yield from (value for node in step.graph for value in node.outputs if value.name)
+
+
+def _sign(step: TrainingStep, before: Mapping[str | None, Look], name: str) -> None:
+    """Write on each value that is new, or kept in another way than before, the pass `name`."""
+    for value in _values(step):
+        kind, shape, made_by = before.get(value.name, (None, None, None))
+        made_by = made_by if (kind, shape) == (value.dtype, value.shape) else name
+        if made_by is not None:
+            value.metadata_props[Key.MADE_BY] = made_by
 
 
 def in_order(passes: Iterable[Pass]) -> list[Pass]:
