@@ -43,9 +43,8 @@ class Traced(nn.Module):
     def forward(self, *tensors: Tensor) -> Any:
         """The tensors of the module's outputs."""
         tracer = Tracer(self.decisions, self.marks_norms)
-        if tracer.is_first:
-            for tensor in tensors:
-                mark_depends(tensor)
+        for tensor in tensors:
+            mark_depends(tensor)
         with traced(tracer):
             args, kwargs = self.example.filled(tensors)
             out = self.module(*args, **kwargs)
@@ -109,6 +108,7 @@ def export(
         wrapper = Traced(module, inputs)
         _probe(wrapper)
         model = _written(wrapper, dynamic_batch, exporter)
+        _name_shared(model, wrapper)
         _check_complete(model, wrapper)
         _take_values(model, module)
         mark(model, trained_names(module))
@@ -174,18 +174,24 @@ def _take_values(model: onnx.ModelProto, module: nn.Module) -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
 
+def _name_shared(model: onnx.ModelProto, wrapper: Traced) -> None:
+    """A parameter that several modules share has the first of its names, as in PyTorch."""
+    first = {id(p): name for name, p in wrapper.named_parameters()}
+    names = {name: first[id(p)] for name, p in wrapper.named_parameters(remove_duplicate=False)}
+    for tensor in model.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+
+
 def _check_complete(model: onnx.ModelProto, wrapper: Traced) -> None:
-    """Every parameter that has a gradient is in the file, under one of its names."""
+    """Every parameter that has a gradient is in the file."""
     held = {tensor.name for tensor in model.graph.initializer}
-    names: dict[int, list[str]] = {}
-    for name, parameter in wrapper.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    for parameter in wrapper.parameters():
-        own = names[id(parameter)]
-        if id(parameter) in wrapper.reached and held.isdisjoint(own):
+    for name, parameter in wrapper.named_parameters():
+        if id(parameter) in wrapper.reached and name not in held:
             raise ModelError(
                 f"{type(wrapper.module).__name__}: PyTorch's exporter lost parameter "
-                f"{own[0].removeprefix(PREFIX)!r}; export with another exporter="
+                f"{name.removeprefix(PREFIX)!r}; export with another exporter="
             )
 
 

@@ -3,6 +3,8 @@
 The backward of a straight-through estimator multiplies the gradient by a number for each element,
 dx = dy h(x, ..). Then ``s = h.detach() * x`` has that very gradient. Where h is the derivative of
 an estimator that has a name, s is its integral, and the compiler keeps bits instead of numbers.
+Any other backward that is linear in dy, as that of a layer, dx = B dy, is the gradient of
+``s = B.T x``, which autograd makes of the backward itself.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bnnopt.errors import ModelError
+from bnnopt.torch.layers import traceable_convolution_gradients
 from bnnopt.torch.markers import stop
 
 Function = type[torch.autograd.Function]
@@ -62,7 +65,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Estimator:
-    """The integral s of a derivative: `name` and its number, or ``product`` for any other."""
+    """The integral s of a derivative: `name` and its number.
+
+    ``product`` stands for any other, ``linear`` for a backward that mixes elements.
+    """
 
     name: str
     number: float = 1.0
@@ -98,10 +104,11 @@ class Call:
 
     function: Function
     inputs: tuple[Any, ...]
+    needs: Sequence[bool] | None = None
 
     def __post_init__(self) -> None:
         needs = [isinstance(a, Tensor) and a.requires_grad for a in self.inputs]
-        self.context = Context(needs)
+        self.context = Context(needs if self.needs is None else self.needs)
         with torch.no_grad():
             if self._has_setup:
                 self.result = self.function.forward(*self.inputs)
@@ -115,6 +122,11 @@ class Call:
     def _has_setup(self) -> bool:
         base = torch.autograd.Function.setup_context
         return self.function.setup_context is not base
+
+    @property
+    def name(self) -> str:
+        """Of the function; its class may be made anew in each run."""
+        return self.function.__qualname__
 
     @property
     def where(self) -> str:
@@ -147,17 +159,30 @@ class Call:
         found = found if isinstance(found, tuple) else (found,)
         return [found[i] if i < len(found) else None for i in range(len(self.inputs))]
 
-    def factors(self, index: int) -> dict[int, Tensor]:
-        """For each input h, the shape of output `index`: its gradient is the sum of dy h."""
+    def gradients(self, index: int) -> list[int]:
+        """The inputs that a gradient goes to from output `index`."""
+        with torch.no_grad():
+            grads = self.backward(index, torch.ones_like(self.outputs[index]))
+        return [i for i in self.wanted if grads[i] is not None]
+
+    def factors(self, index: int) -> dict[int, Tensor] | None:
+        """For each input h, the shape of output `index`: its gradient is the sum of dy h.
+
+        None where the gradient of an input cannot be such a sum, by its shape.
+        """
         y = self.outputs[index]
         with torch.no_grad():
             grads = self.backward(index, torch.ones_like(y))
-        found = {i: grads[i] for i in self.wanted if grads[i] is not None}
-        return {
-            i: h if h.shape == y.shape else self._unsummed(index, i)
-            for i, h in found.items()
-            if h is not None
-        }
+        found = {}
+        for i in self.wanted:
+            h = grads[i]
+            if h is not None and h.shape != y.shape:
+                h = self._unsummed(index, i)
+            if h is not None:
+                if not _sums_to(h, self.inputs[i]):
+                    return None
+                found[i] = h
+        return found
 
     def _unsummed(self, index: int, i: int) -> Tensor:
         """The factor of a gradient that is summed, as that of a step size: its derivative by dy."""
@@ -172,33 +197,65 @@ class Call:
             (h,) = torch.autograd.grad(summed.sum(), dy)
         return h
 
-    def check(self, index: int, factors: dict[int, Tensor]) -> None:
-        """Compare the backward with its factors.
+    def transposed(self, index: int, i: int) -> Tensor:
+        """B.T x, where the gradient of input `i`, x, is B dy: the tensor that has this gradient."""
+        held = tuple(stop(a.detach()) if isinstance(a, Tensor) else a for a in self.inputs)
+        again = Call(self.function, held, self.context.needs_input_grad)
+        with torch.enable_grad(), traceable_convolution_gradients():
+            dy = torch.zeros_like(self.outputs[index]).requires_grad_()
+            dx = again.backward(index, dy)[i]
+            assert dx is not None
+            (s,) = torch.autograd.grad((dx * self.inputs[i]).sum(), dy, create_graph=True)
+        return s
+
+    def are_factors(self, index: int, factors: dict[int, Tensor]) -> bool:
+        """Whether the backward multiplies each element of a random dy by its factor."""
+        dy = self._random(index, 0)
+        with torch.no_grad():
+            grads = self.backward(index, dy)
+        return all(
+            grads[i] is not None
+            and _are_close((dy * h).sum_to_size(self.inputs[i].shape), grads[i], dy * h)
+            for i, h in factors.items()
+        )
+
+    def check_linear(self, index: int) -> None:
+        """Compare the backward of a sum with the sum of backwards.
 
         Raises
         ------
         ModelError
-            If it does anything else than multiply each element by a number.
+            If they differ, or a gradient has not the shape of its input.
         """
-        y = self.outputs[index]
-        generator = torch.Generator().manual_seed(0)
-        dy = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)
+        dy, other = self._random(index, 0), self._random(index, 1)
         with torch.no_grad():
-            grads = self.backward(index, dy)
-            for i, h in factors.items():
-                right, x = grads[i], self.inputs[i]
-                if right is None or right.shape != x.shape or not _sums_to(h, x):
-                    raise ModelError(
-                        f"{self.where}: the gradient of input {i} has another shape than it; "
-                        f"{_ADVICE}"
-                    )
-                ours = (dy * h).sum_to_size(x.shape)
-                size = float((dy * h).abs().sum_to_size(x.shape).max()) if h.numel() else 0.0
-                if not torch.allclose(ours, right, rtol=_TOLERANCE, atol=_TOLERANCE * size):
-                    raise ModelError(
-                        f"{self.where}: its backward mixes elements of the gradient, expected dy "
-                        f"times a number for each; {_ADVICE}"
-                    )
+            a, b, both = (self.backward(index, v) for v in (dy, other, dy + 2 * other))
+        for i in self.gradients(index):
+            x, found = self.inputs[i], both[i]
+            if found is None or found.shape != x.shape:
+                raise ModelError(
+                    f"{self.where}: the gradient of input {i} has another shape than it; {_ADVICE}"
+                )
+            first, second = a[i], b[i]
+            assert first is not None
+            assert second is not None
+            if not _are_close(first + 2 * second, found, found):
+                raise ModelError(
+                    f"{self.where}: its backward is not linear in the gradient, as one that clips "
+                    f"it; {_ADVICE}"
+                )
+
+    def _random(self, index: int, seed: int) -> Tensor:
+        y, generator = self.outputs[index], torch.Generator().manual_seed(seed)
+        return torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)
+
+
+def _are_close(ours: Tensor, right: Tensor | None, like: Tensor) -> bool:
+    """Whether gradients agree, but for rounding of the size of `like`."""
+    if right is None or ours.shape != right.shape:
+        return False
+    size = float(like.abs().max()) if like.numel() else 0.0
+    return torch.allclose(ours, right, rtol=_TOLERANCE, atol=_TOLERANCE * size)
 
 
 def _sums_to(h: Tensor, x: Tensor) -> bool:
@@ -206,8 +263,18 @@ def _sums_to(h: Tensor, x: Tensor) -> bool:
     return len(padded) == h.dim() and all(a in (1, b) for a, b in zip(padded, h.shape, strict=True))
 
 
-def recognize(call: Call, index: int, factors: dict[int, Tensor]) -> dict[int, Estimator]:
-    """The estimator of each input: one that has a name, where the function is elementwise."""
+def recognize(call: Call, index: int) -> dict[int, Estimator]:
+    """The estimator of each input: one that has a name, where the function is elementwise.
+
+    Raises
+    ------
+    ModelError
+        If the backward is not linear in the gradient.
+    """
+    factors = call.factors(index)
+    if factors is None or not call.are_factors(index, factors):
+        call.check_linear(index)
+        return dict.fromkeys(call.gradients(index), Estimator("linear"))
     found = dict.fromkeys(factors, Estimator("product"))
     if len(factors) == 1:
         ((i, h),) = factors.items()
@@ -231,7 +298,7 @@ def _named(call: Call, index: int, i: int) -> Estimator | None:
         inputs = (*call.inputs[:i], grid.requires_grad_(), *call.inputs[i + 1 :])
         try:
             again = Call(call.function, inputs)
-            h = again.factors(index).get(i)
+            h = (again.factors(index) or {}).get(i)
         except Exception:  # the user's function may do anything with another shape
             return None
         if h is None or h.shape != grid.shape:

@@ -75,6 +75,13 @@ class Reference:
         noisy = [run.gradients[name] for run in self._noisy if name in run.gradients]
         return exact, max((float(np.linalg.norm(g - exact)) for g in noisy), default=0.0)
 
+    def loss_spread(self) -> float:
+        """How far losses in float32 are from float64 under tiny noise, thrice."""
+        exact = self._doubles
+        if not exact.gradients:
+            return 0.0
+        return 3 * max(abs(run.loss - exact.loss) for run in (self.right, *self._noisy))
+
     @cached_property
     def _doubles(self) -> Gradients:
         try:

@@ -19,11 +19,13 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from bnnopt.errors import ModelError
 from bnnopt.torch.chance import WRITTEN_OUT
+from bnnopt.torch.decompositions import DECOMPOSED, tensor_roots
 from bnnopt.torch.functions import Call, Estimator, Function, recognize
 from bnnopt.torch.markers import batch_norm, stop, straight_through
 
 _SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
-_ALIASES = {Tensor.data.__get__, Tensor.detach, torch.detach}  # type: ignore[attr-defined]
+_GET_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+_ALIASES = {Tensor.detach, torch.detach}
 _DETACHES = {Tensor.detach_, torch.detach_}
 _READS = {
     *(Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.__contains__),
@@ -37,9 +39,12 @@ _OWN = "_bnnopt_forward"
 
 @dataclass
 class Decisions:
-    """What the first run finds of each call of a function; later runs take it in order."""
+    """What the first run finds of each call of a function; later runs take it in order.
 
-    estimators: list[dict[tuple[int, int], Estimator]] = field(default_factory=list)
+    For each call, by name of the function and output, the estimators of its inputs.
+    """
+
+    estimators: list[dict[tuple[str, int], dict[int, Estimator]]] = field(default_factory=list)
 
 
 class Tracer(TorchFunctionMode):
@@ -68,16 +73,23 @@ class Tracer(TorchFunctionMode):
         if self.is_off or func is torch._C._set_grad_enabled:
             self._has_grad = args[0] if func is torch._C._set_grad_enabled else self._has_grad
             return func(*args, **(kwargs or {}))
+        if func == _GET_DATA:  # which tracing takes for a constant
+            func = Tensor.detach
         args, kwargs = self._current(args), self._current(kwargs or {})
         read = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if func is Tensor.item and _is_real(args[0]) and depends(args[0]):
+            with self._pause():
+                return self._noted(stop(args[0].detach().squeeze()), read)
         if self.is_first:
             _check_reads(func, read)
+        with self._pause():
+            other = DECOMPOSED[func](*args, **kwargs) if func in DECOMPOSED else None
         if self._is_paused:
-            return self._noted(func(*args, **kwargs), read)
+            return self._noted(func(*args, **kwargs) if other is None else other, read)
         if func == _SET_DATA:
             return self._set_data(*args)
         _check_changes(func, args, kwargs)
-        marked = self._marked_norm(func, args, kwargs)
+        marked = self._marked_norm(func, args, kwargs) if other is None else other
         if func in WRITTEN_OUT:
             marked = WRITTEN_OUT[func](torch.rand_like, *args, **kwargs)
         out = func(*args, **kwargs) if marked is None else marked
@@ -115,8 +127,8 @@ class Tracer(TorchFunctionMode):
         return tree_map(replaced, values)
 
     def _noted(self, out: Any, read: list[Tensor]) -> Any:
-        """Remember in the first run what depends on data or parameters."""
-        if self.is_first and any(depends(value) for value in read):
+        """Remember what depends on data or parameters."""
+        if any(depends(value) for value in read):
             for value in tree_leaves(out):
                 if isinstance(value, Tensor):
                     mark_depends(value)
@@ -193,39 +205,38 @@ class Tracer(TorchFunctionMode):
             return y
         if not torch.is_grad_enabled() or not call.context.is_differentiable(y):
             return stop(y.detach())
-        factors = call.factors(index)
-        if not factors:
+        estimators = self._estimators(call, index)
+        if not estimators:
             return stop(y.detach())
-        estimators = self._estimators(call, index, factors)
-        terms = [estimators[i].integral(call.inputs[i], h) for i, h in factors.items()]
+        if "linear" in {estimator.name for estimator in estimators.values()}:
+            terms = [call.transposed(index, i) for i in estimators]
+        else:
+            factors = call.factors(index) or {}
+            terms = [estimators[i].integral(call.inputs[i], h) for i, h in factors.items()]
         total = terms[0]
         for term in terms[1:]:
             total = total + term
         return straight_through(y.detach(), total)
 
-    def _estimators(
-        self, call: Call, index: int, factors: dict[int, Tensor]
-    ) -> dict[int, Estimator]:
+    def _estimators(self, call: Call, index: int) -> dict[int, Estimator]:
+        """What is done for each input, which the first run decides and later ones look up."""
         known = self.decisions.estimators
         if self.is_first:
             self.is_off = True
             try:
-                call.check(index, factors)
-                found = recognize(call, index, factors)
+                found = recognize(call, index)
             finally:
                 self.is_off = False
             if len(known) <= self._n_calls:
                 known.extend({} for _ in range(self._n_calls + 1 - len(known)))
-            known[self._n_calls].update({(index, i): e for i, e in found.items()})
+            known[self._n_calls][call.name, index] = found
             return found
-        if self._n_calls >= len(known) or any(
-            (index, i) not in known[self._n_calls] for i in factors
-        ):
+        if self._n_calls >= len(known) or (call.name, index) not in known[self._n_calls]:
             raise ModelError(
                 f"{call.where}: called in one run of the module and not in the next; expected a "
                 "forward that does the same each time"
             )
-        return {i: known[self._n_calls][index, i] for i in factors}
+        return known[self._n_calls][call.name, index]
 
 
 def _is_real(value: Any) -> bool:
@@ -303,7 +314,7 @@ def traced(tracer: Tracer) -> Iterator[None]:
         replace(function)
     FunctionMeta.__init__ = make  # type: ignore[method-assign]
     try:
-        with tracer:
+        with tensor_roots(), tracer:
             yield
     finally:
         FunctionMeta.__init__ = made  # type: ignore[method-assign]
@@ -316,7 +327,8 @@ def traced(tracer: Tracer) -> Iterator[None]:
 def _functions(base: Function) -> Iterator[Function]:
     """The users' classes below `base`, and PyTorch's own for checkpoints."""
     for function in base.__subclasses__():
-        if function is CheckpointFunction or function.__module__.split(".")[0] != "torch":
+        is_users = function.__module__.split(".")[0] not in ("torch", "bnnopt")
+        if function is CheckpointFunction or is_users:
             yield function
         yield from _functions(function)
 

@@ -24,8 +24,8 @@ from tests.frontend.composed_cases import CASES, FUNCTIONS
 from tests.frontend.models import BATCH, parse, rejected, save
 
 # onnx's inference gives no shape, so no case can read it; what has the value of a rounding; what is
-# drawn (tests/autodiff/test_chance.py)
-ELSEWHERE = {"GroupNormalization", "DequantizeLinear", "Bernoulli"} | {
+# drawn (tests/autodiff/test_chance.py); what has no dimensions to weight
+ELSEWHERE = {"GroupNormalization", "DequantizeLinear", "Bernoulli", "Reshape"} | {
     f"Random{kind}{like}" for kind in ("Uniform", "Normal") for like in ("", "Like")
 }
 
@@ -68,6 +68,19 @@ def test_group_normalization(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(forward.graph, values)["loss"], loss, rtol=1e-5)
     want = expected(forward.graph, feeds, forward.weights)
     assert_close(gradients(differentiated(forward), values), want, 1e-6)
+
+
+def test_a_reshape_to_no_dimensions(tmp_path: Path) -> None:
+    """Its shape is a constant without elements, which a program would have to hold."""
+    text = """g (float[batch,3] x) => (float loss) { m = MatMul (x, w) f = Exp (m)
+        s = ReduceSum <keepdims = 1> (f) loss = Reshape (s, none) }"""
+    weights = {"w": np.ones((3, 1), np.float32), "none": np.zeros(0, np.int64)}
+    forward = load_forward(save(parse(text, weights), tmp_path), BATCH)
+    assert "Reshape" not in {node.op_type for node in forward.graph}
+    x = np.full((BATCH, 3), 0.5, np.float32)
+    loss = run(forward.graph, {"x": x, **forward.weights})["loss"]
+    np.testing.assert_allclose(loss, BATCH * np.exp(1.5), rtol=1e-6)
+    assert loss.shape == ()
 
 
 @pytest.mark.parametrize("name", ["Elu", "Celu", "Selu"])

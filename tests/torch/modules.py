@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +89,63 @@ class MixedSign(ScaledSign):
         return dy * window(w) + (dy * w.sign()).sum((1, 2, 3), keepdim=True) * w.sign() / 144
 
 
+class BinaryLinear(torch.autograd.Function):
+    """A whole layer, with the gradients of a layer."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return x @ w.sign().t() + bias
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        dx = dy @ w.sign() if ctx.needs_input_grad[0] else None
+        return dx, window(w) * (dy.t() @ x), dy.sum(0)
+
+
+class BinaryConv(torch.autograd.Function):
+    """The same of a convolution, with the functions that PyTorch has for its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return F.conv2d(x, w.sign(), padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, w = ctx.saved_tensors
+        dx = torch.nn.grad.conv2d_input(x.shape, w.sign(), dy, padding=1)
+        return dx, window(w) * torch.nn.grad.conv2d_weight(x, w.shape, dy, padding=1)
+
+
+class Bounded(torch.autograd.Function):
+    """PACT, with its bound as a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bound: Tensor) -> Tensor:
+        ctx.save_for_backward(x, bound)
+        step = bound.item() / 3
+        return torch.round(torch.clamp(x, min=0, max=bound.item()) / step) * step
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, bound = ctx.saved_tensors
+        return dy * ((x >= 0) & (x <= bound)), (dy * (x > bound)).sum().view(1)
+
+
+class ClippedGradient(torch.autograd.Function):
+    """Its backward clips the gradient itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        return F.hardtanh(dy)
+
+
 class StepSize(torch.autograd.Function):
     """LSQ: the gradient of the step size is one sum."""
 
@@ -159,6 +217,56 @@ class Learned(Conv):
     def __init__(self) -> None:
         super().__init__(lambda x: StepSize.apply(x, self.step, -4, 3))
         self.step = nn.Parameter(torch.tensor([0.3]))
+
+
+class Layers(nn.Module):
+    """Layers that are autograd functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.kernel = nn.Parameter(torch.randn(8, 8, 3, 3) * 0.3)
+        self.norm2, self.hidden, self.o = nn.BatchNorm2d(8), nn.Linear(8, 8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = sign(self.norm(self.stem(x)))
+        x = self.norm2(BinaryConv.apply(x, self.kernel)).mean((2, 3))
+        return self.o(F.relu(BinaryLinear.apply(x, self.hidden.weight, self.hidden.bias)))
+
+
+class LearnedBound(Dense):
+    def __init__(self) -> None:
+        super().__init__(lambda x: Bounded.apply(x, self.bound))
+        self.bound = nn.Parameter(torch.tensor([0.6]))
+
+
+class TrainedClamp(Dense):
+    """Its bounds are trained."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda x: x.clamp(self.low, self.high))
+        self.low = nn.Parameter(torch.tensor(-0.2))
+        self.high = nn.Parameter(torch.tensor(0.5))
+
+
+class ScaledStep(Dense):
+    """LSQ's gradient of the step size, divided by a root of sizes; both layers share it."""
+
+    def __init__(self) -> None:
+        super().__init__(self.quantized)
+        self.step = nn.Parameter(torch.tensor(0.3))
+
+    def quantized(self, x: Tensor) -> Tensor:
+        scale = 1 / math.sqrt(x.numel() * 3)
+        step = (self.step - self.step * scale).detach() + self.step * scale
+        v = (x / step).clamp(-4, 3)
+        return ((v.round() - v).detach() + v) * step
+
+
+def fake_quantized(x: Tensor) -> Tensor:
+    scales, zeros = torch.linspace(0.05, 0.2, 32), torch.zeros(32, dtype=torch.int32)
+    x = torch.fake_quantize_per_channel_affine(x, scales, zeros, 1, -4, 3)
+    return torch.fake_quantize_per_tensor_affine(x, 0.1, 2, -8, 7)
 
 
 class DataLinear(nn.Linear):
@@ -284,6 +392,13 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "asymmetric": (lambda: Dense(function(torch.sign, lambda x: (x > -0.5).float())), VECTORS),
     "scaled inside": (lambda: Conv(sign, ScaledSign.apply), IMAGES),
     "learned step": (Learned, IMAGES),
+    "mixed": (lambda: Conv(sign, MixedSign.apply), IMAGES),
+    "layers": (Layers, IMAGES),
+    "bound as a number": (LearnedBound, VECTORS),
+    "trained clamp": (TrainedClamp, VECTORS),
+    "root of a size": (ScaledStep, VECTORS),
+    "fake quantisation": (lambda: Dense(fake_quantized), VECTORS),
+    "copysign": (lambda: Dense(lambda x: torch.copysign(x, x.detach() - 0.1)), VECTORS),
     "branches": (lambda: Dense(lambda x: sum(Branches.apply(x, x * 0.5 + 0.1))), VECTORS),
     "reversed": (lambda: Dense(function(lambda x: x.view_as(x), lambda x: -0.3)), VECTORS),
     "data overwritten": (data_network, VECTORS),

@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: E402
 
 import bnnopt.torch.exporting  # noqa: E402
 from bnnopt.errors import ModelError  # noqa: E402
-from tests.torch.modules import IMAGES, MODULES, Conv, MixedSign, make, sign  # noqa: E402
+from tests.torch.modules import IMAGES, MODULES, ClippedGradient, Conv, make, sign  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 
@@ -45,7 +45,16 @@ def compiled(name: str, level: str, folder: Path) -> tuple[float, dict[str, np.n
 
 
 QUICK = {"clipped", "polynomial", "asymmetric", "learned step", "data overwritten", "no_grad"}
-QUICK |= {"b - s + s", "no detach", "gate", "plain sign", "plain where", "buffers", "shared"}
+QUICK |= {
+    "layers",
+    "b - s + s",
+    "no detach",
+    "gate",
+    "plain sign",
+    "plain where",
+    "buffers",
+    "shared",
+}
 NAMES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in MODULES]
 
 
@@ -111,13 +120,13 @@ def test_a_clip_is_found_to_the_bit() -> None:
     for derivative, bound in cases:
         apply = function(torch.sign, derivative)
         call = Call(apply.__self__, (torch.linspace(-2, 2, 101).requires_grad_(),))
-        (found,) = recognize(call, 0, call.factors(0)).values()
+        (found,) = recognize(call, 0).values()
         assert (found.name, found.number) == ("clipped", bound)
 
 
-def test_a_function_that_mixes_gradients_is_refused(tmp_path: Path) -> None:
-    module = Conv(sign, MixedSign.apply)
-    with pytest.raises(ModelError, match=r"MixedSign .*mixes elements of the gradient"):
+def test_a_function_that_clips_its_gradient_is_refused(tmp_path: Path) -> None:
+    module = Conv(sign, ClippedGradient.apply)
+    with pytest.raises(ModelError, match=r"ClippedGradient .*is not linear in the gradient"):
         bnnopt.torch.export(module, torch.randn(IMAGES), tmp_path / "m.onnx")
 
 

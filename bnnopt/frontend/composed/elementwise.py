@@ -35,6 +35,20 @@ def _exponential(
         e = Exp ({power}) m = Sub (e, one) {below} above = Relu (x) {after} }}""")
 
 
+def _clip(o: Operands) -> Body | None:
+    """Between bounds that are computed: a trained one has the gradient of what it cuts off."""
+    bounds = [i for i in (1, 2) if o.has(i)]
+    if all(o.array(i) is not None for i in bounds):
+        return None
+    steps, so_far = "", "x"
+    for i, compare in ((1, "Less"), (2, "Greater")):
+        if i in bounds:
+            own = "y" if i == bounds[-1] else "raised"
+            steps += f"is{i} = {compare} ({so_far}, b{i}) {own} = Where (is{i}, b{i}, {so_far}) "
+            so_far = own
+    return Body(f"(x, b1, b2) => (y) {{ {steps} }}")
+
+
 def _mish(o: Operands) -> Body:
     return Body("(x) => (y) { s = Softplus (x) t = Tanh (s) y = Mul (x, t) }")
 
@@ -101,6 +115,7 @@ def _reduced(before: str, after: str = "") -> Writer:
 
 BODIES: dict[str, Writer] = {
     "Celu": _celu,
+    "Clip": _clip,
     "Elu": _elu,
     "Max": _folded("Max", 3),
     "Mean": _mean,

@@ -52,6 +52,13 @@ def _tile(o: Operands) -> Body | None:
         {ints("long", stretched)} e = Expand (a, long) {joined} y = Reshape (e, joined) }}""")
 
 
+def _scalar(o: Operands) -> Body | None:
+    """A shape without dimensions is a constant without elements, which no program holds."""
+    if o.constant(1) != []:
+        return None
+    return Body("(x, shape) => (y) { y = Squeeze (x) }")
+
+
 def _pad(o: Operands) -> Body | None:
     """What is no constant border picks elements, along one axis after the other."""
     mode, pads, rank = o.text("mode", "constant"), o.constant(1), len(o.shape(0))
@@ -99,6 +106,7 @@ BODIES: dict[str, Writer] = {
     "GlobalMaxPool": _global_max_pool,
     "MatMul": _matmul,
     "Pad": _pad,
+    "Reshape": _scalar,
     "SpaceToDepth": _space_to_depth,
     "Tile": _tile,
 }
