@@ -143,6 +143,20 @@ class Settings:
         "--lr",
         bound=ABOVE_0,
     )
+    clip_grad_norm: float | None = _of_step(
+        None,
+        "Scale all gradients together so that their norm is at most this; they are kept until it "
+        "is known.",
+        metavar="NORM",
+        bound=ABOVE_0,
+    )
+    accumulate: int = _of_step(
+        1,
+        "Take a batch in so many parts, one after the other, and sum the gradients; a batch norm "
+        "takes mean and deviation of each part.",
+        metavar="K",
+        bound=Bound("a number of parts, 1 or more", lambda x: x >= 1),
+    )
     freeze: Sequence[str] = _of_step(
         (),
         "Do not train the parameters that match, as in a shell; may be repeated.",

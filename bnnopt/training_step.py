@@ -31,6 +31,7 @@ class Role(StrEnum):
     DATA = "data"  # x, fed anew each step
     LABELS = "labels"  # y, fed anew each step
     RATE = "rate"  # learning rate, float32 scalar
+    SHARE = "share"  # minus the share of a step's samples that are in this part, float32 scalar
     STEP = "step"  # number of the step, int64 scalar, 1 at the first
     PARAMETER = "parameter"  # trained
     FROZEN = "frozen"  # a float initialiser that is not trained

@@ -62,6 +62,9 @@ class BinaryWeightGradients(Pass):
         terms = {fan_in(product) for product in _products(signs[0].outputs[0])}
         if len(terms) != 1:
             return trace.skip(w, "its sign is not the weight of products of one fan-in")
+        maker = gradient.producer()
+        if maker is not None and phase(maker) == "update":
+            return trace.skip(w, "the size of its gradient counts: it is summed or clipped")
         packed, by_signs = _pack(step, w, gradient), _by_signs(node)
         assert by_signs is not None
         clip = signs[0].attributes["clip"].as_float()

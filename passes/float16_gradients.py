@@ -67,10 +67,10 @@ class Float16Gradients(Pass):
         scaled: set[ir.Value | None] = {seeds[0]}
         for node in list(step.graph):
             if not scaled.isdisjoint(node.inputs):
-                scaled.update(node.outputs)
                 if phase(node) == "update":
-                    _unscale(step, node, scale)
+                    _unscale(step, node, scaled, scale)
                 else:
+                    scaled.update(node.outputs)
                     _narrow(step, node, scaled, maps)
         narrowed = sum(value.dtype is not kind for value, kind in before.items())
         return max(narrowed, 1)  # the gradient of the loss is another one
@@ -96,15 +96,17 @@ def _scale(seed: ir.Value, scale: float) -> None:
     seed.const_value = ir.tensor(one * one.dtype.type(scale))
 
 
-def _unscale(step: TrainingStep, node: ir.Node, scale: float) -> None:
-    """Divide the float gradient that an optimiser step reads."""
-    gradient = node.inputs[1]
-    if gradient is None or gradient.dtype != ir.DataType.FLOAT:
-        return
-    emit = Emitter(step.graph, "backward")
-    factor = emit.constant(1 / scale, "float32", "unscale")
-    redirect(node, gradient, emit("Mul", gradient, factor, name=f"{gradient.name}.unscaled"))
-    step.graph.insert_before(node, emit.nodes)
+def _unscale(step: TrainingStep, node: ir.Node, scaled: set[ir.Value | None], scale: float) -> None:
+    """Divide the float gradient that an update reads, for all updates that read it."""
+    for gradient in [value for value in node.inputs if value in scaled]:
+        if gradient is None or gradient.dtype != ir.DataType.FLOAT:
+            continue
+        emit = Emitter(step.graph, "backward")
+        factor = emit.constant(1 / scale, "float32", "unscale")
+        divided = emit("Mul", gradient, factor, name=f"{gradient.name}.unscaled")
+        for user in [user for user in readers(gradient) if phase(user) == "update"]:
+            redirect(user, gradient, divided)
+        step.graph.insert_before(node, emit.nodes)
 
 
 def _narrow(

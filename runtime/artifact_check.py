@@ -97,6 +97,7 @@ def _is_pruning(value: Any) -> bool:
 _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("model", "level", "optimizer", "loss"), _is_text),
     "batch_size": _is_count(1),
+    "parts": _is_count(1),
     "loss_options": _is_loss_options,
     "learning_rate": _is_number,
     "persistent": _is_table(_is_list(_is_count(1))),

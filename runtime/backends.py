@@ -79,5 +79,10 @@ def _open(
         raise UsageError(
             "backend 'onnxruntime' is not installed; pip install 'bnnopt[onnxruntime]'"
         ) from None
+    if artifact.parts > 1:
+        raise UsageError(
+            "backend 'onnxruntime' takes no batch in parts, as --accumulate compiled; open with "
+            "'native'"
+        )
     check_files(folder, artifact, OnnxruntimeBackend.files)
     return OnnxruntimeBackend(folder, persistent, threads)

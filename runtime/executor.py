@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -73,6 +73,7 @@ class Executor:
         batch: int,
         observe: Observer | None = None,
         watch: Watch | None = None,
+        left_out: Collection[int] = (),
     ) -> tuple[Array, ...]:
         """Run all steps once.
 
@@ -85,6 +86,8 @@ class Executor:
         observe : callable, optional
             Called after each step with the step and its outputs (views: copy what you keep).
         watch : Watch, optional
+        left_out : collection of int
+            Positions of steps that do not run.
 
         Returns
         -------
@@ -108,6 +111,8 @@ class Executor:
                 np.copyto(values[index], array)
         with finite_updates(), np.errstate(all="ignore"):
             for position, step in enumerate(self.program.steps):
+                if position in left_out:
+                    continue
                 if watch is not None and position == watch.first_update:
                     watch.before_updates(values)
                 try:

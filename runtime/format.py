@@ -17,7 +17,7 @@ import numpy as np
 
 from bnnopt.runtime.files import check_regular
 
-FORMAT = 4
+FORMAT = 5
 ARTIFACT_FILE = "artifact.json"
 WEIGHTS_FILE = "weights.safetensors"
 CONSTANTS_FILE = "constants.safetensors"
@@ -86,7 +86,7 @@ class Program(NamedTuple):
     batch_size : int
         The batch that the plan is for; with `fixed_batch` the only one that can run.
     roles : mapping of str to list of int
-        Indices of the inputs by role (``data``, ``labels``, ``rate``, ``step``).
+        Indices of the inputs by role (``data``, ``labels``, ``rate``, ``share``, ``step``).
     outputs : tuple of int
         The loss, or the predictions.
     gradients : mapping of str to int
@@ -141,7 +141,9 @@ class Artifact(NamedTuple):
     model : str
         File name of the model that it was made from.
     batch_size : int
-        Samples a step.
+        Samples that the programs take at once.
+    parts : int
+        How many such batches a step sums its gradients over.
     level, optimizer, loss : str
         How it was compiled.
     loss_options : mapping of str to value
@@ -170,6 +172,7 @@ class Artifact(NamedTuple):
 
     model: str
     batch_size: int
+    parts: int
     level: str
     optimizer: str
     loss: str
@@ -184,6 +187,28 @@ class Artifact(NamedTuple):
     packed: Mapping[str, Sequence[int]]
     latent: Sequence[str]
     files: Mapping[str, int]
+
+
+def sums(program: Program) -> frozenset[str]:
+    """The persistent buffers in which gradients are summed over the parts of a step."""
+    shares = set(program.roles["share"])
+    added = (i for step in program.steps if shares & set(step.inputs) for i in step.outputs)
+    return frozenset(program.values[i].buffer for i in added if i >= 0)
+
+
+def updating_steps(program: Program) -> frozenset[int]:
+    """Positions of the steps that change a weight or the state of an optimiser."""
+    kept = sums(program)
+    return frozenset(
+        position
+        for position, step in enumerate(program.steps)
+        if step.phase != "forward"  # that moves running statistics
+        and any(
+            program.values[i].place == "persistent" and program.values[i].buffer not in kept
+            for i in step.outputs
+            if i >= 0
+        )
+    )
 
 
 def has_half_gradients(program: Program) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 
 from bnnopt.errors import DivergedError
 from bnnopt.runtime.executor import Array
-from bnnopt.runtime.format import Program
+from bnnopt.runtime.format import Program, updating_steps
 
 FLOAT32 = np.dtype(np.float32)
 Feeds = Mapping[str, tuple[Array, ...]]
@@ -58,19 +58,14 @@ class Guard:
     ) -> None:
         self.is_whole, self._always = True, always
         self._persistent = persistent
-        writers = [
-            (position, step.phase, program.values[i].buffer)
-            for position, step in enumerate(program.steps)
-            for i in step.outputs
-            if i >= 0 and program.values[i].place == "persistent"
-        ]
-        updates = [position for position, phase, _ in writers if phase != "forward"]
-        self.first_update = min(updates, default=len(program.steps))
+        self.first_update = min(updating_steps(program), default=len(program.steps))
         self._loss = next(
             (program.outputs[0] for s in program.steps[: self.first_update]
              if program.outputs[0] in s.outputs), None
         )  # fmt: skip
-        self._statistics = sorted({name for _, phase, name in writers if phase == "forward"})
+        written = (i for s in program.steps if s.phase == "forward" for i in s.outputs if i >= 0)
+        specs = [program.values[i] for i in written]
+        self._statistics = sorted({s.buffer for s in specs if s.place == "persistent"})
         self._flat_statistics = [persistent[name].reshape(-1) for name in self._statistics]
         self._kept: list[tuple[Array, Array]] = []  # a buffer, and what it held before the step
         self._feeds: Feeds = {}

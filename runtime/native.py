@@ -18,7 +18,13 @@ from bnnopt.runtime.executor import (
     aligned_empty,
     worst_spill_bytes,
 )
-from bnnopt.runtime.format import CONSTANTS_FILE, EVALUATION, TRAINING, program_file
+from bnnopt.runtime.format import (
+    CONSTANTS_FILE,
+    EVALUATION,
+    TRAINING,
+    program_file,
+    updating_steps,
+)
 from bnnopt.runtime.library import default_threads, set_threads
 from bnnopt.runtime.memory import allocating
 from bnnopt.runtime.program_check import check_runnable, check_same_data
@@ -86,6 +92,7 @@ class NativeBackend:
         check_same_data(self.training, self.evaluation, folder)
         self.arena = arena_of(max(self.training.arena_bytes, self.evaluation.arena_bytes), folder)
         self._train = Executor(self.training, persistent, constants, self.arena)
+        self._updates = updating_steps(self.training)
         self._predict = Executor(self.evaluation, persistent, constants, self.arena)
 
     @property
@@ -105,10 +112,12 @@ class NativeBackend:
         batch: int,
         guard: Watch | None = None,
         observe: Observer | None = None,
+        updates: bool = True,
     ) -> float:
-        """Run one training step and return its loss."""
+        """Run one training step, or one without the updates, and return its loss."""
         set_threads(self._threads)
-        return float(self._train.run(feeds, batch, observe, guard)[0].reshape(-1)[0])
+        left_out = () if updates else self._updates
+        return float(self._train.run(feeds, batch, observe, guard, left_out)[0].reshape(-1)[0])
 
     def predict(self, data: tuple[Array, ...], batch: int) -> Array:
         """The network's first output for one batch."""

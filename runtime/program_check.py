@@ -23,9 +23,9 @@ DTYPES = frozenset(
     {"bool", "float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64"}
     | {"int8", "int16", "int32", "int64"}
 )
-ROLES = frozenset({"data", "labels", "rate", "step"})
+ROLES = frozenset({"data", "labels", "rate", "share", "step"})
 COUNTED = frozenset({"bool", "uint8", "int32", "int64"})  # of indices, labels and bits
-SCALARS = {"rate": "float32", "step": "int64"}
+SCALARS = {"rate": "float32", "share": "float32", "step": "int64"}
 MAX_RANK = 16
 MAX_ELEMENTS = 1 << 48
 MAX_INTEGER = 1 << 63

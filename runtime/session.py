@@ -29,7 +29,6 @@ from bnnopt.runtime.feeding import (
     fitted_inputs,
     fitted_labels,
     index_bounds,
-    repeated,
 )
 from bnnopt.runtime.files import StrPath
 from bnnopt.runtime.format import (
@@ -38,9 +37,11 @@ from bnnopt.runtime.format import (
     ValueSpec,
     has_half_gradients,
     normalizes_samples,
+    sums,
 )
 from bnnopt.runtime.guard import Feeds, Guard, is_finite
 from bnnopt.runtime.native import Memory, NativeBackend
+from bnnopt.runtime.parts import Part, in_parts
 from bnnopt.runtime.predictor import in_batches
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.runtime.turns import Turns, in_turn
@@ -50,10 +51,6 @@ if TYPE_CHECKING:
     from bnnopt.runtime.training import Callback, History
 
 Array = NDArray[np.generic]
-# Gradients in float16 are scaled for a full batch, and a mean loss makes them as many times larger
-# as a batch is smaller; so many times leave them finite. Smaller batches are repeated: that changes
-# no mean, neither of the loss nor of batch normalisation.
-SCALED_RANGE = 32
 
 
 class ScoredStep(NamedTuple):
@@ -135,6 +132,7 @@ class TrainingSession:
         self._index_bounds = index_bounds(self._backend.training)
         self._is_scaled = has_half_gradients(self._backend.training)
         self._guard = Guard(self._backend.training, self._persistent, undo)
+        self._sums = sums(self._backend.training)
         self._bad_weight = self._first_not_finite()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -147,7 +145,7 @@ class TrainingSession:
     @property
     def batch_size(self) -> int:
         """Samples in a full batch."""
-        return self._artifact.batch_size
+        return self._artifact.batch_size * self._artifact.parts
 
     @property
     def about(self) -> Artifact:
@@ -276,29 +274,18 @@ class TrainingSession:
         self._check_whole("step")
         data = self._fitted(x, "step")
         batch = self._checked_batch(len(data[0]))
+        about = self._artifact
         labels = fitted_labels(
-            y,
-            self._labels,
-            batch,
-            self._artifact.classes,
-            self._artifact.loss_options["ignore_index"],
+            y, self._labels, batch, about.classes, about.loss_options["ignore_index"]
         )
-        rate = checked_rate(self._artifact.learning_rate if lr is None else lr)
-        if labels and self._is_scaled and batch * SCALED_RANGE < self.batch_size:
-            times = self.batch_size // batch
-            data, labels, batch = repeated(data, times), repeated(labels, times), batch * times
-        feeds: Feeds = {
-            "data": data,
-            "labels": labels,
-            "rate": (np.array(rate, np.float32),),
-            "step": (np.array(self._step + 1, np.int64),),
-        }
-        roles = self._backend.training.roles
+        rate = checked_rate(about.learning_rate if lr is None else lr)
         if self._bad_weight is not None:
             raise self._diverged(f"{self._bad_weight!r} is not finite", rate)
-        given = {role: feeds[role] for role in feeds if roles[role]}
+        parts = in_parts(data, labels, about.batch_size)
+        if labels and self._is_scaled:
+            parts = [part.filled(about.batch_size) for part in parts]
         try:
-            return self._run_step(given, batch, observe)
+            return self._run_step(parts, rate, observe)
         except DivergedError as error:
             raise self._diverged(str(error), rate) from None
 
@@ -488,16 +475,18 @@ class TrainingSession:
         self._guard.is_whole = True
         self._on_disk = saved_state(path, self._step, found.checksum, self._persistent)
 
-    def _run_step(self, feeds: Feeds, batch: int, observe: Observer | None) -> float:
+    def _run_step(self, parts: Sequence[Part], rate: float, observe: Observer | None) -> float:
         """A step that is done as a whole, or else undone as far as it can be."""
-        guard = self._guard
+        guard, roles = self._guard, self._backend.training.roles
         try:
-            guard.begin(feeds)
-            if isinstance(self._backend, NativeBackend):
-                loss = self._backend.train(feeds, batch, guard, observe)
-            else:
-                loss = self._backend.train(feeds, batch, guard)
-            guard.check_loss(loss)
+            loss = 0.0
+            for name in self._sums:
+                self._persistent[name].fill(0)
+            for part in parts:
+                feeds = part.feeds(rate, self._step + 1, roles)
+                if part is parts[0]:
+                    guard.begin(feeds)
+                loss += part.share * self._run_part(part, feeds, observe)
             if self._pruning is not None:
                 self._pruning.apply(self._persistent, self._step + 1)
             guard.end()
@@ -507,6 +496,16 @@ class TrainingSession:
                 guard.is_whole = self._on_disk.restore(self._persistent)
             raise
         self._step += 1
+        return loss
+
+    def _run_part(self, part: Part, feeds: Feeds, observe: Observer | None) -> float:
+        guard, backend = self._guard, self._backend
+        if isinstance(backend, NativeBackend):
+            watch = guard if part.is_last else None
+            loss = backend.train(feeds, part.batch, watch, observe, updates=part.is_last)
+        else:
+            loss = backend.train(feeds, part.batch, guard)
+        guard.check_loss(loss)
         return loss
 
     @property

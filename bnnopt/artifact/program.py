@@ -20,7 +20,7 @@ from bnnopt.training_step import (
     role,
 )
 
-ROLES = (Role.DATA, Role.LABELS, Role.RATE, Role.STEP)
+ROLES = (Role.DATA, Role.LABELS, Role.RATE, Role.SHARE, Role.STEP)
 
 
 def make_program(step: TrainingStep, plan: MemoryPlan, batch_size: int) -> Program:

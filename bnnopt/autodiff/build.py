@@ -53,6 +53,10 @@ class TrainingOptions:
         Which parameters are trained.
     seed : int
         Of the random operators.
+    clip_grad_norm : float, optional
+        The largest norm of all gradients together.
+    sums_parts : bool
+        Whether a step sums its gradients over several batches.
     loss_options : LossOptions
         What changes a cross-entropy.
     """
@@ -62,6 +66,8 @@ class TrainingOptions:
     selection: Selection = field(default_factory=Selection)
     seed: int = 0
     loss_options: LossOptions = PLAIN
+    clip_grad_norm: float | None = None
+    sums_parts: bool = False
 
 
 def build_training_step(
@@ -104,7 +110,7 @@ def build_training_step(
         )
     _note_outputs(forward)
     _note_untrained(forward, [str(p.name) for p in parameters if p not in gradients])
-    return _complete(model, updates, gradients, options.optimizer)
+    return _complete(model, updates, gradients, options)
 
 
 def build_imported_step(
@@ -140,20 +146,24 @@ def build_imported_step(
     }
     if not gradients:
         raise ModelError(f"{path}: nothing to train: all parameters are frozen; freeze less")
-    return _complete(model, updates, gradients, options.optimizer)
+    return _complete(model, updates, gradients, options)
 
 
 def _complete(
     model: ir.Model,
     updates: Sequence[tuple[ir.Value, ir.Value]],
     gradients: Mapping[ir.Value, ir.Value],
-    optimizer: Optimizer,
+    options: TrainingOptions,
 ) -> TrainingStep:
     """Append what a step updates; parameters without a gradient become frozen."""
     graph = model.graph
     for output, target in updates:
         graph.outputs.append(mark_update(output, target))
-    updater = Updater(graph, optimizer)
+    updater = Updater(graph, options.optimizer)
+    if options.sums_parts:
+        gradients = updater.summed(gradients)
+    if options.clip_grad_norm is not None:
+        gradients = updater.clipped(gradients, options.clip_grad_norm)
     for parameter in [value for value in graph.inputs if role(value) is Role.PARAMETER]:
         if parameter in gradients:
             updater.update(parameter, gradients[parameter])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
@@ -185,6 +187,43 @@ class Updater:
         self._step = (
             step_input(self.graph, self.emit.unique) if self.optimizer.counts_steps else None
         )
+
+    def summed(self, gradients: Mapping[ir.Value, ir.Value]) -> dict[ir.Value, ir.Value]:
+        """The gradients, each added to a sum over the parts of a step: sum + share * gradient.
+
+        The share is fed with a minus, so that this is a step of plain gradient descent.
+        """
+        share = self._input("share", Role.SHARE, ir.DataType.FLOAT, ())
+        found = {}
+        for parameter, gradient in gradients.items():
+            name = f"{parameter.name}.sum"
+            total = self._input(name, Role.STATE, dtype(gradient), dims(gradient))
+            added = self.emit(Sgd.operator, total, gradient, share, name=f"{name}.next")
+            self.graph.outputs.append(mark_update(added, total))
+            found[parameter] = added
+        return found
+
+    def clipped(
+        self, gradients: Mapping[ir.Value, ir.Value], most: float
+    ) -> dict[ir.Value, ir.Value]:
+        """The gradients, scaled together so that the norm of all is at most `most`.
+
+        Times min(1, most / (norm + 1e-6)), as PyTorch's ``clip_grad_norm_``.
+        """
+        emit = self.emit
+        squares = [
+            emit("ReduceSumSquare", gradient, name=f"{parameter.name}.grad.square", keepdims=0)
+            for parameter, gradient in gradients.items()
+        ]
+        total = functools.reduce(lambda a, b: emit("Add", a, b, name="gradients.square"), squares)
+        norm = emit("Sqrt", total, name="gradients.norm")
+        above = emit("Add", norm, emit.constant(1e-6, "float32", "least_norm"), name="norm.above")
+        ratio = emit("Div", emit.constant(most, "float32", "most"), above, name="norm.ratio")
+        scale = emit("Min", ratio, emit.constant(1, "float32", "whole"), name="norm.scale")
+        return {
+            parameter: emit("Mul", gradient, scale, name=f"{parameter.name}.grad.clipped")
+            for parameter, gradient in gradients.items()
+        }
 
     def update(self, parameter: ir.Value, gradient: ir.Value) -> None:
         """Append the step of one parameter, its state and its outputs."""

@@ -28,6 +28,7 @@ from bnnopt.cli.terminal import (
     write_file,
 )
 from bnnopt.errors import BnnoptError, UsageError, VerificationError, no_compiler
+from bnnopt.settings import options
 
 INTERRUPTED = 130  # as a shell reports a process that Ctrl-C ended
 
@@ -242,6 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepare_streams()
     try:
         cli.main(args=arguments, prog_name="bnnopt", standalone_mode=False)
+    except click.NoSuchOption as error:
+        _fail(_about_option(error), error.exit_code)
     except click.ClickException as error:
         _fail(str(UsageError(error.format_message())), error.exit_code)
     except BnnoptError as error:
@@ -250,6 +253,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(no_compiler(error, "this command")), 2)
     except MemoryError:
         _fail("not enough memory on this machine; take a smaller --batch-size", 2)
+
+
+def _about_option(error: click.NoSuchOption) -> str:
+    """The line for an option that a command does not have; most likely it is one of optimize."""
+    message = error.format_message()
+    if any(error.option_name in option.flags for option in options()):
+        message += " It is one of optimize: the step is compiled for it."
+    return str(UsageError(message))
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -90,6 +90,17 @@ def _idle(chosen: Settings, optimizer: str) -> list[str]:
     ]
 
 
+def _parts(chosen: Settings) -> list[str]:
+    """What a batch in parts means."""
+    if chosen.accumulate == 1 or chosen.batch_size is None:
+        return []
+    parts, size = chosen.accumulate, chosen.batch_size
+    return [
+        f"--accumulate: a step takes {parts * size} samples in {parts} parts of {size}; batch "
+        f"norms take mean and deviation of {size}"
+    ]
+
+
 def loss_options(chosen: Settings) -> LossOptions:
     """What changes a cross-entropy."""
     weights = tuple(chosen.class_weights)
@@ -102,14 +113,22 @@ def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     if chosen.init is not None:
         start_from(Path(chosen.init), forward)
     optimizer = _optimizer(chosen)
-    forward.notes += _idle(chosen, optimizer.name)
+    forward.notes += [*_idle(chosen, optimizer.name), *_parts(chosen)]
     loss = chosen.loss or LOSSES[0]
     if optimizer.name == "bop":
         pack_binary_weights(forward)
     if optimizer.name == "fixed-sign":
         fix_signs(forward)
     selection = _selection(chosen)
-    options = TrainingOptions(loss, optimizer, selection, chosen.seed, loss_options(chosen))
+    options = TrainingOptions(
+        loss,
+        optimizer,
+        selection,
+        chosen.seed,
+        loss_options(chosen),
+        chosen.clip_grad_norm,
+        sums_parts=chosen.accumulate > 1,
+    )
     say("building the training step")
     reference = build_training_step(forward, options, path)
     return Built(forward, reference, build_evaluation(forward), optimizer, loss, own_graph(path))
@@ -140,7 +159,14 @@ def import_artifacts(path: Path, chosen: Settings, say: Progress) -> Built:
     own = artifacts.optimizer() if chosen.optimizer is None else None
     optimizer = read_optimizer(own) if own is not None else _optimizer(chosen)
     selection = _selection(chosen)
-    options = TrainingOptions(artifacts.loss, optimizer, selection, chosen.seed)
+    options = TrainingOptions(
+        artifacts.loss,
+        optimizer,
+        selection,
+        chosen.seed,
+        clip_grad_norm=chosen.clip_grad_norm,
+        sums_parts=chosen.accumulate > 1,
+    )
     say("importing the training graph")
     reference = build_imported_step(artifacts, options, path)
     _check_imported(reference, path)

@@ -165,6 +165,7 @@ def optimize(
         raise UsageError("optimize: example is for a PyTorch module, found a file; leave it out")
     say = progress or (lambda line: None)
     path = Path(os.fsdecode(model))
+    chosen = replace(chosen, batch_size=_part_size(chosen))
     say("reading the model")
     build = import_artifacts if is_artifacts(path) else build_forward
     built = build(path, chosen, say)
@@ -197,6 +198,22 @@ def optimize(
     plus = {found.name for found in forward.binarized if found.zero == "+1"}
     source = without_weights(built.source, about.weights, plus)
     return Optimized(report, training, evaluation, reference, about, weights, source)
+
+
+def _part_size(chosen: Settings) -> int | None:
+    """Samples that the programs take at once: a batch, or a part of it."""
+    parts, whole = chosen.accumulate, chosen.batch_size
+    if parts == 1:
+        return whole
+    if whole is None or whole % parts:
+        given = "no --batch-size" if whole is None else f"--batch-size {whole}"
+        raise UsageError(f"--accumulate {parts}: {given}, expected a multiple of {parts}")
+    if chosen.class_weights or chosen.ignore_index is not None:
+        raise UsageError(
+            f"--accumulate {parts}: not with --class-weights or --ignore-index, whose mean over a "
+            "part is not that over the batch; leave one of them out"
+        )
+    return whole // parts
 
 
 def _of_module(
@@ -300,6 +317,7 @@ def _about(built: Built, training: TrainingStep, report: Report, settings: Setti
     return Artifact(
         model=report.model,
         batch_size=report.batch_size,
+        parts=settings.accumulate,
         level=report.level,
         optimizer=report.optimizer,
         loss=built.loss,

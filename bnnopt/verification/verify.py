@@ -130,6 +130,8 @@ def batch_feeds(step: TrainingStep, about: Artifact, seed: int, number: int = 1)
             feeds[str(value.name)] = random.standard_normal(shape).astype(value.dtype.numpy())
     for value in step.inputs(Role.RATE):
         feeds[str(value.name)] = np.array(about.learning_rate, np.float32)
+    for value in step.inputs(Role.SHARE):
+        feeds[str(value.name)] = np.array(-1, np.float32)  # one part is all of it
     for value in step.inputs(Role.STEP):
         feeds[str(value.name)] = np.array(number, np.int64)
     return feeds

@@ -321,3 +321,10 @@ def test_a_long_value_is_cut(bnnopt: Cli) -> None:
     found = bnnopt("optimize", MLP, "--gamma", "n" * 5000)
     assert found.exit_code == 2
     assert len(found.stderr) < 1100
+
+
+def test_an_option_of_optimize_is_said_to_be_one(mistake: Mistake) -> None:
+    line = mistake("train", "out", "--data", "x.npz", "--clip-grad-norm", "1")
+    assert "--clip-grad-norm" in line
+    assert "one of optimize" in line
+    assert "optimize" not in mistake("train", "out", "--data", "x.npz", "--strange", "1")

@@ -22,7 +22,7 @@ from bnnopt import TrainingSession
 from bnnopt.errors import DivergedError, UsageError
 from bnnopt.runtime import BACKENDS, guard
 from bnnopt.runtime.kernels.compiled import calls
-from bnnopt.runtime.session import SCALED_RANGE
+from bnnopt.runtime.parts import SCALED_RANGE
 from tests.graphs import write
 from tests.passes.networks import BINARY, BINARY_WEIGHTS
 
