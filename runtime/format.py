@@ -21,6 +21,7 @@ FORMAT = 5
 ARTIFACT_FILE = "artifact.json"
 WEIGHTS_FILE = "weights.safetensors"
 CONSTANTS_FILE = "constants.safetensors"
+PROFILE_FILE = "profile.json"  # by training, where it is asked to; not of the folder itself
 TRAINING, EVALUATION = "training", "evaluation"
 
 Attribute = int | float | str | list[int] | list[float]

@@ -119,10 +119,10 @@ class NativeBackend:
         left_out = () if updates else self._updates
         return float(self._train.run(feeds, batch, observe, guard, left_out)[0].reshape(-1)[0])
 
-    def predict(self, data: tuple[Array, ...], batch: int) -> Array:
-        """The network's first output for one batch."""
+    def predict(self, data: tuple[Array, ...], batch: int, output: int = 0) -> Array:
+        """An output of the network, by its place, for one batch."""
         set_threads(self._threads)
-        return np.array(self._predict.run({"data": data}, batch)[0])
+        return np.array(self._predict.run({"data": data}, batch)[output])
 
 
 def arena_of(n_bytes: int, folder: str) -> NDArray[np.uint8]:

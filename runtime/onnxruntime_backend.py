@@ -75,10 +75,10 @@ class OnnxruntimeBackend:
         guard.check_finite()
         return loss
 
-    def predict(self, data: tuple[Array, ...], batch: int) -> Array:
-        """The network's first output for one batch."""
+    def predict(self, data: tuple[Array, ...], batch: int, output: int = 0) -> Array:
+        """An output of the network, by its place, for one batch."""
         self._reopen_in_child()
-        return self._predict.run({"data": data}, batch)
+        return self._predict.run({"data": data}, batch, output)
 
     def _open(self) -> None:
         self._pid = os.getpid()
@@ -124,20 +124,20 @@ class _Bound:
         for spec in program.values:
             if spec.place == "persistent" and spec.name in outputs:
                 self._binding.bind_ortvalue_output(spec.name, self._values[spec.buffer])
-        self._output = program.values[program.outputs[0]]
 
-    def run(self, feeds: Mapping[str, tuple[Array, ...]], batch: int) -> Array:
-        """The first output for one batch, in new memory."""
+    def run(self, feeds: Mapping[str, tuple[Array, ...]], batch: int, place: int = 0) -> Array:
+        """An output for one batch, in new memory."""
         held = []
+        wanted = self._program.values[self._program.outputs[place]]
         for role, indices in self._program.roles.items():
             for index, array in zip(indices, feeds[role] if indices else (), strict=True):
                 spec = self._program.values[index]
                 fed = np.ascontiguousarray(array, spec.dtype).reshape(spec.shape_at(batch))
                 held.append(ort.OrtValue.ortvalue_from_numpy(fed))
                 self._binding.bind_ortvalue_input(spec.name, held[-1])
-        output = np.empty(self._output.shape_at(batch), self._output.dtype)
+        output = np.empty(wanted.shape_at(batch), wanted.dtype)
         held.append(ort.OrtValue.ortvalue_from_numpy(output))
-        self._binding.bind_ortvalue_output(self._output.name, held[-1])
+        self._binding.bind_ortvalue_output(wanted.name, held[-1])
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:  # onnxruntime's own classes share no base but this

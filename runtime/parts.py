@@ -33,6 +33,8 @@ class Part(NamedTuple):
         Of all samples of the step.
     left : int
         How many parts come behind this one; weights are stepped behind the last.
+    times : int
+        How often each sample is there.
     """
 
     data: tuple[Array, ...]
@@ -40,6 +42,7 @@ class Part(NamedTuple):
     batch: int
     share: float
     left: int
+    times: int = 1
 
     @property
     def is_last(self) -> bool:
@@ -52,7 +55,7 @@ class Part(NamedTuple):
             return self
         times = full // self.batch
         data, labels = repeated(self.data, times), repeated(self.labels, times)
-        return self._replace(data=data, labels=labels, batch=self.batch * times)
+        return self._replace(data=data, labels=labels, batch=self.batch * times, times=times)
 
     def feeds(self, rate: float, number: int, roles: Mapping[str, Sequence[int]]) -> Feeds:
         """By role, of those that a program has; the step is its `number`-th, from 1."""

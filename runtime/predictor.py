@@ -10,7 +10,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.errors import ArtifactError, UsageError, did_you_mean
 from bnnopt.runtime.artifact import check_files, read_artifact, read_program, read_tensors
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.feeding import Data, fitted_inputs, index_bounds
@@ -31,8 +31,8 @@ from bnnopt.runtime.turns import Turns, in_turn
 Array = NDArray[np.generic]
 _SIGNS = "signs"  # metadata: shapes of the constants that are kept as bits
 _FEWEST = 64  # elements
-PredictBatch = Callable[[tuple[Array, ...], int], Array]
-"""(inputs of a batch, its samples) to the network's first output."""
+PredictBatch = Callable[[tuple[Array, ...], int, int], Array]
+"""(inputs of a batch, its samples, the place of an output) to that output."""
 
 
 class Predictor:
@@ -97,13 +97,20 @@ class Predictor:
         specs = (self._program.values[i] for i in self._program.roles["data"])
         return {spec.name: spec for spec in specs}
 
+    @property
+    def outputs(self) -> Mapping[str, ValueSpec]:
+        """The network's outputs by name, in the order of the model file."""
+        return outputs_of(self._program)
+
     @in_turn
-    def predict(self, x: Data) -> Array:
+    def predict(self, x: Data, output: str | None = None) -> Array:
         """The network's output for any number of samples.
 
         Parameters
         ----------
         x : (n, ...) float32, or a mapping of the names of inputs to arrays
+        output : str, optional
+            Its name, of those in `outputs`; the first if not given.
 
         Returns
         -------
@@ -113,14 +120,37 @@ class Predictor:
         Raises
         ------
         UsageError
-            If a shape does not fit, or the output is not one a sample.
+            If there is no such output, a shape does not fit, or the output is not one a sample.
         """
+        place = place_of(output, self._program)
         data = fitted_inputs(x, list(self.inputs.values()), "predict", self._index_bounds)
-        return in_batches(data, self._program, self._program.fixed_batch, self._predict)
+        return in_batches(data, self._program, self._program.fixed_batch, self._predict, place)
 
-    def _predict(self, data: tuple[Array, ...], batch: int) -> Array:
+    def _predict(self, data: tuple[Array, ...], batch: int, output: int) -> Array:
         set_threads(self._threads)
-        return np.array(self._executor.run({"data": data}, batch)[0])
+        return np.array(self._executor.run({"data": data}, batch)[output])
+
+
+def outputs_of(program: Program) -> dict[str, ValueSpec]:
+    """The outputs of a program by name, in their order."""
+    return {program.values[i].name: program.values[i] for i in program.outputs}
+
+
+def place_of(output: str | None, program: Program) -> int:
+    """Where an output stands among those of the network; the first place without a name.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name.
+    """
+    names = [program.values[i].name for i in program.outputs]
+    if output is None:
+        return 0
+    if output not in names:
+        hint = did_you_mean(output, names)
+        raise UsageError(f"predict: no output {output!r}; expected {', '.join(names)}{hint}")
+    return names.index(output)
 
 
 def is_signs(array: Array) -> bool:
@@ -160,7 +190,11 @@ def with_signs(
 
 
 def in_batches(
-    data: tuple[Array, ...], program: Program, is_fixed: bool, predict: PredictBatch
+    data: tuple[Array, ...],
+    program: Program,
+    is_fixed: bool,
+    predict: PredictBatch,
+    place: int = 0,
 ) -> Array:
     """Predict any number of samples by a program for so many at once.
 
@@ -172,7 +206,7 @@ def in_batches(
     UsageError
         If the output is not one a sample.
     """
-    output, n = program.values[program.outputs[0]], program.batch_size
+    output, n = program.values[program.outputs[place]], program.batch_size
     if output.shape[:1] not in ((-1,), (n,)):
         raise UsageError(f"predict: output {output.name!r} has no axis of samples")
     parts = []
@@ -181,7 +215,7 @@ def in_batches(
         count = len(batch[0])
         if is_fixed and count < n:
             batch = tuple(_filled(array, n) for array in batch)
-        parts.append(predict(batch, len(batch[0]))[:count])
+        parts.append(predict(batch, len(batch[0]), place)[:count])
     empty = np.empty((0, *output.shape_at(1)[1:]), output.dtype)
     return np.concatenate(parts) if parts else empty
 

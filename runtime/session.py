@@ -33,7 +33,6 @@ from bnnopt.runtime.feeding import (
 from bnnopt.runtime.files import StrPath
 from bnnopt.runtime.format import (
     Artifact,
-    StepSpec,
     ValueSpec,
     has_half_gradients,
     normalizes_samples,
@@ -41,8 +40,9 @@ from bnnopt.runtime.format import (
 )
 from bnnopt.runtime.guard import Feeds, Guard, is_finite
 from bnnopt.runtime.native import Memory, NativeBackend
+from bnnopt.runtime.observing import Hits, PartObserver, Profile, together
 from bnnopt.runtime.parts import Part, in_parts
-from bnnopt.runtime.predictor import in_batches
+from bnnopt.runtime.predictor import in_batches, outputs_of, place_of
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.runtime.turns import Turns, in_turn
 
@@ -133,6 +133,7 @@ class TrainingSession:
         self._is_scaled = has_half_gradients(self._backend.training)
         self._guard = Guard(self._backend.training, self._persistent, undo)
         self._sums = sums(self._backend.training)
+        self._observers: list[PartObserver] = []
         self._bad_weight = self._first_not_finite()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -212,6 +213,20 @@ class TrainingSession:
 
         return named_kernels(self._backend.training)
 
+    def profile(self) -> Profile:
+        """Take down the time of each node from here on.
+
+        Raises
+        ------
+        UsageError
+            If the backend is not the native one.
+        """
+        if not isinstance(self._backend, NativeBackend):
+            raise UsageError("profile: only the native backend runs node by node; open with that")
+        profile = Profile(self._backend.training)
+        self._observers.append(profile)
+        return profile
+
     @in_turn
     def step(self, x: Data, y: ArrayLike | None = None, lr: float | None = None) -> float:
         """One training step; weights, statistics and optimiser state change in place.
@@ -244,32 +259,22 @@ class TrainingSession:
             saved or resumed since the last step), and where the batch, rate, loss or statistics are
             larger than training has a use for.
         """
-        return self._step_on(x, y, lr, None)
+        return self._step_on(x, y, lr)
 
     @in_turn
     def scored_step(
         self, x: Data, y: ArrayLike | None = None, lr: float | None = None
     ) -> ScoredStep:
         """`step`, and how many labels had the largest score before the update."""
-        hits = labels = 0
         scores = self._backend.training.scores
         if scores < 0:
-            return ScoredStep(self._step_on(x, y, lr, None), 0, 0)
-
-        def count(step: StepSpec, outputs: tuple[Array, ...]) -> None:
-            nonlocal hits, labels
-            if scores in step.outputs:
-                truth = np.asarray(y)
-                counts = truth != self._ignored if self._ignored is not None else truth == truth
-                place = [index for index in step.outputs if index >= 0].index(scores)
-                found = outputs[place].argmax(axis=1) == truth
-                hits, labels = int((found & counts).sum()), int(counts.sum())
-
-        loss = self._step_on(x, y, lr, count)
-        return ScoredStep(loss, hits, labels)
+            return ScoredStep(self._step_on(x, y, lr), 0, 0)
+        found = Hits(scores, self._ignored)
+        loss = self._step_on(x, y, lr, found)
+        return ScoredStep(loss, found.hits, found.labels)
 
     def _step_on(
-        self, x: Data, y: ArrayLike | None, lr: float | None, observe: Observer | None
+        self, x: Data, y: ArrayLike | None, lr: float | None, *observers: PartObserver
     ) -> float:
         self._check_whole("step")
         data = self._fitted(x, "step")
@@ -285,7 +290,7 @@ class TrainingSession:
         if labels and self._is_scaled:
             parts = [part.filled(about.batch_size) for part in parts]
         try:
-            return self._run_step(parts, rate, observe)
+            return self._run_step(parts, rate, [*self._observers, *observers])
         except DivergedError as error:
             raise self._diverged(str(error), rate) from None
 
@@ -337,13 +342,20 @@ class TrainingSession:
             callbacks,
         )
 
+    @property
+    def outputs(self) -> Mapping[str, ValueSpec]:
+        """The network's outputs by name, in the order of the model file."""
+        return outputs_of(self._backend.evaluation)
+
     @in_turn
-    def predict(self, x: Data) -> Array:
+    def predict(self, x: Data, output: str | None = None) -> Array:
         """The network's output for any number of samples, with running statistics.
 
         Parameters
         ----------
         x : (n, ...) float32, or a mapping as in `step`
+        output : str, optional
+            Its name, of those in `outputs`; the first if not given.
 
         Returns
         -------
@@ -353,16 +365,16 @@ class TrainingSession:
         Raises
         ------
         UsageError
-            If a shape does not fit, or the output is not one a sample. If the session has to
-            resume first.
+            If there is no such output, a shape does not fit, or the output is not one a sample. If
+            the session has to resume first.
         """
-        return self._predict(x)
+        return self._predict(x, output)
 
-    def _predict(self, x: Data) -> Array:
+    def _predict(self, x: Data, output: str | None = None) -> Array:
         self._check_whole("predict")
-        data = self._fitted(x, "predict")
-        program = self._backend.evaluation
-        return in_batches(data, program, self._fixed_batch, self._backend.predict)
+        data, program = self._fitted(x, "predict"), self._backend.evaluation
+        place = place_of(output, program)
+        return in_batches(data, program, self._fixed_batch, self._backend.predict, place)
 
     @in_turn
     def evaluate(self, x: Data, y: ArrayLike) -> float:
@@ -475,7 +487,9 @@ class TrainingSession:
         self._guard.is_whole = True
         self._on_disk = saved_state(path, self._step, found.checksum, self._persistent)
 
-    def _run_step(self, parts: Sequence[Part], rate: float, observe: Observer | None) -> float:
+    def _run_step(
+        self, parts: Sequence[Part], rate: float, observers: Sequence[PartObserver]
+    ) -> float:
         """A step that is done as a whole, or else undone as far as it can be."""
         guard, roles = self._guard, self._backend.training.roles
         try:
@@ -486,6 +500,7 @@ class TrainingSession:
                 feeds = part.feeds(rate, self._step + 1, roles)
                 if part is parts[0]:
                     guard.begin(feeds)
+                observe = together([observer.begin(part) for observer in observers])
                 loss += part.share * self._run_part(part, feeds, observe)
             if self._pruning is not None:
                 self._pruning.apply(self._persistent, self._step + 1)

@@ -26,6 +26,7 @@ from bnnopt.runtime.format import (
     CONSTANTS_FILE,
     EVALUATION,
     FORMAT,
+    PROFILE_FILE,
     TRAINING,
     WEIGHTS_FILE,
     Artifact,
@@ -131,7 +132,7 @@ def check_folder(folder: Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArtifactError(f"{folder}: cannot be written: {reason}") from None
-    foreign = sorted(found - owned_files() - set(_checkpoints(folder)))
+    foreign = sorted(found - owned_files() - {PROFILE_FILE} - set(_checkpoints(folder)))
     if foreign:
         raise ArtifactError(
             f"{folder}: holds {foreign[0]!r}, which bnnopt did not write; choose another folder"

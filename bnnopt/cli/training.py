@@ -5,6 +5,7 @@ Nothing of the compiler is imported here: a device has numpy, safetensors and cl
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -36,6 +37,12 @@ _folder = click.argument("folder", type=click.Path(path_type=Path))
 _data = click.option("--data", required=True, metavar="PATH", help="Samples: a file or a folder.")
 _checkpoint_file = click.option(
     "--checkpoint", metavar="FILE", help="Take its weights; if not given, the newest one's."
+)
+_output_name = click.option(
+    "--output",
+    "output_name",
+    metavar="NAME",
+    help="One of several outputs; if not given, the first.",
 )
 _session_options = together(
     click.option(
@@ -111,6 +118,9 @@ _normalization_options = together(
 )
 @click.option("--log-json", metavar="FILE", help="One JSON object an epoch; - for standard output.")
 @click.option("--curves", type=click.Path(path_type=Path), help="Draw them: .png, .svg or .html.")
+@click.option(
+    "--profile", is_flag=True, help="Time each node; writes FOLDER/profile.json, for inspect."
+)
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @_session_options
 @config_option
@@ -126,6 +136,7 @@ def train(folder: Path, **options: Any) -> None:
       bnnopt train out --data train.npz --valid valid.npz --epochs 2
     """
     from bnnopt.cli import running
+    from bnnopt.runtime.format import PROFILE_FILE
 
     say: Callable[[str], None] = (lambda line: None) if options["quiet"] else say_note
     if options["curves"] is not None:
@@ -134,6 +145,7 @@ def train(folder: Path, **options: Any) -> None:
         check(options["curves"].suffix)
         check_writable(options["curves"])
     run = running.prepare(folder, options, say)
+    profile = run.session.profile() if options["profile"] else None
     with ExitStack() as stack:
         signals = stack.enter_context(running.Signals())
         history = _fit(run, [signals, *_onlookers(options, stack)], say)
@@ -141,6 +153,9 @@ def train(folder: Path, **options: Any) -> None:
         from bnnopt.cli.curves import draw
 
         write_file(options["curves"], draw(history, options["curves"].suffix))
+    if profile is not None:
+        content = json.dumps(profile.to_dict(run.session.memory.seen_bytes), indent=1)
+        write_file(folder / PROFILE_FILE, content.encode())
     newest = run.checkpoints.found()[0]
     if signals.received:
         raise running.Stopped(signals.received, f"stopped; --resume goes on from {newest}")
@@ -179,12 +194,20 @@ def _onlookers(options: dict[str, Any], stack: ExitStack) -> list[Callback]:
 @click.command("eval")
 @_folder
 @_data
+@_output_name
 @_checkpoint_file
 @_normalization_options
 @click.option("--metrics", is_flag=True, help="Also top-5, confusion matrix, mean IoU and MAE.")
 @_session_options
 @json_option
-def evaluate(folder: Path, data: str, metrics: bool, json_file: str | None, **options: Any) -> None:
+def evaluate(
+    folder: Path,
+    data: str,
+    output_name: str | None,
+    metrics: bool,
+    json_file: str | None,
+    **options: Any,
+) -> None:
     """Measure loss and accuracy of a trained FOLDER on a data set.
 
     x is normalised as it was in training, unless options say otherwise.
@@ -198,7 +221,7 @@ def evaluate(folder: Path, data: str, metrics: bool, json_file: str | None, **op
 
     check_json_target(json_file)
     session, normalization, samples = running.trained(folder, data, options)
-    found = measure(session, samples, normalization).to_dict()
+    found = measure(session, samples, normalization, output_name).to_dict()
     if not metrics:
         found = {name: found[name] for name in ("loss", "accuracy", "samples")}
     answer(json_file, found, "\n".join(running.described(found, samples.classes)))
@@ -207,9 +230,10 @@ def evaluate(folder: Path, data: str, metrics: bool, json_file: str | None, **op
 @click.command()
 @_folder
 @_data
+@_output_name
 @click.option(
     "-o",
-    "--output",
+    "output",
     required=True,
     type=click.Path(path_type=Path),
     help="An .npz file: y, the network's output, and label, the place of its largest score.",
@@ -217,7 +241,7 @@ def evaluate(folder: Path, data: str, metrics: bool, json_file: str | None, **op
 @_checkpoint_file
 @_normalization_options
 @_session_options
-def predict(folder: Path, data: str, output: Path, **options: Any) -> None:
+def predict(folder: Path, data: str, output: Path, output_name: str | None, **options: Any) -> None:
     """Write what a trained FOLDER predicts for a data set.
 
     \b
@@ -235,7 +259,8 @@ def predict(folder: Path, data: str, output: Path, **options: Any) -> None:
         raise UsageError(f"-o {output}: expected a name that ends in .npz")
     check_writable(output)
     session, normalization, samples = running.trained(folder, data, options)
-    found = np.concatenate([part for _, part in predictions(session, samples, normalization)])
+    batches = predictions(session, samples, normalization, output_name)
+    found = np.concatenate([part for _, part in batches])
     labels = {"label": found.argmax(axis=1)} if session.about.classes else {}
     content = io.BytesIO()
     np.savez(content, y=found, **labels)

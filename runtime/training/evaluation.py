@@ -40,16 +40,22 @@ def _prepared(x: Array, normalization: Normalization, dtype: str) -> Array:
 
 
 def predictions(
-    session: Network, data: Dataset, normalization: Normalization
+    session: Network, data: Dataset, normalization: Normalization, output: str | None = None
 ) -> Iterator[tuple[NDArray[np.int64], Array]]:
-    """Indices of each batch, in order, and the network's output for it."""
+    """Indices of each batch, in order, and an output for it, the first if not named."""
     for start in range(0, len(data), session.batch_size):
         indices = np.arange(start, min(start + session.batch_size, len(data)))
-        yield indices, session.predict(prepared(data.inputs(indices), normalization, session))
+        x = prepared(data.inputs(indices), normalization, session)
+        yield indices, session.predict(x, output)
 
 
-def evaluate(session: Network, data: Dataset, normalization: Normalization) -> Scores:
+def evaluate(
+    session: Network, data: Dataset, normalization: Normalization, output: str | None = None
+) -> Scores:
     """The scores of `session` on `data`, with running statistics; memory for one batch only.
+
+    Of another `output` than the first, which the loss is of, there is no loss; where it has an axis
+    of classes and targets are integers, there is an accuracy.
 
     Raises
     ------
@@ -58,12 +64,23 @@ def evaluate(session: Network, data: Dataset, normalization: Normalization) -> S
     """
     if data.y is None:
         raise UsageError(f"{data.source}: has no targets; expected an array y")
-    scores = Scores(session.about.loss, session.about.classes, session.about.loss_options)
-    for indices, output in predictions(session, data, normalization):
+    about = _about_output(session, data.y.dtype.kind in "iu", output)
+    scores = Scores(about.loss, about.classes, about.loss_options)
+    for indices, found in predictions(session, data, normalization, output):
         targets = data.targets(indices)
         assert targets is not None
-        scores.add(output, _fitted(targets, output, session.about, data.source))
+        scores.add(found, _fitted(targets, found, about, data.source))
     return scores
+
+
+def _about_output(session: Network, of_classes: bool, output: str | None) -> Artifact:
+    """What the folder says, or would if the loss were of this output."""
+    about, (first, *_) = session.about, session.outputs
+    if output in (None, first) and about.loss != "none":
+        return about
+    spec = session.outputs.get(output or first)
+    classes = spec.shape[1] if spec is not None and of_classes and len(spec.shape) > 1 else 0
+    return about._replace(loss="none", classes=max(classes, 0))
 
 
 def _fitted(targets: Array, output: Array, about: Artifact, source: str) -> Array:
