@@ -34,13 +34,17 @@ class LayerBuilder:
         Shape of one sample; the batch dimension is added in front as the symbol ``batch``.
     seed : int
         Seed of ``numpy.random.default_rng``.  Weights are drawn in the order of the layers.
+    dtype : DataType
+        Of the samples.
     """
 
-    def __init__(self, input_shape: Sequence[int], seed: int) -> None:
+    def __init__(
+        self, input_shape: Sequence[int], seed: int, dtype: ir.DataType = ir.DataType.FLOAT
+    ) -> None:
         self._rng = np.random.default_rng(seed)
         self._nodes: list[ir.Node] = []
         self._parameters: list[ir.Value] = []
-        self.x = _value("x", (BATCH, *input_shape))
+        self.x = typed_value("x", (BATCH, *input_shape), dtype)
 
     def model(self, logits: ir.Value, name: str, doc: str) -> ir.Model:
         """Close the graph: ``logits`` becomes its only output, under that name."""
@@ -75,25 +79,41 @@ class LayerBuilder:
 
         With ``scaled`` the output is multiplied by the mean magnitude of each filter's weights.
         """
-        n, c, h, w = _dims(x)
-        weight = self._weight(f"{name}.weight", (channels, int(c) // group, kernel, kernel), binary)
-        inputs = [x, weight, *self._bias(name, channels, bias)]
+        c = int(dims_of(x)[1]) // group
+        weight = self._weight(f"{name}.weight", (channels, c, kernel, kernel), binary)
+        latent = self._parameters[-1]
+        of = self._bias(name, channels, bias)
+        y = self.convolved(x, weight, name, *of, stride=stride, pad=pad, group=group)
+        return self._scaled(y, latent, name) if scaled else y
+
+    def convolved(
+        self,
+        x: ir.Value,
+        weight: ir.Value,
+        name: str,
+        *bias: ir.Value,
+        stride: int = 1,
+        pad: int = 0,
+        group: int = 1,
+    ) -> ir.Value:
+        """X with a weight (M, C/group, k, ...), over one axis or two of equal settings."""
+        n, _, *sides = dims_of(x)
+        channels, _, *kernel = (int(d) for d in dims_of(weight))
         attributes = {
-            "dilations": [1, 1],
+            "dilations": [1] * len(kernel),
             "group": group,
-            "kernel_shape": [kernel, kernel],
-            "pads": [pad] * 4,
-            "strides": [stride, stride],
+            "kernel_shape": kernel,
+            "pads": [pad] * 2 * len(kernel),
+            "strides": [stride] * len(kernel),
         }
-        size = [(int(side) + 2 * pad - kernel) // stride + 1 for side in (h, w)]
-        y = self._op("Conv", inputs, (n, channels, *size), name, attributes)
-        return self._scaled(y, self._parameters[-1], name) if scaled else y
+        size = [(int(side) + 2 * pad - kernel[0]) // stride + 1 for side in sides]
+        return self._op("Conv", [x, weight, *bias], (n, channels, *size), name, attributes)
 
     def dense(
         self, x: ir.Value, features: int, name: str, *, binary: bool = False, bias: bool = False
     ) -> ir.Value:
         """Dense layer ``x @ weight.T``; x: (N, F), ``<name>.weight``: (features, F)."""
-        n, fan_in = _dims(x)
+        n, fan_in = dims_of(x)
         weight = self._weight(f"{name}.weight", (features, int(fan_in)), binary)
         inputs = [x, weight, *self._bias(name, features, bias)]
         attributes = {"alpha": 1.0, "beta": 1.0, "transB": 1}
@@ -106,15 +126,15 @@ class LayerBuilder:
         Wang et al. (2023), it is a ``Constant`` node of ones, which no optimiser can mistake for
         a parameter.
         """
-        c = int(_dims(x)[1])
+        c = int(dims_of(x)[1])
         ones, zeros = np.ones(c, np.float32), np.zeros(c, np.float32)
         scale = (
             self._parameter(f"{name}.weight", ones)
             if gamma
-            else self._constant(f"{name}_scale", ones)
+            else self.constant(f"{name}_scale", ones)
         )
-        outputs = [_value(f"{name}_out", _dims(x))] + [
-            _value(f"{name}_{stat}_out", (c,)) for stat in ("running_mean", "running_var")
+        outputs = [typed_value(f"{name}_out", dims_of(x))] + [
+            typed_value(f"{name}_{stat}_out", (c,)) for stat in ("running_mean", "running_var")
         ]
         inputs = [
             x,
@@ -128,21 +148,21 @@ class LayerBuilder:
 
     def sign(self, x: ir.Value, name: str) -> ir.Value:
         """Elementwise sign, as ONNX has it: sign(0) = 0."""
-        return self._op("Sign", [x], _dims(x), name)
+        return self._op("Sign", [x], dims_of(x), name)
 
     def relu(self, x: ir.Value, name: str) -> ir.Value:
         """Elementwise max(x, 0)."""
-        return self._op("Relu", [x], _dims(x), name)
+        return self._op("Relu", [x], dims_of(x), name)
 
     def relu6(self, x: ir.Value, name: str) -> ir.Value:
         """Elementwise min(max(x, 0), 6), as the ``Clip`` that torch exports for ReLU6."""
-        low = self._constant(f"{name}_min", np.float32(0))
-        high = self._constant(f"{name}_max", np.float32(6))
-        return self._op("Clip", [x, low, high], _dims(x), name)
+        low = self.constant(f"{name}_min", np.float32(0))
+        high = self.constant(f"{name}_max", np.float32(6))
+        return self._op("Clip", [x, low, high], dims_of(x), name)
 
     def add(self, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
         """Elementwise sum of two values of one shape."""
-        return self._op("Add", [a, b], _dims(a), name)
+        return self._op("Add", [a, b], dims_of(a), name)
 
     def max_pool(self, x: ir.Value, name: str, *, kernel: int = 2, pad: int = 0) -> ir.Value:
         """Max pool, stride 2; what is left of a last window is dropped."""
@@ -154,17 +174,17 @@ class LayerBuilder:
 
     def global_average_pool(self, x: ir.Value, name: str) -> ir.Value:
         """Mean over H and W: (N, C, H, W) -> (N, C, 1, 1)."""
-        return self._op("GlobalAveragePool", [x], (*_dims(x)[:2], 1, 1), name)
+        return self._op("GlobalAveragePool", [x], (*dims_of(x)[:2], 1, 1), name)
 
     def flatten(self, x: ir.Value, name: str) -> ir.Value:
         """(N, C, H, W) -> (N, C*H*W)."""
-        n, c, h, w = _dims(x)
+        n, c, h, w = dims_of(x)
         return self._op("Flatten", [x], (n, int(c) * int(h) * int(w)), name, {"axis": 1})
 
     # Pieces ------------------------------------------------------------------------------------
 
     def _pool(self, op_type: str, x: ir.Value, name: str, kernel: int, pad: int) -> ir.Value:
-        n, c, h, w = _dims(x)
+        n, c, h, w = dims_of(x)
         attributes = {"kernel_shape": [kernel, kernel], "strides": [2, 2]}
         attributes |= {"pads": [pad] * 4} if pad else {}
         size = [(int(side) + 2 * pad - kernel) // 2 + 1 for side in (h, w)]
@@ -172,13 +192,13 @@ class LayerBuilder:
 
     def _scaled(self, y: ir.Value, weight: ir.Value, name: str) -> ir.Value:
         """y times mean|weight| of each filter; y: (N, C, H, W), weight: (C, ...)."""
-        magnitude = self._op("Abs", [weight], _dims(weight), f"{name}_magnitude")
+        magnitude = self._op("Abs", [weight], dims_of(weight), f"{name}_magnitude")
         mean = {"axes": [1, 2, 3], "keepdims": 1}
-        channels = int(_dims(y)[1])
+        channels = int(dims_of(y)[1])
         scale = self._op("ReduceMean", [magnitude], (channels, 1, 1, 1), f"{name}_mean", mean)
         by_channel = {"perm": [1, 0, 2, 3]}
         scale = self._op("Transpose", [scale], (1, channels, 1, 1), f"{name}_scale", by_channel)
-        return self._op("Mul", [y, scale], _dims(y), f"{name}_scaled")
+        return self._op("Mul", [y, scale], dims_of(y), f"{name}_scaled")
 
     def _weight(self, name: str, shape: tuple[int, ...], binary: bool) -> ir.Value:
         """Latent weight ~ N(0, 1/fan-in), output channels first, behind a ``Sign`` if binary."""
@@ -191,14 +211,16 @@ class LayerBuilder:
         return [self._parameter(f"{name}.bias", np.zeros(size, np.float32))] if present else []
 
     def _parameter(self, name: str, array: FloatArray) -> ir.Value:
-        value = _value(name, array.shape)
+        value = typed_value(name, array.shape)
         value.const_value = ir.tensor(array, name=name)
         self._parameters.append(value)
         return value
 
-    def _constant(self, name: str, array: FloatArray | np.float32) -> ir.Value:
+    def constant(self, name: str, array: npt.NDArray[Any] | np.generic) -> ir.Value:
+        """A ``Constant`` node, which nobody takes for a parameter."""
         tensor = ir.tensor(np.asarray(array))
-        return self._op("Constant", [], np.shape(array), name, {"value": tensor})
+        value = typed_value(f"{name}_out", np.shape(array), tensor.dtype)
+        return self._node("Constant", [], [value], name, {"value": tensor})
 
     def _op(
         self,
@@ -208,7 +230,7 @@ class LayerBuilder:
         name: str,
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
-        return self._node(op_type, inputs, [_value(f"{name}_out", shape)], name, attributes)
+        return self._node(op_type, inputs, [typed_value(f"{name}_out", shape)], name, attributes)
 
     def _node(
         self,
@@ -224,10 +246,12 @@ class LayerBuilder:
         return outputs[0]
 
 
-def _value(name: str, shape: Dims) -> ir.Value:
-    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+def typed_value(name: str, shape: Dims, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+    """A value that no node makes yet."""
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
 
 
-def _dims(x: ir.Value) -> Dims:
-    assert x.shape is not None  # every value here is made by _value
+def dims_of(x: ir.Value) -> Dims:
+    """The shape of a value; symbols as text."""
+    assert x.shape is not None  # every value here is made by typed_value
     return tuple(d if isinstance(d, int) else str(d.value) for d in x.shape)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from bnnopt.errors import UsageError, did_you_mean
-from bnnopt.models import minis, residual, wang2023
+from bnnopt.models import blocks, low_bit, minis, residual, tasks, wang2023
 
 ZOO: dict[str, Callable[..., ir.Model]] = {
     "mlp": wang2023.mlp,
@@ -22,6 +22,21 @@ ZOO: dict[str, Callable[..., ir.Model]] = {
     "bi-real-18": residual.bi_real_18,
     "resnet-e-mini": minis.resnet_e_mini,
     "relu-mini": minis.relu_mini,
+    "reactnet": blocks.react_net,
+    "ir-net": blocks.ir_net,
+    "meliusnet": blocks.melius_net,
+    "boolnet": blocks.bool_net,
+    "lab": blocks.lab,
+    "mobinet": blocks.mobi_net,
+    "pokebnn": blocks.poke_bnn,
+    "quicknet": blocks.quick_net,
+    "twn": low_bit.twn,
+    "bitnet-mlp": low_bit.bitnet_mlp,
+    "pact-dorefa": low_bit.pact_dorefa,
+    "har": tasks.activity,
+    "unet": tasks.u_net,
+    "transformer": tasks.transformer,
+    "keyword-gru": tasks.keyword_gru,
 }
 
 
@@ -40,13 +55,14 @@ def build(name: str, seed: int = 0, **sizes: int) -> ir.Model:
     seed : int
         Seed of the weights, 0 or more; the same seed gives the same bytes.
     **sizes : int
-        What the network leaves open: of ``resnet-e-18`` and ``bi-real-18`` the input `size`, the
-        number of `classes` and the first `width`.
+        What the network leaves open, of input `size`, number of `classes` and first `width`: those
+        that its builder takes.
 
     Returns
     -------
     onnx_ir.Model
-        Input ``x`` float32 (batch, ...), output ``logits`` float32 (batch, classes).
+        Input ``x`` (batch, ...), float32 but for words, output ``logits`` float32 (batch,
+        classes, ...).
 
     Raises
     ------

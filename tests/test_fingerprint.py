@@ -24,11 +24,10 @@ import pytest
 import bnnopt
 from bnnopt.autodiff import OPTIMIZERS
 from bnnopt.errors import UsageError
-from bnnopt.models import names
 from bnnopt.passes import LEVELS, PASSES
 from bnnopt.plan import make_plan
 from bnnopt.runtime.library import library
-from tests.zoo import build_small
+from tests.zoo import FIRST, build_small
 
 TABLE = Path(__file__).parent / "fingerprint.txt"
 ARTIFACTS = Path(__file__).parent / "exports" / "artifacts"
@@ -44,7 +43,7 @@ pytestmark = pytest.mark.skipif(library() is None, reason="the table is that of 
 def _cases() -> list[Case]:
     levels = [
         (name, level, rule)
-        for name in names()
+        for name in FIRST
         for level in LEVELS
         for rule in OPTIMIZERS
         if rule in WHOLE or name in QUICK

@@ -7,6 +7,8 @@ import onnx_ir as ir
 from bnnopt.models import build
 
 EIGHTEEN = ("resnet-e-18", "bi-real-18")
+FIRST = ("mlp", "binarynet", "cnv", *EIGHTEEN, "resnet-e-mini", "relu-mini")
+"""Those that most tests run; the blocks of papers are held to PyTorch in test_papers.py."""
 LARGE = ("binarynet", *EIGHTEEN)
 SIZES = {"size": 32, "classes": 10, "width": 4}
 

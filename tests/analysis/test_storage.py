@@ -16,11 +16,11 @@ from bnnopt.analysis import (
     saved_bytes,
     size_bytes,
 )
-from bnnopt.models import names
 from bnnopt.plan import make_plan
 from bnnopt.training_step import PERSISTENT, TrainingStep, role
 from tests.graphs import SAME_KERNELS, network, value, zoo
 from tests.passes.networks import small
+from tests.zoo import FIRST
 
 MIB = 1 << 20
 ALL = SAME_KERNELS
@@ -39,7 +39,7 @@ def test_binarynet_keeps_a_fortieth_at_o1() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["O0", "O1"])
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", FIRST)
 def test_classes_add_up_to_the_peak(name: str, level: str) -> None:
     plan = make_plan(step_of(name, level))
     assert sum(plan.classes.values()) == plan.peak_bytes

@@ -24,11 +24,10 @@ from bnnopt.autodiff import (
 )
 from bnnopt.errors import ModelError, UsageError
 from bnnopt.frontend import ForwardGraph, load_forward
-from bnnopt.models import names
 from bnnopt.ops import dims
 from bnnopt.training_step import PERSISTENT, PHASES, Role, TrainingStep, phase, role
 from tests.autodiff.interpreter import run, session, stock
-from tests.zoo import build_small
+from tests.zoo import FIRST, build_small
 
 Array = NDArray[Any]
 BATCH = 4
@@ -92,7 +91,7 @@ def random_feeds(step: TrainingStep, weights: Mapping[str, Array]) -> dict[str, 
 
 # The zoo's graphs -------------------------------------------------------------------------------
 
-each_model = pytest.mark.parametrize("name", names())
+each_model = pytest.mark.parametrize("name", FIRST)
 
 
 @pytest.mark.slow

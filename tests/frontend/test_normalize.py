@@ -11,12 +11,11 @@ import pytest
 
 from bnnopt.errors import UsageError
 from bnnopt.frontend import ForwardGraph, load_forward
-from bnnopt.models import names
 from bnnopt.ops import dims
 from bnnopt.training_step import Role, role
 from tests.autodiff.interpreter import Array, run, session
 from tests.frontend.models import BATCH, WEIGHTS, X, good, load, parse, rejected, save
-from tests.zoo import LARGE, build_small
+from tests.zoo import FIRST, LARGE, build_small
 
 
 def output(forward: ForwardGraph, x: Array = X) -> Array:
@@ -83,7 +82,7 @@ def test_split_of_opset_17(tmp_path: Path) -> None:
 
 
 # The 18-layer networks have the block of resnet-e-mini, over and over: rounding decides some sign.
-@pytest.mark.parametrize("name", [n for n in names() if n not in LARGE])
+@pytest.mark.parametrize("name", [n for n in FIRST if n not in LARGE])
 def test_zoo_keeps_its_function(name: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     ir.save(build_small(name, seed=3), path)
@@ -100,7 +99,7 @@ def test_zoo_keeps_its_function(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(output(forward, x), want, rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", FIRST)
 def test_zoo_values_are_typed_and_static(name: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     ir.save(build_small(name), path)

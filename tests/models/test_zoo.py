@@ -16,7 +16,7 @@ from bnnopt.errors import UsageError
 from bnnopt.frontend import load_forward
 from bnnopt.models import ZOO, build, names
 from bnnopt.models.wang2023 import BINARYNET, CNV, MLP
-from tests.zoo import EIGHTEEN, LARGE, build_small
+from tests.zoo import EIGHTEEN, FIRST, LARGE, build_small
 
 MODELS = Path(__file__).parents[2] / "models"
 COMMITTED = ("mlp", "relu-mini", "resnet-e-mini")
@@ -26,6 +26,12 @@ N_WEIGHTS = {
     "cnv": 1_542_848,
     "resnet-e-18": 11_678_912,
     "bi-real-18": 11_678_912,
+}
+OUTPUTS: dict[str, list[int | str]] = {
+    "har": ["batch", 6],
+    "unet": ["batch", 4, 32, 32],
+    "transformer": ["batch", 5],
+    "keyword-gru": ["batch", 12],
 }
 LISTINGS = {"mlp": MLP, "binarynet": BINARYNET, "cnv": CNV}
 SMALL = tuple(name for name in names() if name not in LARGE)
@@ -66,7 +72,8 @@ def producer(value: ir.Value) -> str | None:
 def test_checker_accepts(name: str) -> None:
     proto = ir.to_proto(build(name))
     onnx.checker.check_model(proto, full_check=True)
-    assert [(o.domain, o.version) for o in proto.opset_import] == [("", 17)]
+    opset = 17 if name in FIRST else 18  # the one of the compiler, which reads metadata
+    assert [(o.domain, o.version) for o in proto.opset_import] == [("", opset)]
 
 
 @pytest.mark.parametrize("name", names())
@@ -77,7 +84,7 @@ def test_declared_shapes_are_those_that_onnx_infers(name: str) -> None:
     proto.graph.output[0].type.tensor_type.ClearField("shape")
     found = shapes(onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True))
     assert found == declared
-    assert found["logits"] == ["batch", 1000 if name in EIGHTEEN else 10]
+    assert found["logits"] == OUTPUTS.get(name, ["batch", 1000 if name in EIGHTEEN else 10])
 
 
 @pytest.mark.parametrize("name", N_WEIGHTS)
@@ -92,7 +99,7 @@ def test_seed_decides_the_bytes(name: str) -> None:
     assert to_bytes(build(name, seed=1)) != to_bytes(build(name, seed=0))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", FIRST)
 def test_latent_weights_are_normal_with_variance_one_over_fan_in(name: str) -> None:
     for key, weight in weights(build(name)).items():
         assert weight.dtype == np.float32, key
@@ -168,7 +175,7 @@ def test_node_names_say_what_they_are() -> None:
     assert expected.items() <= found.items()
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", FIRST)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnxruntime_runs_any_batch(name: str, batch: int) -> None:
     proto = ir.to_proto(build_small(name))
@@ -194,9 +201,8 @@ def test_committed_file_is_what_the_builder_makes(name: str) -> None:
 
 def test_names_are_the_table() -> None:
     assert names() == tuple(ZOO)
-    assert set(names()) == {
-        *("mlp", "binarynet", "cnv", "resnet-e-18", "bi-real-18", "resnet-e-mini", "relu-mini")
-    }
+    assert names()[: len(FIRST)] == FIRST
+    assert len(names()) == 22
 
 
 def test_unknown_name_lists_the_zoo() -> None:
@@ -219,6 +225,9 @@ def test_sizes() -> None:
             build(options[0], **{options[1]: 0})
     with pytest.raises(UsageError, match="input size 100: expected a multiple of 32"):
         build("bi-real-18", size=100)
+    for name, option in (("boolnet", "width"), ("unet", "size"), ("transformer", "width")):
+        with pytest.raises(UsageError, match=f"{name}: {option} 9: expected an even number"):
+            build(name, **{option: 9})
 
 
 @pytest.mark.parametrize("name", EIGHTEEN)

@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bnnopt.models import names
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.format import StepSpec
 from bnnopt.training_step import TrainingStep
@@ -27,7 +26,7 @@ from tests.graphs import (
     zoo,
 )
 from tests.passes.networks import NETWORKS, small
-from tests.zoo import EIGHTEEN, LARGE
+from tests.zoo import EIGHTEEN, FIRST, LARGE
 
 LOSSLESS = SAME_KERNELS
 RUNNERS = {"native": run_native, "onnxruntime": run_stock}
@@ -36,12 +35,12 @@ RUNNERS = {"native": run_native, "onnxruntime": run_stock}
 # binarynet has the layers of cnv and nine times its weights, and the 18-layer networks repeat the
 # block of resnet-e-mini: -O1 alone as well.
 ONE_BY_ONE = {
-    "native": [*NETWORKS, *(name for name in names() if name not in LARGE)],
+    "native": [*NETWORKS, *(name for name in FIRST if name not in LARGE)],
     "onnxruntime": [*NETWORKS],
 }
 
 each_backend = pytest.mark.parametrize("backend", RUNNERS)
-each_name = pytest.mark.parametrize("name", [*NETWORKS, *(n for n in names() if n not in EIGHTEEN)])
+each_name = pytest.mark.parametrize("name", [*NETWORKS, *(n for n in FIRST if n not in EIGHTEEN)])
 
 
 @functools.cache

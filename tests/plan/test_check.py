@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from bnnopt.artifact import make_program
-from bnnopt.models import names
 from bnnopt.plan import OverlapError, check_program, make_plan
 from bnnopt.runtime.format import Program, StepSpec, ValueSpec
 from tests.graphs import SAME_KERNELS, evaluation, zoo
 from tests.passes.networks import small
+from tests.zoo import FIRST
 
 ALL = SAME_KERNELS
 
@@ -47,7 +47,7 @@ def at(name: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", [(), ALL], ids=["O0", "O1"])
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", FIRST)
 def test_plans_of_the_zoo_pass(name: str, level: list[str]) -> None:
     net = zoo(name)
     for step in (net.with_passes(*level), net.evaluation_step()):

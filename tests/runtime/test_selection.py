@@ -11,7 +11,7 @@ import pytest
 import bnnopt
 from bnnopt.artifact import make_program
 from bnnopt.errors import UsageError
-from bnnopt.models import build, names
+from bnnopt.models import build
 from bnnopt.passes import select
 from bnnopt.plan import make_plan
 from bnnopt.runtime.executor import Executor
@@ -23,6 +23,7 @@ from bnnopt.runtime.kernels.selection import NUMPY, kernels_of, named_kernels
 from bnnopt.runtime.library import library
 from tests.graphs import Network, constants_of, feeds_of, initial, zoo
 from tests.passes.networks import small
+from tests.zoo import FIRST
 
 LOSSLESS = [p.name for p in select("O1")]
 NETWORKS = ("binary", "float", "resnet-e-mini")
@@ -93,7 +94,7 @@ def on_numpy(name: str, level: str) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(library() is None, reason="no compiled kernels")
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", FIRST)
 def test_hardly_anything_of_the_zoo_runs_on_numpy(name: str) -> None:
     level = "O1" if name == "bi-real-18" else "O2"  # of which -O2 takes long to compile
     assert on_numpy(name, level) <= ON_NUMPY[name]

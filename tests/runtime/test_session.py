@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import bnnopt
 from bnnopt import TrainingSession
 from bnnopt.errors import ArtifactError, BnnoptError, DivergedError, UsageError
-from bnnopt.models import build, names
+from bnnopt.models import build
 from bnnopt.runtime import BACKENDS, artifact, files
 from bnnopt.runtime.format import FORMAT, Program
 from tests.graphs import write
@@ -555,7 +555,3 @@ def test_zoo_models_train(name: str, tmp_path: Path) -> None:
     session = TrainingSession(tmp_path / "out")
     shape = (2, 784) if name == "mlp" else (2, 3, 32, 32)
     assert np.isfinite(session.step(np.ones(shape, np.float32), [1, 2]))
-
-
-def test_the_zoo_is_of_one_opset() -> None:
-    assert {build(name).graph.opset_imports[""] for name in names()} == {17}

@@ -6,6 +6,7 @@ estimators and its scales are the paper's, or those of the code that its authors
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -317,11 +318,11 @@ class Keyword(nn.Module):
         return self.head(F.relu(self.norm(x)))
 
 
-def images(*blocks: nn.Module, channels: int = 8, out: int = 8, bits: bool = False) -> nn.Module:
+def images(*, channels: int = 8, out: int = 8, **blocks: nn.Module) -> nn.Module:
     """Blocks between a real stem and a real head."""
-    first = [nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels)]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(out, 5)]
-    return nn.Sequential(*first, *([Bits()] if bits else []), *blocks, *head)
+    first = {"stem": nn.Conv2d(3, channels, 3, padding=1), "norm": nn.BatchNorm2d(channels)}
+    pool = {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    return nn.Sequential(OrderedDict({**first, **blocks, **pool, "fc": nn.Linear(out, 5)}))
 
 
 class Bits(nn.Module):
@@ -339,27 +340,43 @@ def normal(*shape: int) -> Callable[[], Tensor]:
 
 
 PAPERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    "ReActNet": (lambda: images(ReActBlock(8), out=16), normal(*IMAGES)),
+    "ReActNet": (lambda: images(block=ReActBlock(8), out=16), normal(*IMAGES)),
     "IR-Net": (
-        lambda: images(IRConv(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Hardtanh()),
+        lambda: images(
+            conv=IRConv(8, 8, 3, padding=1, bias=False), norm1=nn.BatchNorm2d(8), act=nn.Hardtanh()
+        ),
         normal(*IMAGES),
     ),
-    "MeliusNet": (lambda: images(Melius(8, 8), out=16), normal(*IMAGES)),
-    "BoolNet": (lambda: images(BoolBlock(8), BoolBlock(8), bits=True), normal(*IMAGES)),
+    "MeliusNet": (lambda: images(block=Melius(8, 8), out=16), normal(*IMAGES)),
+    "BoolNet": (
+        lambda: images(bits=Bits(), block1=BoolBlock(8), block2=BoolBlock(8)),
+        normal(*IMAGES),
+    ),
     "LAB": (
-        lambda: images(Lab(8), BinaryConv(8, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.PReLU(8)),
+        lambda: images(
+            lab=Lab(8), conv=BinaryConv(8, 8, 3, 1, 1), norm1=nn.BatchNorm2d(8), act=nn.PReLU(8)
+        ),
         normal(*IMAGES),
     ),
-    "MoBiNet": (lambda: images(MoBiBlock(8)), normal(*IMAGES)),
-    "PokeConv": (lambda: images(PokeConv(8)), normal(*IMAGES)),
-    "QuickNet": (lambda: images(QuickBlock(8, 16), out=16), normal(*IMAGES)),
+    "MoBiNet": (lambda: images(block=MoBiBlock(8)), normal(*IMAGES)),
+    "PokeConv": (lambda: images(block=PokeConv(8)), normal(*IMAGES)),
+    "QuickNet": (lambda: images(block=QuickBlock(8, 16), out=16), normal(*IMAGES)),
     "TWN": (
-        lambda: images(TernaryConv(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        lambda: images(
+            conv=TernaryConv(8, 8, 3, padding=1, bias=False),
+            norm1=nn.BatchNorm2d(8),
+            act=nn.ReLU(),
+        ),
         normal(*IMAGES),
     ),
-    "BitNet b1.58": (lambda: nn.Sequential(BitMlp(16, 32), nn.Linear(16, 5)), normal(8, 16)),
+    "BitNet b1.58": (
+        lambda: nn.Sequential(OrderedDict(block=BitMlp(16, 32), fc=nn.Linear(16, 5))),
+        normal(8, 16),
+    ),
     "PACT and DoReFa": (
-        lambda: images(nn.ReLU(), LowBitConv(8, 8, 3, padding=1), nn.BatchNorm2d(8)),
+        lambda: images(
+            relu=nn.ReLU(), conv=LowBitConv(8, 8, 3, padding=1), norm1=nn.BatchNorm2d(8)
+        ),
         normal(*IMAGES),
     ),
     "activity": (Activity, normal(8, 9, 64)),
