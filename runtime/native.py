@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -118,6 +118,18 @@ class NativeBackend:
         set_threads(self._threads)
         left_out = () if updates else self._updates
         return float(self._train.run(feeds, batch, observe, guard, left_out)[0].reshape(-1)[0])
+
+    def run_only(
+        self,
+        positions: Collection[int],
+        feeds: Mapping[str, tuple[Array, ...]],
+        batch: int,
+        observe: Observer,
+    ) -> None:
+        """Run some steps of the training program, which change nothing."""
+        set_threads(self._threads)
+        left_out = set(range(len(self.training.steps))) - set(positions)
+        self._train.run(feeds, batch, observe, left_out=left_out)
 
     def predict(self, data: tuple[Array, ...], batch: int, output: int = 0) -> Array:
         """An output of the network, by its place, for one batch."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
 from bnnopt.runtime.executor import Observer
 from bnnopt.runtime.format import Program, StepSpec
 from bnnopt.runtime.parts import Part
+
+if TYPE_CHECKING:
+    from bnnopt.runtime.replay import Latents, Replay
 
 Array = NDArray[Any]
 
@@ -55,6 +58,25 @@ class Hits:
                 self.labels += int(counts.sum())
 
         return count
+
+
+class Injector:
+    """Replayed samples at the end of a batch.
+
+    Parameters
+    ----------
+    replay : Replay
+        Knows where they belong.
+    latents : Latents
+        What the front gave for them.
+    """
+
+    def __init__(self, replay: Replay, latents: Latents) -> None:
+        self._replay, self._latents = replay, latents
+
+    def begin(self, part: Part) -> Observer:
+        """See `PartObserver`."""
+        return self._replay.injector(self._latents, part)
 
 
 class Profile:

@@ -86,6 +86,17 @@ def in_parts(data: tuple[Array, ...], labels: tuple[Array, ...], most: int) -> l
     ]
 
 
+def lengthened(arrays: tuple[Array, ...], n: int) -> tuple[Array, ...]:
+    """Each array with `n` of its own samples again behind it."""
+    return tuple(np.resize(array, (len(array) + n, *array.shape[1:])) for array in arrays)
+
+
+def joined(labels: tuple[Array, ...], others: Array) -> Array:
+    """The labels of a step, and others behind them."""
+    (own,) = labels
+    return np.concatenate([own, others.astype(own.dtype)])
+
+
 def _rows(labels: Array, sample: int, n: int) -> int:
     """Where the labels of a sample start: a text may have one for each of its words."""
     return sample * len(labels) // n

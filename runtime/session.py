@@ -40,14 +40,15 @@ from bnnopt.runtime.format import (
 )
 from bnnopt.runtime.guard import Feeds, Guard, is_finite
 from bnnopt.runtime.native import Memory, NativeBackend
-from bnnopt.runtime.observing import Hits, PartObserver, Profile, together
-from bnnopt.runtime.parts import Part, in_parts
+from bnnopt.runtime.observing import Hits, Injector, PartObserver, Profile, together
+from bnnopt.runtime.parts import Part, in_parts, joined, lengthened
 from bnnopt.runtime.predictor import in_batches, outputs_of, place_of
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.runtime.turns import Turns, in_turn
 
 if TYPE_CHECKING:
     from bnnopt.runtime.data import Dataset
+    from bnnopt.runtime.replay import Latents, Replay
     from bnnopt.runtime.training import Callback, History
 
 Array = NDArray[np.generic]
@@ -134,6 +135,8 @@ class TrainingSession:
         self._guard = Guard(self._backend.training, self._persistent, undo)
         self._sums = sums(self._backend.training)
         self._observers: list[PartObserver] = []
+        self._replay: Replay | None = None
+        self._n_replayed = self._replay_seed = 0
         self._bad_weight = self._first_not_finite()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -145,8 +148,8 @@ class TrainingSession:
 
     @property
     def batch_size(self) -> int:
-        """Samples in a full batch."""
-        return self._artifact.batch_size * self._artifact.parts
+        """Samples in a full batch, without those that are replayed."""
+        return self._artifact.batch_size * self._artifact.parts - self._n_replayed
 
     @property
     def about(self) -> Artifact:
@@ -228,6 +231,74 @@ class TrainingSession:
         return profile
 
     @in_turn
+    def replay(self, path: StrPath, n: int = 0, seed: int = 0) -> Replay:
+        """Mix earlier samples into every batch: see `bnnopt.runtime.replay`.
+
+        Parameters
+        ----------
+        path : path
+            The file that keeps them; there may be none yet, then nothing is mixed in.
+        n : int
+            Rows of each batch that are earlier samples; `batch_size` is as much smaller.
+        seed : int
+            Of which ones a step takes.
+
+        Raises
+        ------
+        UsageError
+            If nothing is frozen in front of what is trained, `n` leaves no room for new samples,
+            the file was kept by another front, or the backend is not the native one.
+        ArtifactError
+            If the file is damaged.
+        """
+        from bnnopt.runtime.replay import Replay
+
+        if not isinstance(self._backend, NativeBackend) or self._artifact.parts > 1:
+            raise UsageError("replay: is for the native backend, and for batches in one part")
+        if not self.takes_labels:
+            raise UsageError("replay: the graph has its own loss; expected labels beside the data")
+        found = Replay(self._backend.training, self._persistent, path)
+        if not 0 <= n < self._artifact.batch_size:
+            raise UsageError(
+                f"replay: {n} of a batch of {self._artifact.batch_size} samples; expected 0 to "
+                f"{self._artifact.batch_size - 1}, so that there is room for new ones"
+            )
+        self._replay, self._replay_seed = found, seed
+        self._n_replayed = 0 if found.kept is None else n
+        return found
+
+    @in_turn
+    def latents(self, x: Data, y: ArrayLike) -> Latents:
+        """What the frozen front gives for some samples, at most a batch, for `Replay.remember`.
+
+        Parameters
+        ----------
+        x, y
+            As `step` takes them.
+
+        Raises
+        ------
+        UsageError
+            If shapes or labels do not fit, or `replay` was not called.
+        """
+        from bnnopt.runtime.replay import encoded
+
+        if self._replay is None or not isinstance(self._backend, NativeBackend):
+            raise UsageError("latents: call replay first")
+        data, about = self._fitted(x, "latents"), self._artifact
+        n, ignored = len(data[0]), about.loss_options["ignore_index"]
+        labels = fitted_labels(y, self._labels, n, about.classes, ignored)
+        rest = -n % about.batch_size if self._fixed_batch else 0
+        (part,) = in_parts(
+            lengthened(data, rest), tuple(lengthened(labels, rest)), about.batch_size
+        )
+        rows: list[Array] = []
+        observe = self._replay.collector(part.batch, rows)
+        feeds = part.feeds(0.0, 1, self._backend.training.roles)
+        self._backend.run_only(self._replay.front.positions, feeds, part.batch, observe)
+        return encoded([array[:n] for array in rows], labels[0])
+
+    @in_turn
     def step(self, x: Data, y: ArrayLike | None = None, lr: float | None = None) -> float:
         """One training step; weights, statistics and optimiser state change in place.
 
@@ -286,6 +357,10 @@ class TrainingSession:
         rate = checked_rate(about.learning_rate if lr is None else lr)
         if self._bad_weight is not None:
             raise self._diverged(f"{self._bad_weight!r} is not finite", rate)
+        if self._replay is not None and self._n_replayed:
+            latents = self._replay.drawn(self._n_replayed, self._replay_seed, self._step)
+            data, labels = lengthened(data, len(latents)), (joined(labels, latents.labels),)
+            observers = (*observers, Injector(self._replay, latents))
         parts = in_parts(data, labels, about.batch_size)
         if labels and self._is_scaled:
             parts = [part.filled(about.batch_size) for part in parts]

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 import bnnopt
 from bnnopt import TrainingSession
 from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.runtime.training import Checkpoints
 from tests.graphs import write
 from tests.passes.networks import BINARY, BINARY_WEIGHTS
 
@@ -99,7 +100,7 @@ def test_a_head_of_another_width_starts_anew_and_is_named(path: Path, tmp_path: 
     shape = BINARY_WEIGHTS["w3"]
     assert note == (
         f"--init: 2 of {len(BINARY_WEIGHTS)} weights start as in the model: g1, w3 {shape} "
-        "([10, 36] there)"
+        "(float32 [10, 36] there)"
     )
     for name in ("g1", "w3"):
         np.testing.assert_array_equal(optimized.weights[name], plain.weights[name])
@@ -122,3 +123,22 @@ def test_what_cannot_be_started_from(path: Path, tmp_path: Path) -> None:
     checkpoint.write_bytes(damaged)
     with pytest.raises(ArtifactError, match="is not as it was written"):
         started(path, checkpoint)
+
+
+def test_a_folder_of_checkpoints_stands_for_the_newest(path: Path, tmp_path: Path) -> None:
+    session, _ = trained(path, tmp_path / "a")
+    checkpoints = Checkpoints(tmp_path / "a.checkpoints")
+    checkpoints.save(session, {})
+    session.step(np.ones((4, 2, 6, 6)), np.zeros(4, np.int64), lr=0.1)
+    checkpoints.save(session, {})
+    again = started(path, tmp_path / "a.checkpoints")
+    np.testing.assert_array_equal(again.weights["w1"], session.parameters()["w1"])
+    with pytest.raises(UsageError, match="has no checkpoint"):
+        started(path, tmp_path)
+
+
+def test_weights_of_another_type_are_named_by_it(path: Path, tmp_path: Path) -> None:
+    arrays = {name: np.ones(shape, np.int64) for name, shape in BINARY_WEIGHTS.items()}
+    save_file(arrays, tmp_path / "integers.safetensors")
+    with pytest.raises(UsageError, match=r"int64 \[.*expected such as \w+ float32"):
+        started(path, tmp_path / "integers.safetensors")

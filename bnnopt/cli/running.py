@@ -13,11 +13,12 @@ from typing import IO, Any
 
 from bnnopt.cli.terminal import STANDARD_OUTPUT, check_writable, say_note
 from bnnopt.errors import ArtifactError, BnnoptError, UsageError
-from bnnopt.runtime import BACKENDS, Predictor, TrainingSession, schedules
+from bnnopt.runtime import BACKENDS, Predictor, TrainingSession, replay, schedules, training
 from bnnopt.runtime.artifact import is_predictor
 from bnnopt.runtime.data import Dataset, Normalization, open_data
 from bnnopt.runtime.data.augmentation import parse
 from bnnopt.runtime.data.normalization import choose
+from bnnopt.runtime.replay import Replay
 from bnnopt.runtime.training import (
     Callback,
     Checkpoints,
@@ -27,6 +28,7 @@ from bnnopt.runtime.training import (
     load_newest,
 )
 from bnnopt.runtime.training.loop import NOTES, Schedule, left_out, read_notes
+from bnnopt.units import size
 
 Say = Callable[[str], None]
 Options = Mapping[str, Any]
@@ -42,6 +44,7 @@ class Run:
     valid: Dataset | None
     recipe: Recipe
     checkpoints: Checkpoints
+    replay: Replay | None
 
 
 def prepare(folder: Path, options: Options, say: Say) -> Run:
@@ -59,6 +62,7 @@ def prepare(folder: Path, options: Options, say: Say) -> Run:
     valid = None if options["valid"] is None else samples(session, options["valid"], "test")
     checkpoints = Checkpoints(options["checkpoints"] or default_folder(folder), options["keep"])
     _begin(session, checkpoints, options["resume"], say)
+    replays = _replay(session, folder, options, say)
     if n_samples := left_out(session, data):
         say(
             f"each epoch leaves out {n_samples} of {len(data)} samples, others each time: a batch "
@@ -74,7 +78,7 @@ def prepare(folder: Path, options: Options, say: Say) -> Run:
         clip_weights=options["clip_weights"],
         checkpoint_every=options["checkpoint_every"],
     )
-    return Run(session, data, valid, recipe, checkpoints)
+    return Run(session, data, valid, recipe, checkpoints, replays)
 
 
 def trained(folder: Path, data: str, options: Options) -> tuple[Network, Normalization, Dataset]:
@@ -139,6 +143,30 @@ def _begin(session: TrainingSession, checkpoints: Checkpoints, resume: bool, say
     if resume:
         say(f"{checkpoints.folder}: no checkpoint yet; starting from the first step")
     return None
+
+
+def _replay(session: TrainingSession, folder: Path, options: Options, say: Say) -> Replay | None:
+    """Mix earlier samples in, where ``--replay`` asks for it and some are kept."""
+    if options["replay"] is None:
+        return None
+    path = options["replay_file"] or replay.default_file(folder)
+    found = session.replay(path, options["replay"], options["seed"])
+    if found.kept is None:
+        say(f"{path}: keeps nothing yet; this training mixes nothing in")
+    else:
+        say(f"each batch has {options['replay']} of {len(found.kept)} earlier samples")
+    return found
+
+
+def remember(run: Run, keep: int) -> str:
+    """Keep samples of the data for later trainings; returns a line about them."""
+    assert run.replay is not None, "nothing is kept without --replay"
+    recipe = run.recipe
+    kept = training.remember(
+        run.session, run.replay, run.data, recipe.normalization, keep, recipe.seed
+    )
+    each = size(kept.n_bytes / len(kept))
+    return f"written: {run.replay.path}, {len(kept)} samples to replay, {each} each"
 
 
 def _schedule(session: TrainingSession, n_samples: int, options: Options) -> Schedule:

@@ -98,6 +98,21 @@ _normalization_options = together(
 )
 @_normalization_options
 @click.option(
+    "--replay",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Of each batch, so many samples are earlier ones: what the frozen layers gave for them, "
+    "as it is kept in FOLDER.replay.safetensors.",
+)
+@click.option(
+    "--replay-keep",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Samples that --replay keeps at the end, of each label alike, for later trainings.",
+)
+@click.option("--replay-file", metavar="FILE", help="Where, if not there.")
+@click.option(
     "--checkpoint",
     "checkpoints",
     metavar="DIR",
@@ -156,6 +171,8 @@ def train(folder: Path, **options: Any) -> None:
     if profile is not None:
         content = json.dumps(profile.to_dict(run.session.memory.seen_bytes), indent=1)
         write_file(folder / PROFILE_FILE, content.encode())
+    if run.replay is not None and not signals.received:
+        say(running.remember(run, options["replay_keep"]))
     newest = run.checkpoints.found()[0]
     if signals.received:
         raise running.Stopped(signals.received, f"stopped; --resume goes on from {newest}")

@@ -16,6 +16,7 @@ from bnnopt.ops import packed_row_bytes
 from bnnopt.runtime.artifact import read_tensors
 from bnnopt.runtime.checkpoint import check_tensors
 from bnnopt.runtime.kernels.reference.packing import sign_unpack
+from bnnopt.runtime.training import Checkpoints
 
 Array = NDArray[Any]
 
@@ -28,7 +29,8 @@ def start_from(path: Path, forward: ForwardGraph) -> None:
     Parameters
     ----------
     path : Path
-        A checkpoint of a session at any level, a state_dict in safetensors, or a model in ONNX.
+        A checkpoint of a session at any level, or a folder of them, of which the newest counts; a
+        state_dict in safetensors, or a model in ONNX.
     forward : ForwardGraph
         Its `weights`, float32, are replaced. Weights that are there as sign bits are -1 and +1.
 
@@ -46,10 +48,10 @@ def start_from(path: Path, forward: ForwardGraph) -> None:
         if name in found and (fitting := _fitting(found[name], own)) is not None
     }
     if not taken:
-        names, expected = (", ".join([*weights][:3]) for weights in (found, forward.weights))
+        names, expected = (_listed(weights) for weights in (found, forward.weights))
         raise UsageError(
-            f"--init {path}: no weight of this model is there in its shape; found {names} .., "
-            f"expected such as {expected}"
+            f"--init {path}: no weight of this model is there as floats of its shape; "
+            f"found {names}, expected such as {expected}"
         )
     for name, array in taken.items():
         if not np.isfinite(array).all():
@@ -59,6 +61,11 @@ def start_from(path: Path, forward: ForwardGraph) -> None:
 
 
 def _read(path: Path) -> Mapping[str, Array]:
+    if path.is_dir():
+        newest = Checkpoints(path).found()[:1]
+        if not newest:
+            raise UsageError(f"--init {path}: has no checkpoint; expected a file of weights")
+        path = Path(newest[0])
     if path.suffix == ".onnx":
         tensors = own_graph(path).graph.initializer
         return {tensor.name: array_of(tensor, path) for tensor in tensors}
@@ -66,6 +73,12 @@ def _read(path: Path) -> Mapping[str, Array]:
     if "checksum" in metadata:  # of a session; other files have none
         check_tensors(path, arrays, metadata)
     return arrays
+
+
+def _listed(weights: Mapping[str, Array]) -> str:
+    """The first few, each with its type and shape."""
+    some = [f"{name} {a.dtype} {list(a.shape)}" for name, a in list(weights.items())[:3]]
+    return ", ".join(some) + (" .." if len(weights) > 3 else "")
 
 
 def _fitting(found: Array, own: Array) -> Array | None:
@@ -84,7 +97,9 @@ def _note_others(
 ) -> None:
     """Name the weights that start as in the model."""
     own = [
-        f"{name} {list(array.shape)} ({list(found[name].shape)} there)" if name in found else name
+        f"{name} {list(array.shape)} ({found[name].dtype} {list(found[name].shape)} there)"
+        if name in found
+        else name
         for name, array in forward.weights.items()
         if name not in taken
     ]

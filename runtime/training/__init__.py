@@ -5,6 +5,7 @@ from bnnopt.runtime.training.checkpoints import Checkpoints, default_folder, loa
 from bnnopt.runtime.training.evaluation import evaluate, predictions
 from bnnopt.runtime.training.history import Epoch, History
 from bnnopt.runtime.training.loop import Progress, Recipe, as_dataset, fit
+from bnnopt.runtime.training.replaying import remember
 
 __all__ = [
     "Callback",
@@ -21,4 +22,5 @@ __all__ = [
     "fit",
     "load_newest",
     "predictions",
+    "remember",
 ]

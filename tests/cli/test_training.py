@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import bnnopt as package
+from bnnopt.runtime.artifact import read_tensors
 from bnnopt.runtime.training import Checkpoints
-from tests.cli.helpers import Cli
+from tests.cli.helpers import MODELS, Cli
 
 N_CLASSES = 10
 KEYS = {
@@ -233,3 +234,21 @@ def test_a_last_batch_of_one_sample_is_left_out_before_a_norm_over_samples(
     found = bnnopt(*TRAIN, "--epochs", "1", "--checkpoint", "two", "--log-json", "two.jsonl")
     assert "leaves out" not in found.stderr
     assert json.loads((data / "two.jsonl").read_text())["step"] == 6
+
+
+def test_earlier_samples_are_replayed(bnnopt: Cli, workspace: Path) -> None:
+    arguments = ["optimize", MODELS / "mlp.onnx", "-b", "20", "--last", "2", "--freeze-batch-norm"]
+    assert bnnopt(*arguments, "-o", "out").exit_code == 0
+    random = np.random.default_rng(0)
+    for name, labels in (("old", (0, 5)), ("new", (5, 10))):
+        x = random.standard_normal((60, 784)).astype(np.float32)
+        np.savez(f"{name}.npz", x=x, y=random.integers(*labels, 60))
+    train = ["train", "out", "--epochs", "1", "--replay", "8", "--replay-keep", "30"]
+    first = bnnopt(*train, "--data", "old.npz", "--checkpoint", "first")
+    assert "keeps nothing yet" in first.stderr
+    assert "30 samples to replay, 32 B each" in first.stderr  # 256 signs
+    second = bnnopt(*train, "--data", "new.npz", "--checkpoint", "second")
+    assert "each batch has 8 of 30 earlier samples" in second.stderr
+    assert second.exit_code == 0
+    labels = read_tensors("out.replay.safetensors")[0]["labels"]
+    assert np.bincount(labels).tolist() == [3] * 10
