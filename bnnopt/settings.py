@@ -210,10 +210,24 @@ class Settings:
     )
     budget_bytes: int | None = _option(
         None,
-        "Take the least lossy passes whose planned peak fits: none, all lossless ones, then the "
-        "lossy ones too, that with the tightest bound first.",
+        "Choose the least lossy passes whose planned peak fits, and for each value whether it is "
+        "kept or computed again: by a solver with the extra budget, else none, all lossless ones, "
+        "then the lossy ones too, that with the tightest bound first.",
         "--budget",
         metavar="SIZE",
+    )
+    allow_batch: bool = _option(
+        False,
+        "With --budget: where nothing fits, take the batch in parts (see --accumulate), as few as "
+        "fit, else halve it.",
+    )
+    time_budget: float | None = _option(
+        None,
+        "Choose the smallest planned peak of the level's passes with which a step takes at most "
+        "this many times as long as one that computes nothing twice, as predicted; needs the extra "
+        "budget.",
+        metavar="FACTOR",
+        bound=Bound("a number of 1 or more", lambda x: 1 <= x < math.inf),
     )
     calibrate: str | None = _option(
         None,

@@ -7,6 +7,7 @@ from bnnopt.passes.infra.base import Pass, Skip, Trace
 from bnnopt.passes.infra.graph_check import BrokenGraph, check_graph
 from bnnopt.passes.infra.manager import (
     PassRecord,
+    apply_passes,
     by_loss,
     in_order,
     kernel_passes,
@@ -28,6 +29,7 @@ __all__ = [
     "Skip",
     "Stage",
     "Trace",
+    "apply_passes",
     "by_loss",
     "check_graph",
     "in_order",

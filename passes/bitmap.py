@@ -18,6 +18,7 @@ from bnnopt.analysis import (
 )
 from bnnopt.ops import Emitter, dims, family, packed_row_bytes
 from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.leaving import REASON, leaves
 from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect, replace_node
 from bnnopt.training_step import TrainingStep
 
@@ -37,6 +38,7 @@ class Bitmap(Pass):
                by operator; a batch that has more spills out of the arena, and is lossless as well.
     Skips:     too dense to gain; a view with other rows reads it; a gradient that a pooling
                scatters, at least 75 % zeros, is masked in place and read by its own layer at once.
+               And the values that `leave` names, with | between them: a budget does that.
     Source:    Hosny et al., arXiv:2110.15362.
     """
 
@@ -47,6 +49,7 @@ class Bitmap(Pass):
         "mask-pack": "a ReLU that reads bits needs no values",
     }
     margin: float = 1.05
+    leave: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.margin < math.inf:
@@ -71,6 +74,8 @@ class Bitmap(Pass):
         density, how = self._density(root)
         if density is None or not read or root.dtype != ir.DataType.FLOAT or not dims(root):
             return 0
+        if leaves(self.leave, root):
+            return trace.skip(root, REASON)
         capacity = 1 + math.ceil(density * math.prod(dims(root)))
         n_bytes = dims(root)[0] * packed_row_bytes(dims(root)) + FLOAT_BYTES * capacity
         cost = f"bitmap {n_bytes} B at density {density:.2f} ({how}), dense {size_bytes(root)} B"

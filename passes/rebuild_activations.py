@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bnnopt.analysis import is_persistent, kept_values, size_bytes
 from bnnopt.ops import Cheap, Emitter, dims, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.leaving import REASON, leaves
 from bnnopt.passes.shared.rebuilding import Rebuilder
 from bnnopt.passes.shared.rewriting import late_beyond_mask, redirect
 from bnnopt.training_step import TrainingStep
@@ -26,11 +27,13 @@ class RebuildActivations(Pass):
                The levels of a quantiser between them (a clip, a rounding) are rebuilt as well.
     Skips:     the chain of steps down to what is kept is longer than `longest`: then y is kept, and
                what follows is rebuilt from it.
+               And the values that `leave` names, with | between them: a budget does that.
     Source:    Chen et al., arXiv:1604.06174; Bulo et al., arXiv:1712.02616, which keeps y, not x.
     """
 
     name: ClassVar[str] = "rebuild-activations"
     longest: int = 20
+    leave: str = ""
 
     def __post_init__(self) -> None:
         if self.longest < 0:
@@ -46,6 +49,8 @@ class RebuildActivations(Pass):
         self, step: TrainingStep, trace: Trace, root: ir.Value, kept: dict[ir.Value, list[ir.Value]]
     ) -> int:
         """Rebuild `root` for all its readers, and take it out of `kept`."""
+        if leaves(self.leave, root):
+            return trace.skip(root, REASON)
         rebuilder = Rebuilder(
             may_copy=lambda node: is_view(node) or Cheap.OF_MAPS in traits(node).cheap,
             may_read=lambda v: is_persistent(v) or (v in kept and v is not root),

@@ -16,6 +16,7 @@ from bnnopt.analysis import (
 )
 from bnnopt.ops import Cheap, Emitter, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.leaving import REASON, leaves
 from bnnopt.passes.shared.rebuilding import Rebuilder
 from bnnopt.passes.shared.rewriting import late, redirect
 from bnnopt.training_step import TrainingStep, is_constant
@@ -30,10 +31,12 @@ class RecomputeBinaryProducts(Pass):
     Saves:     all bytes of y, for one more binary product.  Numbers: bit-exact.
     Skips:     a product of two real tensors (recomputing it costs too much time); an operand that
                is not kept anyway; a reader that sees it through a view.
+               And the values that `leave` names, with | between them: a budget does that.
     Source:    Chen et al., arXiv:1604.06174 (recomputation).
     """
 
     name: ClassVar[str] = "recompute-binary-products"
+    leave: str = ""
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
@@ -45,6 +48,8 @@ class RecomputeBinaryProducts(Pass):
         producer = root.producer()
         if producer is None or not _ends_in_product(root):
             return 0
+        if leaves(self.leave, root):
+            return trace.skip(root, REASON)
         rebuilder = Rebuilder(
             may_copy=_may_copy,
             may_read=lambda v: is_persistent(v) or (v is not root and bool(late_readers([v]))),

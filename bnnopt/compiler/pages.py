@@ -32,7 +32,7 @@ def page_of(optimized: Optimized) -> Page:
         Version(f"-{report['level']}", optimized.training, report["passes"]),
     ]
     others = _levels_above(optimized.reference, report["level"], kernels)
-    return Page(report["model"], _about(report), versions, others)
+    return Page(report["model"], _about(report), versions, others, frontier=_frontier(report))
 
 
 def page_of_model(path: Path, settings: Mapping[str, Any], say: Progress) -> Page:
@@ -64,7 +64,8 @@ def page_of_folder(folder: Path) -> Page:
     ]
     others = _levels_above(reference, report["level"], _kernels(about.passes))
     line = f"{report['model']}, {_about(report)}"
-    return Page(str(folder), line, versions, others, _measured(folder / PROFILE_FILE))
+    measured, points = _measured(folder / PROFILE_FILE), _frontier(report)
+    return Page(str(folder), line, versions, others, measured, points)
 
 
 def page_of_pair(first: Path, second: Path) -> Page:
@@ -109,6 +110,12 @@ def _levels_above(step: TrainingStep, level: str, kernels: Sequence[Pass]) -> li
 def _about(report: Mapping[str, Any], with_level: bool = True) -> str:
     level = f", -{report['level']}" if with_level else ""
     return f"batch size {report['batch_size']}, {report['optimizer']}{level}"
+
+
+def _frontier(report: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What a budget could have bought, if there was one."""
+    budget = report.get("budget")
+    return budget["frontier"] if budget else ()
 
 
 def _report(folder: Path) -> dict[str, Any]:

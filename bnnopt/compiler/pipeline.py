@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bnnopt.analysis import real_weights
 from bnnopt.artifact import Contents, make_program, without_weights, write_folder
+from bnnopt.compiler.budget import Budget, Spending, Trials, fit_budget, fit_time
 from bnnopt.compiler.building import (
     Built,
     Progress,
@@ -33,7 +34,6 @@ from bnnopt.passes import (
     LEVELS,
     Pass,
     PassRecord,
-    by_loss,
     in_order,
     kernel_passes,
     map_kernels,
@@ -165,6 +165,8 @@ def optimize(
         raise UsageError("optimize: example is for a PyTorch module, found a file; leave it out")
     say = progress or (lambda line: None)
     path = Path(os.fsdecode(model))
+    if chosen.allow_batch:
+        return _in_parts(path, replace(chosen, allow_batch=False), say)
     chosen = replace(chosen, batch_size=_part_size(chosen))
     say("reading the model")
     build = import_artifacts if is_artifacts(path) else build_forward
@@ -176,7 +178,7 @@ def optimize(
         calibrate(reference, forward.weights, forward.batch_size, Path(chosen.calibrate))
     kernels = kernel_passes(chosen.disable)
     baseline = Footprint.of(make_plan(map_kernels(reference, kernels)))
-    level, training, records = _rewrite(reference, chosen, say)
+    level, training, records, spending = _rewrite(reference, chosen, say)
     say("shrinking the evaluation")
     evaluation = fit(evaluation, training, chosen.disable)
     report = Report(
@@ -192,6 +194,7 @@ def optimize(
         notes=forward.notes,
         trained=_elements(reference, Role.PARAMETER),
         frozen=_elements(reference, Role.FROZEN),
+        spending=spending,
     )
     about = _about(built, training, report, chosen)
     weights = {n: _stored(n, forward.weights[n], about.dtypes[n]) for n in about.weights}
@@ -214,6 +217,43 @@ def _part_size(chosen: Settings) -> int | None:
             "part is not that over the batch; leave one of them out"
         )
     return whole // parts
+
+
+def _in_parts(path: Path, chosen: Settings, say: Progress) -> Optimized:
+    """With the batch in as few parts as the budget needs; else with a smaller batch.
+
+    Raises
+    ------
+    UsageError
+        If there is no batch size or no budget, or the parts are given.
+    BudgetError
+        If a single sample does not fit.
+    """
+    if chosen.batch_size is None or chosen.budget_bytes is None or chosen.accumulate > 1:
+        raise UsageError("--allow-batch: expected with --budget and --batch-size, not --accumulate")
+    refusal = BudgetError("")
+    for ways in _batches(chosen, chosen.batch_size):
+        try:
+            found = optimize(path, replace(chosen, **ways), progress=say)
+        except BudgetError as error:
+            refusal = error
+            say(str(error))
+            continue
+        given = f"--budget: a batch of {chosen.batch_size} does not fit as a whole"
+        taken = ", ".join(f"--{name.replace('_', '-')} {n}" for name, n in ways.items())
+        notes = [f"{given}; taken: {taken}"] if ways else []
+        return replace(found, report=replace(found.report, notes=[*found.report.notes, *notes]))
+    raise refusal
+
+
+def _batches(chosen: Settings, batch: int) -> Iterator[dict[str, Any]]:
+    """What to try in turn: the batch, the same in parts that divide it, then smaller batches."""
+    yield {}
+    if not chosen.class_weights and chosen.ignore_index is None:
+        yield from ({"accumulate": n} for n in range(2, batch + 1) if batch % n == 0)
+    while batch > 1:
+        batch //= 2
+        yield {"batch_size": batch}
 
 
 def _of_module(
@@ -256,22 +296,39 @@ def _check_kernels(path: Path, *steps: TrainingStep) -> None:
 
 def _rewrite(
     reference: TrainingStep, settings: Settings, say: Progress
-) -> tuple[str, TrainingStep, list[PassRecord]]:
-    """The level, the rewritten step and the ledger; with a budget the least lossy that fits."""
-    if settings.budget_bytes is None:
-        asked = selected(settings, settings.level)
-        return settings.level, *_run(reference, settings, asked, say)
-    peaks = []
-    for level, asked in _candidates(settings):
+) -> tuple[str, TrainingStep, list[PassRecord], Spending | None]:
+    """The level, the rewritten step, the ledger, and how a budget was spent."""
+    asked = selected(settings, settings.level)
+    if settings.time_budget is not None:
+        spending = fit_time(_trials(reference, settings), asked, settings.time_budget, say)
+        return settings.level, *_run(reference, settings, spending.chosen.passes, say), spending
+    if settings.budget_bytes is None or settings.passes:
         step, records = _run(reference, settings, asked, say)
-        peaks.append(make_plan(step).peak_bytes)
-        if peaks[-1] <= settings.budget_bytes:
-            return level, step, records
-    least = min(peaks)
-    raise BudgetError(
-        f"--budget {size(settings.budget_bytes)}: the smallest plan needs {size(least)}, "
-        f"{size(least - settings.budget_bytes)} too much; take a smaller --batch-size"
-    )
+        _check_budget(step, settings)
+        return settings.level, step, records, None
+    budget = Budget(selected(settings, LEVELS[-1]), settings.budget_bytes, not settings.enable)
+    spending = fit_budget(_trials(reference, settings), budget, say)
+    chosen = spending.chosen.passes
+    return _level_of(chosen), *_run(reference, settings, chosen, say), spending
+
+
+def _trials(reference: TrainingStep, settings: Settings) -> Trials:
+    return Trials(reference, kernel_passes(settings.disable))
+
+
+def _level_of(passes: Sequence[Pass]) -> str:
+    """The lowest level that has the passes."""
+    return f"O{max((p.level or 0 for p in passes), default=0)}"
+
+
+def _check_budget(step: TrainingStep, settings: Settings) -> None:
+    """Refuse passes that were named and do not fit."""
+    peak, budget = make_plan(step).peak_bytes, settings.budget_bytes
+    if budget is not None and peak > budget:
+        raise BudgetError(
+            f"--budget {size(budget)}: the smallest plan needs {size(peak)}, "
+            f"{size(peak - budget)} too much; take a smaller --batch-size"
+        )
 
 
 def selected(settings: Settings, level: str) -> list[Pass]:
@@ -279,19 +336,6 @@ def selected(settings: Settings, level: str) -> list[Pass]:
     stored = settings.prune_stored
     also = [] if stored is None else [f"prune-stored{{sparsity={stored}}}"]
     return select(level, settings.passes, settings.disable, [*settings.enable, *also])
-
-
-def _candidates(settings: Settings) -> Iterator[tuple[str, list[Pass]]]:
-    """Levels and sets of passes, the least lossy first; with `passes` those only."""
-    if settings.passes:
-        yield settings.level, selected(settings, settings.level)
-        return
-    tried: list[list[Pass]] = []
-    for level in LEVELS:
-        for chosen in by_loss(selected(settings, level)):
-            if chosen not in tried:
-                tried.append(chosen)
-                yield level, chosen
 
 
 def _run(

@@ -10,6 +10,7 @@ from typing import Any
 from bnnopt.frontend import Binarized
 from bnnopt.passes import PassRecord
 from bnnopt.plan import MemoryPlan
+from bnnopt.report.spending import Spending
 from bnnopt.report.static_sum import StaticSum
 
 SCHEMA = 1
@@ -56,6 +57,8 @@ class Report:
         The paper's static sum, before and after.
     trained, frozen : mapping of str to int
         Weights by name, with their elements: those that are trained, and those that are not.
+    spending : Spending, optional
+        What a budget bought.
     """
 
     model: str
@@ -70,6 +73,7 @@ class Report:
     notes: Sequence[str]
     trained: Mapping[str, int]
     frozen: Mapping[str, int]
+    spending: Spending | None = None
 
     @property
     def ratio(self) -> float:
@@ -93,6 +97,7 @@ class Report:
             "binarized": [{"name": b.name, "ste": b.ste, "zero": b.zero} for b in self.binarized],
             "trained": list(self.trained),
             "frozen": list(self.frozen),
+            "budget": self.spending.to_dict() if self.spending is not None else None,
         }
 
     def to_json(self) -> str:

@@ -13,6 +13,7 @@ from bnnopt.analysis import STANDARD, PaperClass
 from bnnopt.passes import PassRecord, Skip
 from bnnopt.report.profile import Profile
 from bnnopt.report.report import Report
+from bnnopt.report.spending import Point, Spending
 from bnnopt.report.static_sum import StaticSum
 from bnnopt.report.tables import (
     BeforeAfter,
@@ -60,6 +61,8 @@ def render(
     """
     head = f"{report.model}: batch size {report.batch_size}, {report.optimizer}, -{report.level}"
     parts = [_ledger(report), _classes(report), render_static(report.static), _remarks(report)]
+    if report.spending is not None:
+        parts.insert(2, render_spending(report.spending))
     if explain:
         parts += [_choices(report), _skips(report)]
     if kernels:
@@ -88,6 +91,41 @@ def _ledger(report: Report) -> RenderableType:
             "dim",
         ),
     )
+
+
+def render_spending(spending: Spending) -> RenderableType:
+    """The choices that no other beats, and how the one that was made compares to its neighbours."""
+    chosen = spending.chosen
+    columns = [
+        Column(""),
+        Column("planned\npeak", is_figure=True),
+        Column("step time,\npredicted", is_figure=True),
+        Column("numbers", wraps=True),
+    ]
+    rows = [
+        Row([_mark(p, chosen), size(p.peak_bytes), f"{p.time:.3f}x", p.title])
+        for p in spending.points
+    ]
+    lines = [
+        f"{spending.asked}: {size(chosen.peak_bytes)}, {chosen.title}, {chosen.time:.3f} of the "
+        "time of a step that computes nothing twice "
+        f"({spending.solver}, {spending.seconds:.1f} s)",
+        *_neighbour("smaller", spending.smaller),
+        *_neighbour("larger", spending.larger),
+    ]
+    if spending.solver == "greedy":
+        lines.append("for the best choice pip install 'bnnopt[budget]', a solver")
+    return Group(Listing("What a budget buys", columns, rows), Text("\n".join(lines)))
+
+
+def _mark(point: Point, chosen: Point) -> str:
+    return "->" if (point.peak_bytes, point.price) == (chosen.peak_bytes, chosen.price) else ""
+
+
+def _neighbour(word: str, point: Point | None) -> list[str]:
+    if point is None:
+        return []
+    return [f"next {word}: {size(point.peak_bytes)}, {point.title}, {point.time:.3f}x"]
 
 
 def _ledger_row(record: PassRecord) -> Row:

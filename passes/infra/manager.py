@@ -140,6 +140,18 @@ def run_passes(
     return records
 
 
+def apply_passes(step: TrainingStep, passes: Sequence[Pass]) -> dict[str, tuple[int, Trace]]:
+    """Run the passes over `step` without a check or a measurement in between: to try a choice.
+
+    Returns the rewrites of each pass by its name, and what it left alone and chose.
+    """
+    found = {}
+    for candidate in passes:
+        trace = Trace()
+        found[candidate.name] = candidate.run(step, trace), trace
+    return found
+
+
 Look = tuple[ir.DataType | None, ir.ShapeProtocol | None, str | None]
 
 

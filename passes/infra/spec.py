@@ -29,7 +29,8 @@ def read_spec(spec: str) -> tuple[str, dict[str, str]]:
 
 def write_spec(name: str, options: Mapping[str, object]) -> str:
     """What `read_spec` reads."""
-    entries = ",".join(f"{option}={_written(value)}" for option, value in options.items())
+    given = {option: value for option, value in options.items() if value != ""}
+    entries = ",".join(f"{option}={_written(value)}" for option, value in given.items())
     return f"{name}{{{entries}}}" if entries else name
 
 

@@ -14,6 +14,7 @@ from bnnopt.passes.float16_state import Float16State
 from bnnopt.passes.infra.spec import read_spec
 from bnnopt.passes.prune_stored import PruneStored
 from bnnopt.passes.rebuild_activations import RebuildActivations
+from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
 
 CONFIGURED = [
     (PruneStored(0.98), "prune-stored{sparsity=0.98}"),
@@ -21,6 +22,7 @@ CONFIGURED = [
     (Float16State(stochastic=False), "float16-state{stochastic=false}"),
     (Float16Gradients(scale_bits=3), "float16-gradients{scale_bits=3}"),
     (RebuildActivations(longest=0), "rebuild-activations{longest=0}"),
+    (RecomputeBinaryProducts("a|b%2Cc"), "recompute-binary-products{leave=a|b%2Cc}"),
 ]
 
 

@@ -1,0 +1,114 @@
+"""``--budget`` on five networks and five budgets each: what is chosen, measured, against greedy.
+
+    python -m benchmarks.budget [--networks CNV] [--measure]
+
+Budgets lie between the smallest and the largest plan. With ``--measure`` a fresh process runs the
+chosen step, as in `benchmarks.resident_memory`, and its resident growth is printed beside the
+budget. Times are those that are predicted, of a step that computes nothing twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import onnx_ir as ir
+
+import bnnopt
+from benchmarks.resident_memory import write_batch
+from benchmarks.steps import MIB, Process
+from bnnopt.compiler.budget import Budget, Trials, fit_budget
+from bnnopt.compiler.building import build_forward
+from bnnopt.models import build
+from bnnopt.passes import kernel_passes, select
+from bnnopt.report.spending import Point
+from bnnopt.settings import Settings
+
+# Name: model of the zoo, its options, batch size.
+NETWORKS: dict[str, tuple[str, dict[str, int], int]] = {
+    "Bi-Real-18, 224 x 224": ("bi-real-18", {}, 4),
+    "CNV": ("cnv", {}, 50),
+    "BinaryNet": ("binarynet", {}, 100),
+    "ResNetE-18, 32 x 32": ("resnet-e-18", {"size": 32, "classes": 10}, 16),
+    "ResNetE-18, 224 x 224": ("resnet-e-18", {}, 8),
+}
+SHARES = (0.02, 0.15, 0.35, 0.6, 0.85)  # of the way from the smallest plan to the largest
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.set_defaults(ort_training=None)
+    options = parser.parse_args()
+    head = (
+        "| network | budget | plan | measured | numbers | predicted | measured | greedy | solver |"
+    )
+    print(head + "\n|" + "---|" * 9)
+    for name in options.networks:
+        with tempfile.TemporaryDirectory() as scratch:
+            _network(name, Path(scratch), options)
+
+
+def _network(name: str, scratch: Path, options: argparse.Namespace) -> None:
+    model, sizes, batch = NETWORKS[name]
+    path = scratch / "model.onnx"
+    ir.save(build(model, 0, **sizes), path)
+    ends = [_trials(path, batch)(select(level)).point.peak_bytes for level in ("O2", "O0")]
+    for share in SHARES:
+        budget = int(ends[0] + share * (ends[1] - ends[0]))
+        exact, greedy = (
+            fit_budget(_trials(path, batch), Budget(select("O2"), budget), lambda _: None, exact=e)
+            for e in (True, False)
+        )
+        assert exact.chosen.peak_bytes <= budget
+        assert exact.chosen.price <= greedy.chosen.price
+        assert not any(p.beats(q) for p in exact.points for q in exact.points)
+        grown = _measured(path, scratch, batch, budget, options)
+        shown = f"{grown / MIB:.1f} | " if options.measure else " | "
+        print(
+            f"| {name} | {budget / MIB:.1f} | {exact.chosen.peak_bytes / MIB:.1f} | {shown}"
+            f"{_loss(exact.chosen)} | {exact.chosen.time:.2f} | "
+            f"{greedy.chosen.peak_bytes / MIB:.1f}, {_loss(greedy.chosen)}, "
+            f"{greedy.chosen.time:.2f} | {exact.seconds:.1f} s |",
+            flush=True,
+        )
+
+
+def _trials(path: Path, batch: int) -> Trials:
+    built = build_forward(path, Settings(batch_size=batch), lambda _: None)
+    return Trials(built.reference, kernel_passes())
+
+
+def _loss(point: Point) -> str:
+    """The loss class in a few words."""
+    if not point.lossy:
+        return "no pass" if not point.passes else "lossless"
+    return f"{len(point.lossy)} lossy"
+
+
+def _measured(
+    path: Path, scratch: Path, batch: int, budget: int, options: argparse.Namespace
+) -> float:
+    """Resident growth of a process of its own, in bytes."""
+    if not options.measure:
+        return 0.0
+    folder = scratch / str(budget)
+    bnnopt.optimize(path, batch_size=batch, budget_bytes=budget).save(folder / "out")
+    write_batch(folder, path, batch)
+    process = Process("bnnopt", folder, options)
+    try:
+        assert process.ready(), "the process did not start"
+        for _ in range(options.steps):
+            process.step()
+        return float(process.finish())
+    finally:
+        process.close()
+
+
+if __name__ == "__main__":
+    main()
