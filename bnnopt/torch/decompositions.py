@@ -58,6 +58,13 @@ def _copysign(input: Tensor, other: Any, **options: Any) -> Tensor | None:
     return torch.where(stop(other.detach()) < 0, -input.abs(), input.abs())
 
 
+def _assigned(x: Tensor, index: Any, value: Any) -> Tensor | None:
+    """``x[mask] = number``, which torch.export takes for a list of places."""
+    is_mask = isinstance(index, Tensor) and index.dtype == torch.bool and index.shape == x.shape
+    is_number = not isinstance(value, Tensor) or not value.dim()
+    return x.masked_fill_(index, value) if is_mask and is_number else None
+
+
 def _fake_quantize(
     input: Tensor, scale: Any, zero_point: Any, quant_min: int, quant_max: int
 ) -> Tensor:
@@ -83,6 +90,7 @@ DECOMPOSED: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     **dict.fromkeys((torch.clamp, torch.clip, Tensor.clamp, Tensor.clip), _clamp),
     F.hardtanh: _hardtanh,
     **dict.fromkeys((torch.copysign, Tensor.copysign), _copysign),
+    Tensor.__setitem__: _assigned,
     torch.fake_quantize_per_tensor_affine: _fake_quantize,
     torch.fake_quantize_per_channel_affine: _fake_quantize_channels,
 }

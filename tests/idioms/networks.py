@@ -6,8 +6,8 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,18 @@ def export(module: nn.Module, x: Tensor, path: Path) -> None:
         "input_names": ["x"],
         "dynamic_axes": {"x": {0: "batch"}},
     }
+    with silent():
+        torch.onnx.export(copy.deepcopy(module).train(), (x,), str(path), **options)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Without the words of an exporter."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         try:
-            torch.onnx.export(copy.deepcopy(module).train(), (x,), str(path), **options)
+            yield
         finally:
             logging.disable(logging.NOTSET)
 
@@ -117,13 +124,20 @@ class Case:
 
     @classmethod
     def of(cls, make: Callable[[], nn.Module], folder: Path) -> Case:
+        """A case whose file is written as README says."""
+        case = cls.made(make, folder)
+        export(case.module, case.x, case.path)
+        return case
+
+    @classmethod
+    def made(cls, make: Callable[[], nn.Module], folder: Path) -> Case:
+        """A case without a file yet."""
         torch.manual_seed(1)
         module = make().train()
         draw = torch.Generator().manual_seed(0)
         shape: tuple[int, ...] = module.shape  # type: ignore[assignment]
         x = torch.randn(shape, generator=draw)
         labels = torch.randint(0, 10, shape[:1], generator=draw)
-        export(module, x, folder / "m.onnx")
         return cls(module, x, labels, folder / "m.onnx")
 
     def in_pytorch(self) -> Step:
