@@ -179,6 +179,12 @@ class Settings:
         "and shape.",
         metavar="FILE",
     )
+    head: int | None = _of_step(
+        None,
+        "Give the last layer so many outputs, which start anew: for other classes than the file's.",
+        metavar="CLASSES",
+        bound=Bound("a number of classes, 1 or more", lambda x: x >= 1),
+    )
     ste: Sequence[str] = _of_step(
         (),
         f"Straight-through estimator: {_listed(ESTIMATORS)}; with a pattern for the nodes that "

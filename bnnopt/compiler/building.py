@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -25,8 +27,9 @@ from bnnopt.autodiff import (
 )
 from bnnopt.compiler.initial import start_from
 from bnnopt.errors import ModelError, UsageError
-from bnnopt.frontend import ForwardGraph, load_artifacts, load_forward, own_graph
+from bnnopt.frontend import ForwardGraph, is_artifacts, load_artifacts, load_forward, own_graph
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
+from bnnopt.frontend.head import with_head
 from bnnopt.passes import BrokenGraph, check_graph
 from bnnopt.report.summary import Summary
 from bnnopt.report.summary import summarize as summarize_graph
@@ -60,10 +63,26 @@ def summarize(model: str | Path, **options: object) -> Summary:
     """
     chosen = with_options(Settings(), options)
     check(chosen)
-    path = Path(model)
-    forward = load_forward(path, chosen.batch_size or 1, chosen.ste, _keeps_zero(chosen))
-    _selection(chosen).apply(forward.graph)
-    return summarize_graph(forward, path.name)
+    with headed(Path(model), chosen) as (path, _):
+        forward = load_forward(path, chosen.batch_size or 1, chosen.ste, _keeps_zero(chosen))
+        _selection(chosen).apply(forward.graph)
+        return summarize_graph(forward, path.name)
+
+
+@contextmanager
+def headed(path: Path, chosen: Settings) -> Iterator[tuple[Path, list[str]]]:
+    """The file to compile, with the head that is asked for, and a note about it."""
+    if chosen.head is None:
+        yield path, []
+        return
+    if is_artifacts(path):
+        raise UsageError(f"--head: the training graph of {path} has its own; leave it out")
+    model = own_graph(path)
+    names = with_head(model, chosen.head, chosen.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / path.name
+        onnx.save(model, made)
+        yield made, [f"--head {chosen.head}: {', '.join(names)} start anew"]
 
 
 def _selection(chosen: Settings) -> Selection:

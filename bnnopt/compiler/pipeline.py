@@ -22,6 +22,7 @@ from bnnopt.compiler.building import (
     Built,
     Progress,
     build_forward,
+    headed,
     import_artifacts,
     loss_options,
 )
@@ -170,7 +171,9 @@ def optimize(
     chosen = replace(chosen, batch_size=_part_size(chosen))
     say("reading the model")
     build = import_artifacts if is_artifacts(path) else build_forward
-    built = build(path, chosen, say)
+    with headed(path, chosen) as (file, notes):
+        built = build(file, chosen, say)
+    built.forward.notes += notes
     forward, reference, evaluation = built.forward, built.reference, built.evaluation
     _check_kernels(path, reference, evaluation)
     if chosen.calibrate is not None:

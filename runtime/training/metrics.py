@@ -134,7 +134,8 @@ class Scores:
             counts = labels != self._options["ignore_index"]
             scores, labels = scores[counts], labels[counts]
         pairs = labels.astype(np.int64) * self.classes + scores.argmax(axis=-1)
-        found = np.bincount(pairs.reshape(-1), minlength=self.classes**2)
+        flat = pairs.reshape(-1).astype(np.intp)  # of 32 bits on a small device
+        found = np.bincount(flat, minlength=self.classes**2)
         self.confusion += found.reshape(self.classes, self.classes)
         at_label = np.take_along_axis(scores, labels[..., None], axis=-1)
         self._in_top5 += int(((scores > at_label).sum(axis=-1) < 5).sum())
