@@ -41,6 +41,7 @@ from bnnopt.runtime.format import (
 from bnnopt.runtime.guard import Feeds, Guard, is_finite
 from bnnopt.runtime.native import Memory, NativeBackend
 from bnnopt.runtime.observing import Hits, Injector, PartObserver, Profile, together
+from bnnopt.runtime.parameters import stored_form, written_weights
 from bnnopt.runtime.parts import Part, in_parts, joined, lengthened
 from bnnopt.runtime.predictor import in_batches, outputs_of, place_of
 from bnnopt.runtime.pruning import Pruning
@@ -518,6 +519,41 @@ class TrainingSession:
     def latent_weights(self) -> list[Array]:
         """The trained weights of which the network sees the signs; no copies."""
         return [self._persistent[name] for name in self._artifact.latent]
+
+    @in_turn
+    def load_parameters(self, values: Mapping[str, ArrayLike]) -> None:
+        """Take weights and running statistics from elsewhere; the optimiser's state stays.
+
+        Parameters
+        ----------
+        values : mapping of str to array
+            By the names and in the shapes of `parameters`; of those that are left out nothing
+            changes. Weights that are kept as bits take the signs.
+
+        Raises
+        ------
+        UsageError
+            If a name is not known, a shape does not fit or a value is not finite; nothing has
+            changed then.
+        """
+        arrays = {
+            name: stored_form(self._persistent, self._artifact, name, value)
+            for name, value in values.items()
+        }
+        for name, array in arrays.items():
+            np.copyto(self._persistent[name], array)
+        self._on_disk = self._on_disk._replace(steps_done=-1)
+        self._bad_weight = self._first_not_finite()
+
+    @property
+    def trained_weights(self) -> list[str]:
+        """The names of the weights that steps change, other than running statistics."""
+        return written_weights(self._backend.training, self._artifact, "update")
+
+    @property
+    def statistics(self) -> list[str]:
+        """The names of the running statistics that steps move."""
+        return written_weights(self._backend.training, self._artifact, "forward")
 
     @in_turn
     def save(self, path: StrPath, notes: Mapping[str, str] | None = None) -> None:

@@ -36,6 +36,7 @@ MAY: dict[str, set[str]] = {
         *("ops", "analysis", "frontend", "autodiff", "passes", "plan"),
         *("artifact", "report", "torch", "runtime"),
     },
+    "fleet": {"runtime"},  # many devices: Flower's side
     "cli": set(),
 }
 MAY["cli"] = MAY.keys() - {"cli"} | {"__version__"}

@@ -3,10 +3,11 @@
 from bnnopt.cli.commands import cli, main
 from bnnopt.cli.demo import demo
 from bnnopt.cli.exporting import export
+from bnnopt.cli.fleet import fleet
 from bnnopt.cli.looking import compare, inspect, summary
 from bnnopt.cli.training import evaluate, predict, train
 
-for command in (inspect, summary, compare, train, evaluate, predict, export, demo):
+for command in (inspect, summary, compare, train, evaluate, predict, export, demo, fleet):
     cli.add_command(command)
 
 __all__ = ["cli", "main"]

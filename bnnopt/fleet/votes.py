@@ -1,0 +1,113 @@
+"""How updates of many devices become one, whatever one of them sends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bnnopt.errors import UsageError
+from bnnopt.fleet.layout import Bits, Floats, Layout, State
+
+TRIMMED, FEWEST = 0.2, 3  # the share that is left out at each end, from so many devices on
+LARGEST = 1e6  # magnitude of a statistic or bias; trained networks stay below by orders
+
+
+class Update(NamedTuple):
+    """What a device sends after it trained.
+
+    Attributes
+    ----------
+    signs : (ceil(n / 8),) uint8
+        Packed, of what it would add to each weight, or of the weight itself.
+    averaged : (m,) float32
+        Its statistics and parameters of channels.
+    n_samples : int
+        That it trained on.
+    """
+
+    signs: Bits
+    averaged: Floats
+    n_samples: int
+
+
+def check(update: Update, layout: Layout) -> None:
+    """Refuse an update that no honest device sends.
+
+    Raises
+    ------
+    UsageError
+        Saying what does not fit.
+    """
+    expected = {
+        "signs": (np.dtype(np.uint8), (layout.n_bytes_of_signs,)),
+        "averaged": (np.dtype(np.float32), (layout.n_averaged,)),
+    }
+    for name, (dtype, shape) in expected.items():
+        array = getattr(update, name)
+        if (array.dtype, array.shape) != (dtype, shape):
+            found = f"{array.dtype} {list(array.shape)}"
+            raise UsageError(f"{name} is {found}, expected {dtype} {list(shape)}")
+    if update.averaged.size and not np.abs(update.averaged).max() <= LARGEST:
+        raise UsageError(f"a statistic or bias is not within +-{LARGEST:g}")
+    spare = -layout.n_signed % 8
+    if spare and update.signs[-1] >> (8 - spare):
+        raise UsageError("the spare bits of signs are set")
+    if update.n_samples < 1:
+        raise UsageError(f"it saw {update.n_samples} samples, expected 1 or more")
+
+
+def majority(signs: Sequence[Bits], n: int, random: np.random.Generator) -> Bits:
+    """The sign that most devices have for each of n weights, packed; by chance where they tie.
+
+    Bernstein et al., "signSGD with Majority Vote", arXiv:1810.05291, algorithm 1: one device, one
+    vote, so that a device that lies changes what the others decide only where they nearly tie.
+    """
+    surplus = _positive(signs, n) * 2 - len(signs)
+    ties = np.flatnonzero(surplus == 0)
+    surplus[ties] = random.integers(0, 2, len(ties)) * 2 - 1
+    return np.packbits(surplus > 0, bitorder="little")
+
+
+def mean_signs(signs: Sequence[Bits], n: int) -> Floats:
+    """The mean of packed signs, in [-1, 1]: (n,) float32.
+
+    Yang et al., "Communication-Efficient Federated Learning with Binary Neural Networks",
+    arXiv:2110.02226: the mean of the devices' binary weights are the latent weights of the next
+    round.
+    """
+    return (_positive(signs, n) * 2 - len(signs)).astype(np.float32) / np.float32(len(signs))
+
+
+def trimmed_mean(updates: Sequence[Update]) -> Floats:
+    """The mean over devices of each number, without the largest and the smallest fifth.
+
+    Of three and four devices the largest and the smallest are left out, of two none. Yin et al.,
+    "Byzantine-Robust Distributed Learning", arXiv:1803.01498, option II.
+    """
+    values = np.sort([update.averaged for update in updates], axis=0)
+    n = len(values)
+    cut = 0 if n < FEWEST else max(1, round(n * TRIMMED))
+    mean: Floats = values[cut : n - cut].mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+def moved(state: State, vote: Bits, rate: float, averaged: Floats) -> State:
+    """The state after a vote: each weight by `rate` the way that the majority points.
+
+    Server and devices work this out alike, to the last bit.
+    """
+    step = np.where(
+        np.unpackbits(vote, count=len(state.signed), bitorder="little").view(bool),
+        np.float32(rate),
+        np.float32(-rate),
+    )
+    return State(state.signed + step, averaged)
+
+
+def _positive(signs: Sequence[Bits], n: int) -> np.ndarray:
+    counts = np.zeros(n, np.int32)
+    for bits in signs:
+        counts += np.unpackbits(bits, count=n, bitorder="little")
+    return counts

@@ -1,0 +1,317 @@
+"""Rounds of devices that train, die and lie: the two apps, over a grid in this process.
+
+Needs the extra ``flower``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bnnopt
+from bnnopt import TrainingSession
+from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.fleet import Layout, RunOptions
+from tests.graphs import write
+from tests.passes.networks import batch_norm, batch_norm_weights
+
+flwr = pytest.importorskip("flwr.app")
+pytestmark = pytest.mark.fleet
+
+DEVICES, SAMPLES = 5, 64
+NETWORK = f"""g (float[batch,12] x) => (float[batch,3] y) {{
+    w1b = Sign (w1)
+    h = Gemm <transB = 1> (x, w1b)
+    {batch_norm("h", "n", 1)}
+    s = Sign (n)
+    w2b = Sign (w2)
+    y = Gemm <transB = 1> (s, w2b)
+}}"""
+WEIGHTS = {"w1": [30, 12], **batch_norm_weights(1, 30), "w2": [3, 30]}
+Reply = Callable[[Any, Any], Any]
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Flower tells a process that it starts, and messages cannot be made without."""
+    from flwr.supercore.task_identity import TaskIdentity
+
+    for name in ("run_id", "node_id", "task_id"):
+        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
+
+
+def samples(seed: int, n: int = SAMPLES) -> dict[str, Any]:
+    """Three classes that a direction tells apart."""
+    rng = np.random.default_rng(seed)
+    directions = np.random.default_rng(99).standard_normal((3, 12))
+    y = rng.integers(0, 3, n)
+    return {"x": (directions[y] + 0.5 * rng.standard_normal((n, 12))).astype("f4"), "y": y}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled network, samples for each device, and some to measure on."""
+    path = tmp_path_factory.mktemp("fleet")
+    network = write(NETWORK, WEIGHTS, path)
+    bnnopt.optimize(network, batch_size=16, optimizer="sgd", level="O2").save(path / "out")
+    for k in range(DEVICES):
+        np.savez(path / f"{k}.npz", **samples(k))
+    np.savez(path / "valid.npz", **samples(100, 300))
+    return path
+
+
+def options(base: Path, scratch: Path, **changed: Any) -> dict[str, Any]:
+    return {
+        "folder": str(base / "out"),
+        "data": str(base / "{partition}.npz"),
+        "valid": str(base / "valid.npz"),
+        "checkpoints": str(scratch / "fleet"),
+        "log": str(scratch / "log.jsonl"),
+        "lr": 0.05,
+        "rate": 0.1,
+        "rounds": 4,
+        "devices": DEVICES,
+    } | changed
+
+
+class Devices:
+    """A grid whose devices are contexts of this process; `misbehave` answers in their place."""
+
+    def __init__(self, config: dict[str, Any], misbehave: dict[int, Reply] | None = None) -> None:
+        from bnnopt.fleet.client import client_app
+
+        self.app, self.misbehave = client_app(), misbehave or {}
+        self.contexts = {
+            k: flwr.Context(1, k, {"partition-id": k}, flwr.RecordDict(), config)
+            for k in range(DEVICES)
+        }
+        self.received: list[tuple[int, bool]] = []  # device, whether it got all weights
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.contexts)
+
+    def send_and_receive(self, messages: Iterable[Any], *, timeout: float | None = None) -> Any:
+        replies = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            self.received.append((node, "arrays" in message.content))
+            act = self.misbehave.get(node, self.app)
+            reply = act(message, self.contexts[node])
+            if reply is not None:
+                replies.append(reply)
+        return replies
+
+    def states(self) -> dict[int, dict[str, bytes]]:
+        """What each device kept."""
+        return {
+            k: {n: a.numpy().tobytes() for n, a in context.state["bnnopt-state"].items()}
+            for k, context in self.contexts.items()
+            if "bnnopt-state" in context.state
+        }
+
+
+def run(config: dict[str, Any], misbehave: dict[int, Reply] | None = None) -> Devices:
+    from bnnopt.fleet.server import serve
+
+    grid = Devices(config, misbehave)
+    serve(grid, RunOptions.of(config))
+    return grid
+
+
+def parameters(config: dict[str, Any]) -> dict[str, bytes]:
+    session = TrainingSession(config["folder"])
+    session.resume(Path(config["checkpoints"], "network.safetensors"))
+    return {name: array.tobytes() for name, array in session.parameters().items()}
+
+
+def log_of(config: dict[str, Any]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(config["log"]).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("strategy", ["sign-majority", "binary-average", "fedavg"])
+def test_a_fleet_learns(base: Path, tmp_path: Path, strategy: str) -> None:
+    config = options(base, tmp_path, strategy=strategy, rounds=6, epochs=3, lr=0.1)
+    run(config)
+    lines = log_of(config)
+    assert [line["round"] for line in lines] == list(range(7))
+    assert lines[-1]["accuracy"] > 0.95 > 0.5 > lines[0]["accuracy"]
+    assert lines[-1]["refused"] == 0
+
+
+def test_only_votes_come_down_after_the_first_round(base: Path, tmp_path: Path) -> None:
+    grid = run(config := options(base, tmp_path))
+    assert [full for _, full in grid.received] == [True] * DEVICES + [False] * 3 * DEVICES
+    assert len({tuple(sorted(s.items())) for s in grid.states().values()}) == 1
+    first, last = (log_of(config)[i] for i in (1, 4))
+    layout = Layout.of(TrainingSession(config["folder"]))
+    sent = layout.n_bytes_of_signs + 4 * layout.n_averaged + 2 * 128  # numpy's headers
+    assert last["bytes-up"] == 4 * DEVICES * sent
+    assert last["bytes-down"] - first["bytes-down"] == 3 * DEVICES * sent
+
+
+def test_a_device_that_missed_rounds_gets_their_votes(base: Path, tmp_path: Path) -> None:
+    """It dies in rounds 2 and 3 before it replies, and has the others' state after round 4."""
+    calls = 0
+
+    def absent(message: Any, context: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return None if calls in (2, 3) else grid.app(message, context)
+
+    config = options(base, tmp_path)
+    from bnnopt.fleet.server import serve
+
+    grid = Devices(config, {2: absent})
+    serve(grid, RunOptions.of(config))
+    assert [full for node, full in grid.received if node == 2] == [True, False, False, False]
+    assert len({tuple(sorted(s.items())) for s in grid.states().values()}) == 1
+
+
+def test_a_device_that_lost_its_state_is_sent_all_weights(base: Path, tmp_path: Path) -> None:
+    calls = 0
+
+    def forgetful(message: Any, context: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            context.state.clear()
+        return grid.app(message, context)
+
+    config = options(base, tmp_path)
+    from bnnopt.fleet.server import serve
+
+    grid = Devices(config, {2: forgetful})
+    serve(grid, RunOptions.of(config))
+    assert [full for node, full in grid.received if node == 2] == [True, False, True, False]
+    assert [line["refused"] for line in log_of(config)] == [0, 0, 1, 0, 0]
+    assert len({tuple(sorted(s.items())) for s in grid.states().values()}) == 1
+
+
+def lie(**changed: Any) -> Reply:
+    """Reply with arrays of another kind."""
+
+    def reply(message: Any, context: Any) -> Any:
+        arrays = flwr.ArrayRecord({n: flwr.Array(a) for n, a in changed.items()})
+        metrics = flwr.MetricRecord({"num-examples": 10**12, "loss": float("nan")})
+        content = flwr.RecordDict({"update": arrays, "metrics": metrics})
+        return flwr.Message(content=content, reply_to=message)
+
+    return reply
+
+
+def nothing(message: Any, context: Any) -> Any:
+    return None
+
+
+def empty(message: Any, context: Any) -> Any:
+    return flwr.Message(content=flwr.RecordDict({}), reply_to=message)
+
+
+SIGNS = np.zeros(100, np.uint8)
+LIARS: dict[str, Reply] = {
+    "no reply": nothing,
+    "an empty reply": empty,
+    "wrong shapes": lie(signs=np.zeros((3, 3), np.uint8), averaged=np.zeros(2, np.float32)),
+    "nothing finite": lie(signs=SIGNS, averaged=np.full(20, np.nan, np.float32)),
+    "too much": lie(signs=np.zeros(1 << 20, np.uint8), averaged=np.zeros(2, np.float32)),
+}
+
+
+@pytest.mark.parametrize("strategy", ["sign-majority", "binary-average"])
+@pytest.mark.parametrize("kind", LIARS)
+def test_a_liar_changes_nothing_but_the_count(
+    base: Path, tmp_path: Path, strategy: str, kind: str
+) -> None:
+    """The others' weights are those of a run in which it is absent, to the last bit."""
+    found = {}
+    for name, reply in ((kind, LIARS[kind]), ("absent", nothing)):
+        (tmp_path / name).mkdir()
+        config = options(base, tmp_path / name, strategy=strategy, rounds=2)
+        run(config, {3: reply})
+        found[name] = parameters(config)
+        assert log_of(config)[-1]["refused"] == (reply is not nothing)
+    assert found[kind] == found["absent"]
+
+
+def test_random_bits_are_outvoted(base: Path, tmp_path: Path) -> None:
+    layout = Layout.of(TrainingSession(base / "out"))
+
+    def noise(message: Any, context: Any) -> Any:
+        bits = np.random.default_rng(5).integers(0, 256, layout.n_bytes_of_signs).astype(np.uint8)
+        bits[-1] &= (1 << (8 - -layout.n_signed % 8)) - 1
+        return lie(signs=bits, averaged=np.full(layout.n_averaged, 1e5, "f4"))(message, context)
+
+    config = options(base, tmp_path, rounds=6)
+    run(config, {3: noise})
+    lines = log_of(config)
+    assert lines[-1]["refused"] == 0
+    assert lines[-1]["accuracy"] > 0.85
+
+
+def test_a_server_goes_on_from_its_checkpoint(base: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for path in (whole, parts):
+        path.mkdir()
+    run(config := options(base, whole, rounds=4))
+
+    class Stop(Exception):
+        pass
+
+    def stop(message: Any, context: Any) -> Any:
+        if message.content["config"]["round"] == 3:
+            raise Stop
+        return grid.app(message, context)
+
+    from bnnopt.fleet.server import serve
+
+    half = options(base, parts, rounds=4)
+    grid = Devices(half, dict.fromkeys(range(DEVICES), stop))
+    with pytest.raises(Stop):
+        serve(grid, RunOptions.of(half))
+    grid.misbehave = {}
+    serve(grid, RunOptions.of(half))
+    assert parameters(half) == parameters(config)
+    assert [line["round"] for line in log_of(half)] == [0, 1, 2, 2, 3, 4]
+
+
+def test_a_checkpoint_of_another_fleet(base: Path, tmp_path: Path) -> None:
+    config = options(base, tmp_path, rounds=1)
+    run(config)
+    with pytest.raises(ArtifactError, match="is of strategy sign-majority, not binary-average"):
+        run(config | {"strategy": "binary-average"})
+    TrainingSession(config["folder"]).save(Path(config["checkpoints"], "state.safetensors"))
+    with pytest.raises(ArtifactError, match="another model"):
+        run(config)
+
+
+def test_part_of_the_devices_takes_part(base: Path, tmp_path: Path) -> None:
+    config = options(base, tmp_path, fraction=0.4, rounds=8)
+    grid = run(config)
+    assert len(grid.received) == 16
+    assert log_of(config)[-1]["accuracy"] > 0.85
+
+
+def test_feedback_keeps_what_a_sign_does_not_say(base: Path, tmp_path: Path) -> None:
+    config = options(base, tmp_path, feedback=True)
+    grid = run(config)
+    assert all("residual" in state for state in grid.states().values())
+    assert log_of(config)[-1]["accuracy"] > 0.85
+
+
+def test_devices_say_why_they_do_not_train(base: Path, tmp_path: Path) -> None:
+    config = options(base, tmp_path, rounds=1)
+    run(config | {"data": str(base / "nowhere.npz")})
+    assert log_of(config)[-1]["refused"] == DEVICES
+    assert log_of(config)[-1]["accuracy"] == log_of(config)[0]["accuracy"]
+
+
+def test_weights_that_have_no_sign_to_take(tmp_path: Path) -> None:
+    network = write(NETWORK, WEIGHTS, tmp_path)
+    bnnopt.optimize(network, batch_size=16, optimizer="bop").save(tmp_path / "out")
+    with pytest.raises(UsageError, match="compiled for bop"):
+        Layout.of(TrainingSession(tmp_path / "out"))
