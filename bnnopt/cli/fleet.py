@@ -13,7 +13,12 @@ from bnnopt.units import size
 
 @click.group()
 def fleet() -> None:
-    """Train on many devices over Flower, with one bit a weight each way."""
+    """Train on many devices over Flower, with one bit a weight each way.
+
+    \b
+    Example:
+      bnnopt fleet init app --folder out
+    """
 
 
 @fleet.command()
