@@ -24,6 +24,11 @@ from bnnopt.units import size
     help="A PyTorch state_dict as a .safetensors file, for load_state_dict.",
 )
 @click.option(
+    "--larq-style",
+    type=click.Path(path_type=Path),
+    help="The graph with bare -1 and +1 as binary weights, their scales folded; an .onnx file.",
+)
+@click.option(
     "--packed",
     type=click.Path(path_type=Path),
     help="A folder with the network alone, for devices that predict: binary weights as bits.",
@@ -43,6 +48,7 @@ def export(
     folder: Path,
     output: Path | None,
     state_dict: Path | None,
+    larq_style: Path | None,
     packed: Path | None,
     batch_size: int,
     checkpoint: str | None,
@@ -62,15 +68,16 @@ def export(
     from bnnopt.runtime import TrainingSession, exporting
     from bnnopt.runtime.training import load_newest
 
-    if output is None and state_dict is None and packed is None:
+    if output is None and state_dict is None and packed is None and larq_style is None:
         raise UsageError(
-            "export: where to? expected -o FILE.onnx, --torch FILE.safetensors or --packed FOLDER"
+            "export: where to? expected -o FILE.onnx, --torch FILE.safetensors, --packed FOLDER or "
+            "--larq-style FILE.onnx"
         )
     if packed is not None:
         from bnnopt.artifact import check_predictor_folder  # of the compiler
 
         check_predictor_folder(packed)
-    for path in (output, state_dict):
+    for path in (output, state_dict, larq_style):
         if path is not None:
             check_writable(path)
     session = TrainingSession(folder)
@@ -81,6 +88,10 @@ def export(
         written.append((output, exporting.trained_model(folder, session)))
     if state_dict is not None:
         written.append((state_dict, exporting.state_dict(session)))
+    if larq_style is not None:
+        from bnnopt.artifact.bare_signs import bare_signs
+
+        written.append((larq_style, bare_signs(exporting.trained_model(folder, session))))
     for path, content in written:
         write_file(path, content)
         say_line(f"written: {path}")

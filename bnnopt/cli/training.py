@@ -132,6 +132,9 @@ _normalization_options = together(
     help="Stop after so many without a lower loss.",
 )
 @click.option("--log-json", metavar="FILE", help="One JSON object an epoch; - for standard output.")
+@click.option(
+    "--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Write event files there."
+)
 @click.option("--curves", type=click.Path(path_type=Path), help="Draw them: .png, .svg or .html.")
 @click.option(
     "--profile", is_flag=True, help="Time each node; writes FOLDER/profile.json, for inspect."
@@ -200,6 +203,10 @@ def _onlookers(options: dict[str, Any], stack: ExitStack) -> list[Callback]:
     look: list[Callback] = []
     if options["early_stop"]:
         look.append(EarlyStop(options["early_stop"]))
+    if options["tensorboard"] is not None:
+        from bnnopt.cli.events import Events
+
+        look.append(stack.enter_context(Events(options["tensorboard"])))
     log = options["log_json"]
     if log is not None:
         look.append(JsonLines(stack.enter_context(log_file(log, options["resume"]))))

@@ -17,6 +17,7 @@ import pytest
 import bnnopt as package
 from bnnopt.runtime.artifact import read_tensors
 from bnnopt.runtime.training import Checkpoints
+from tests.cli.conftest import Mistake
 from tests.cli.helpers import MODELS, Cli
 
 N_CLASSES = 10
@@ -252,3 +253,47 @@ def test_earlier_samples_are_replayed(bnnopt: Cli, workspace: Path) -> None:
     assert second.exit_code == 0
     labels = read_tensors("out.replay.safetensors")[0]["labels"]
     assert np.bincount(labels).tolist() == [3] * 10
+
+
+def test_event_files_have_each_epoch(bnnopt: Cli, compiled: Path, workspace: Path) -> None:
+    """Judge: the records as TensorBoard defines them, a length, a checksum, an event."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    data = write_data(workspace / "data.npz", 60, seed=1)
+    (workspace / "train.yaml").write_text(f"data: {data}\nepochs: 2\ntensorboard: events\n")
+    found = bnnopt(
+        "train",
+        compiled,
+        "--config",
+        "train.yaml",
+        "--quiet",
+        "--log-json",
+        "log.json",
+        "--checkpoint",
+        "kept",
+    )
+    assert found.exit_code == 0, found.stderr
+    (file,) = (workspace / "events").iterdir()
+    content, place, scalars = file.read_bytes(), 0, []
+    while place < len(content):
+        length = int.from_bytes(content[place : place + 8], "little")
+        event = event_pb2.Event.FromString(content[place + 12 : place + 12 + length])
+        scalars += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        place += 16 + length
+    rows = [json.loads(line) for line in Path("log.json").read_text().splitlines()]
+    expected = [
+        (row["step"], name, pytest.approx(row[name], rel=1e-6))
+        for row in rows
+        for name in ("loss", "accuracy", "images_per_s", "seen_bytes")
+    ]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert scalars == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("[1", "as YAML"), ("- 1", "a table"), ("x: 1", "'x'")]
+)
+def test_a_yaml_file_that_makes_no_sense(
+    mistake: Mistake, compiled: Path, workspace: Path, text: str, words: str
+) -> None:
+    (workspace / "train.yaml").write_text(text)
+    assert words in mistake("train", compiled, "--config", "train.yaml")

@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
 import bnnopt
+from bnnopt.artifact.bare_signs import bare_signs, with_bare_signs
 from bnnopt.errors import ArtifactError
 from bnnopt.models import build
 from bnnopt.runtime import exporting
 from bnnopt.runtime.source import with_weights
 from tests.graphs import write
+from tests.passes.networks import batch_norm, batch_norm_weights
 
 Array = NDArray[Any]
 BATCH = 8
@@ -173,3 +176,57 @@ def test_a_weight_that_is_missing_is_named() -> None:
     model.metadata_props.add(key="bnnopt.weights", value='["w"]')
     with pytest.raises(ArtifactError, match="no weight 'w'"):
         with_weights(model.SerializeToString(), {})
+
+
+SCALED = f"""g (float[batch,2,6,6] x) => (float[batch,3] y) {{
+    s1 = Sign (x)
+    w1s = Sign (w1)
+    size1 = Abs (w1)
+    axes = Constant <value = int64[3] {{1, 2, 3}}> ()
+    scale1 = ReduceMean <keepdims = 1> (size1, axes)
+    w1b = Mul (w1s, scale1)
+    c1 = Conv <kernel_shape = [3, 3]> (s1, w1b, q1)
+    {batch_norm("c1", "n1", 1)}
+    s2 = Sign (n1)
+    f = Flatten (s2)
+    w2s = Sign (w2)
+    w2b = Mul (w2s, scale2)
+    y = Gemm <transB = 1> (f, w2b, q2)
+}}"""
+SCALED_WEIGHTS = {
+    **{"w1": [4, 2, 3, 3], "q1": [4], **batch_norm_weights(1, 4)},
+    **{"w2": [3, 64], "scale2": [3, 1], "q2": [3]},
+}
+
+
+@pytest.mark.parametrize("name", ["scaled", "mlp"])
+def test_bare_signs_predict_the_same(name: str, tmp_path: Path) -> None:
+    """Scales of a weight go into the batch norm behind the layer, or behind the layer itself."""
+    if name == "scaled":
+        path = write(SCALED, SCALED_WEIGHTS, tmp_path)
+    else:
+        path = tmp_path / "mlp.onnx"
+        ir.save(build(name, 0), path)
+    bnnopt.optimize(path, batch_size=4).save(tmp_path / "out")
+    session = bnnopt.TrainingSession(tmp_path / "out")
+    (given,) = session.inputs.values()
+    x = np.random.default_rng(0).standard_normal(given.shape_at(4)).astype(np.float32)
+    trained = exporting.trained_model(tmp_path / "out", session)
+    bare = bare_signs(trained)
+    found, expected = on_onnxruntime(bare, x), on_onnxruntime(trained, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert len(np.unique(expected)) > 3
+    model = onnx.load_model_from_string(bare)
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    assert len(products) > 1
+    assert all((np.abs(tensors[node.input[1]]) == 1).all() for node in products)
+    assert "w1" not in tensors
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_real_layers_stay_as_they_are(tmp_path: Path) -> None:
+    path = write(DROPOUT, {"w": [6, 3]}, tmp_path)
+    bnnopt.optimize(path, batch_size=4).save(tmp_path / "out")
+    trained = exporting.trained_model(tmp_path / "out", bnnopt.TrainingSession(tmp_path / "out"))
+    assert not with_bare_signs(onnx.load_model_from_string(trained))

@@ -97,7 +97,7 @@ def test_the_rest_starts_from_trained_weights(tmp_path: Path) -> None:
     init = str(tmp_path / "trained.safetensors")
     net = bnnopt.optimize(path, batch_size=4, head=NEW, init=init, last=1)
     np.testing.assert_array_equal(net.weights["0.weight"], session.parameters()["0.weight"])
-    assert set(net.report.trained) == {"2.weight", "2.bias"}
+    assert set(net.report.trained) == {"3.weight", "3.bias"}
 
 
 def test_a_square_weight_grows_along_its_outputs(tmp_path: Path) -> None:
