@@ -38,6 +38,7 @@ from bnnopt.settings import options as known_options
 from bnnopt.training_step import TrainingStep
 
 Progress = Callable[[str], None]
+WITHOUT_LATENT = ("bop", "fixed-sign")
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,16 @@ def loss_options(chosen: Settings) -> LossOptions:
 
 def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     """From a forward model, by differentiation."""
-    forward = load_forward(path, chosen.batch_size, chosen.ste, _keeps_zero(chosen))
+    optimizer = _optimizer(chosen)
+    forward = load_forward(
+        path,
+        chosen.batch_size,
+        chosen.ste,
+        _keeps_zero(chosen),
+        takes_signs=optimizer.name in WITHOUT_LATENT,
+    )
     if chosen.init is not None:
         start_from(Path(chosen.init), forward)
-    optimizer = _optimizer(chosen)
     forward.notes += [*_idle(chosen, optimizer.name), *_parts(chosen)]
     loss = chosen.loss or LOSSES[0]
     if optimizer.name == "bop":

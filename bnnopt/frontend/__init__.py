@@ -22,6 +22,7 @@ from bnnopt.frontend.normalize import (
     setting,
 )
 from bnnopt.frontend.read import EXPORT_COMMAND, array_of, one_line, own_graph, read_model
+from bnnopt.frontend.sign_padding import sign_padded
 from bnnopt.frontend.straight_through import settle_detached
 from bnnopt.frontend.surrogates import stop_signs
 from bnnopt.frontend.training_artifacts import (
@@ -53,7 +54,12 @@ __all__ = [
 
 
 def load_forward(
-    path: Path, batch_size: int | None, ste: Sequence[str] = (), keep_zero: bool | None = None
+    path: Path,
+    batch_size: int | None,
+    ste: Sequence[str] = (),
+    keep_zero: bool | None = None,
+    *,
+    takes_signs: bool = False,
 ) -> ForwardGraph:
     """Read an ONNX file into a typed forward graph with explicit binarisation.
 
@@ -67,6 +73,8 @@ def load_forward(
         ``--ste`` options, see `Estimators.parse`.
     keep_zero : bool or None
         Keep ONNX's sign(0) = 0 instead of +1; None keeps it where exact zeros are no accident.
+    takes_signs : bool
+        Weights that are +-1 already are the signs of weights, not an export gone wrong.
 
     Raises
     ------
@@ -76,7 +84,7 @@ def load_forward(
     model = read_model(path)
     estimators = Estimators.parse([*_own_estimators(model), *ste])
     forward = normalize(model, batch_size, path)
-    lint(forward, path)
+    lint(forward, path, takes_signs=takes_signs)
     merge_equal(forward.graph)
     settle_detached(forward)
     if not forward.has_gradients:
@@ -85,6 +93,7 @@ def load_forward(
         recognize(forward, estimators, keep_zero)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
+    sign_padded(forward.graph)
     if not forward.has_gradients:
         add_hints(forward)
     return forward

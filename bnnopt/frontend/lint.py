@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 from bnnopt.errors import ModelError
 from bnnopt.frontend.normalize import ForwardGraph, setting
 from bnnopt.frontend.read import EXPORT_COMMAND
-from bnnopt.ops import traits
+from bnnopt.ops import Emitter, traits
+from bnnopt.training_step import readers
 
 FUSED = "_fused_bn"
 
 
-def lint(forward: ForwardGraph, path: Path) -> None:
+def lint(forward: ForwardGraph, path: Path, *, takes_signs: bool = False) -> None:
     """Reject exports that lost what training needs.
+
+    With `takes_signs` weights that are +-1 already are read as the signs of weights: for
+    optimisers without latent weights.
 
     Raises
     ------
@@ -25,12 +29,12 @@ def lint(forward: ForwardGraph, path: Path) -> None:
         If the latent weights of a binary layer or batch norms are gone, or a dropout has no sense.
     """
     _check_batch_norms(forward, path)
-    for node in forward.graph:
+    for node in list(forward.graph):
         if node.op_type == "Dropout":
             _check_dropout(node, path)
         is_layer = traits(node).layer is not None and not forward.has_gradients
         if is_layer and node.inputs[1] is not None:
-            _check_latent(forward, node, node.inputs[1], path)
+            _check_latent(forward, node, node.inputs[1], path, takes_signs)
 
 
 def _check_dropout(node: ir.Node, path: Path) -> None:
@@ -58,27 +62,51 @@ def _check_batch_norms(forward: ForwardGraph, path: Path) -> None:
             )
 
 
-def _check_latent(forward: ForwardGraph, node: ir.Node, weight: ir.Value, path: Path) -> None:
+def _check_latent(
+    forward: ForwardGraph, node: ir.Node, weight: ir.Value, path: Path, takes_signs: bool
+) -> None:
     producer = weight.producer()
     if producer is not None and producer.op_type == "Transpose" and producer.inputs[0] is not None:
         weight = producer.inputs[0]
     array = forward.weights.get(str(weight.name))
+    is_trained = array is not None
     if array is None and weight.const_value is not None:
         array = weight.const_value.numpy()
-    if array is not None and array.ndim >= 2 and array.size >= 16 and _is_binary(array):
-        raise ModelError(
-            f"{path}: node {node.name!r} ({node.op_type}): all of weight {weight.name!r} is "
-            f"+-{abs(array.flat[0]):g}: {_cause(forward, str(weight.name))}"
-        )
+    if array is None or array.ndim < 2 or array.size < 16 or not _is_binary(array):
+        return
+    is_unit = bool((np.abs(array) == 1).all())
+    if takes_signs and is_trained and is_unit:
+        _read_signs(forward.graph, weight)
+        return
+    raise ModelError(
+        f"{path}: node {node.name!r} ({node.op_type}): all of weight {weight.name!r} is "
+        f"+-{abs(array.flat[0]):g}: {_cause(forward, str(weight.name), is_unit)}"
+    )
 
 
-def _cause(forward: ForwardGraph, name: str) -> str:
+def _read_signs(graph: ir.Graph, weight: ir.Value) -> None:
+    """Put a Sign between a weight and its readers."""
+    users = readers(weight)
+    if all(node.op_type == "Sign" for node in users):
+        return
+    emit = Emitter(graph, "forward")
+    signs = emit("Sign", weight, name=f"{weight.name}.signs")
+    graph.insert_before(graph.node(0), emit.nodes)
+    for node in users:
+        for i, value in enumerate(node.inputs):
+            if value is weight:
+                node.replace_input_with(i, signs)
+
+
+def _cause(forward: ForwardGraph, name: str, is_unit: bool) -> str:
     """Why a file holds signs where latent weights should be, and what to do."""
     producer = (forward.model.producer_name or "").lower()
     if "tf2onnx" in producer or "keras" in producer:
+        other = "train without them (--optimizer bop or fixed-sign), or " if is_unit else ""
         return (
-            "the converter wrote larq's binary kernels, not the latent weights; build the network "
-            "in PyTorch with sign(weight) in its forward, and load the latent weights there"
+            "the converter wrote larq's binary kernels, not the latent weights; "
+            f"{other}build the network in PyTorch with sign(weight) in its forward, and load the "
+            "latent weights there"
         )
     if producer == "pytorch" and not name.startswith(("onnx::", "/")):
         return (

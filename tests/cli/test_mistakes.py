@@ -283,7 +283,7 @@ def test_names_that_look_like_markup(bnnopt: Cli, workspace: Path) -> None:
     ],
 )
 def test_interrupted(mistake: Mistake, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"bnnopt.{place}", interrupt)
