@@ -4,6 +4,7 @@
     pip install -e '.[torch]'
     python -m benchmarks.fashion_mnist --model mlp --results mlp-torch.jsonl
     python -m benchmarks.fashion_mnist --model mlp --results mlp-torch.jsonl --table
+    python -m benchmarks.fashion_mnist --model mlp --epoch-time
 
 Each seed makes one module, and both start from its weights: the commands ``optimize``, ``train``
 and ``eval`` from the file that ``bnnopt.torch.export`` writes, PyTorch from the module itself.
@@ -14,6 +15,7 @@ Every run appends one line to the results, and what is there is not run again.
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import json
 import math
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,9 @@ from torch import nn
 from torch.nn import functional
 
 import bnnopt.torch
+from bnnopt.runtime.data import Normalization
 
+Images, Labels = NDArray[np.uint8], NDArray[np.int64]
 DATA = Path("/usr/share/datasets/fashion-mnist")
 BATCH, RATE = 100, 1e-3
 EPOCHS = {"mlp": 10, "cnv": 12}
@@ -98,7 +102,7 @@ def cnv() -> nn.Module:
     return nn.Sequential(*layers, BinaryLinear(256, 10, bias=False), nn.BatchNorm1d(10))
 
 
-def read(part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read(part: str) -> tuple[Images, Labels]:
     """Images (n, 1, 28, 28) and labels (n,)."""
     with gzip.open(DATA / f"{part}-images-idx3-ubyte.gz") as file:
         x = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
@@ -123,7 +127,19 @@ def run(*arguments: str) -> str:
 
 def by_torch(module: nn.Module, epochs: int, seed: int) -> float:
     """Accuracy in percent of PyTorch's own training."""
-    x, y = (torch.from_numpy(array.copy()) for array in read("train"))
+    train_by_torch(module, *read("train"), epochs, seed)
+    module.eval()
+    x, y = (torch.from_numpy(array.copy()) for array in read("t10k"))
+    with torch.no_grad():
+        found = torch.cat([module(part / 127.5 - 1).argmax(1) for part in x.split(1000)])
+    return 100 * float((found == y).float().mean())
+
+
+def train_by_torch(
+    module: nn.Module, images: Images, labels: Labels, epochs: int, seed: int
+) -> None:
+    """Train in place."""
+    x, y = torch.from_numpy(images.copy()), torch.from_numpy(labels.copy())
     steps = epochs * len(x) // BATCH
     optimizer = torch.optim.Adam(module.parameters(), RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -138,11 +154,6 @@ def by_torch(module: nn.Module, epochs: int, seed: int) -> float:
             loss.backward()
             optimizer.step()
             schedule.step()
-    module.eval()
-    x, y = (torch.from_numpy(array.copy()) for array in read("t10k"))
-    with torch.no_grad():
-        found = torch.cat([module(part / 127.5 - 1).argmax(1) for part in x.split(1000)])
-    return 100 * float((found == y).float().mean())
 
 
 def train(model: str, contestant: str, seed: int) -> dict[str, Any]:
@@ -161,6 +172,36 @@ def train(model: str, contestant: str, seed: int) -> dict[str, Any]:
     return {"contestant": contestant, "seed": seed, "accuracy": accuracy, "seconds": seconds}
 
 
+def epoch_seconds(model: str, rounds: int = 5, n: int = 12_000) -> dict[str, float]:
+    """Seconds of processor time of an epoch of `n` samples on one thread, the least of some.
+
+    All of them in turn, so that a busy machine disturbs them alike.
+    """
+    torch.set_num_threads(1)
+    module = {"mlp": mlp, "cnv": cnv}[model]()
+    x, y = (array[:n] for array in read("train"))
+    runs: dict[str, Callable[[], None]] = {"torch": lambda: train_by_torch(module, x, y, 1, 0)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        bnnopt.torch.export(module.train(), torch.zeros(BATCH, 1, 28, 28), path)
+        for level in ("O1", "O2"):
+            bnnopt.optimize(path, batch_size=BATCH, level=level).save(Path(folder) / level)
+            session = bnnopt.TrainingSession(Path(folder) / level, threads=1)
+            runs[level] = functools.partial(_one_more_epoch, session, x, y)
+        found = dict.fromkeys(runs, math.inf)
+        for _ in range(rounds):
+            for name, run in runs.items():
+                start = time.process_time()
+                run()
+                found[name] = min(found[name], time.process_time() - start)
+    return found
+
+
+def _one_more_epoch(session: bnnopt.TrainingSession, x: Images, y: Labels) -> None:
+    session.notes = {}  # it starts anew
+    session.fit((x, y), 1, normalization=Normalization(127.5, (1.0,)))
+
+
 def table(runs: list[Mapping[str, Any]]) -> str:
     """A row a contestant: mean, lowest and highest."""
     rows = ["| trained by | test accuracy % (lowest to highest) |", "|---|---|"]
@@ -177,10 +218,14 @@ def main() -> None:
     """Run what the results lack, or print them as a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=EPOCHS, default="mlp")
-    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--results", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--epoch-time", action="store_true", help="Instead of all of that.")
     options = parser.parse_args()
+    if options.epoch_time:
+        print(epoch_seconds(options.model))
+        return
     lines = options.results.read_text().splitlines() if options.results.exists() else []
     runs = [json.loads(line) for line in lines]
     if options.table:

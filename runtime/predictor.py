@@ -76,7 +76,7 @@ class Predictor:
         arena = arena_of(self._program.arena_bytes, folder)
         self._index_bounds = index_bounds(self._program)
         self._executor = Executor(self._program, {}, constants, arena)
-        self._threads, self._turns = threads or default_threads(), Turns()
+        self._threads, self._turns = threads or default_threads(), Turns("predictor")
         self._folder = folder
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:

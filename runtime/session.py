@@ -125,7 +125,7 @@ class TrainingSession:
             0, partial(initial_buffers, os.path.abspath(self._folder), self._artifact)
         )
         self.notes: Mapping[str, str] = {}
-        self._turns = Turns()
+        self._turns = Turns("session")
         pruning = self._artifact.pruning
         self._pruning = Pruning(**pruning) if pruning is not None else None
         self._backend = open_backend(

@@ -12,9 +12,10 @@ from bnnopt.errors import UsageError
 
 
 class Turns:
-    """Who may go on: one call of a process at a time."""
+    """Who may go on: one call of a process at a time; `what` is the object's kind, for messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self.what = what
         self._lock, self._process = allocate_lock(), os.getpid()
         self.owner: tuple[int, int] | None = None  # process and thread of the present call
 
@@ -46,7 +47,7 @@ def in_turn(method: _Method[_Self, _Given, _Result]) -> _Method[_Self, _Given, _
         turns, me = self._turns, (os.getpid(), get_ident())
         if turns.owner == me:
             raise UsageError(
-                f"{method.__name__}: the session is busy with a call that this one interrupts; "
+                f"{method.__name__}: the {turns.what} is busy with a call that this one interrupts; "
                 "call it when that has returned"
             )
         with turns.lock:

@@ -98,5 +98,8 @@ def export(
     if packed is not None:
         from bnnopt.compiler.prediction import export_network
 
-        n_bytes = export_network(folder, session, packed, batch_size)
-        say_line(f"written: {packed}, {size(n_bytes)} of weights, predicts {batch_size} at once")
+        n_bytes, arena_bytes = export_network(folder, session, packed, batch_size)
+        say_line(
+            f"written: {packed}, {size(n_bytes)} of weights, predicts {batch_size} at once in "
+            f"{size(arena_bytes)}"
+        )

@@ -18,6 +18,7 @@ from bnnopt.artifact import compute, load_step, scaled_shapes, write_predictor
 from bnnopt.frontend.normalize import check_batch_size
 from bnnopt.ops import Emitter, dims, dtype, functions_for, infer_types, traits
 from bnnopt.passes import PASSES, run_passes
+from bnnopt.plan import make_plan
 from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.artifact import check_files
 from bnnopt.runtime.format import EVALUATION
@@ -30,7 +31,9 @@ Array = NDArray[Any]
 _PASSES = ("in-place", "schedule")
 
 
-def export_network(folder: Path, session: TrainingSession, target: Path, batch_size: int) -> int:
+def export_network(
+    folder: Path, session: TrainingSession, target: Path, batch_size: int
+) -> tuple[int, int]:
     """Write the network of a session as the folder that `bnnopt.runtime.Predictor` opens.
 
     Parameters
@@ -44,8 +47,8 @@ def export_network(folder: Path, session: TrainingSession, target: Path, batch_s
 
     Returns
     -------
-    int
-        Bytes of its constants.
+    tuple of int
+        Bytes of its constants, and of the arena that predicting takes.
 
     Raises
     ------
@@ -62,7 +65,8 @@ def export_network(folder: Path, session: TrainingSession, target: Path, batch_s
     graph = _with_signs_as_bits(step)
     write_predictor(target, step, graph, session.about, notes)
     tensors = (value.const_value for value in graph.graph.initializers.values())
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    n_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    return n_bytes, make_plan(step).arena_bytes
 
 
 def predicting(

@@ -94,7 +94,7 @@ def test_the_zoo(name: str, level: str, tmp_path: Path) -> None:
     ir.save(build_small(name), tmp_path / "net.onnx")
     session, folder = session_of(tmp_path / "net.onnx", level=level)
     part = session._backend.evaluation.batch_size  # the session may predict a batch in parts
-    n_bytes = export_network(folder, session, tmp_path / "network", part)
+    n_bytes, _ = export_network(folder, session, tmp_path / "network", part)
     x = data_of(session, 3)
     found = bnnopt.Predictor(tmp_path / "network").predict(x)
     exact = name in ("mlp", "cnv", "binarynet")  # BLAS sums a real layer behind the others
@@ -159,3 +159,18 @@ def test_what_is_no_network_or_no_training_step_is_said(tmp_path: Path) -> None:
     file.write_bytes(damaged)
     with pytest.raises(ArtifactError, match="is not as it was written"):
         bnnopt.Predictor(network)
+
+
+def test_a_busy_predictor_says_that_it_is_one(tmp_path: Path) -> None:
+    session, folder = session_of(write(BINARY, BINARY_WEIGHTS, tmp_path))
+    _, arena_bytes = export_network(folder, session, tmp_path / "network", 2)
+    predictor = bnnopt.Predictor(tmp_path / "network")
+    x = data_of(session, 2)
+    assert arena_bytes == predictor._program.arena_bytes
+
+    class Batch:
+        def __array__(self, dtype: object = None, copy: object = None) -> Any:
+            return predictor.predict(x)
+
+    with pytest.raises(UsageError, match=r"^predict: the predictor is busy"):
+        predictor.predict(Batch())  # type: ignore[arg-type]
