@@ -47,8 +47,8 @@ def in_turn(method: _Method[_Self, _Given, _Result]) -> _Method[_Self, _Given, _
         turns, me = self._turns, (os.getpid(), get_ident())
         if turns.owner == me:
             raise UsageError(
-                f"{method.__name__}: the {turns.what} is busy with a call that this one interrupts; "
-                "call it when that has returned"
+                f"{method.__name__}: the {turns.what} is busy with a call that this one "
+                "interrupts; call it when that has returned"
             )
         with turns.lock:
             turns.owner = me
