@@ -358,6 +358,8 @@ def _converted(name: str, value: object, expected: str) -> object:
         return float(value)
     elif expected.startswith("str") and isinstance(value, str):
         return value
+    if name == "level":
+        raise UsageError(f"optimize: level is {value!r}, expected a text such as 'O2'")
     raise UsageError(f"optimize: {name} is {value!r}, expected {expected}")
 
 

@@ -71,7 +71,9 @@ def build(name: str, seed: int = 0, **sizes: int) -> ir.Model:
     """
     if name not in ZOO:
         hint = did_you_mean(name, ZOO)
-        raise UsageError(f"no network {name!r} in the zoo: choose one of {', '.join(ZOO)}{hint}")
+        raise UsageError(
+            f"no network {name!r} in the zoo: choose one of {', '.join(sorted(ZOO))}{hint}"
+        )
     if seed < 0:
         raise UsageError(f"seed {seed} is negative: choose 0 or more")
     for option, number in sizes.items():

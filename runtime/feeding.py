@@ -95,7 +95,8 @@ def fitted_labels(
     labels = as_array(y, "step: y")
     shape = spec.shape_at(batch)
     if labels.shape != shape:
-        raise UsageError(f"step: y has shape {list(labels.shape)}, expected {list(shape)}")
+        hint = "; one-hot? y.argmax(1)" if labels.shape[:-1] == shape else ""
+        raise UsageError(f"step: y has shape {list(labels.shape)}, expected {list(shape)}{hint}")
     if spec.dtype != "int64":
         return (_in_dtype(labels, spec, "step: y"),)
     check_classes(labels, classes, "step: y", ignored)

@@ -62,12 +62,21 @@ def check_threads(threads: object) -> None:
 
 
 def default_threads() -> int:
-    """``BNNOPT_NUM_THREADS`` if set, else the processors of this process; at most `MAX_THREADS`."""
+    """``BNNOPT_NUM_THREADS`` if set, else the processors of this process, at most `MAX_THREADS`.
+
+    Raises
+    ------
+    UsageError
+        If it is set to what `check_threads` refuses.
+    """
     wanted = os.environ.get("BNNOPT_NUM_THREADS", "")
     if wanted:
-        if not (wanted.isdecimal() and int(wanted)):
-            raise UsageError(f"BNNOPT_NUM_THREADS is {wanted!r}, expected a number, 1 or more")
-        return min(int(wanted), MAX_THREADS)
+        if not (wanted.isdecimal() and 1 <= int(wanted) <= MAX_THREADS):
+            raise UsageError(
+                f"BNNOPT_NUM_THREADS is {wanted!r}, expected 1 to {MAX_THREADS}; set one of these, "
+                "or unset it"
+            )
+        return int(wanted)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(usable or 1, MAX_THREADS)
 

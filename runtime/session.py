@@ -46,6 +46,7 @@ from bnnopt.runtime.parts import Part, in_parts, joined, lengthened
 from bnnopt.runtime.predictor import in_batches, outputs_of, place_of
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.runtime.turns import Turns, in_turn
+from bnnopt.units import size
 
 if TYPE_CHECKING:
     from bnnopt.runtime.data import Dataset
@@ -139,6 +140,28 @@ class TrainingSession:
         self._replay: Replay | None = None
         self._n_replayed = self._replay_seed = 0
         self._bad_weight = self._first_not_finite()
+
+    def __repr__(self) -> str:
+        about = self._artifact
+        head = f"{about.model}, batch size {about.batch_size}, {about.optimizer}, -{about.level}"
+        return f"<TrainingSession of {self._folder!r}: {head}, {self._step} steps done>"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the same as a table."""
+        from html import escape
+
+        about, memory = self._artifact, self.planned_memory
+        rows: dict[str, object] = {
+            "model": about.model,
+            "batch size": about.batch_size,
+            "optimiser": about.optimizer,
+            "level": f"-{about.level}",
+            "steps done": self._step,
+        }
+        if memory is not None:
+            rows |= {"planned": size(memory.planned_bytes), "seen": size(memory.seen_bytes)}
+        cells = (f"<tr><th>{k}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
+        return f"<table><caption>{escape(self._folder)}</caption>{''.join(cells)}</table>"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refuse to be copied or pickled: a session is memory that kernels have addresses of."""

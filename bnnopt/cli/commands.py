@@ -14,6 +14,7 @@ import click
 
 from bnnopt import __version__
 from bnnopt.cli.against_torch import verify_with_torch
+from bnnopt.cli.config import group_config_option
 from bnnopt.cli.options import BACKENDS, html_option, json_option, optimize_options
 from bnnopt.cli.terminal import (
     STANDARD_OUTPUT,
@@ -55,6 +56,7 @@ class _Interrupted(BnnoptError):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="bnnopt")
+@group_config_option
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Train neural networks, binary ones above all, on devices with little memory.

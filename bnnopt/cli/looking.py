@@ -10,7 +10,7 @@ import click
 
 from bnnopt.cli.options import html_option, json_option, model_options
 from bnnopt.cli.terminal import answer, check_json_target, check_targets, progress
-from bnnopt.errors import ArtifactError
+from bnnopt.errors import ArtifactError, UsageError
 
 
 @click.command()
@@ -41,6 +41,7 @@ def inspect(source: Path, html_file: Path | None, json_file: str | None, **optio
         from bnnopt.report.text import render_profile
 
         if source.is_dir() and not is_artifacts(source):
+            _refuse_options_of_a_step(source)
             report = _read_report(source)
             say(f"reading {source}")
             profile = inspect_step(load_step(source / "training.onnx"), str(source))
@@ -53,6 +54,19 @@ def inspect(source: Path, html_file: Path | None, json_file: str | None, **optio
             if html_file is not None:
                 page = render_page(page_of_model(source, options, say))
     answer(json_file, report, render_profile(profile), html_file, page)
+
+
+def _refuse_options_of_a_step(folder: Path) -> None:
+    """Of a folder the step is built: what would be ignored is refused."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        is_given = source is click.core.ParameterSource.COMMANDLINE
+        if is_given and parameter.name not in ("source", "html_file", "json_file"):
+            raise UsageError(
+                f"{parameter.opts[0]}: is for a model; {folder} is a folder, whose step is built; "
+                "leave it out, or optimize again with it"
+            )
 
 
 @click.command()

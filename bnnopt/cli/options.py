@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from bnnopt.errors import UsageError, did_you_mean
 from bnnopt.settings import Option, options
 
 # Only named in the help; what checks them is heavy to import. A test holds the two together.
@@ -81,66 +79,6 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
         return command
 
     return add
-
-
-def _configure(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
-    """Take the defaults of a command's options from a file; what is typed goes before it."""
-    if path is None:
-        return
-    found = _read_config(path)
-    known = {option.removeprefix("--"): p for p in context.command.params for option in p.opts}
-    for name, value in found.items():
-        if name not in known or name == "config":
-            hint = did_you_mean(name, known)
-            raise UsageError(f"--config {path}: there is no option {name!r}{hint}")
-        items = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, str | int | float) for item in items):
-            expected = "expected a text, a number, true, false, or a list of these"
-            raise UsageError(f"--config {path}: {name} is {value!r}, {expected}")
-        text = ",".join(map(str, value)) if isinstance(value, list) else value
-        context.default_map = {**(context.default_map or {}), str(known[name].name): text}
-
-
-def _read_config(path: str) -> dict[str, Any]:
-    """The options of a TOML or YAML file.
-
-    Raises
-    ------
-    UsageError
-        If it cannot be read, or is no table of options.
-    """
-    is_yaml = path.endswith((".yaml", ".yml"))
-    try:
-        with open(path, "rb") as file:
-            found = _load_yaml(file) if is_yaml else tomllib.load(file)
-    except (OSError, ValueError) as error:
-        kind = "YAML" if is_yaml else "TOML"
-        raise UsageError(f"--config {path}: cannot be read as {kind} ({error})") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"--config {path}: expected a table of options, such as epochs: 20")
-    return {str(name): value for name, value in found.items()}
-
-
-def _load_yaml(file: IO[bytes]) -> Any:
-    """Plain values only: nothing in the file is run."""
-    try:
-        import yaml
-    except ImportError:
-        raise UsageError("--config: YAML needs PyYAML; pip install 'bnnopt[yaml]'") from None
-    try:
-        return yaml.safe_load(file)
-    except yaml.YAMLError as error:
-        raise ValueError(error) from None
-
-
-config_option = click.option(
-    "--config",
-    metavar="FILE",
-    is_eager=True,
-    expose_value=False,
-    callback=_configure,
-    help="A TOML or YAML file with some of these options, such as epochs = 20.",
-)
 
 
 def _of_settings(option: Option) -> Callable[[Command], Command]:

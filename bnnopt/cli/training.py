@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnnopt.cli.options import BACKENDS, Names, Numbers, config_option, json_option, together
+from bnnopt.cli.config import config_option
+from bnnopt.cli.options import BACKENDS, Names, Numbers, json_option, together
 from bnnopt.cli.terminal import (
     STANDARD_OUTPUT,
     answer,

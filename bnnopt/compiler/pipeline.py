@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 FLOAT16_MAX = 65504.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Optimized:
     """A compiled model: its report, and what `save` writes.
 
@@ -81,6 +81,13 @@ class Optimized:
         """Name, operator and kernel of each node that runs: C functions, or ``numpy``."""
         plan = make_plan(self.training)
         return named_kernels(make_program(self.training, plan, self.about.batch_size))
+
+    def __repr__(self) -> str:
+        return repr(self.report).replace("<Report of", "<Optimized")
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the report's tables."""
+        return self.report._repr_html_()
 
     def to_html(self) -> str:
         """A page of its own that shows the memory before and after, as ``--html`` writes it."""
@@ -270,6 +277,11 @@ def _of_module(
             f"optimize: {type(module).__name__} found, expected a path; for PyTorch modules "
             "pip install 'bnnopt[torch]'"
         ) from None
+    if example is None:
+        name = type(module).__name__
+        raise UsageError(
+            f"optimize: {name} is a module, which needs example=x, a batch of its input"
+        )
     batch_size = check_module(module, example)
     with tempfile.TemporaryDirectory() as folder:
         path = export(module, example, Path(folder) / f"{type(module).__name__}.onnx")

@@ -34,6 +34,8 @@ EXPORT_COMMAND = (
     "input_names=['x'], dynamic_axes={'x': {0: 'batch'}})"
 )
 
+PYTORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+
 
 def read_model(path: Path) -> onnx.ModelProto:
     """Read, check and upgrade an ONNX file.
@@ -117,6 +119,11 @@ def parse(path: Path) -> onnx.ModelProto:
         where, reason = shown_path(path), reason_of(error)
         raise ModelError(f"{where}: cannot be read: {reason}; check the file") from None
     except DecodeError:
+        if path.suffix in PYTORCH_SUFFIXES:
+            raise ModelError(
+                f"{path}: a file of PyTorch, expected ONNX; in Python build the module, load the "
+                "file, and bnnopt.torch.export(module, x, 'model.onnx')"
+            ) from None
         raise ModelError(
             f"{path}: not an ONNX file, or cut short; export or copy it again"
         ) from None

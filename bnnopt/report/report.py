@@ -12,6 +12,7 @@ from bnnopt.passes import PassRecord
 from bnnopt.plan import MemoryPlan
 from bnnopt.report.spending import Spending
 from bnnopt.report.static_sum import StaticSum
+from bnnopt.units import size
 
 SCHEMA = 1
 _BASELINE = ("peak_bytes", "saved_bytes", "classes", "types")
@@ -43,7 +44,7 @@ class Footprint:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The outcome of ``optimize``. All sizes are planned, in bytes.
 
@@ -74,6 +75,17 @@ class Report:
     trained: Mapping[str, int]
     frozen: Mapping[str, int]
     spending: Spending | None = None
+
+    def __repr__(self) -> str:
+        before, after = size(self.baseline.peak_bytes), size(self.optimized.peak_bytes)
+        head = f"{self.model}, batch size {self.batch_size}, {self.optimizer}, -{self.level}"
+        return f"<Report of {head}: {before} -> {after}, {self.ratio:.2f}x smaller>"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the ledger, and what is in memory at the peak."""
+        from bnnopt.report.notebook import report_as_html  # it needs this module
+
+        return report_as_html(self)
 
     @property
     def ratio(self) -> float:

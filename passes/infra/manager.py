@@ -75,7 +75,9 @@ def select(
         If a level, a pass or an option is not known.
     """
     if level not in LEVELS:
-        raise UsageError(f"level {level!r} is not known; expected {', '.join(LEVELS)}")
+        near = f"O{level.strip('-oO')}"
+        hint = f"; did you mean {near!r}?" if near in LEVELS else ""
+        raise UsageError(f"level {level!r} is not known; expected {', '.join(LEVELS)}{hint}")
     chosen = [make_pass(spec) for spec in only] or of_level(int(level[1:]))
     chosen += [make_pass(spec) for spec in enabled]
     left_out = {_without_options(spec) for spec in disabled}

@@ -99,6 +99,8 @@ def _fitting(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
     hint = ""
     if len(found) == len(shape) == 3 and (found[2], found[0], found[1]) == shape:
         hint = "; channels come last there: x.transpose(0, 3, 1, 2)"
+    elif np.prod(found) == np.prod(shape):
+        hint = f"; as many numbers in another shape: x.reshape(-1, {', '.join(map(str, shape))})"
     raise UsageError(
         f"{dataset.source}: samples are {list(found)}, the model takes {list(shape)}{hint}"
     )

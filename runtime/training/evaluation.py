@@ -63,7 +63,7 @@ def evaluate(
         If the data have no targets, or these do not fit the output.
     """
     if data.y is None:
-        raise UsageError(f"{data.source}: has no targets; expected an array y")
+        raise UsageError(f"{data.source}: has no targets; expected an array named y beside x")
     about = _about_output(session, data.y.dtype.kind in "iu", output)
     scores = Scores(about.loss, about.classes, about.loss_options)
     for indices, found in predictions(session, data, normalization, output):

@@ -204,7 +204,7 @@ class _Run:
         callbacks: Sequence[Callback],
     ) -> None:
         if data.y is None and session.takes_labels:
-            raise UsageError(f"{data.source}: has no targets; expected an array y")
+            raise UsageError(f"{data.source}: has no targets; expected an array named y beside x")
         self._session, self._data, self._recipe, self._valid = session, data, recipe, valid
         self._checkpoints, self._callbacks = checkpoints, callbacks
         self._progress = Progress(recipe.epochs, _n_batches(session, data), session)

@@ -36,7 +36,7 @@ def remember(
         If the file cannot be written.
     """
     if data.y is None:
-        raise UsageError(f"{data.source}: has no targets; expected an array y")
+        raise UsageError(f"{data.source}: has no targets; expected an array named y beside x")
     order = sampling.order(len(data), seed, 0, True)
     targets = data.targets(order)
     assert targets is not None

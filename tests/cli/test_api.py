@@ -77,10 +77,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "batch text": ({"batch_size": "4"}, "batch_size is '4', expected int"),
     "batch fraction": ({"batch_size": 4.5}, "batch_size is 4.5, expected int"),
     "batch bool": ({"batch_size": True}, "batch_size is True, expected int"),
-    "level number": ({"batch_size": 4, "level": 1}, "level is 1, expected str"),
+    "level number": ({"batch_size": 4, "level": 1}, "level is 1, expected a text such as 'O2'"),
     "level": ({"batch_size": 4, "level": "O9"}, "level 'O9' is not known"),
     "passes": ({"batch_size": 4, "passes": [1]}, "passes is [1], expected Sequence[str]"),
-    "none": ({"batch_size": 4, "level": None}, "level is None, expected str"),
+    "none": ({"batch_size": 4, "level": None}, "level is None, expected a text"),
     "momentum": ({"batch_size": 4, "momentum": "0.9"}, "momentum is '0.9', expected float"),
     "loss": ({"batch_size": 4, "loss": "l3"}, "--loss l3"),
 }

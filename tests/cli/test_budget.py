@@ -41,8 +41,8 @@ def spent(found: Trials, n_bytes: int, exact: bool | None = None) -> Any:
 def instance(seed: int) -> tuple[Any, Any, Any, float]:
     random = np.random.default_rng(seed)
     n, t = 6, 9
-    price, base = random.random(n), random.random(t)
-    extra = random.random((n, t)) * (random.random((n, t)) < 0.5)
+    price, base = random.random(n), 1e8 * random.random(t)
+    extra = 1e8 * random.random((n, t)) * (random.random((n, t)) < 0.5)
     return price, base, extra, float(random.uniform(base.max(), base.max() + extra.sum(0).max()))
 
 

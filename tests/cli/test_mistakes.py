@@ -59,7 +59,8 @@ def test_file(mistake: Mistake, kind: str, command: str, workspace: Path) -> Non
         expected = "net.onnx: not a bnnopt folder"
     make(workspace / "net.onnx")
     outputs = OUTPUTS if command == "optimize" else ("--html", "x.html", "--json", "x.json")
-    assert expected in mistake(command, "net.onnx", "-b", "4", *outputs)
+    batch = () if kind == "a folder" and command == "inspect" else ("-b", "4")
+    assert expected in mistake(command, "net.onnx", *batch, *outputs)
 
 
 OPTIONS: dict[str, tuple[list[str], str]] = {

@@ -384,3 +384,12 @@ def test_each_statistic_is_looked_at(folders: Callable[..., Path], value: float)
         session._persistent[name][...] = before
     watch.begin({})
     watch.before_updates(values)
+
+
+@pytest.mark.parametrize("place", [0, guard.BLOCK - 1, guard.BLOCK, 2 * guard.BLOCK + 6])
+def test_narrow_floats_are_looked_through_block_by_block(place: int) -> None:
+    array = np.ones((2 * guard.BLOCK + 7,), np.float16)
+    assert guard.is_finite(array)
+    for wrong in (np.nan, np.inf):
+        array[place] = wrong
+        assert not guard.is_finite(array)

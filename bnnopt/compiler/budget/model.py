@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from bnnopt.errors import UsageError
 
 Floats = NDArray[np.float64]
+UNIT = float(1 << 20)  # MiB: solvers want numbers near 1
+SOLVING_S = 2.0  # bound of one solution
 
 
 def is_available() -> bool:
@@ -38,7 +40,7 @@ def cheapest(
     extra: Floats,
     budget: float,
     in_vain: Sequence[Collection[int]] = (),
-    seconds: float = 10.0,
+    seconds: float = SOLVING_S,
 ) -> list[int] | None:
     """The savings to take: the cheapest set that fits.
 
@@ -68,35 +70,37 @@ def cheapest(
     unique, rows = np.unique(extra.T, axis=0, return_inverse=True)
     highest = np.full(len(unique), -np.inf)
     np.maximum.at(highest, rows.ravel(), base)
-    constraints = [LinearConstraint(unique, lb=highest + unique.sum(axis=1) - budget)]
+    needed = highest + unique.sum(axis=1) - budget
+    constraints = [LinearConstraint(unique / UNIT, lb=needed / UNIT)]
     for taken in in_vain:
         outside = np.array([float(i not in taken) for i in range(n)])
         if not outside.any():
             return None
         constraints.append(LinearConstraint(outside[None], lb=1))
     found = milp(
-        price, constraints=constraints, integrality=np.ones(n), bounds=Bounds(0, 1),
+        price / price.max(), constraints=constraints, integrality=np.ones(n), bounds=Bounds(0, 1),
         options={"time_limit": seconds},
     )  # fmt: skip
     return None if found.x is None else [i for i in range(n) if found.x[i] > 0.5]
 
 
 def smallest(
-    price: Floats, base: Floats, extra: Floats, limit: float, seconds: float = 10.0
+    price: Floats, base: Floats, extra: Floats, limit: float, seconds: float = SOLVING_S
 ) -> list[int]:
     """The savings to take: those that need the least memory for at most `limit` of their price."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    n, scale = len(price), max(float(base.max()), 1.0)
+    n = len(price)
     unique, rows = np.unique(extra.T, axis=0, return_inverse=True)
     highest = np.full(len(unique), -np.inf)
     np.maximum.at(highest, rows.ravel(), base)
-    over = np.hstack([unique, np.full((len(unique), 1), scale)])  # the last variable: the peak
+    over = np.hstack([unique / UNIT, np.ones((len(unique), 1))])  # the last variable: the peak
+    whole = price.max()
     constraints = [
-        LinearConstraint(over, lb=highest + unique.sum(axis=1)),
-        LinearConstraint(np.append(price, 0.0)[None], ub=limit),
+        LinearConstraint(over, lb=(highest + unique.sum(axis=1)) / UNIT),
+        LinearConstraint(np.append(price / whole, 0.0)[None], ub=limit / whole),
     ]
-    goal = np.append(1e-9 * price, 1.0)
+    goal = np.append(1e-6 * price / whole, 1.0)
     found = milp(
         goal, constraints=constraints, integrality=np.append(np.ones(n), 0.0),
         bounds=Bounds(0, np.append(np.ones(n), np.inf)), options={"time_limit": seconds},

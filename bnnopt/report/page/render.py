@@ -25,7 +25,7 @@ def render_page(page: Page) -> str:
         "style": _read("style.css"),
         "overview": tables.overview(page),
         "classes": tables.classes(page),
-        "passes": "".join(tables.passes(v) for v in page.versions if v.passes)
+        "passes": "".join(tables.ledger(v.label, v.passes) for v in page.versions if v.passes)
         or "<p>No pass has run.</p>",
         "largest": tables.at_the_peak(page),
         "layers": tables.by_layer(page),

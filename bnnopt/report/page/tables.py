@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bnnopt.report.page.advice import largest
-from bnnopt.report.page.contents import STACK, Page, Version
+from bnnopt.report.page.contents import STACK, Page
 from bnnopt.report.page.layers import layers
 from bnnopt.report.text import CLASS_TITLES
 from bnnopt.units import size
@@ -69,11 +69,11 @@ def classes(page: Page) -> str:
     return table("In memory at the peak", head, rows, "l" + "r" * len(page.versions))
 
 
-def passes(version: Version) -> str:
-    """The ledger, with what each pass did and what it left alone."""
+def ledger(label: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """What each pass did, and what it left alone and why."""
     rows = []
     peak, saved = None, None
-    for record in version.passes:
+    for record in records:
         rows.append(
             [
                 text(record["name"]),
@@ -86,7 +86,7 @@ def passes(version: Version) -> str:
         )
         peak, saved = record["peak_bytes"], record["saved_bytes"]
     head = ("pass", "numbers", "rewrites", "kept for backward", "planned peak", "left alone")
-    return table(f"Pass by pass: {version.label}", head, rows, "llrrrl")
+    return table(f"Pass by pass: {label}", head, rows, "llrrrl")
 
 
 def _change(before: int | None, after: int) -> str:
