@@ -288,16 +288,20 @@ def _product(product: Product, pow2: bool = False) -> Rule:
     """Of a binary convolution or dense product, or of a gradient of one."""
 
     def rule(o: Operands) -> Pairs:
-        if pow2:  # dy is packed powers of two, and the unit behind it
-            y_place = product.y
-            n = o.input(y_place)[0]
-            y = (n, *o.sizes("dy_shape"))
-            yield o.read(y_place), _pow2_bytes(y)
-            inputs = [*o.inputs[:y_place], y, *o.inputs[y_place + 2 :]]
-            o = o._replace(inputs=inputs)
+        if pow2:
+            dense = _with_dense_dy(product, o)
+            yield o.read(product.y), _pow2_bytes(_at(dense, product.y))
+            o = dense
         yield from _product_pairs(product, o)
 
     return rule
+
+
+def _with_dense_dy(product: Product, o: Operands) -> Operands:
+    """The operands of a product whose dy is packed powers of two, and the unit behind it."""
+    place = product.y
+    y = (o.input(place)[0], *o.sizes("dy_shape"))
+    return o._replace(inputs=[*o.inputs[:place], y, *o.inputs[place + 2 :]])
 
 
 def _product_pairs(product: Product, o: Operands) -> Pairs:
@@ -359,8 +363,12 @@ def _fused(operator: str) -> Rule:
         kind = SIGNS_GRAD if is_bits else WEIGHT_GRAD
         kind = kind._replace(x_packed=product != "ConvWeightGrad")
         yield from _product(kind, pow2)(sides)
-        weights = o.input(1 + n_operands) if is_bits else w  # bits have momenta in their shape
-        yield o.written(len(o.outputs) - 1), math.prod(weights)
+        if is_bits:  # the momenta have the shape that bits hide
+            sides = _with_dense_dy(kind, sides) if pow2 else sides
+            x, bits, y = (_at(sides, place) for place in kind[:3])
+            w = (y[1], *_sides(kind, sides, x, bits, y[2:])[1])
+            yield o.read(1 + n_operands), math.prod(w)
+        yield o.written(len(o.outputs) - 1), math.prod(w)
 
     return rule
 

@@ -171,6 +171,7 @@ PACKED: dict[str, list[Edit]] = {
     "binary-O1-bop": [
         *(shorter("BinaryGemmBopStep", i) for i in (1, 2, -1)),
         *(shorter("BinaryConvBopStep", i) for i in (1, 2, -1)),
+        attribute("BinaryGemmBopStep", x_shape=[37]),  # as many bytes of bits as 36, more momenta
     ],
 }
 
