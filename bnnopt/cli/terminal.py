@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,8 @@ STANDARD_OUTPUT = "-"
 
 
 def prepare_streams() -> None:
-    """Let names that are no text be printed, with escapes, instead of failing."""
+    """Print names that are no text with escapes, instead of failing; and warnings in one line."""
+    warnings.formatwarning = lambda message, *place, **more: f"bnnopt: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -204,3 +204,9 @@ def test_the_bar_fits_its_line() -> None:
 
 def _line(progress: Progress, columns: int) -> str:
     return bar_line(progress, 15 / 40, 65.0, columns)
+
+
+def test_a_warning_is_one_line() -> None:
+    code = "from bnnopt.cli.terminal import prepare_streams; import warnings; prepare_streams(); "
+    command = [sys.executable, "-c", code + "warnings.warn('slow', RuntimeWarning)"]
+    assert subprocess.run(command, capture_output=True, text=True).stderr == "bnnopt: slow\n"
