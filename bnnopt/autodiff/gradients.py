@@ -61,6 +61,7 @@ GRADIENTS: dict[str, Rule] = {
     "Max": arithmetic.maximum,
     "MaxPool": layers.max_pool,
     "Min": arithmetic.minimum,
+    "Mod": arithmetic.remainder,
     "Mul": arithmetic.mul,
     "Neg": arithmetic.neg,
     "Pad": shaping.pad,

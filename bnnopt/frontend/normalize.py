@@ -182,12 +182,19 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 
 def _settings(proto: onnx.ModelProto) -> set[str]:
-    """Names read as settings only."""
+    """Names read as settings only, but for those that are known to be parameters.
+
+    A file of `bnnopt.torch.export` says so; an exponent that PyTorch writes as an initialiser is
+    one, as its constants are nodes.
+    """
+    written, fixed, by_torch = has_gradients(proto), untrained(proto), proto.producer_name
     read: dict[str, bool] = {}
     for node in proto.graph.node:
         setting = traits(node).settings
         for index, name in enumerate(node.input):
-            read[name] = read.get(name, True) and index in setting
+            is_exponent = node.op_type == "Pow" and by_torch == "pytorch"
+            is_one = index in setting and (name in fixed if written else not is_exponent)
+            read[name] = read.get(name, True) and is_one
     return {name for name, only_settings in read.items() if only_settings}
 
 

@@ -538,6 +538,8 @@ FUNCTIONS = [
            draw=near) for name in ("Tan", "Asin", "Acos", "Atanh")),
     Case("Acosh", "above", "k = Constant <value_float = 1.5> () u = Add (h, k) y = Acosh (u)",
          draw=positive),
+    Case("Mod", "constant", "d = Constant <value_float = 0.7> () y = Mod <fmod = 1> (h, d)"),
+    Case("Mod", "divisor", "d = Abs (w) y = Mod <fmod = 1> (h, d)", (3, 2), {"w": (2,)}),
     Case("Pow", "tensors", "w2 = Abs (w) y = Pow (h, w2)", (5,), {"w": (5,)}, draw=positive),
     Case("Pow", "broadcast", "w2 = Abs (w) y = Pow (w2, h)", (3, 2), {"w": (2,)}, draw=positive),
     Case("Pow", "constants", "p = Constant <value_floats = [2.0, 0.0, 3.0, 1.0, 0.5]> ()"

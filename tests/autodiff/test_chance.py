@@ -13,7 +13,7 @@ from bnnopt.frontend import ForwardGraph, load_forward
 from bnnopt.training_step import Role, TrainingStep
 from tests.autodiff.interpreter import Array, run
 from tests.autodiff.test_gradients import differentiated, gradients
-from tests.frontend.models import parse, save
+from tests.frontend.models import parse, rejected, save
 
 BATCH, COLUMNS = 4, 3000
 X = np.random.default_rng(0).standard_normal((BATCH, COLUMNS)).astype(np.float32)
@@ -128,3 +128,16 @@ def test_a_smaller_batch_draws_what_the_first_samples_drew(tmp_path: Path) -> No
         feeds = {"x": X[:n], target: X[:n], "step": np.int64(5), "learning_rate": np.float32(0)}
         rows.append(run(step.graph, {**feeds, **WEIGHT}, np.float32)["y"])
     np.testing.assert_array_equal(rows[0][:2], rows[1])
+
+
+IMPOSSIBLE = {
+    "low and high": "u = RandomUniformLike <low = 2.0, high = 1.0> (x)",
+    "scale": "u = RandomNormalLike <scale = -1.0> (x)",
+    "a probability": "p = Constant <value_floats = [0.5, 1.5]> () q = Bernoulli (p)"
+    " u = ReduceMean <keepdims = 0> (q)",
+}
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_what_no_distribution_has_is_refused(what: str, tmp_path: Path) -> None:
+    rejected(save(network(f"{IMPOSSIBLE[what]} y = Add (h, u)"), tmp_path), what)

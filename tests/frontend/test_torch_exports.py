@@ -27,6 +27,7 @@ from tests.exports.torch_models import (  # noqa: E402
     make_batch,
     make_model,
 )
+from tests.torch.modules import TrainedExponent  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 
@@ -190,3 +191,11 @@ def test_the_command_in_the_message_works(name: str, tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         eval(EXPORT_COMMAND, scope)
     assert load_forward(path, N).batch_size == N
+
+
+def test_an_exponent_that_pytorch_writes_as_an_initializer_is_trained(tmp_path: Path) -> None:
+    """Generalised mean pooling; a constant exponent is a node."""
+    module = TrainedExponent().train()
+    path = tmp_path / "net.onnx"
+    quiet_export(module, torch.rand(2, 20), path, **good_options())
+    assert load_forward(path, 2).weights.keys() == dict(module.named_parameters()).keys()

@@ -249,6 +249,14 @@ class TrainedClamp(Dense):
         self.high = nn.Parameter(torch.tensor(0.5))
 
 
+class TrainedExponent(Dense):
+    """Generalised mean pooling, arXiv:1711.02512: its exponent is trained."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda x: x.clamp(min=1e-6) ** self.exponent)
+        self.exponent = nn.Parameter(torch.tensor([3.0]))
+
+
 class ScaledStep(Dense):
     """LSQ's gradient of the step size, divided by a root of sizes; both layers share it."""
 
@@ -396,6 +404,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "layers": (Layers, IMAGES),
     "bound as a number": (LearnedBound, VECTORS),
     "trained clamp": (TrainedClamp, VECTORS),
+    "trained exponent": (TrainedExponent, VECTORS),
     "root of a size": (ScaledStep, VECTORS),
     "fake quantisation": (lambda: Dense(fake_quantized), VECTORS),
     "copysign": (lambda: Dense(lambda x: torch.copysign(x, x.detach() - 0.1)), VECTORS),

@@ -53,6 +53,15 @@ def reciprocal(g: Context) -> Grads:
     return {0: g.emit("Neg", g.emit("Mul", g.dy, g.emit("Mul", g.y(), g.y())))}
 
 
+def remainder(g: Context) -> Grads:
+    """Forward: y = x - n d, n an integer. Backward: dx = dy, dd = -n dy."""
+    grads = {0: g.unbroadcast(g.dy, g.x())} if 0 in g.wanted else {}
+    if 1 in g.wanted:
+        n = g.emit("Round", g.emit("Div", g.emit("Sub", g.x(), g.y()), g.x(1)))
+        grads[1] = g.unbroadcast(g.emit("Neg", g.emit("Mul", g.dy, n)), g.x(1))
+    return grads
+
+
 def power(g: Context) -> Grads:
     """Forward: y = x^p. Backward: dx = dy p x^(p - 1), dp = dy y ln(x).
 

@@ -20,10 +20,10 @@ _FLOAT = int(ir.DataType.FLOAT)
 
 def _uniform_like(o: Operands) -> Body | None:
     """In float32, whatever type is asked for."""
-    kind = o.number("dtype", int(dtype(o.value(0))))
+    kind, draw = o.number("dtype", int(dtype(o.value(0)))), _draw(o)
     if kind == _FLOAT and o.number_or_none("dtype") == _FLOAT:
         return None
-    return Body(f"(x) => (y) {{ u = {_draw(o)} (x) y = Cast <to = {kind}> (u) }}")
+    return Body(f"(x) => (y) {{ u = {draw} (x) y = Cast <to = {kind}> (u) }}")
 
 
 def _uniform(o: Operands) -> Body:
@@ -41,19 +41,28 @@ def _normal_of_shape(o: Operands) -> Body:
 
 def _bernoulli(o: Operands) -> Body:
     """1 with probability x, else 0."""
-    kind = o.number("dtype", int(dtype(o.value(0))))
+    kind, chance = o.number("dtype", int(dtype(o.value(0)))), o.array(0)
+    if chance is not None:
+        o.require(
+            bool(((chance >= 0) & (chance <= 1)).all()),
+            "a probability",
+            [float(chance.min()), float(chance.max())],
+            "numbers from 0 to 1",
+        )
     return Body(f"""(x) => (y) {{ u = RandomUniformLike <dtype = {_FLOAT}> (x)
         below = Less (u, x) y = Cast <to = {kind}> (below) }}""")
 
 
 def _draw(o: Operands) -> str:
     low, high = o.real("low", 0.0), o.real("high", 1.0)
+    o.require(low < high, "low and high", [low, high], "a low below the high")
     return f"RandomUniformLike <dtype = {_FLOAT}, low = {low!r}, high = {high!r}>"
 
 
 def _normal(o: Operands) -> str:
     """Box and Muller's u = mean + scale sqrt(-2 log(1 - a)) sin(2 pi b): the mean at b = 1/2."""
     one, minus_two, turn = number("one", 1.0), number("k", -2.0), number("turn", math.tau)
+    o.require(o.real("scale", 1.0) >= 0, "scale", o.real("scale", 1.0), "0 or more")
     settings = number("m", o.real("mean", 0.0)) + number("d", o.real("scale", 1.0))
     draw = f"RandomUniformLike <dtype = {_FLOAT}> (like)"
     return f"""{one} {minus_two} {turn} {settings} a = {draw} b = {draw}
