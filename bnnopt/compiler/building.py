@@ -35,7 +35,7 @@ from bnnopt.report.summary import Summary
 from bnnopt.report.summary import summarize as summarize_graph
 from bnnopt.settings import LOSSES, Settings, check, taking, with_options
 from bnnopt.settings import options as known_options
-from bnnopt.training_step import TrainingStep
+from bnnopt.training_step import Role, TrainingStep, role, set_role
 
 Progress = Callable[[str], None]
 WITHOUT_LATENT = ("bop", "fixed-sign")
@@ -194,8 +194,15 @@ def import_artifacts(path: Path, chosen: Settings, say: Progress) -> Built:
         sums_parts=chosen.accumulate > 1,
     )
     say("importing the training graph")
-    reference = build_imported_step(artifacts, options, path)
+    prediction = artifacts.prediction_only()
+    if artifacts.is_derived:
+        for value in prediction.graph.inputs:
+            if role(value) is Role.PARAMETER and value.name not in artifacts.gradients:
+                set_role(value, Role.FROZEN)
+        reference = build_training_step(prediction, options, path)
+    else:
+        reference = build_imported_step(artifacts, options, path)
     _check_imported(reference, path)
-    evaluation = build_evaluation(artifacts.prediction_only())
+    evaluation = build_evaluation(prediction)
     source: onnx.ModelProto = ir.to_proto(portable_model(evaluation, evaluation.batch_size))
     return Built(artifacts.forward, reference, evaluation, optimizer, artifacts.loss, source)

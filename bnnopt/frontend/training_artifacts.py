@@ -16,7 +16,7 @@ depend on is forward; the rest is backward.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,12 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from bnnopt.errors import ModelError
 from bnnopt.frontend.binarization import Recognizer
 from bnnopt.frontend.checkpoint import Checkpoint, read_checkpoint
+from bnnopt.frontend.derived_artifacts import (
+    LAYER_NORMALIZATION_OPSET,
+    in_standard_operators,
+    is_derived,
+    is_fused,
+)
 from bnnopt.frontend.estimators import Estimators
 from bnnopt.frontend.lint import lint
 from bnnopt.frontend.normalize import ForwardGraph, normalize
@@ -50,7 +56,8 @@ BY_ESTIMATOR_OF_THE_FILE = "as in the file"
 
 # Second outputs that only the backward pass reads: they are found through their node.
 WITH_AUXILIARY = frozenset(
-    {"BatchNormInternal", "ConcatTraining", "Dropout", "MaxPool", CROSS_ENTROPY}
+    {"BatchNormInternal", "ConcatTraining", "Dropout", "LayerNormalization", "MaxPool"}
+    | {CROSS_ENTROPY}
 )
 
 
@@ -84,6 +91,9 @@ class TrainingArtifacts:
         ``cross-entropy``, or ``none`` for any other loss, which is part of the graph.
     optimizer_file : Path
         The optimiser model; it need not exist.
+    is_derived : bool
+        The backward pass is left out: its operators stand for more than one of ours, so that the
+        forward graph is differentiated anew; see `derived_artifacts`.
     """
 
     forward: ForwardGraph
@@ -94,6 +104,7 @@ class TrainingArtifacts:
     gradients: dict[str, str]
     loss: str
     optimizer_file: Path
+    is_derived: bool = False
 
     def optimizer(self) -> OptimizerModel | None:
         """The optimiser of the folder; None where it has none.
@@ -145,7 +156,8 @@ def load_artifacts(path: Path, batch_size: int | None, keep_zero: bool) -> Train
     model = parse(training)
     checkpoint = _checkpoint(folder / f"{prefix}{CHECKPOINT}")
     graph = _Split(model, checkpoint, training)
-    forward = normalize(graph.forward_model(), batch_size, training, write_out=False)
+    derived = graph.is_derived
+    forward = normalize(graph.forward_model(), batch_size, training, write_out=derived)
     for value in forward.graph.inputs:
         if value.name in graph.labels:
             set_role(value, Role.LABELS)
@@ -154,6 +166,11 @@ def load_artifacts(path: Path, batch_size: int | None, keep_zero: bool) -> Train
     recognizer.binarize()
     recognizer.settle_estimators()
     recognizer.report()
+    if derived:
+        _check_derived(forward, graph, training)
+        forward.notes.append(
+            f"{graph.derived_operator}: the backward pass is derived anew from the forward nodes"
+        )
     _read_loss(forward.graph, training)
     return TrainingArtifacts(
         forward=forward,
@@ -164,7 +181,23 @@ def load_artifacts(path: Path, batch_size: int | None, keep_zero: bool) -> Train
         gradients=graph.gradients,
         loss="cross-entropy" if graph.has_cross_entropy else "none",
         optimizer_file=folder / f"{prefix}{OPTIMIZER}",
+        is_derived=derived,
     )
+
+
+def _check_derived(forward: ForwardGraph, graph: _Split, path: Path) -> None:
+    """What is differentiated anew has a gradient that is known, and a loss that is."""
+    if forward.binarized:
+        raise ModelError(
+            f"{path}: node {forward.binarized[0].name!r} is binarised, and the gradient of "
+            f"{graph.derived_operator} is derived anew, without the estimator of the file; pass "
+            "the forward model"
+        )
+    if not graph.has_cross_entropy:
+        raise ModelError(
+            f"{path}: the gradient of {graph.derived_operator} is derived anew, which takes a "
+            "cross-entropy; pass the forward model, with --loss"
+        )
 
 
 def _training_file(path: Path) -> Path:
@@ -235,6 +268,16 @@ class _Split:
         self.exported = self._exported()
 
     @property
+    def is_derived(self) -> bool:
+        """Whether the forward nodes are read alone, to be differentiated anew."""
+        return is_derived(self.model.graph.node)
+
+    @property
+    def derived_operator(self) -> str:
+        """The operator for which they are."""
+        return str(next(node.op_type for node in self.model.graph.node if is_derived([node])))
+
+    @property
     def labels(self) -> set[str]:
         """The inputs that hold labels."""
         data = {value.name for value in self.data}
@@ -272,6 +315,8 @@ class _Split:
     def _exported(self) -> list[str]:
         """The loss, the prediction, and every forward value that the backward pass reads."""
         made = {name for node in self._forward for name in node.output}
+        if self.is_derived:
+            return list(dict.fromkeys([self._outputs[0], self._prediction()]))
         named = [name for node in self.backward for name in node.input]
         for node in self.backward:
             if node.op_type == "AveragePoolGrad" and node.input:  # it reads the gradient alone
@@ -306,7 +351,7 @@ class _Split:
         graph = onnx.helper.make_graph(
             nodes=[
                 *(_constant(name, self.constants[name]) for name in floats),
-                *(_standard(node, self.path) for node in self._forward),
+                *(made for node in self._forward for made in _standard(node, self.path)),
             ],
             name="forward",
             inputs=self.data,
@@ -318,6 +363,8 @@ class _Split:
             ],
         )
         opsets = [entry for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")]
+        if any(node.op_type == "LayerNormalization" for node in self._forward):
+            opsets[0].version = max(opsets[0].version, LAYER_NORMALIZATION_OPSET)
         version = self.model.ir_version
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=version)
         model = checked(model, self.path)
@@ -348,15 +395,17 @@ def _constant(name: str, array: NDArray[np.generic]) -> onnx.NodeProto:
     return onnx.helper.make_node("Constant", [], [name], name=name, value=value)
 
 
-def _standard(node: onnx.NodeProto, path: Path) -> onnx.NodeProto:
+def _standard(node: onnx.NodeProto, path: Path) -> Sequence[onnx.NodeProto]:
     """A forward node in standard operators; second outputs go, see `WITH_AUXILIARY`."""
+    if is_fused(node):
+        return in_standard_operators(node)
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     copy.ClearField("doc_string")
     if node.op_type in WITH_AUXILIARY:
         del copy.output[1:]
     if node.domain in ("", "ai.onnx"):
-        return copy
+        return [copy]
     if node.op_type == "BatchNormInternal":
         copy.op_type = "BatchNormalization"
         copy.output.extend(f"{node.output[0]}.{name}" for name in ("next_mean", "next_var"))
@@ -368,7 +417,7 @@ def _standard(node: onnx.NodeProto, path: Path) -> onnx.NodeProto:
             f"{node.domain}.{node.op_type}; generate the artifacts from a model without it"
         )
     copy.domain = ""
-    return copy
+    return [copy]
 
 
 def _read_loss(graph: ir.Graph, path: Path) -> None:

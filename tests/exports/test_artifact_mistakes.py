@@ -133,7 +133,7 @@ def predict(name: str) -> Change:
         (predict("/bn/BatchNormalization_output_1"), "no forward node of a kind that is known"),
         (predict("/Flatten_Grad/input_shape"), "is the same for all inputs"),
         (rename("ReluGrad", "GeluGrad"), "(GeluGrad): no rule for it: com.microsoft.GeluGrad"),
-        (rename("BatchNormInternal", "Gelu"), "forward operator com.microsoft.Gelu"),
+        (rename("BatchNormInternal", "BiasGelu"), "forward operator com.microsoft.BiasGelu"),
         (rename("Relu", "Tanh"), "no forward Relu reads"),
         (cut_input("ReluGrad"), "(ReluGrad): no rule for it: its input 1 is missing"),
         (cut_input("MaxPoolGrad"), "(MaxPoolGrad): no rule for it: its input 1 is missing"),
@@ -231,3 +231,28 @@ def test_a_name_that_is_no_text(folder: Path) -> None:
     name = onnx.load(path).graph.node[0].output[0].encode()
     path.write_bytes(path.read_bytes().replace(name, b"\xff" * len(name)))
     assert "is no text" in refused(folder)
+
+
+def to_sign(model: onnx.ModelProto) -> None:
+    gate = node(model, "QuickGelu")
+    gate.op_type, gate.domain = "Sign", ""
+    del gate.attribute[:]
+
+
+def to_another_loss(model: onnx.ModelProto) -> None:
+    loss = node(model, "SoftmaxCrossEntropyLoss")
+    loss.op_type = "NegativeLogLikelihoodLoss"
+    del loss.output[1:]
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [(to_sign, "is binarised, and the gradient of"), (to_another_loss, "takes a cross-entropy")],
+)
+def test_what_cannot_be_differentiated_anew(edit: Change, text: str, tmp_path: Path) -> None:
+    """The recurrent layers are; the estimator of the file, or its loss, would be another."""
+    folder = Path(shutil.copytree(FOLDERS / "sequence", tmp_path / "sequence"))
+    change(folder / TRAINING, edit)
+    message = refused(folder)
+    assert text in message
+    assert "pass the forward model" in message

@@ -30,6 +30,7 @@ OPTIONS = {
     "mlp": ["--optimizer", "SGD", "--batch", "16"],
     "binarynet": ["--steps", "2"],
     "relu": ["--loss", "MSELoss"],
+    "sequence": ["--steps", "2"],
 }
 
 pytestmark = [

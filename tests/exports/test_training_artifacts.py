@@ -19,7 +19,7 @@ from bnnopt.runtime.artifact import read_tensors
 Array = NDArray[Any]
 FOLDERS = Path(__file__).parent / "artifacts"
 
-each_folder = pytest.mark.parametrize("name", ["small", "binary", "mixed"])
+each_folder = pytest.mark.parametrize("name", ["small", "binary", "mixed", "sequence"])
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
