@@ -237,6 +237,7 @@ def test_a_last_batch_of_one_sample_is_left_out_before_a_norm_over_samples(
     assert json.loads((data / "two.jsonl").read_text())["step"] == 6
 
 
+@pytest.mark.slow
 def test_earlier_samples_are_replayed(bnnopt: Cli, workspace: Path) -> None:
     arguments = ["optimize", MODELS / "mlp.onnx", "-b", "20", "--last", "2", "--freeze-batch-norm"]
     assert bnnopt(*arguments, "-o", "out").exit_code == 0

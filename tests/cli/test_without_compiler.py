@@ -60,3 +60,14 @@ def test_what_needs_the_compiler_is_one_line(line: str, workspace: Path) -> None
 def test_another_module_that_is_missing_is_a_defect() -> None:
     with pytest.raises(ModuleNotFoundError):
         no_compiler(ModuleNotFoundError("no", name="scipy"), "optimize")
+
+
+def test_the_library_needs_no_click_and_the_command_line_says_that_it_does(compiled: Path) -> None:
+    hidden = f"import sys; {ABSENT}; sys.modules['click'] = None; "
+    use = f"import bnnopt; print(bnnopt.TrainingSession({str(compiled)!r}).batch_size)"
+    found = subprocess.run([sys.executable, "-c", hidden + use], capture_output=True, text=True)
+    assert found.stdout == "20\n"
+    start = "from bnnopt.__main__ import main; main()"
+    found = subprocess.run([sys.executable, "-c", hidden + start], capture_output=True, text=True)
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+    assert "pip install click" in found.stderr
