@@ -93,7 +93,7 @@ class Report:
         return self.baseline.peak_bytes / self.optimized.peak_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """The stable, documented form; see README, "The report"."""
+        """The stable, documented form; see docs/report.md."""
         baseline = asdict(self.baseline)
         return {
             "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""Every command: help, an example that runs, a place in the README."""
+"""Every command: help, an example that runs, a place in the docs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_example_runs(bnnopt: Cli, command: str, workspace: Path, compiled: Path
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readme_mentions_the_command(command: str) -> None:
-    assert f"bnnopt {command}" in (ROOT / "README.md").read_text()
+    assert f"bnnopt {command}" in (ROOT / "docs" / "commands.md").read_text()
 
 
 def test_version(bnnopt: Cli) -> None:
