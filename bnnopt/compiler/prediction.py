@@ -76,8 +76,9 @@ def predicting(
 
     To the last bit, but for what BLAS rounds otherwise in another batch size or layout of a real
     weight. What follows from weights alone is worked out: of binary weights their sign bits stay. A
-    batch norm between a product of signs and a sign becomes a threshold a channel: the products are
-    integers, so everything that can come is tried. A pool in between takes the largest integer.
+    batch norm between a product of signs and a sign becomes a threshold a channel, a bias in front
+    of it as well: the products are integers, so everything that can come is tried. A pool in
+    between takes the largest integer.
 
     Parameters
     ----------
@@ -161,9 +162,13 @@ def _work_out(graph: ir.Graph) -> None:
 
 @dataclass(frozen=True)
 class _Sign:
-    """What is between a product of signs and the bits of the next: a norm, and pools or none."""
+    """What is between a product of signs and the bits of the next.
+
+    A bias or none, a norm, and pools or none.
+    """
 
     product: ir.Node
+    bias: Array | None
     inner_pool: ir.Node | None
     norm: ir.Node
     binarize: ir.Node
@@ -182,18 +187,33 @@ def _sign_behind(norm: ir.Node) -> _Sign | None:
     product, inner_pool = _read_alone(norm), None
     if product is not None and product.op_type == "MaxPool":
         product, inner_pool = _read_alone(product), product
+    bias = _bias(product)
+    if product is not None and bias is not None:
+        product = _read_alone(product)
     if product is None or not traits(product).on_bits or _array(product.inputs[1]) is None:
         return None
     if dtype(product.outputs[0]) != ir.DataType.FLOAT:
         return None
     first = _only_reader(norm)
     if first is not None and first.op_type == "BinarizePack":
-        return _Sign(product, inner_pool, norm, first, None, first)
+        return _Sign(product, bias, inner_pool, norm, first, None, first)
     pool = _only_reader(first) if first is not None and first.op_type == "Binarize" else None
     pack = _only_reader(pool) if pool is not None and pool.op_type == "MaxPool" else None
     if first is None or pack is None or pack.op_type != "SignPack":
         return None
-    return _Sign(product, inner_pool, norm, first, pool, pack)
+    return _Sign(product, bias, inner_pool, norm, first, pool, pack)
+
+
+def _bias(node: ir.Node | None) -> Array | None:
+    """What an Add adds to its first input, one number a channel (C,); None of anything else."""
+    if node is None or node.op_type != "Add":
+        return None
+    added, (_, channels, *_) = _array(node.inputs[1]), dims(node.outputs[0])
+    if added is None or added.size != channels or added.dtype != np.float32:
+        return None
+    places = [1] * (len(dims(node.outputs[0])) - 2)
+    is_per_channel = added.shape[-1 - len(places) :] == (channels, *places)
+    return added.reshape(-1) if is_per_channel else None
 
 
 def _read_alone(node: ir.Node) -> ir.Node | None:
@@ -222,6 +242,8 @@ def _to_threshold(step: TrainingStep, sign: _Sign) -> None:
     emit = Emitter(step.graph, "forward")
     name = str(sign.pack.outputs[0].name)
     product.replace_input_with(1, emit.constant(pack_bits(bits), np.uint8, f"{name}.weights"))
+    if sign.inner_pool is not None:
+        sign.inner_pool.replace_input_with(0, product.outputs[0])  # without the bias
     source = (sign.inner_pool or product).outputs[0]
     if sign.pool is not None:
         sign.pool.replace_input_with(0, source)
@@ -242,7 +264,8 @@ def _thresholds(sign: _Sign, most: int) -> tuple[Array, Array]:
     norm = [_array(value) for value in sign.norm.inputs[1:]]
     for channel in range(len(norm[0])):  # type: ignore[arg-type]
         own = [array[channel : channel + 1] for array in norm if array is not None]
-        (y,) = compute(sign.norm, [integers[None, None], *own])
+        sums = integers if sign.bias is None else integers + sign.bias[channel]
+        (y,) = compute(sign.norm, [sums[None, None], *own])
         plus = sign.is_plus(y[0, 0])
         falls.append(bool(plus[0] and not plus[-1]))
         rising = plus[::-1] if falls[-1] else plus

@@ -20,7 +20,7 @@ from bnnopt.compiler.prediction import export_network
 from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.runtime.predictor import is_signs
 from tests.graphs import write
-from tests.passes.networks import BINARY, BINARY_WEIGHTS
+from tests.passes.networks import BINARY, BINARY_WEIGHTS, batch_norm, batch_norm_weights
 from tests.zoo import build_small
 
 Array = NDArray[Any]
@@ -110,6 +110,39 @@ def test_the_zoo(name: str, level: str, tmp_path: Path) -> None:
     (stock,) = runner.run(None, {runner.get_inputs()[0].name: x})
     near = np.isclose(stock, found, rtol=1e-3, atol=1e-3 * np.abs(found).max()).all(axis=1)
     assert near.mean() >= 0.5  # a sign that rounding turns changes a score
+
+
+BIASED = BINARY.replace("(s1, w2b)", "(s1, w2b, q2)").replace(
+    "y = Gemm <transB = 1> (f, w3b)",
+    f"""h = Gemm <transB = 1> (f, w3b, q3)
+    {batch_norm("h", "n3", 3)}
+    s3 = Sign (n3)
+    w4b = Sign (w4)
+    y = Gemm <transB = 1> (s3, w4b)""",
+)
+BIASED_WEIGHTS = {
+    **BINARY_WEIGHTS,
+    **{"q2": [4], "q3": [3], "w4": [3, 3]},
+    **batch_norm_weights(3, 3),
+}
+
+
+@pytest.mark.parametrize("rises", [True, False])
+def test_a_bias_goes_into_the_threshold(rises: bool, tmp_path: Path) -> None:
+    session, folder = session_of(write(BIASED, BIASED_WEIGHTS, tmp_path), rises)
+    weights = session.stored_weights()
+    for index, mean in ((2, [4, -4, 0, 3]), (3, [-3, 1, 2])):  # where the products are
+        weights[f"m{index}"][...] = weights[f"q{index}"] + np.float32(mean)
+        weights[f"b{index}"][...] = 0.25
+        weights[f"g{index}"][0] = 1
+    export_network(folder, session, tmp_path / "network", BATCH)
+    x = data_of(session, 64)
+    found = bnnopt.Predictor(tmp_path / "network").predict(x)
+    np.testing.assert_array_equal(found, session.predict(x))
+    assert len(np.unique(found)) > 2
+    steps = steps_of(tmp_path / "network")
+    assert steps.count("ThresholdPack") == 1 + rises  # of negated filters a pool takes no threshold
+    assert steps.count("Add") == 1 - rises
 
 
 def test_each_bit_and_threshold_counts(tmp_path: Path) -> None:
