@@ -21,7 +21,8 @@ from bnnopt.runtime.executor import Observer
 from bnnopt.runtime.files import StrPath, reason_of
 from bnnopt.runtime.format import Program, StepSpec
 from bnnopt.runtime.front import Front
-from bnnopt.runtime.parts import Part
+from bnnopt.runtime.native import NativeBackend
+from bnnopt.runtime.parts import Part, in_parts, lengthened
 
 Array = NDArray[Any]
 _ENDING = ".replay.safetensors"
@@ -87,11 +88,16 @@ class Replay:
         The session's weights.
     path : path
         The file; there may be none yet.
+    n : int
+        Rows of each batch that are drawn from it.
+    seed : int
+        Of which ones a step takes.
 
     Raises
     ------
     UsageError
-        If the step has no frozen front, or the file was made with another.
+        If the step has no frozen front, the file was made with another, or `n` leaves no room for
+        new samples.
     ArtifactError
         If the file is damaged.
 
@@ -99,14 +105,29 @@ class Replay:
     ----------
     kept : Latents or None
         What the file holds.
+    mixed : int
+        `n`, or 0 where nothing was kept yet.
     """
 
-    def __init__(self, program: Program, persistent: Mapping[str, Array], path: StrPath) -> None:
+    def __init__(
+        self,
+        program: Program,
+        persistent: Mapping[str, Array],
+        path: StrPath,
+        n: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= n < program.batch_size:
+            raise UsageError(
+                f"replay: {n} of a batch of {program.batch_size} samples; expected 0 to "
+                f"{program.batch_size - 1}, so that there is room for new ones"
+            )
         self.front = Front.of(program)
         self.path = os.fspath(path)
         self._program = program
         self._checksum = self.front.checksum(persistent)
         self.kept = self._read() if os.path.exists(self.path) else None
+        self.mixed, self._seed = n if self.kept is not None else 0, seed
 
     def remember(self, found: Latents, keep: int) -> Latents:
         """Keep so many in the file, of each label alike: those that are there, then `found`.
@@ -127,11 +148,23 @@ class Replay:
             raise ArtifactError(f"{self.path}: cannot be written: {reason_of(error)}") from None
         return self.kept
 
-    def drawn(self, n: int, seed: int, step: int) -> Latents:
-        """The latents that a step replays: `n` different ones, where there are so many."""
+    def drawn(self, step: int) -> Latents:
+        """The latents that a step replays: different ones, where there are so many."""
         assert self.kept is not None, "nothing is kept yet"
-        random = np.random.default_rng([seed, step])
-        return self.kept.take(random.choice(len(self.kept), n, replace=n > len(self.kept)))
+        random, n = np.random.default_rng([self._seed, step]), len(self.kept)
+        return self.kept.take(random.choice(n, self.mixed, replace=self.mixed > n))
+
+    def latents(
+        self, backend: NativeBackend, data: tuple[Array, ...], labels: tuple[Array, ...]
+    ) -> Latents:
+        """What the front gives for some samples, at most a batch."""
+        program, n = self._program, len(data[0])
+        rest = -n % program.batch_size if program.fixed_batch else 0
+        (part,) = in_parts(lengthened(data, rest), lengthened(labels, rest), program.batch_size)
+        rows: list[Array] = []
+        feeds = part.feeds(0.0, 1, program.roles)
+        backend.run_only(self.front.positions, feeds, part.batch, self.collector(part.batch, rows))
+        return encoded([array[:n] for array in rows], labels[0])
 
     def injector(self, latents: Latents, part: Part) -> Observer:
         """Puts latents into the last rows of a part, behind the node that gives them."""

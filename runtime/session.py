@@ -138,7 +138,6 @@ class TrainingSession:
         self._sums = sums(self._backend.training)
         self._observers: list[PartObserver] = []
         self._replay: Replay | None = None
-        self._n_replayed = self._replay_seed = 0
         self._bad_weight = self._first_not_finite()
 
     def __repr__(self) -> str:
@@ -173,7 +172,8 @@ class TrainingSession:
     @property
     def batch_size(self) -> int:
         """Samples in a full batch, without those that are replayed."""
-        return self._artifact.batch_size * self._artifact.parts - self._n_replayed
+        replayed = self._replay.mixed if self._replay is not None else 0
+        return self._artifact.batch_size * self._artifact.parts - replayed
 
     @property
     def about(self) -> Artifact:
@@ -281,15 +281,8 @@ class TrainingSession:
             raise UsageError("replay: is for the native backend, and for batches in one part")
         if not self.takes_labels:
             raise UsageError("replay: the graph has its own loss; expected labels beside the data")
-        found = Replay(self._backend.training, self._persistent, path)
-        if not 0 <= n < self._artifact.batch_size:
-            raise UsageError(
-                f"replay: {n} of a batch of {self._artifact.batch_size} samples; expected 0 to "
-                f"{self._artifact.batch_size - 1}, so that there is room for new ones"
-            )
-        self._replay, self._replay_seed = found, seed
-        self._n_replayed = 0 if found.kept is None else n
-        return found
+        self._replay = Replay(self._backend.training, self._persistent, path, n, seed)
+        return self._replay
 
     @in_turn
     def latents(self, x: Data, y: ArrayLike) -> Latents:
@@ -305,22 +298,12 @@ class TrainingSession:
         UsageError
             If shapes or labels do not fit, or `replay` was not called.
         """
-        from bnnopt.runtime.replay import encoded
-
         if self._replay is None or not isinstance(self._backend, NativeBackend):
             raise UsageError("latents: call replay first")
         data, about = self._fitted(x, "latents"), self._artifact
         n, ignored = len(data[0]), about.loss_options["ignore_index"]
         labels = fitted_labels(y, self._labels, n, about.classes, ignored)
-        rest = -n % about.batch_size if self._fixed_batch else 0
-        (part,) = in_parts(
-            lengthened(data, rest), tuple(lengthened(labels, rest)), about.batch_size
-        )
-        rows: list[Array] = []
-        observe = self._replay.collector(part.batch, rows)
-        feeds = part.feeds(0.0, 1, self._backend.training.roles)
-        self._backend.run_only(self._replay.front.positions, feeds, part.batch, observe)
-        return encoded([array[:n] for array in rows], labels[0])
+        return self._replay.latents(self._backend, data, labels)
 
     @in_turn
     def step(self, x: Data, y: ArrayLike | None = None, lr: float | None = None) -> float:
@@ -381,8 +364,8 @@ class TrainingSession:
         rate = checked_rate(about.learning_rate if lr is None else lr)
         if self._bad_weight is not None:
             raise self._diverged(f"{self._bad_weight!r} is not finite", rate)
-        if self._replay is not None and self._n_replayed:
-            latents = self._replay.drawn(self._n_replayed, self._replay_seed, self._step)
+        if self._replay is not None and self._replay.mixed:
+            latents = self._replay.drawn(self._step)
             data, labels = lengthened(data, len(latents)), (joined(labels, latents.labels),)
             observers = (*observers, Injector(self._replay, latents))
         parts = in_parts(data, labels, about.batch_size)

@@ -55,7 +55,7 @@ def test_signs_are_replayed_as_the_samples_themselves(level: str, tmp_path: Path
     assert kept.n_bytes == 3 * 2  # ten signs in two bytes
     session.replay(tmp_path / "kept.safetensors", 3)
     assert session.batch_size == 5
-    drawn = session._replay.drawn(3, 0, 0)  # type: ignore[union-attr]
+    drawn = session._replay.drawn(0)  # type: ignore[union-attr]
     order = [int(np.flatnonzero((kept.rows[0] == row).all(1))[0]) for row in drawn.rows[0]]
     whole = bnnopt.TrainingSession(tmp_path / "out")
     x, y = np.concatenate([x_new, x_old[order]]), np.concatenate([y_new, y_old[order]])
