@@ -11,6 +11,7 @@ import numpy as np
 from bnnopt.runtime.format import Artifact
 
 DTYPES = frozenset({"float16", "float32", "uint8", "int8", "int16", "int32", "int64", "bool"})
+MOST_PARTS = 1 << 16  # of a batch
 LOSS_OPTIONS = {"label_smoothing", "class_weights", "ignore_index"}
 PRUNING = {"sparsity", "end", "weights"}
 
@@ -97,7 +98,7 @@ def _is_pruning(value: Any) -> bool:
 _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("model", "level", "optimizer", "loss"), _is_text),
     "batch_size": _is_count(1),
-    "parts": _is_count(1),
+    "parts": lambda value: _is_count(1)(value) and value <= MOST_PARTS,
     "loss_options": _is_loss_options,
     "learning_rate": _is_number,
     "persistent": _is_table(_is_list(_is_count(1))),

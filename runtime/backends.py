@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError, UsageError
-from bnnopt.runtime.artifact import check_files, read_tensors
+from bnnopt.runtime.artifact import AGAIN, check_files, read_tensors
 from bnnopt.runtime.artifact_check import persistent_bytes
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact
 from bnnopt.runtime.library import check_threads
@@ -52,6 +52,10 @@ def open_backend(
         If a file that it reads is damaged.
     """
     found = _open(folder, artifact, name, persistent, threads)
+    if bool(found.training.roles["share"]) != (artifact.parts > 1):
+        raise ArtifactError(
+            f"{folder}: its program takes no batch in {artifact.parts} parts; {AGAIN}"
+        )
     if found.training.batch_size != artifact.batch_size:
         raise ArtifactError(
             f"{folder}: its program is for batches of {found.training.batch_size}, not "

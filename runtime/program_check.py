@@ -119,6 +119,8 @@ def _check_inputs(program: Program, trains: bool) -> None:
             elif role == "data":
                 fits = shape[:1] == (program.batch_size,) and min(spec.shape[1:], default=1) > 0
                 _require(fits, f"{name} has shape {list(spec.shape)}")
+            else:
+                _require(bool(shape), f"{name} is one number, not one a sample")
     _require(bool(program.roles["data"]), "it takes no data")
     loss, grown = (
         program.outputs[0],

@@ -145,7 +145,8 @@ BNN_INLINE void spread_plane(const struct spread *s, i64 plane, struct reader *r
     float *dx = bnn_room(s->dx, plane * elements, s->type, room);
     memset(dx, 0, (size_t)elements * sizeof *dx);
     for (i64 j = 0; j < outputs; j++) {
-        const uint32_t at = (uint32_t)(s->origin[j] + s->offsets[take(r, (unsigned)s->n_bits)]);
+        const uint32_t offset = (uint32_t)s->offsets[take(r, (unsigned)s->n_bits)];
+        const uint32_t at = (uint32_t)s->origin[j] + offset;
         if (at < (uint64_t)elements) dx[at] += bnn_float_at(s->dy, plane * outputs + j, s->type);
     }
     bnn_keep(dx, s->dx, plane * elements, elements, s->type);

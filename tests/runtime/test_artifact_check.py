@@ -44,6 +44,8 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "a field more": (lambda a: a.update(colour=1), "its fields are"),
     "a field less": (lambda a: a.pop("packed"), "its fields are"),
     "another batch": (lambda a: a.update(batch_size=400), "for batches of 4, not 400"),
+    "too many parts": (lambda a: a.update(parts=1 << 40), "parts is"),
+    "parts that its program knows nothing of": (lambda a: a.update(parts=2), "no batch in 2 parts"),
     "no batch": (lambda a: a.update(batch_size=0), "batch_size is 0"),
     "text for a number": (lambda a: a.update(learning_rate="1"), "learning_rate is '1'"),
     "negative axis": (lambda a: a["persistent"].update(g1=[-5]), "persistent is"),

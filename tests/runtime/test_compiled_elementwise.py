@@ -37,6 +37,13 @@ def test_every_compiled_kernel_is_tested_and_has_a_twin():
     assert set(COMPILED) <= set(KERNELS)
 
 
+@pytest.mark.parametrize("operator", ["ReluGrad", "ClipGrad"])
+def test_an_operand_that_is_left_out_is_not_covered(operator):
+    dy, attributes = np.ones(4, np.float32), {"low": -1.0, "high": 1.0}
+    assert not COMPILED[operator]([dy, None], [np.empty_like(dy)], attributes, None)
+    assert COMPILED[operator]([dy, dy], [np.empty_like(dy)], attributes, None)
+
+
 @each_operator
 @settings(max_examples=60, deadline=None)
 @given(

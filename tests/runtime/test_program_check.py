@@ -82,6 +82,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "pads": (lambda p: step(p, "Conv")["attributes"].update(pads=[3, 3, 3, 3]), "are no product"),
     "strides": (lambda p: step(p, "Conv")["attributes"].update(strides=[0, 1]), "a window of"),
     "text for a number": (lambda p: p.update(batch_size="4"), "the batch size is '4'"),
+    "one label": (lambda p: value(p, "labels").update(shape=[]), "is one number"),
     "only a full batch": (lambda p: value(p, "r")["shape"].__setitem__(0, 4), "cannot run"),
     "no output": (lambda p: p.update(outputs=[]), "has no output"),
     "no roles": (lambda p: p.update(roles={}), "inputs have roles"),

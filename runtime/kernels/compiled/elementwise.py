@@ -57,13 +57,13 @@ def clip_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: 
     """`binarize.clip_grad`."""
     dy, x = inputs
     bounds = number(attributes, "low"), number(attributes, "high")
-    return _map("clip_grad", dy, x, outputs[0], *bounds)
+    return x is not None and _map("clip_grad", dy, x, outputs[0], *bounds)
 
 
 def relu_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`binarize.relu_grad`."""
     dy, y = inputs
-    return _map("relu_grad", dy, y, outputs[0])
+    return y is not None and _map("relu_grad", dy, y, outputs[0])
 
 
 def activation(name: str, by: str = "", **kinds: str) -> KernelCall:
