@@ -77,7 +77,10 @@ def commands_page() -> str:
 
 
 def _help(command: click.Command, name: str) -> str:
-    context = click.Context(command, info_name=f"bnnopt {name}", terminal_width=100)
+    """As the command line shows it, 100 columns wide."""
+    context = click.Context(cli, info_name="bnnopt", **cli.context_settings)
+    for part in name.split():
+        context = click.Context(command, context, info_name=part, terminal_width=100)
     return command.get_help(context).rstrip()
 
 

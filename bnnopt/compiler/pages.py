@@ -113,9 +113,13 @@ def _about(report: Mapping[str, Any], with_level: bool = True) -> str:
 
 
 def _frontier(report: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """What a budget could have bought, if there was one."""
+    """What a budget could have bought, if there was one, and which of it was chosen."""
     budget = report.get("budget")
-    return budget["frontier"] if budget else ()
+    if not budget:
+        return ()
+    keys = ("peak_bytes", "loss", "cost")
+    chosen = [budget["chosen"][key] for key in keys]
+    return [{**p, "is_chosen": [p[key] for key in keys] == chosen} for p in budget["frontier"]]
 
 
 def _report(folder: Path) -> dict[str, Any]:

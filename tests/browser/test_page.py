@@ -144,6 +144,23 @@ def test_the_sides_and_the_measure_can_be_switched(file: Path, open_page: Any) -
     assert page.locator("#timelines h3").first.inner_text().startswith("-O2")
 
 
+@pytest.mark.parametrize("width", [1180, 390])
+def test_what_a_budget_buys(open_page: Any, tmp_path: Path, width: int) -> None:
+    path = tmp_path / "budget.html"
+    options: dict[str, Any] = {"batch_size": 8, "budget_bytes": 5 << 19}
+    optimized = bnnopt.optimize(MODELS / "resnet-e-mini.onnx", **options)
+    assert optimized.report.spending is not None
+    path.write_text(optimized.to_html())
+    page = open_page(path, "light", width)
+    assert page.locator("#budget").is_visible()
+    marks = page.locator("#frontier .point")
+    assert marks.count() == len(optimized.report.spending.points)
+    assert page.locator("#frontier .chosen").count() == 1
+    marks.first.scroll_into_view_if_needed()
+    marks.first.hover()
+    assert "of the fastest step's time" in page.locator(".tip").inner_text()
+
+
 def test_it_prints(file: Path, open_page: Any) -> None:
     page = open_page(file, "dark")
     page.emulate_media(media="print")

@@ -142,6 +142,7 @@ def peaks() -> tuple[int, int]:
     return every(select("O1")).point.peak_bytes, every(()).point.peak_bytes
 
 
+@pytest.mark.slow
 def test_values_that_are_kept_change_no_bit(peaks: tuple[int, int], tmp_path: Path) -> None:
     budget = peaks[0] + (peaks[1] - peaks[0]) // 2
     optimized = package.optimize(MINI, batch_size=8, budget_bytes=budget)
@@ -167,6 +168,7 @@ def test_it_says_what_was_chosen_and_what_is_next(bnnopt: Cli, peaks: tuple[int,
     assert budget["chosen"]["peak_bytes"] in points
 
 
+@pytest.mark.slow
 def test_without_the_solver_it_is_greedy(
     bnnopt: Cli, peaks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

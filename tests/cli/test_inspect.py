@@ -140,12 +140,14 @@ def test_what_is_large_has_advice(page_of_folder: Page) -> None:
     assert "--optimizer sgd" in by_name["fc1.weight.adam_m"]
 
 
+@pytest.mark.slow
 def test_the_page_of_a_model_has_all_levels(bnnopt: Cli, workspace: Path) -> None:
     bnnopt("inspect", MODELS / "relu-mini.onnx", "-b", "8", "--html", "page.html")
     versions = Page(workspace / "page.html").data["versions"]
     assert [v["label"] for v in versions] == ["before any pass", "-O1", "-O2"]
 
 
+@pytest.mark.slow
 def test_optimize_writes_the_page_that_inspect_writes(
     bnnopt: Cli, workspace: Path, compiled: Path
 ) -> None:

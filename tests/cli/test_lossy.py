@@ -190,8 +190,11 @@ def test_the_budget_takes_the_least_lossy_set_that_fits(model: Path) -> None:
     }
     sizes = {names: found.report.optimized.peak_bytes for names, found in peaks.items()}
     assert sizes[()] > sizes[LOSSY[:1]] > sizes[LOSSY]
-    for names, size in sizes.items():
-        assert chosen(size) == ("O2" if names else "O1", set(names))
+    assert chosen(sizes[()]) == ("O1", set())
+    assert chosen(sizes[LOSSY[:1]]) == ("O2", set(LOSSY[:1]))
+    level, lossy = chosen(sizes[LOSSY])  # one of them saves nothing at the peak
+    assert level == "O2"
+    assert lossy < set(LOSSY)
 
 
 LOSSY = ("drop-momentum", "half-gradients", "half-weights")

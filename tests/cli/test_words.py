@@ -147,6 +147,7 @@ def test_threads_and_their_variable_agree(
 # The file of options ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_file_has_options_of_every_command(bnnopt: Cli, here: Path) -> None:
     (here / "bnnopt.toml").write_text(
         f'batch-size = 8\n[optimize]\noutput = "new"\nfreeze = ["*.bias"]\ndisable = ["bitmap"]\n'

@@ -26,7 +26,7 @@ from bnnopt.units import size
 
 N_ROUNDS = 12  # of model and plan
 NEARLY = 1.02  # of a budget
-LIMIT_S = 15.0  # seconds after which the best that was found is taken
+LIMIT_S = 12.0  # seconds after which nothing new is tried
 Say = Callable[[str], None]
 
 
@@ -88,17 +88,22 @@ def fit_budget(trials: Trials, budget: Budget, say: Say, exact: bool | None = No
 
 
 def _greedy(trials: Trials, budget: Budget, say: Say) -> Trial:
-    """The first set that fits, each lossier than the one before."""
+    """The first set that fits, each lossier than the one before; found by halving."""
     least = trials(budget.passes)
     if least.point.peak_bytes > budget.n_bytes:
         return _nearly(trials, budget, least)
     active = set(least.point.lossy)
-    for chosen in by_loss([p for p in budget.passes if p.lossless or p.name in active]):
-        say(f"trying {len(chosen)} passes")
-        trial = trials(chosen)
-        if trial.point.peak_bytes <= budget.n_bytes:
-            return trial
-    return least
+    sets = by_loss([p for p in budget.passes if p.lossless or p.name in active])
+    low, high = 0, len(sets) - 1
+    while low < high:
+        middle = (low + high) // 2
+        say(f"trying {len(sets[middle])} passes")
+        if trials(sets[middle]).point.peak_bytes <= budget.n_bytes:
+            high = middle
+        else:
+            low = middle + 1
+    found = trials(sets[high])
+    return found if found.point.peak_bytes <= budget.n_bytes else least
 
 
 def _nearly(trials: Trials, budget: Budget, all_of: Trial) -> Trial:

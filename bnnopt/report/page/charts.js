@@ -304,33 +304,42 @@
     frontier();
   }
 
-  // Budget against the time of a step, where a solver has found choices.
+  // What a budget buys: memory across, a row for each loss class, times beside the points.
   function frontier() {
-    if (!data.frontier.length) return;
-    document.getElementById("budget").hidden = false;
     const points = data.frontier;
-    const [height, left, top] = [260, 60, 14];
+    if (!points.length) return;
+    document.getElementById("budget").hidden = false;
+    const rows = [...d3.rollup(d3.sort(points, (p) => p.loss, (p) => p.cost), (group) => group, (p) => p.title)];
+    const [row, top] = [30, 6];
+    const height = top + rows.length * row + 40;
     const words = points.map((p) => `${size(p.peak_bytes)}: ${p.title}`).join("; ");
     const [width, svg] = canvas(d3.select("#frontier"), height, words);
-    const x = d3.scaleLinear([0, d3.max(points, (p) => p.peak_bytes) * 1.05], [left, width - 20]);
-    const y = d3.scaleLinear([0, d3.max(points, (p) => p.cost) * 1.1], [height - 40, top]);
-    svg.append("g").attr("class", "axis").attr("transform", `translate(0,${height - 40})`)
-      .call(d3.axisBottom(x).tickValues(byteTicks(x.domain()[1], 6)).tickFormat(short));
-    svg.append("g").attr("class", "axis").attr("transform", `translate(${left},0)`)
-      .call(d3.axisLeft(y).ticks(5));
-    svg.append("text").attr("x", left + 6).attr("y", top + 4).text("time of a step, of the fastest's");
-    svg.append("text").attr("x", width - 20).attr("y", height - 6).attr("text-anchor", "end")
+    const narrow = width < 560;
+    const left = narrow ? 70 : 84;
+    const x = d3.scaleLinear([0, d3.max(points, (p) => p.peak_bytes) * 1.05], [left, width - 48]);
+    const bottom = top + rows.length * row;
+    svg.append("g").attr("class", "axis").attr("transform", `translate(0,${bottom})`)
+      .call(d3.axisBottom(x).tickValues(byteTicks(x.domain()[1], narrow ? 3 : 6)).tickFormat(short));
+    svg.append("text").attr("x", width - 20).attr("y", bottom + 34).attr("text-anchor", "end")
       .text("planned peak");
-    svg.append("path").attr("class", "frontier")
-      .attr("d", d3.line((p) => x(p.peak_bytes), (p) => y(p.cost)).curve(d3.curveStepAfter)(points));
-    svg.selectAll("circle").data(points).join("circle").attr("r", 6)
-      .attr("class", (p) => `point${p.lossless ? "" : " lossy"}`)
-      .attr("cx", (p) => x(p.peak_bytes)).attr("cy", (p) => y(p.cost))
-      .on("pointermove pointerdown", (event, p) => {
-        write(tip, [size(p.peak_bytes), p.title]);
+    rows.forEach(([title, group], i) => {
+      const y = top + i * row + row / 2;
+      const lossy = group[0].lossless ? 0 : title.split(",").length;
+      svg.append("line").attr("class", "link").attr("x1", left).attr("x2", width - 20)
+        .attr("y1", y).attr("y2", y);
+      svg.append("text").attr("class", "strong").attr("x", left - 8).attr("y", y + 4)
+        .attr("text-anchor", "end").text(lossy ? `${lossy} lossy` : title);
+      const marks = svg.append("g").selectAll("g").data(group).join("g")
+        .attr("transform", (p) => `translate(${x(p.peak_bytes)},${y})`);
+      marks.filter((p) => p.is_chosen).append("circle").attr("class", "chosen").attr("r", 10);
+      marks.append("circle").attr("r", 6).attr("class", (p) => `point${p.lossless ? "" : " lossy"}`);
+      marks.append("text").attr("x", 13).attr("y", -5).text((p) => `${p.cost.toFixed(2)}x`);
+      marks.on("pointermove pointerdown", (event, p) => {
+        write(tip, [size(p.peak_bytes), p.title, `${p.cost.toFixed(3)} of the fastest step's time`]);
         tip.attr("hidden", null).style("left", `${Math.min(event.clientX + 14, innerWidth - 250)}px`)
           .style("top", `${event.clientY + 16}px`);
       }).on("pointerleave", hide);
+    });
   }
 
   function control(holder, label, options, value, set) {

@@ -30,6 +30,7 @@ def render_page(page: Page) -> str:
         "largest": tables.at_the_peak(page),
         "layers": tables.by_layer(page),
         "measured": tables.measured(page),
+        "budget": tables.budget(page),
         "data": _data(page),
         "library": _read(LIBRARY),
         "charts": _read("charts.js"),

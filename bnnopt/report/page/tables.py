@@ -172,3 +172,21 @@ def measured(page: Page) -> str:
         ["time of all nodes of a step", f"{1e3 * sum(page.measured.seconds.values()):.1f} ms", ""],
     ]
     return table("Predicted and measured", ("", "", ""), rows, "lrr")
+
+
+def budget(page: Page) -> str:
+    """The choices of a budget, by memory."""
+    if not page.frontier:
+        return ""
+    rows = [
+        [
+            "chosen" if point["is_chosen"] else "",
+            size(point["peak_bytes"]),
+            f"{point['cost']:.3f}x",
+            str(point["kept_values"]),
+            text(point["title"]),
+        ]
+        for point in page.frontier
+    ]
+    head = ("", "planned peak", "step time, predicted", "values kept", "numbers")
+    return table("The choices that no other beats", head, rows, "lrrrl")
