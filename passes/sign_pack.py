@@ -57,7 +57,7 @@ class SignPack(Pass):
         if not is_binary(root):
             producer = root.producer()
             if producer is not None and producer.op_type == "Ternarize":
-                trace.skip(root, "it can be 0, a third value: ONNX's sign(0) is kept")
+                trace.skip(root, "it can be 0, a third value, which takes two bits (ternary-pack)")
             return 0
         if not dims(root):
             return trace.skip(root, "a scalar has no rows of bits")

@@ -33,6 +33,7 @@ from bnnopt.passes.redirect_consumers import RedirectConsumers
 from bnnopt.passes.schedule import Schedule
 from bnnopt.passes.sign_pack import SignPack
 from bnnopt.passes.stream_gradients import StreamGradients
+from bnnopt.passes.ternary_pack import TernaryPack
 
 LEVELS = ("O0", "O1", "O2")
 
@@ -65,6 +66,7 @@ STAGES = (
             SignPack(),
             RecomputeBinaryProducts(),
             RebuildActivations(),
+            TernaryPack(),
             PruneStored(),
             MaskPack(),
             PoolIndex(),

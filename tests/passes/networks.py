@@ -183,6 +183,18 @@ SHIFTED = """g (float[batch,3,9,8] x) => (float[batch,3] y) {
 }"""
 SHIFTED_WEIGHTS = {"shift": [1, 3, 1, 1], "w1": [4, 3, 3, 3], "w2": [3, 80]}
 
+# Signs whose zeros are kept: one that a batch norm makes again, and 0 and 1 behind a ReLU.
+ZEROS = f"""g (float[batch,6] x) => (float[batch,3] y) {{
+    c0 = Gemm <transB = 1> (x, w0)
+    {batch_norm("c0", "n0", 0)}
+    s0 = Sign (n0)
+    c1 = Gemm <transB = 1> (s0, w1)
+    r1 = Relu (c1)
+    s1 = Sign (r1)
+    y = Gemm <transB = 1> (s1, w2)
+}}"""
+ZEROS_WEIGHTS = {"w0": [7, 6], **batch_norm_weights(0, 7), "w1": [9, 7], "w2": [3, 9]}
+
 NETWORKS = {
     "binary": (BINARY, BINARY_WEIGHTS),
     "residual": (RESIDUAL, RESIDUAL_WEIGHTS),
@@ -192,11 +204,15 @@ NETWORKS = {
     "dense": (DENSE, DENSE_WEIGHTS),
     "dropout": (DROPOUT, DROPOUT_WEIGHTS),
 }
-OTHERS = {"stem": (STEM, STEM_WEIGHTS), "shifted": (SHIFTED, SHIFTED_WEIGHTS)}
+OTHERS = {
+    "stem": (STEM, STEM_WEIGHTS),
+    "shifted": (SHIFTED, SHIFTED_WEIGHTS),
+    "zeros": (ZEROS, ZEROS_WEIGHTS),
+}
 BATCH_NORM_NETWORKS = ("binary", "residual", "float")  # of images
 
 
 def small(name: str, **options: Any) -> Network:
     """A network of the table, or one that few passes are for."""
     text, weights = {**NETWORKS, **OTHERS}[name]
-    return network(text, weights, **options)
+    return network(text, weights, **{"keep_zero": name == "zeros", **options})

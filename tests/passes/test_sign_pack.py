@@ -141,7 +141,8 @@ def test_a_sign_that_may_be_zero_is_not_packed() -> None:
     count, skipped = apply(PASS, step)
     assert count == 0
     assert skipped == [
-        (name, "it can be 0, a third value: ONNX's sign(0) is kept") for name in ("s1", "s2")
+        (name, "it can be 0, a third value, which takes two bits (ternary-pack)")
+        for name in ("s1", "s2")
     ]
 
 

@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "passes.md"
 BY_NAME = {p.name: p for p in PASSES}
 PAIRS = [(later, earlier) for later in PASSES for earlier in later.after]
 # Small networks first; the zoo's where those show nothing.
-SMALL = ("binary", "residual", "float", "joined", "relu", "dropout")
+SMALL = ("binary", "residual", "float", "joined", "relu", "dropout", "zeros")
 ZOO = ("mlp", "relu-mini", "cnv", "resnet-e-mini")
 
 
