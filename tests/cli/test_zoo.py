@@ -36,7 +36,7 @@ def test_seed(bnnopt: Cli, workspace: Path) -> None:
 
 def test_mistakes(mistake: Mistake, workspace: Path) -> None:
     (workspace / "file").write_text("")
-    assert "no network 'nope' in the zoo: choose one of mlp, " in mistake("zoo", "nope")
+    assert "no network 'nope' in the zoo: choose one of bi-real-18, " in mistake("zoo", "nope")
     assert "did you mean 'binarynet'?" in mistake("zoo", "binarynett")
     assert "there is no folder" in mistake("zoo", "mlp", "-o", "nowhere/mlp.onnx")
     assert "there is no folder" in mistake("zoo", "mlp", "-o", "file/mlp.onnx")
