@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from bnnopt.errors import UsageError
 
 Array = NDArray[Any]
+MOST_CLASSES = 1 << 24
 _PRODUCTS = ("Gemm", "MatMul", "Conv")
 # What BatchNormalization reads behind its data, and what it starts with.
 _NORM = {1: 1.0, 2: 0.0, 3: 0.0, 4: 1.0}
@@ -42,8 +43,11 @@ def with_head(model: onnx.ModelProto, classes: int, seed: int) -> list[str]:
     Raises
     ------
     UsageError
-        If the first output has no axis of classes, or no layer gives it.
+        If the first output has no axis of classes, or no layer gives it, or there are too many
+        classes.
     """
+    if classes > MOST_CLASSES:
+        raise UsageError(f"--head {classes}: expected at most {MOST_CLASSES}")
     head = _Head(model, classes, np.random.default_rng(seed))
     head.rebuild()
     return head.changed

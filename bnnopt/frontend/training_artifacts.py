@@ -117,7 +117,18 @@ class TrainingArtifacts:
         return _read_optimizer(self.optimizer_file) if self.optimizer_file.exists() else None
 
     def prediction_only(self) -> ForwardGraph:
-        """The forward graph up to the prediction, without loss and labels."""
+        """The forward graph up to the prediction, without loss and labels.
+
+        Raises
+        ------
+        ModelError
+            If the loss is the only output.
+        """
+        if len(self.forward.graph.outputs) < 2:
+            raise ModelError(
+                f"{self.optimizer_file.parent}: {self.forward.graph.outputs[0].name!r} is the only "
+                "output, expected a loss and a prediction; generate it again"
+            )
         model = self.forward.model.clone()
         model.graph.outputs[:] = [model.graph.outputs[1]]
         RemoveUnusedNodesPass()(model)

@@ -329,3 +329,9 @@ def test_an_option_of_optimize_is_said_to_be_one(mistake: Mistake) -> None:
     assert "--clip-grad-norm" in line
     assert "one of optimize" in line
     assert "optimize" not in mistake("train", "out", "--data", "x.npz", "--strange", "1")
+
+
+def test_more_classes_than_there_can_be(bnnopt: Cli) -> None:
+    found = bnnopt("optimize", MLP, "-b", "4", "--head", str(1 << 60))
+    assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
+    assert "--head 1152921504606846976: expected at most 16777216" in found.stderr

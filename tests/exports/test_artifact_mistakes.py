@@ -256,3 +256,15 @@ def test_what_cannot_be_differentiated_anew(edit: Change, text: str, tmp_path: P
     message = refused(folder)
     assert text in message
     assert "pass the forward model" in message
+
+
+def test_an_output_alone(tmp_path: Path) -> None:
+    """Of the backward pass, where the loss was; and no prediction."""
+    folder = Path(shutil.copytree(FOLDERS / "binary", tmp_path / "binary"))
+
+    def measure_another(model: onnx.ModelProto) -> None:
+        del model.graph.output[1]
+        model.graph.output[0].name = "/fc/Sign_1_Grad/inside"  # of a weight
+
+    change(folder / TRAINING, measure_another)
+    assert "is the only output, expected a loss and a prediction" in refused(folder)
