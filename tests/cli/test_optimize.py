@@ -209,8 +209,8 @@ def test_budget_fits_with_passes(optimized: Any) -> None:
 def test_budget_that_nothing_fits(mistake: Mistake, optimized: Any) -> None:
     least = optimized("-O2")["optimized"]["peak_bytes"]
     arguments = ("optimize", MLP, "-b", "20", "-o", "out", "--json", "r.json", "--budget")
-    line = mistake(*arguments, f"{least - 2048}B", exit_code=3)
-    assert "2.00 KiB too much; take a smaller --batch-size" in line
+    line = mistake(*arguments, f"{least - (1 << 20)}B", exit_code=3)
+    assert "1.00 MiB too much; take a smaller --batch-size" in line
     mistake(*arguments, "0B", exit_code=3)
 
 
