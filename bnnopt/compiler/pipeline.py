@@ -332,8 +332,10 @@ def _trials(reference: TrainingStep, settings: Settings) -> Trials:
 
 
 def _level_of(passes: Sequence[Pass]) -> str:
-    """The lowest level that has the passes."""
-    return f"O{max((p.level or 0 for p in passes), default=0)}"
+    """What to call a choice: by its lossy passes, as a lossless one costs nothing at any level."""
+    if not passes:
+        return "O0"
+    return f"O{max((p.level or 0 for p in passes if not p.lossless), default=1)}"
 
 
 def _check_budget(step: TrainingStep, settings: Settings) -> None:
