@@ -83,7 +83,7 @@ class Trials:
         skipped = {name: trace.skipped for name, (_, trace) in found.items()}
         left = {s.node for notes in skipped.values() for s in notes if s.reason == REASON}
         point = Point(
-            chosen,
+            tuple(p for p in chosen if p.lossless or p in active),
             plan.peak_bytes,
             tuple(p.name for p in active),
             math.fsum(map(loss_of, active)),
