@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from bnnopt.ops.traits import having
+
 Array = NDArray[Any]
-_PRODUCTS = ("Conv", "Gemm", "MatMul")
+_PRODUCTS = having("layer") - {"ConvTranspose"}
 
 
 def with_bare_signs(model: onnx.ModelProto) -> list[str]:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from bnnopt.errors import UsageError
+from bnnopt.ops.traits import having
 
 Array = NDArray[Any]
 MOST_CLASSES = 1 << 24
-_PRODUCTS = ("Gemm", "MatMul", "Conv")
+_PRODUCTS = having("layer")
 # What BatchNormalization reads behind its data, and what it starts with.
 _NORM = {1: 1.0, 2: 0.0, 3: 0.0, 4: 1.0}
 

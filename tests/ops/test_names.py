@@ -34,6 +34,7 @@ RULES = {
     "bnnopt/frontend/quantization.py": 1,
     "bnnopt/frontend/straight_through.py": 3,
     "bnnopt/frontend/training_artifacts.py": 1,  # operators that onnxruntime-training adds, too
+    "bnnopt/report/page/contents.py": 1,  # words for readers
     "passes/packed_products.py": 1,
     "runtime/kernels/compiled/binary_products.py": 1,  # operators of one C function
     "runtime/kernels/compiled/convolution.py": 3,

@@ -196,6 +196,7 @@ def _product_behind(node: ir.Node) -> ir.Node | None:
         sources = [v.producer() for v in node.inputs[:1] if v is not None]
         if not sources or sources[0] is None or traits(node).makes_mask:
             return None
-        if node.op_type not in ("MaxPool", "Reshape", "Flatten", "Add", "Mul", "Cast"):
+        step = traits(node)
+        if not (step.passes_on or step.view or step.casts):
             return None
         node = sources[0]
