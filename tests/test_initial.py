@@ -125,6 +125,7 @@ def test_what_cannot_be_started_from(path: Path, tmp_path: Path) -> None:
         started(path, checkpoint)
 
 
+@pytest.mark.slow
 def test_a_folder_of_checkpoints_stands_for_the_newest(path: Path, tmp_path: Path) -> None:
     session, _ = trained(path, tmp_path / "a")
     checkpoints = Checkpoints(tmp_path / "a.checkpoints")

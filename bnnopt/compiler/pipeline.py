@@ -270,21 +270,23 @@ def _of_module(
     module: nn.Module, example: Any, chosen: Settings, progress: Progress | None
 ) -> Optimized:
     """Of a PyTorch module, by way of a file."""
+    name = type(module).__name__
+    if not hasattr(module, "named_parameters"):
+        raise UsageError(f"optimize: {name} found, expected a path, or a PyTorch module")
     try:
         from bnnopt.torch.exporting import check_module, export
     except ImportError:
         raise UsageError(
-            f"optimize: {type(module).__name__} found, expected a path; for PyTorch modules "
+            f"optimize: {name} found, expected a path; for PyTorch modules "
             "pip install 'bnnopt[torch]'"
         ) from None
     if example is None:
-        name = type(module).__name__
         raise UsageError(
             f"optimize: {name} is a module, which needs example=x, a batch of its input"
         )
     batch_size = check_module(module, example)
     with tempfile.TemporaryDirectory() as folder:
-        path = export(module, example, Path(folder) / f"{type(module).__name__}.onnx")
+        path = export(module, example, Path(folder) / f"{name}.onnx")
         chosen = replace(chosen, batch_size=chosen.batch_size or batch_size)
         return optimize(path, chosen, progress=progress)
 

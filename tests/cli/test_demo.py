@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+import pytest
 
 from bnnopt.models.digits import digits_data
 from tests.cli.helpers import Cli
 
 
+@pytest.mark.slow
 def test_it_trains_real_digits_and_exports_the_network(bnnopt: Cli, workspace: Path) -> None:
     found = bnnopt("demo", "-o", "here")
     assert found.exit_code == 0, found

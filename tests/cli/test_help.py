@@ -107,6 +107,7 @@ def test_levels_in_the_help_are_those_that_work(bnnopt: Cli) -> None:
     assert all(f"-{level}: " in text for level in passes.LEVELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [["bnnopt"], [sys.executable, "-m", "bnnopt"]])
 def test_as_a_program(program: list[str]) -> None:
     program = [str(Path(sys.executable).with_name("bnnopt"))] if len(program) == 1 else program

@@ -64,6 +64,7 @@ def test_tables_folder_and_report(bnnopt: Cli, file: str, workspace: Path) -> No
     assert sorted(p.name for p in workspace.iterdir()) == ["out", "report.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_optimizing_helps(optimized: Any, file: str) -> None:
     report = optimized(model=MODELS / file)
@@ -125,6 +126,7 @@ def test_again_into_the_same_folder(bnnopt: Cli, tiny: Path, workspace: Path) ->
     assert sorted(p.name for p in workspace.iterdir()) == ["out", "tiny.onnx"]
 
 
+@pytest.mark.slow
 def test_the_static_sum_of_cnv_is_the_published_one(bnnopt: Cli) -> None:
     """134.07 -> 32.17 MiB counts pooling masks before alone; 129.09 -> 32.92 on both sides."""
     assert bnnopt("zoo", "cnv", "-o", "cnv.onnx").exit_code == 0
@@ -197,6 +199,7 @@ def test_budget_fits_without_passes(optimized: Any) -> None:
     assert optimized("--budget", "1GiB")["level"] == "O0"
 
 
+@pytest.mark.slow
 def test_budget_fits_with_passes(optimized: Any) -> None:
     free, reference = optimized(), optimized("-O0")
     assert free["optimized"]["peak_bytes"] < reference["optimized"]["peak_bytes"] - 1

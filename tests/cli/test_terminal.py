@@ -44,6 +44,7 @@ def quick(at_once: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bnnopt.compiler.optimize", at_once)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("columns", [50, 60, 80, 200])
 @pytest.mark.parametrize("file", FILES)

@@ -79,6 +79,7 @@ def test_it_trains_measures_and_predicts(bnnopt: Cli, data: Path) -> None:
         assert (predicted["label"] == truth["y"]).mean() == scores["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_to_the_same_bits(bnnopt: Cli, data: Path) -> None:
     schedule = ("--schedule", "constant", "--seed", "3", "--lr", "0.002")
     assert bnnopt(*TRAIN, *schedule, "--epochs", "3", "--checkpoint", "whole").exit_code == 0

@@ -126,7 +126,7 @@ def test_there_are_fifteen_and_what_is_right_is_no_mistake(bnnopt: Cli, here: Pa
         (lambda: package.optimize(MINI, batch_size=4, level=2), "expected a text such as 'O2'"),
         (lambda: package.optimize(MINI, batch_size=4, level="-O2"), "did you mean 'O2'?"),
         (lambda: package.optimize(MINI, batch_size="4"), "batch_size is '4', expected int"),
-        (lambda: package.optimize(object()), "object is a module, which needs example=x"),
+        (lambda: package.optimize(object()), "object found, expected a path, or a PyTorch module"),
     ],
 )  # fmt: skip
 def test_mistakes_in_python(call: Callable[[], Any], words: str) -> None:

@@ -127,6 +127,7 @@ BIASED_WEIGHTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rises", [True, False])
 def test_a_bias_goes_into_the_threshold(rises: bool, tmp_path: Path) -> None:
     session, folder = session_of(write(BIASED, BIASED_WEIGHTS, tmp_path), rises)
@@ -145,6 +146,7 @@ def test_a_bias_goes_into_the_threshold(rises: bool, tmp_path: Path) -> None:
     assert steps.count("Add") == 1 - rises
 
 
+@pytest.mark.slow
 def test_each_bit_and_threshold_counts(tmp_path: Path) -> None:
     """The control: another weight or threshold gives other predictions."""
     session, folder = session_of(write(BINARY, BINARY_WEIGHTS, tmp_path), rises=True)

@@ -199,6 +199,7 @@ SCALED_WEIGHTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scaled", "mlp"])
 def test_bare_signs_predict_the_same(name: str, tmp_path: Path) -> None:
     """Scales of a weight go into the batch norm behind the layer, or behind the layer itself."""

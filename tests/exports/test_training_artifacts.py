@@ -72,6 +72,7 @@ def test_gradients(name: str, backend: str, tmp_path: Path) -> None:
     assert_gradients_agree(FOLDERS / name, folder, backend)
 
 
+@pytest.mark.slow
 @each_folder
 def test_a_wrong_gradient_is_found(name: str, tmp_path: Path) -> None:
     """Negative control: labels of another batch."""

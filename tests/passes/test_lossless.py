@@ -131,6 +131,7 @@ def test_a_smaller_batch_gives_what_a_graph_for_that_batch_gives(
 # Backends, and training --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_name
 def test_backends_agree(name: str) -> None:
     """On the first step: after it a weight near 0 may have another sign, and all be different."""

@@ -186,6 +186,7 @@ def test_no_plan_grows(name: str, level: str) -> None:
     assert make_plan(packed).peak_bytes <= make_plan(plain).peak_bytes
 
 
+@pytest.mark.slow
 def test_the_papers_ladder_with_five_bits() -> None:
     """Table of arXiv:2102.04270v1: Algorithm 2 and 5-bit dY, 4.24 times less than the standard."""
     reference = zoo("binarynet", 100, "adam").step()

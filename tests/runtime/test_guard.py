@@ -29,7 +29,8 @@ from tests.passes.networks import BINARY, BINARY_WEIGHTS
 Array = NDArray[Any]
 BATCH = 4
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
-each_optimizer = pytest.mark.parametrize("optimizer", ["sgd", "adam", "bop"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "bop")]
+each_optimizer = pytest.mark.parametrize("optimizer", ["adam", *OTHERS])
 LINEAR = "g (float[batch,6] x) => (float[batch,3] y) { h = MatMul (x, u)\n y = MatMul (h, v) }"
 TOKENS = """g (int64[batch,4] x) => (float[batch,3] y) {
     e = Gather (table, x)

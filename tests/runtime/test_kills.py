@@ -32,6 +32,7 @@ def test_killed_trainings_end_in_the_same_bits(folder: Path, tmp_path: Path) -> 
     assert kill_trainings(tmp_path, folder, 3, random.Random(0)).kills >= 3
 
 
+@pytest.mark.slow
 def test_a_save_in_place_is_found(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

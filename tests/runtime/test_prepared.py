@@ -91,6 +91,7 @@ def test_nothing_is_recorded_behind_the_block():
     assert prepared == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "relu-mini"])
 def test_training_is_the_same_without_them(name: str, monkeypatch: pytest.MonkeyPatch):
     net = zoo(name, 3, "adam")

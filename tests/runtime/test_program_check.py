@@ -212,6 +212,7 @@ OVERLAPPING = {
 """What a kernel counts by would change while it runs."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", PACKED)
 def test_operands_that_are_too_small_or_overlap(network: str, tmp_path: Path) -> None:
     name, level, optimizer, *_ = [*network.split("-"), "adam"]

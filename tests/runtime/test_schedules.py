@@ -84,6 +84,7 @@ def test_nonsense_is_one_line(make) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_session_steps_at_the_schedules_rate(tmp_path: Path) -> None:
     """With rate 0 at its end the weights stand still."""
     bnnopt.optimize("models/mlp.onnx", batch_size=2, optimizer="sgd").save(tmp_path / "out")

@@ -107,6 +107,7 @@ def test_the_control_finds_a_kernel_that_covers_nothing(monkeypatch: pytest.Monk
     assert "BinaryConv" in on_numpy("cnv", "O1")
 
 
+@pytest.mark.slow
 def test_a_session_names_its_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ir.save(build("relu-mini"), tmp_path / "net.onnx")
     optimized = bnnopt.optimize(tmp_path / "net.onnx", batch_size=2)

@@ -218,6 +218,7 @@ def _trained(folder: Path) -> dict[str, Array]:
     return after(folder, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_start_methods_of_multiprocessing(folder: Path, method: str) -> None:
     TrainingSession(folder).step(*batch())

@@ -122,6 +122,7 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weights[1][name], array)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_replayed_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "kept.safetensors"
     with pytest.raises(UsageError, match="reads the samples themselves"):
