@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def _made(source: str) -> tuple[Any, Any]:
     """What the function of a file gives: a module, and an example or None."""
     file, _, name = source.rpartition(":")
     path = Path(file)
-    if not file or not path.is_file():
+    if not file or not os.path.isfile(path):
         raise UsageError(f"--torch {source}: no such file; expected FILE.py:FUNCTION")
     sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -65,7 +66,7 @@ def init(directory: Path, folder: Path, strategy: str, rounds: int, data: str, v
         {"rounds": rounds, "data": data, "valid": _absolute(valid)},
     )
     layout = Layout.of(session, strategy == "binary-average")
-    if directory.exists() and not directory.is_dir():
+    if os.path.exists(directory) and not os.path.isdir(directory):
         raise ArtifactError(f"{directory}: is a file; choose a new folder")
     write_app(directory, options, session.about.model)
     floats = 4 * (layout.n_signed + layout.n_averaged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def inspect(source: Path, html_file: Path | None, json_file: str | None, **optio
         from bnnopt.report.page import render_page
         from bnnopt.report.text import render_profile
 
-        if source.is_dir() and not is_artifacts(source):
+        if os.path.isdir(source) and not is_artifacts(source):
             _refuse_options_of_a_step(source)
             report = _read_report(source)
             say(f"reading {source}")
@@ -106,7 +107,9 @@ def compare(first: Path, second: Path, html_file: Path | None, json_file: str | 
       bnnopt compare out out
     """
     check_targets(html_file, json_file)
-    reports = [_read_report(path) if path.is_dir() else _parsed(path) for path in (first, second)]
+    reports = [
+        _read_report(path) if os.path.isdir(path) else _parsed(path) for path in (first, second)
+    ]
     from bnnopt.report.comparison import Comparison
 
     page = _page_of_pair(first, second) if html_file is not None else None

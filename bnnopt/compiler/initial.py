@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def start_from(path: Path, forward: ForwardGraph) -> None:
 
 
 def _read(path: Path) -> Mapping[str, Array]:
-    if path.is_dir():
+    if os.path.isdir(path):
         newest = Checkpoints(path).found()[:1]
         if not newest:
             raise UsageError(f"--init {path}: has no checkpoint; expected a file of weights")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -129,7 +130,7 @@ def _report(folder: Path) -> dict[str, Any]:
 
 def _measured(path: Path) -> Measured | None:
     """What ``train --profile`` wrote, if it is there."""
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         return Measured.of(json.loads(path.read_text()))
@@ -147,5 +148,5 @@ def check_is_folder(path: Path) -> None:
     UsageError
         If it is a file.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UsageError(f"--html: {path} is a report; the page needs folders of bnnopt optimize")

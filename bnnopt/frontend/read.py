@@ -151,7 +151,8 @@ def array_of(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
 
 
 def _texts(node: onnx.NodeProto) -> tuple[str, ...]:
-    return node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output
+    named = (attribute.name for attribute in node.attribute)
+    return node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output, *named
 
 
 def _is_text(value: bytes) -> bool:

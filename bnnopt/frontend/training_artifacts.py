@@ -212,7 +212,7 @@ def _check_derived(forward: ForwardGraph, graph: _Split, path: Path) -> None:
 
 
 def _training_file(path: Path) -> Path:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     found = sorted(path.glob(f"*{TRAINING}"))
     if not found:
@@ -227,7 +227,7 @@ def _training_file(path: Path) -> Path:
 
 
 def _checkpoint(path: Path) -> Checkpoint:
-    if not path.exists():
+    if not os.path.exists(path):
         raise ModelError(
             f"{path}: no such file: it holds the parameters of {TRAINING}; copy it along"
         )

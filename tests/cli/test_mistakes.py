@@ -335,3 +335,22 @@ def test_more_classes_than_there_can_be(bnnopt: Cli) -> None:
     found = bnnopt("optimize", MLP, "-b", "4", "--head", str(1 << 60))
     assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
     assert "--head 1152921504606846976: expected at most 16777216" in found.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "out", "n" * 5000),
+        ("compare", "n" * 5000, "out"),
+        ("inspect", "n" * 5000),
+        ("optimize", MLP, "-b", "4", "--init", "n" * 5000),
+        ("fleet", "init", "n" * 5000, "--folder", "out"),
+        ("verify", "n" * 5000),
+        ("train", "n" * 5000, "--data", "n" * 5000),
+    ],
+)
+def test_a_path_that_is_too_long(bnnopt: Cli, arguments: tuple[str, ...]) -> None:
+    found = bnnopt(*arguments)
+    assert found.exit_code == 2
+    assert found.stderr.startswith("bnnopt: ")
+    assert len(found.stderr) < 1100

@@ -233,6 +233,13 @@ def test_a_name_that_is_no_text(folder: Path) -> None:
     assert "is no text" in refused(folder)
 
 
+def test_an_attribute_whose_name_is_no_text(folder: Path) -> None:
+    path = folder / TRAINING
+    assert node(onnx.load(path), "SoftmaxCrossEntropyLoss").attribute[0].name == "reduction"
+    path.write_bytes(path.read_bytes().replace(b"reduction", b"\xff" * 9))
+    assert "is no text" in refused(folder)
+
+
 def to_sign(model: onnx.ModelProto) -> None:
     gate = node(model, "QuickGelu")
     gate.op_type, gate.domain = "Sign", ""
