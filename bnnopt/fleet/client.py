@@ -63,9 +63,8 @@ def _trained(message: Message, context: Context) -> RecordDict:
     after = layout.flat(session.parameters())
     random = np.random.default_rng([options.seed, int(config["round"]), context.node_id % 2**32])
     record = context.state.array_records.get(KEPT)
-    if options.strategy == "binary-average":
-        signs, kept = pack_signs(after.signed, random), State(state.signed, state.averaged)
-        _keep(context, kept, int(config["version"]))
+    if options.strategy == "binary-average":  # all weights come each round: none is kept
+        signs = pack_signs(after.signed, random)
     else:
         moves = after.signed - state.signed
         if options.feedback and record is not None and "residual" in record:

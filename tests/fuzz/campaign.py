@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bnnopt import errors
-from bnnopt.errors import BnnoptError
+from bnnopt.errors import LONGEST, BnnoptError
 from tests.fuzz.memory import allow
 from tests.fuzz.targets import Target
 
 SECONDS = 10.0
 LIFE = 400  # inputs of a worker
-LONGEST = 2000  # characters of a message
 KEPT = 3  # inputs of a fault that are kept
 ACCEPTED, REFUSED = "accepted", "refused"
 
