@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError, DivergedError, UsageError
-from bnnopt.runtime.format import Program, StepSpec
+from bnnopt.runtime.format import Program, StepSpec, updating_steps
 from bnnopt.runtime.kernels.compiled.calls import NotFinite, finite_updates
 from bnnopt.runtime.kernels.compiled.functions import PreparedCalls, recorded, repeat
 from bnnopt.runtime.kernels.compiled.table import COMPILED, GROWING
@@ -60,6 +61,9 @@ class Executor:
         self._views: dict[int, list[Array]] = {}
         self._prepared: dict[int, dict[int, PreparedCalls]] = {}
         self._repeatable = _repeatable(program)
+        self._straight: dict[int, PreparedCalls] = {}
+        self._n_steps = sum(not step.is_view for step in program.steps)
+        self._updates = bool(updating_steps(program))
         self._spill = Spill(program)
 
     @property
@@ -109,7 +113,11 @@ class Executor:
         for role, indices in self.program.roles.items():
             for index, array in zip(indices, feeds[role] if indices else (), strict=True):
                 np.copyto(values[index], array)
-        with finite_updates(), np.errstate(all="ignore"):
+        scope = finite_updates() if self._updates else contextlib.nullcontext()
+        with scope, np.errstate(all="ignore"):
+            if observe is None and watch is None and not left_out and batch in self._straight:
+                repeat(self._straight[batch])
+                return tuple(values[i] for i in self.program.outputs)
             for position, step in enumerate(self.program.steps):
                 if position in left_out:
                     continue
@@ -124,7 +132,14 @@ class Executor:
                     raise DivergedError(f"{self._updated(step)!r} would not be finite") from None
                 if observe is not None:
                     observe(step, tuple(values[i] for i in step.outputs if i >= 0))
+        self._straighten(batch)
         return tuple(values[i] for i in self.program.outputs)
+
+    def _straighten(self, batch: int) -> None:
+        """Where all is prepared and nothing can diverge, the calls are one list."""
+        prepared = self._prepared[batch]
+        if not self._updates and len(prepared) == self._n_steps:
+            self._straight[batch] = [call for p in sorted(prepared) for call in prepared[p]]
 
     def _run_unprepared(
         self,
@@ -163,7 +178,7 @@ class Executor:
         return memory.view(spec.dtype).reshape(shape)
 
     def _run_step(self, step: StepSpec, values: list[Array]) -> bool:
-        """Run a step, and say whether its compiled kernel did all the work."""
+        """Run a step, and say whether the calls that it recorded do it once more."""
         inputs = [values[i] if i >= 0 else None for i in step.inputs]
         outputs = [values[i] if i >= 0 else None for i in step.outputs]
         compiled = COMPILED.get(step.operator)
@@ -173,7 +188,8 @@ class Executor:
         if not is_done:
             from bnnopt.runtime.kernels.reference.run import run_numpy
 
-            run_numpy(step.operator, inputs, outputs, step.attributes)
+            is_one_call = run_numpy(step.operator, inputs, outputs, step.attributes)
+            is_done = is_one_call and compiled is None  # a kernel that gives up may have recorded
         if step.operator in GROWING:
             self._spill.adopt(step, outputs, values)
         return is_done
@@ -192,14 +208,14 @@ def _refusal(step: StepSpec, error: Exception) -> UsageError | ArtifactError:
 
 
 def _repeatable(program: Program) -> frozenset[int]:
-    """The steps that can be prepared: what they read never grows out of its place."""
+    """The steps that may be prepared: what they read never grows out of its place."""
     grown: set[int] = set()
     found: list[int] = []
     for position, step in enumerate(program.steps):
         if step.operator in GROWING or (step.is_view and grown & set(step.inputs)):
             grown.update(step.outputs)
         kernel = COMPILED.get(step.operator)
-        if kernel is not None and kernel.repeatable and not grown & set(step.inputs):
+        if (kernel is None or kernel.repeatable) and not grown & set(step.inputs):
             found.append(position)
     return frozenset(found)
 

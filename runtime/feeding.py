@@ -35,6 +35,11 @@ def fitted_inputs(
     UsageError
         If a name, shape, dtype or index does not fit.
     """
+    if len(specs) == 1 and not isinstance(x, Mapping):
+        array = fitted(x, specs[0], f"{who}: x")
+        if specs[0].name in bounds:
+            check_indices(array, bounds[specs[0].name], f"{who}: x")
+        return (array,)
     given = x if isinstance(x, Mapping) else {specs[0].name: x}
     names = [spec.name for spec in specs]
     if sorted(given) != sorted(names):
@@ -198,6 +203,9 @@ def as_array(x: ArrayLike, what: str) -> NDArray[Any]:
 
 
 def _in_dtype(array: NDArray[Any], spec: ValueSpec, what: str) -> Array:
+    if array.dtype == spec.dtype:
+        check_finite(array, what)
+        return array
     if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
         raise UsageError(f"{what} is {array.dtype}, expected {spec.dtype}")
     with np.errstate(over="ignore"):
@@ -219,8 +227,8 @@ def check_finite(array: NDArray[Any], what: str) -> None:
     if array.dtype.kind != "f":
         return
     with np.errstate(over="ignore", invalid="ignore"):
-        total = array.sum()
-    if np.isfinite(total) or np.isfinite(array).all():
+        total = np.add.reduce(array, axis=None)
+    if math.isfinite(total) or np.isfinite(array).all():
         return
     place = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
     found = f"{array[tuple(place)]} at {place}"

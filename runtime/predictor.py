@@ -74,6 +74,7 @@ class Predictor:
         buffers: dict[str, Mapping[str, Array]] = {"persistent": {}, "constant": constants}
         check_runnable(self._program, buffers, os.path.join(folder, file), trains=False)
         arena = arena_of(self._program.arena_bytes, folder)
+        self._specs = [self._program.values[i] for i in self._program.roles["data"]]
         self._index_bounds = index_bounds(self._program)
         self._executor = Executor(self._program, {}, constants, arena)
         self._threads, self._turns = threads or default_threads(), Turns("predictor")
@@ -94,8 +95,7 @@ class Predictor:
     @property
     def inputs(self) -> Mapping[str, ValueSpec]:
         """The model's inputs by name: dtype and shape, an axis of ``-k`` is k times the batch."""
-        specs = (self._program.values[i] for i in self._program.roles["data"])
-        return {spec.name: spec for spec in specs}
+        return {spec.name: spec for spec in self._specs}
 
     @property
     def outputs(self) -> Mapping[str, ValueSpec]:
@@ -123,7 +123,7 @@ class Predictor:
             If there is no such output, a shape does not fit, or the output is not one a sample.
         """
         place = place_of(output, self._program)
-        data = fitted_inputs(x, list(self.inputs.values()), "predict", self._index_bounds)
+        data = fitted_inputs(x, self._specs, "predict", self._index_bounds)
         return in_batches(data, self._program, self._program.fixed_batch, self._predict, place)
 
     def _predict(self, data: tuple[Array, ...], batch: int, output: int) -> Array:
@@ -216,8 +216,9 @@ def in_batches(
         if is_fixed and count < n:
             batch = tuple(_filled(array, n) for array in batch)
         parts.append(predict(batch, len(batch[0]), place)[:count])
-    empty = np.empty((0, *output.shape_at(1)[1:]), output.dtype)
-    return np.concatenate(parts) if parts else empty
+    if not parts:
+        return np.empty((0, *output.shape_at(1)[1:]), output.dtype)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _filled(array: Array, n: int) -> Array:

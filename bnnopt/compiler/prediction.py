@@ -77,8 +77,9 @@ def predicting(
     To the last bit, but for what BLAS rounds otherwise in another batch size or layout of a real
     weight. What follows from weights alone is worked out: of binary weights their sign bits stay. A
     batch norm between a product of signs and a sign becomes a threshold a channel, a bias in front
-    of it as well: the products are integers, so everything that can come is tried. A pool in
-    between takes the largest integer.
+    of it and a clip (Hardtanh) behind it as well: the products are integers, so everything that can
+    come is tried. A pool in between takes the largest integer. A binary convolution that sees its
+    whole input at once is a dense layer.
 
     Parameters
     ----------
@@ -102,6 +103,8 @@ def predicting(
     _work_out(graph)
     for sign in [found for node in graph if (found := _sign_behind(node)) is not None]:
         _to_threshold(step, sign)
+    for node in list(graph):
+        _to_dense(step, node)
     RemoveUnusedNodesPass()(step.model)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         graph.initializers.pop(name)
@@ -164,13 +167,14 @@ def _work_out(graph: ir.Graph) -> None:
 class _Sign:
     """What is between a product of signs and the bits of the next.
 
-    A bias or none, a norm, and pools or none.
+    A bias or none, a norm, a clip or none, and pools or none.
     """
 
     product: ir.Node
     bias: Array | None
     inner_pool: ir.Node | None
     norm: ir.Node
+    clip: ir.Node | None
     binarize: ir.Node
     pool: ir.Node | None
     pack: ir.Node
@@ -194,14 +198,21 @@ def _sign_behind(norm: ir.Node) -> _Sign | None:
         return None
     if dtype(product.outputs[0]) != ir.DataType.FLOAT:
         return None
-    first = _only_reader(norm)
+    first, clip = _only_reader(norm), None
+    if first is not None and first.op_type == "Clip" and _is_of_constants(first):
+        first, clip = _only_reader(first), first
     if first is not None and first.op_type == "BinarizePack":
-        return _Sign(product, bias, inner_pool, norm, first, None, first)
+        return _Sign(product, bias, inner_pool, norm, clip, first, None, first)
     pool = _only_reader(first) if first is not None and first.op_type == "Binarize" else None
     pack = _only_reader(pool) if pool is not None and pool.op_type == "MaxPool" else None
     if first is None or pack is None or pack.op_type != "SignPack":
         return None
-    return _Sign(product, bias, inner_pool, norm, first, pool, pack)
+    return _Sign(product, bias, inner_pool, norm, clip, first, pool, pack)
+
+
+def _is_of_constants(node: ir.Node) -> bool:
+    """Whether all inputs but the first are constants, or left out."""
+    return all(value is None or _array(value) is not None for value in node.inputs[1:])
 
 
 def _bias(node: ir.Node | None) -> Array | None:
@@ -254,6 +265,23 @@ def _to_threshold(step: TrainingStep, sign: _Sign) -> None:
     sign.pack.outputs[0].replace_all_uses_with(packed, replace_graph_outputs=True)
 
 
+def _to_dense(step: TrainingStep, node: ir.Node) -> None:
+    """Let a binary convolution that sees its whole input at once be the dense layer that it is."""
+    if node.op_type != "BinaryConv" or any(node.attributes["pads"].as_ints()):
+        return
+    x_shape, w_shape = (node.attributes[name].as_ints() for name in ("x_shape", "w_shape"))
+    if x_shape != w_shape:  # of a sample, of a filter: group and dilations are 1 then
+        return
+    emit, y, n_terms = Emitter(step.graph, "forward"), node.outputs[0], [math.prod(x_shape)]
+    kind, name = node.attributes["dtype"].as_int(), f"{y.name}.dense"
+    product = emit(
+        "BinaryGemm", *node.inputs, name=name, x_shape=n_terms, w_shape=n_terms, dtype=kind
+    )
+    places = emit.constant([*range(2, len(dims(y)))], np.int64, f"{y.name}.places")
+    y.replace_all_uses_with(emit("Unsqueeze", product, places, name=f"{y.name}.map"))
+    step.graph.insert_before(node, emit.nodes)
+
+
 def _thresholds(sign: _Sign, most: int) -> tuple[Array, Array]:
     """By channel: the least integer that becomes +1, and whether that is of the negated product.
 
@@ -266,6 +294,8 @@ def _thresholds(sign: _Sign, most: int) -> tuple[Array, Array]:
         own = [array[channel : channel + 1] for array in norm if array is not None]
         sums = integers if sign.bias is None else integers + sign.bias[channel]
         (y,) = compute(sign.norm, [sums[None, None], *own])
+        if sign.clip is not None:
+            (y,) = compute(sign.clip, [y, *map(_array, sign.clip.inputs[1:])])
         plus = sign.is_plus(y[0, 0])
         falls.append(bool(plus[0] and not plus[-1]))
         rising = plus[::-1] if falls[-1] else plus

@@ -1,8 +1,11 @@
 /* Dense product of +-1 matrices kept as bits: XNOR and popcount, by nibbles.
 
    64 filters stand side by side in a panel of nibbles; for four samples at a time the number of
-   differing bits is looked up for all 64. y = K - 2 * differing bits, exact. */
+   differing bits is looked up for all 64. For one or two samples a panel costs more than it
+   saves, and bits are counted row by row. y = K - 2 * differing bits, exact. */
 #include "bnn_products.h"
+
+enum { FEW = 2 }; /* samples that are counted row by row */
 
 typedef struct {
     const bnn_gemm *g;
@@ -67,6 +70,18 @@ static void fill_panel(const product *p, i64 first, uint8_t *panel) {
     }
 }
 
+/* Samples without a panel, for `n` filters from `first` on. */
+static void multiply_rows(const product *p, i64 first, i64 n, const int32_t *valid) {
+    const bnn_gemm *g = p->g;
+    i64 row_bytes = bnn_ceil_div(g->k, 8);
+    uint16_t counts[LANES];
+    for (i64 s = p->sample; s < p->sample + p->n_samples; s++) {
+        p->cores->differ(p->x + s * row_bytes + p->byte, p->w + first * row_bytes + p->byte,
+                         row_bytes, n, p->n_bytes, counts);
+        p->cores->emit(counts, valid, n, p->y, p->y_type, s * g->m + first, p->byte > 0);
+    }
+}
+
 static void multiply_panels(void *context, i64 begin, i64 end, int thread) {
     const product *p = context;
     const bnn_gemm *g = p->g;
@@ -75,6 +90,10 @@ static void multiply_panels(void *context, i64 begin, i64 end, int thread) {
     for (i64 i = 0; i < LANES; i++) valid[i] = (int32_t)bnn_min(8 * p->n_bytes, g->k - 8 * p->byte);
     for (i64 panel_number = begin; panel_number < end; panel_number++) {
         i64 first = panel_number * LANES, n = bnn_min(LANES, g->m - first);
+        if (p->n_samples <= FEW) {
+            multiply_rows(p, first, n, valid);
+            continue;
+        }
         uint8_t *panel = p->per_thread[thread].next;
         fill_panel(p, first, panel);
         for (i64 s = 0; s < p->n_samples; s += STRINGS) {
@@ -103,7 +122,7 @@ BNN_EXPORT int bnn_gemm_b1b1(const bnn_gemm *g, const uint8_t *x, const uint8_t 
         p.n_bytes = bnn_min(g->chunk / 8, row_bytes - p.byte);
         for (p.sample = 0; p.sample < g->n; p.sample += g->block) {
             p.n_samples = bnn_min(g->block, g->n - p.sample);
-            bnn_parallel(p.n_samples, 16 * STRINGS, index_samples, &p);
+            if (p.n_samples > FEW) bnn_parallel(p.n_samples, 16 * STRINGS, index_samples, &p);
             bnn_parallel(bnn_ceil_div(g->m, LANES), 1, multiply_panels, &p);
         }
     }

@@ -25,7 +25,7 @@ void bnn_nibbles(const uint8_t *bits, const uint8_t *end, i64 first, i64 pitch, 
     for (i64 i = 0; i < n; i += 56) {
         uint64_t s[4] = {0};
         if (n_strings * pitch <= 57) { /* all in one word */
-            s[0] = bnn_bits_at(bits, end, first);
+            s[0] = bnn_bits_at(bits, end, first + i); /* 57 positions take a second round */
             for (i64 j = 1; j < n_strings; j++) s[j] = s[0] >> j * pitch;
         } else {
             for (i64 j = 0; j < n_strings; j++)

@@ -154,6 +154,9 @@ typedef struct {
     /* counts[i][lane] = number of differing bits; indices: (n_steps, 4) nibbles times 16. */
     void (*count)(const uint8_t *panel, const uint8_t *indices, i64 n_steps,
                   uint16_t counts[STRINGS][LANES]);
+    /* counts[i] = number of bits where the string differs from row i, of n_bytes each. */
+    void (*differ)(const uint8_t *string, const uint8_t *rows, i64 row_bytes, i64 n_rows,
+                   i64 n_bytes, uint16_t *counts);
     /* y[first + i] = base[i] - 2 counts[i], added to y if `add`, which a float16 cannot. */
     void (*emit)(const uint16_t *counts, const int32_t *base, i64 n, void *y, i64 type, i64 first,
                  int add);

@@ -19,7 +19,9 @@ BNN_INLINE void threshold_pack(void *context, i64 begin, i64 end) {
         for (i64 at = 0; at < row; at += BNN_TILE) {
             const i64 m = bnn_min(BNN_TILE, row - at);
             const float *x = bnn_floats(p.x, n * row + at, m, p.type, room);
-            for (i64 i = 0, c = at / p.length; i < m; c++) {
+            if (p.length == 1) /* as the loops below, in vectors */
+                for (i64 i = 0; i < m; i++) reached[i] = x[i] >= p.threshold[at + i] ? 1.0f : 0.0f;
+            for (i64 i = p.length == 1 ? m : 0, c = at / p.length; i < m; c++) {
                 const i64 last = bnn_min(m, (c + 1) * p.length - at);
                 const float threshold = p.threshold[c];
                 for (; i < last; i++) reached[i] = x[i] >= threshold ? 1.0f : 0.0f;

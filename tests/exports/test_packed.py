@@ -146,6 +146,39 @@ def test_a_bias_goes_into_the_threshold(rises: bool, tmp_path: Path) -> None:
     assert steps.count("Add") == 1 - rises
 
 
+WHOLE = BINARY.replace("f = Flatten (s2)", "").replace(
+    "y = Gemm <transB = 1> (f, w3b)",
+    f"""c3 = Conv <kernel_shape = [3, 3]> (s2, w3b)
+    {batch_norm("c3", "n3", 3)}
+    low = Constant <value_float = -1.0> ()
+    high = Constant <value_float = 1.0> ()
+    h = Clip (n3, low, high)
+    s3 = Sign (h)
+    f = Flatten (s3)
+    w4b = Sign (w4)
+    y = Gemm <transB = 1> (f, w4b)""",
+)
+WHOLE_WEIGHTS = {**BINARY_WEIGHTS, "w3": [5, 4, 3, 3], "w4": [3, 5], **batch_norm_weights(3, 5)}
+
+
+@pytest.mark.parametrize("level", ["O1", pytest.param("O2", marks=pytest.mark.slow)])
+def test_a_convolution_over_its_whole_input_is_dense_and_a_clip_goes_into_the_threshold(
+    level: str, tmp_path: Path
+) -> None:
+    session, folder = session_of(write(WHOLE, WHOLE_WEIGHTS, tmp_path), rises=True, level=level)
+    weights = session.stored_weights()
+    weights["m3"][...], weights["b3"][...], weights["g3"][0] = [-4, -1, 0, 1, 4], 0.25, 1
+    export_network(folder, session, tmp_path / "network", BATCH)
+    x = data_of(session, 64)
+    found = bnnopt.Predictor(tmp_path / "network").predict(x)
+    np.testing.assert_array_equal(found, session.predict(x))
+    assert len(np.unique(found, axis=0)) > 1
+    steps = steps_of(tmp_path / "network")
+    assert (steps.count("BinaryConv"), steps.count("BinaryGemm")) == (1, 2)
+    assert steps.count("ThresholdPack") == 2
+    assert "Clip" not in steps
+
+
 @pytest.mark.slow
 def test_each_bit_and_threshold_counts(tmp_path: Path) -> None:
     """The control: another weight or threshold gives other predictions."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bnnopt.runtime.format import Attribute
@@ -214,6 +214,9 @@ def geometries(draw: st.DrawFn) -> Geometry:
     st.sampled_from(INSTRUCTIONS),
     st.integers(1, 2),
     st.sampled_from([*DTYPES]),
+)
+@example(  # 57 positions, one more than are spread from one word
+    Geometry(1, 1, 1, (3, 19), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1), 0, "portable", 1, 1
 )
 def test_drawn_convolutions(g: Geometry, seed: int, kernels: str, threads: int, dtype: int):
     for product in conv_products(g, seed, dtype):

@@ -7,12 +7,14 @@ where they can, and these are copied.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel
 from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, NotFinite, diverged
+from bnnopt.runtime.kernels.compiled.functions import again
 from bnnopt.runtime.kernels.reference.parts import OUT, TILES, in_parts
 from bnnopt.runtime.kernels.reference.table import KERNELS
 
@@ -22,22 +24,29 @@ TILE = 8192  # elements
 @np.errstate(all="ignore")
 def run_numpy(
     operator: str, inputs: Arrays, outputs: list[Array | None], attributes: Attributes
-) -> None:
-    """Run an operator's numpy kernel; an output that outgrows its place is replaced in the list."""
+) -> bool:
+    """Run an operator's numpy kernel; an output that outgrows its place is replaced in the list.
+
+    Returns
+    -------
+    bool
+        Whether that was one call on this memory, which can be repeated; it is recorded then.
+    """
     row, output = KERNELS[operator], outputs[0]
     if row.how == TILES and output is not None:
         _run_in_tiles(row.function, inputs, output, attributes)
-        return
+        return False
     types = {a.dtype for a in (*inputs, output) if a is not None}
     if row.how == OUT and len(types) == 1:
-        row.function(*inputs, **attributes, out=output)
-        return
+        again(partial(row.function, *inputs, **attributes, out=output))
+        return True
     for taken, own, places in in_parts(row.how, inputs, outputs, attributes):
         made = row.function(*taken, **own)
         results = made if isinstance(made, tuple) else (made,)
         if row.updates and diverged() is not None:
             _check_finite(results)
         _deliver(results, places)
+    return False
 
 
 def _check_finite(results: tuple[Array, ...]) -> None:
