@@ -60,9 +60,16 @@ class VerificationError(BnnoptError):
 class DivergedError(BnnoptError):
     """A training step whose loss, weights or state would be NaN or infinite.
 
-    The message says whether the state of before the step is there, or the session has to go on
-    from a checkpoint.
+    Attributes
+    ----------
+    is_undone : bool
+        Whether the state of before the step is there; if not, the session has to go on from a
+        checkpoint. The message says so too.
     """
+
+    def __init__(self, message: str, is_undone: bool = False) -> None:
+        super().__init__(message)
+        self.is_undone = is_undone
 
 
 def no_compiler(error: ModuleNotFoundError, what: str) -> UsageError:

@@ -220,13 +220,19 @@ def has_half_gradients(program: Program) -> bool:
 
 def normalizes_samples(program: Program) -> bool:
     """Whether a batch norm takes mean and deviation over the samples alone, not over places too."""
-    norms = (
+    return any(
+        math.prod(program.values[s.inputs[0]].shape_at(1)[2:]) == 1 for s in training_norms(program)
+    )
+
+
+def training_norms(program: Program) -> tuple[StepSpec, ...]:
+    """The batch norms that normalise by the batch: forward steps that move running statistics."""
+    return tuple(
         step
         for step in program.steps
-        if step.phase == "forward"  # it moves running statistics
+        if step.phase == "forward"
         and any(program.values[i].place == "persistent" for i in step.outputs if i >= 0)
     )
-    return any(math.prod(program.values[s.inputs[0]].shape_at(1)[2:]) == 1 for s in norms)
 
 
 def file_checksum(path: str | os.PathLike[str]) -> int:

@@ -7,8 +7,9 @@ memory plan saves. So there are three lines of defence:
 1. Before the first weight changes, the loss and the running statistics are known. If one of them is
    NaN or infinite, or the step is interrupted until then, the statistics (a copy of them is small)
    are put back, and nothing has changed.
-2. If the batch, the rate, the loss or a statistic is then larger than training has any use for, the
-   weights and the state are copied before the first of them changes, and put back if need be.
+2. If the batch, the rate, the loss or a statistic is then larger than training has any use for, or
+   a channel varies far less than it did (black images: batch norm divides the gradient by that),
+   weights and state are copied before the first of them changes, and put back if need be.
 3. Otherwise an update says that it is NaN or infinite, and, as after an interruption, the step is
    half done: the session goes on from a checkpoint only.
 """
@@ -22,14 +23,15 @@ import numpy as np
 
 from bnnopt.errors import DivergedError
 from bnnopt.runtime.executor import Array
-from bnnopt.runtime.format import Program, updating_steps
+from bnnopt.runtime.format import Program, training_norms, updating_steps
 
 FLOAT32 = np.dtype(np.float32)
 Feeds = Mapping[str, tuple[Array, ...]]
 
 # What makes a step suspicious: a root mean square of a batch, a learning rate, a magnitude of the
 # loss, a norm of running statistics. Trained networks stay below by orders of magnitude.
-LARGE_INPUT, LARGE_RATE, LARGE_LOSS, LARGE_STATISTIC = 1e4, 1e3, 1e6, 1e9
+LARGE_INPUT, LARGE_RATE, LARGE_LOSS, LARGE_STATISTIC = 1e4, 0.5, 1e6, 1e9
+COLLAPSE = 1e-2  # and a standard deviation of a channel, as a share of its running one
 BLOCK = 1 << 16  # elements that are looked through at once
 
 
@@ -68,6 +70,7 @@ class Guard:
         specs = [program.values[i] for i in written]
         self._statistics = sorted({s.buffer for s in specs if s.place == "persistent"})
         self._flat_statistics = [persistent[name].reshape(-1) for name in self._statistics]
+        self._deviations = _deviations(program, self.first_update)
         self._kept: list[tuple[Array, Array]] = []  # a buffer, and what it held before the step
         self._feeds: Feeds = {}
         self._last_loss = 0.0
@@ -92,6 +95,8 @@ class Guard:
             total = sum(map(_square, self._flat_statistics))
         if not total <= LARGE_STATISTIC**2:  # a sum keeps NaN, wherever it is
             self.check_finite(self._statistics)
+            self._keep_others()
+        elif any(_collapses(values[var], values[inverse]) for var, inverse in self._deviations):
             self._keep_others()
         self.before_all()
 
@@ -159,6 +164,31 @@ class Guard:
             return True
         with np.errstate(all="ignore"):
             return any(not _square(array) <= LARGE_INPUT**2 * array.size for array in data)
+
+
+def _deviations(program: Program, end: int) -> list[tuple[int, int]]:
+    """Running variances, and the inverse deviations of the batch that are still there at `end`.
+
+    A batch norm gives its inverse deviation last of what it gives by channel.
+    """
+    read_later = {i for step in program.steps[end:] for i in step.inputs}
+    found = []
+    for step in training_norms(program):
+        outputs = [i for i in step.outputs if i >= 0]
+        var = [i for i in outputs if program.values[i].place == "persistent"][-1]
+        inverse = [
+            i for i in outputs if i in read_later
+            and (program.values[i].dtype, program.values[i].shape)
+            == (program.values[var].dtype, program.values[var].shape)
+        ]  # fmt: skip
+        found += [(var, inverse[-1])] if inverse else []
+    return found
+
+
+def _collapses(running_var: Array, inverse_deviation: Array) -> bool:
+    with np.errstate(all="ignore"):
+        ratios = np.square(inverse_deviation) * running_var
+    return not float(ratios.max(initial=0.0)) <= COLLAPSE**-2  # NaN too
 
 
 def is_finite(array: Array) -> bool:

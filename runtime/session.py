@@ -194,7 +194,7 @@ class TrainingSession(OpenNetwork):
             the step is there again, or else the session has to resume; the message says which. It
             is there if `undo` was asked for, if the state lies in a file (as the folder has it, or
             saved or resumed since the last step), and where the batch, rate, loss or statistics are
-            larger than training has a use for.
+            larger than training has a use for or a channel hardly varies in the batch.
         """
         return self._step_on(x, y, lr)
 
@@ -320,10 +320,12 @@ class TrainingSession(OpenNetwork):
         return loss
 
     def _diverged(self, what: str, rate: float) -> DivergedError:
-        kept = "nothing has changed" if self._guard.is_whole else "resume from the last checkpoint"
+        is_whole = self._guard.is_whole
+        kept = "nothing has changed" if is_whole else "resume from the last checkpoint"
         return DivergedError(
             f"step {self._step + 1}: {what}; {kept}; expected finite numbers: lower the learning "
-            f"rate, now {rate:g}, or scale the data"
+            f"rate, now {rate:g}, or scale the data",
+            is_whole,
         )
 
     def _checked_batch(self, n: int) -> int:

@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 
 from bnnopt.cli.terminal import say_note
+from bnnopt.errors import DivergedError
 from bnnopt.runtime.training import Callback, Epoch
 from bnnopt.runtime.training import Progress as Training
 from bnnopt.units import size
@@ -17,7 +18,11 @@ _LEAST = 8  # columns of the bar itself
 
 
 class Lines(Callback):
-    """A line for each epoch."""
+    """A line for each epoch, and for each batch that is skipped."""
+
+    def on_batch_skipped(self, progress: Training, error: DivergedError) -> None:
+        """See `Callback`."""
+        say_note(f"batch {progress.batch} of epoch {progress.epoch + 1} is skipped: {error}")
 
     def on_epoch_end(self, progress: Training, epoch: Epoch) -> None:
         """See `Callback`."""
@@ -56,6 +61,11 @@ class Bar(Lines):
         """See `Callback`."""
         if time.monotonic() - self._drawn >= _INTERVAL:
             self._draw(progress)
+
+    def on_batch_skipped(self, progress: Training, error: DivergedError) -> None:
+        """See `Callback`."""
+        self._clear()
+        super().on_batch_skipped(progress, error)
 
     def on_epoch_end(self, progress: Training, epoch: Epoch) -> None:
         """See `Callback`."""

@@ -6,6 +6,7 @@ import json
 import math
 from typing import IO, TYPE_CHECKING
 
+from bnnopt.errors import DivergedError
 from bnnopt.runtime.training.history import Epoch
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ class Callback:
 
     def on_step_end(self, progress: Progress) -> None:
         """After each step: ``progress.loss`` is its loss."""
+
+    def on_batch_skipped(self, progress: Progress, error: DivergedError) -> None:
+        """Where a batch would have made the weights infinite, and was left out instead."""
 
     def on_epoch_end(self, progress: Progress, epoch: Epoch) -> None:
         """After an epoch and its validation."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.errors import ArtifactError, DivergedError, UsageError
 from bnnopt.runtime.data import Dataset, Normalization, sampling
 from bnnopt.runtime.data.arrays import from_arrays
 from bnnopt.runtime.data.augmentation import Change
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Schedule = Callable[[int], float]
 NOTES = "training"
+MAX_SKIPPED = 8  # batches in a row that overflow; as many end the training
 _DAMAGED = "the checkpoint's training state is damaged; take another one"
 
 
@@ -186,7 +187,9 @@ def fit(
     ArtifactError
         If a checkpoint cannot be written; those before are there.
     DivergedError
-        If a loss or weight is no longer finite; the last checkpoint is from before that.
+        If a loss or weight is no longer finite, in `MAX_SKIPPED` batches in a row or where the step
+        cannot be undone; the last checkpoint is from before that. Fewer are left out: callbacks
+        are told.
     """
     return _Run(session, data, recipe, valid, checkpoints, callbacks).run()
 
@@ -208,6 +211,7 @@ class _Run:
         self._session, self._data, self._recipe, self._valid = session, data, recipe, valid
         self._checkpoints, self._callbacks = checkpoints, callbacks
         self._progress = Progress(recipe.epochs, _n_batches(session, data), session)
+        self._skipped = 0  # batches in a row
 
     def run(self) -> History:
         """All epochs that are left."""
@@ -240,7 +244,12 @@ class _Run:
             x = change(x, random)
         x = prepared(x, self._recipe.normalization, self._session)
         rate = self._recipe.schedule(self._session.steps_done) if self._recipe.schedule else None
-        found = self._session.scored_step(x, self._data.targets(indices), rate)
+        try:
+            found = self._session.scored_step(x, self._data.targets(indices), rate)
+        except DivergedError as error:
+            self._skip(error)
+            return
+        self._skipped = 0
         self._clip_weights()
         progress.loss = found.loss
         progress.loss_sum += found.loss * len(indices)
@@ -253,6 +262,15 @@ class _Run:
             self._checkpoints.save(self._session, self._notes())
         for callback in self._callbacks:
             callback.on_step_end(progress)
+
+    def _skip(self, error: DivergedError) -> None:
+        """Go on behind a batch that overflows, as trainers in mixed precision do."""
+        self._skipped += 1
+        if not error.is_undone or self._skipped == MAX_SKIPPED:
+            raise error
+        self._progress.batch += 1
+        for callback in self._callbacks:
+            callback.on_batch_skipped(self._progress, error)
 
     def _clip_weights(self) -> None:
         bound = self._recipe.clip_weights

@@ -222,12 +222,12 @@ def _told(log: str) -> str:
 
 
 def load_everything() -> None:
-    """Import all of bnnopt but its PyTorch side: no worker has to, nor reads later edits."""
+    """Import all but what PyTorch and Flower need: no worker has to, nor reads later edits."""
     root = Path(errors.__file__).parent
     for folder, _, names in os.walk(root, followlinks=True):
         for name in names:
             parts = Path(folder, name).relative_to(root.parent).with_suffix("").parts
-            if name.endswith(".py") and "torch" not in parts and "__main__" not in parts:
+            if name.endswith(".py") and not {"torch", "fleet", "__main__"} & set(parts):
                 importlib.import_module(".".join(p for p in parts if p != "__init__"))
 
 

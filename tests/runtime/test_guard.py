@@ -93,6 +93,23 @@ def test_an_overflow_is_told_and_changes_nothing(
     assert np.isfinite(session.step(*batch()))
 
 
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_black_images_change_nothing(
+    folders: Callable[..., Path], is_watched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing varies in them: batch norm makes gradients that float16 does not hold."""
+    if not is_watched:
+        monkeypatch.setattr(guard, "COLLAPSE", 1e-30)
+    session = TrainingSession(folders(BINARY, "O2"))
+    for _ in range(3):
+        session.step(*batch())
+    before, (x, y) = state(session), batch()
+    with pytest.raises(DivergedError) as raised:
+        session.step(np.zeros_like(x), y)
+    assert raised.value.is_undone == is_watched
+    assert (state(session) == before) == is_watched
+
+
 @each_backend
 def test_a_batch_in_float16_range_and_above_it(folders: Callable[..., Path], backend: str) -> None:
     """1e5 is above what float16 holds: told, or a step that leaves finite numbers."""

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 import bnnopt
 from bnnopt import TrainingSession
-from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.errors import ArtifactError, DivergedError, UsageError
 from bnnopt.runtime import BACKENDS
 from bnnopt.runtime.data import Normalization
 from bnnopt.runtime.data.augmentation import parse
 from bnnopt.runtime.schedules import Cosine, Plateau
 from bnnopt.runtime.training import Callback, Checkpoints, EarlyStop, Epoch, JsonLines, Progress
 from bnnopt.runtime.training.checkpoints import BEST
+from bnnopt.runtime.training.loop import MAX_SKIPPED
 from tests.graphs import write
 from tests.passes.networks import BINARY, BINARY_WEIGHTS
 
@@ -144,6 +145,39 @@ def test_weights_are_cut_where_the_network_sees_signs(folder: Path) -> None:
     assert latent
     assert all(largest[name] <= np.float32(0.05) for name in latent)
     assert any(bound > 0.05 for name, bound in largest.items() if name not in latent)
+
+
+class Skipped(Callback):
+    """Which batches were left out."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def on_batch_skipped(self, progress: Progress, error: DivergedError) -> None:
+        assert error.is_undone
+        self.batches.append(progress.batch)
+
+
+def test_batches_that_overflow_are_left_out(folder: Path) -> None:
+    """Here the second of three: the weights are those of the other two."""
+    x, y = samples(3 * BATCH)
+    x[BATCH : 2 * BATCH] *= 1e30
+    session, look, other = TrainingSession(folder), Skipped(), TrainingSession(folder)
+    session.fit((x, y), 1, callbacks=[look], shuffle=False)
+    assert (look.batches, session.steps_done) == ([2], 2)
+    for start in (0, 2 * BATCH):
+        other.step(x[start : start + BATCH], y[start : start + BATCH])
+    assert weights(session) == weights(other)
+
+
+def test_too_many_batches_that_overflow_end_the_training(folder: Path) -> None:
+    x, y = samples((MAX_SKIPPED + 2) * BATCH)
+    x[BATCH:] *= 1e30
+    session, look = TrainingSession(folder), Skipped()
+    with pytest.raises(DivergedError, match=r"^step 2: .* nothing has changed"):
+        session.fit((x, y), 1, callbacks=[look], shuffle=False)
+    assert len(look.batches) == MAX_SKIPPED - 1
+    assert session.steps_done == 1
 
 
 def test_one_object_a_line_and_epoch(folder: Path) -> None:
