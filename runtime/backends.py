@@ -30,9 +30,14 @@ def initial_buffers(folder: str, artifact: Artifact) -> dict[str, Array]:
     types = artifact.dtypes
     with allocating(persistent_bytes(artifact), f"{folder}: weights and optimiser state"):
         return {
-            name: np.array(weights[name]) if name in weights else np.zeros(shape, types[name])
+            name: _copied(weights, name) if name in weights else np.zeros(shape, types[name])
             for name, shape in artifact.persistent.items()
         }
+
+
+def _copied(weights: dict[str, Array], name: str) -> Array:
+    """An array to train in; what was read goes, so that not all weights are there twice."""
+    return np.array(weights.pop(name))
 
 
 def open_backend(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -116,22 +117,30 @@ class Program(NamedTuple):
     @classmethod
     def from_json(cls, text: str) -> Program:
         """The program that `to_json` wrote."""
-        fields = json.loads(text)
+        fields = json.loads(text, object_hook=_entry)
         fields.pop("format")
-        fields["values"] = tuple(_value(entry) for entry in fields["values"])
-        fields["steps"] = tuple(_step(entry) for entry in fields["steps"])
+        fields["values"] = tuple(fields["values"])
+        fields["steps"] = tuple(fields["steps"])
         fields["outputs"] = tuple(fields["outputs"])
         return cls(**fields)
 
 
-def _value(entry: dict[str, Any]) -> ValueSpec:
-    return ValueSpec(**{**entry, "shape": tuple(entry["shape"])})
+def _entry(fields: dict[str, Any]) -> Any:
+    """A value or a step as soon as it is read, so that not all are there twice.
 
-
-def _step(entry: dict[str, Any]) -> StepSpec:
-    return StepSpec(
-        **{**entry, "inputs": tuple(entry["inputs"]), "outputs": tuple(entry["outputs"])}
-    )
+    Words that many of them share are kept once.
+    """
+    if fields.keys() == set(ValueSpec._fields):
+        for word in ("name", "dtype", "place", "buffer"):
+            fields[word] = sys.intern(fields[word])
+        return ValueSpec(**{**fields, "shape": tuple(fields["shape"])})
+    if fields.keys() == set(StepSpec._fields):
+        for word in ("operator", "phase"):
+            fields[word] = sys.intern(fields[word])
+        return StepSpec(
+            **{**fields, "inputs": tuple(fields["inputs"]), "outputs": tuple(fields["outputs"])}
+        )
+    return fields
 
 
 class Artifact(NamedTuple):
