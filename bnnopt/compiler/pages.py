@@ -1,4 +1,4 @@
-"""Pages that show a step before and after: of a compiled model, a file, a folder, two folders."""
+"""Pages that show a step before and after: of a compiled model, a file, a folder, two of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from bnnopt.artifact import REFERENCE_FILE, REPORT_FILE, load_step
 from bnnopt.compiler.building import Progress
 from bnnopt.compiler.pipeline import Optimized, optimize
-from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.errors import ArtifactError
 from bnnopt.passes import LEVELS, Pass, in_order, make_pass, map_kernels, run_passes
 from bnnopt.passes import select as passes_of_level
 from bnnopt.report.page import Measured, Page, Version
@@ -69,23 +69,23 @@ def page_of_folder(folder: Path) -> Page:
     return Page(str(folder), line, versions, others, measured, points)
 
 
-def page_of_pair(first: Path, second: Path) -> Page:
-    """Of two folders: one beside the other.
+def version_of_folder(folder: Path, report: Mapping[str, Any]) -> Version:
+    """The step of a folder whose report is known, for `page_of_pair`.
 
     Raises
     ------
     ArtifactError
-        If one cannot be read.
+        If it cannot be read.
     """
-    versions, abouts = [], []
-    for folder in (first, second):
-        report = _report(folder)
-        step = load_step(folder / f"{TRAINING}.onnx")
-        versions.append(
-            Version(str(folder), step, report["passes"], read_program(folder, TRAINING))
-        )
-        abouts.append(f"{folder}: {report['model']}, {_about(report)}")
-    return Page(f"{first} and {second}", "; ".join(abouts), versions)
+    step, program = load_step(folder / f"{TRAINING}.onnx"), read_program(folder, TRAINING)
+    return Version(str(folder), step, report["passes"], program)
+
+
+def page_of_pair(sides: Sequence[tuple[Version, Mapping[str, Any]]]) -> Page:
+    """One step beside the other, each with its report."""
+    abouts = [f"{v.label}: {report['model']}, {_about(report)}" for v, report in sides]
+    title = " and ".join(version.label for version, _ in sides)
+    return Page(title, "; ".join(abouts), [version for version, _ in sides])
 
 
 def _before(folder: Path, about: Artifact) -> TrainingStep:
@@ -138,15 +138,3 @@ def _measured(path: Path) -> Measured | None:
         raise ArtifactError(
             f"{path}: not a profile of bnnopt train --profile; remove it, or profile again"
         ) from None
-
-
-def check_is_folder(path: Path) -> None:
-    """Refuse a report where the steps themselves are needed.
-
-    Raises
-    ------
-    UsageError
-        If it is a file.
-    """
-    if not os.path.isdir(path):
-        raise UsageError(f"--html: {path} is a report; the page needs folders of bnnopt optimize")

@@ -52,6 +52,31 @@ def test_a_report_file_will_do(bnnopt: Cli, two: dict[str, dict], workspace: Pat
     assert bnnopt("compare", "O0", "r.json", "--json", "-").exit_code == 0
 
 
+def test_two_levels_of_a_model(bnnopt: Cli, workspace: Path) -> None:
+    mlp = MODELS / "mlp.onnx"
+    sides = [f"{mlp}@O0", f"{mlp}@O1"]
+    found = bnnopt("compare", *sides, "-b", "4", "--html", "page.html", "--json", "r.json")
+    assert found.exit_code == 0
+    content = json.loads(Path("r.json").read_text())
+    for kind, level in (("a", "O0"), ("b", "O1")):
+        bnnopt("optimize", mlp, "-b", "4", f"-{level}", "--json", "alone.json")
+        assert content[kind] == json.loads(Path("alone.json").read_text())
+    page = Path("page.html").read_text()
+    assert all(side in page for side in sides)
+
+
+def test_a_model_needs_a_level_and_a_folder_takes_no_options(
+    mistake: Callable[..., str], two: dict[str, dict]
+) -> None:
+    mlp = MODELS / "mlp.onnx"
+    line = mistake("compare", mlp, mlp)
+    assert f"at which level? expected {mlp}@O1, or a folder" in line
+    assert "'O7'" in mistake("compare", f"{mlp}@O7", f"{mlp}@O1", "-b", "4")
+    assert "--batch-size: is for a model; O0 is a folder" in mistake(
+        "compare", "O0", "O2", "-b", "4"
+    )
+
+
 def test_what_is_no_report_is_one_line(mistake: Callable[..., str], workspace: Path) -> None:
     (workspace / "r.json").write_text("[1]")
     assert "not a report" in mistake("compare", "r.json", "r.json")
