@@ -56,14 +56,14 @@ def _network(name: str, scratch: Path, options: argparse.Namespace) -> None:
     model, sizes, batch = NETWORKS[name]
     path = scratch / "model.onnx"
     ir.save(build(model, 0, **sizes), path)
-    ends = [_trials(path, batch)(select(level)).point.peak_bytes for level in ("O2", "O0")]
+    ends = [_trials(path, batch)(select(level)).point.needed_bytes for level in ("O2", "O0")]
     for share in SHARES:
         budget = int(ends[0] + share * (ends[1] - ends[0]))
         exact, greedy = (
             fit_budget(_trials(path, batch), Budget(select("O2"), budget), lambda _: None, exact=e)
             for e in (True, False)
         )
-        assert exact.chosen.peak_bytes <= budget
+        assert exact.chosen.needed_bytes <= budget
         assert exact.chosen.price <= greedy.chosen.price
         assert not any(p.beats(q) for p in exact.points for q in exact.points)
         grown = _measured(path, scratch, batch, budget, options)

@@ -216,9 +216,10 @@ class Settings:
     )
     budget_bytes: int | None = _option(
         None,
-        "Choose the least lossy passes whose planned peak fits, and for each value whether it is "
-        "kept or computed again: by a solver with the extra budget, else none, all lossless ones, "
-        "then the lossy ones too, that with the tightest bound first.",
+        "Choose the least lossy passes whose planned peak fits, with what the process takes beside "
+        "it, and for each value whether it is kept or computed again: by a solver with the extra "
+        "budget, else none, all lossless ones, then the lossy ones too, that with the tightest "
+        "bound first.",
         "--budget",
         metavar="SIZE",
     )

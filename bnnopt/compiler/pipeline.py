@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bnnopt.analysis import real_weights
 from bnnopt.artifact import Contents, make_program, without_weights, write_folder
-from bnnopt.compiler.budget import Budget, Spending, Trials, fit_budget, fit_time
+from bnnopt.compiler.budget import Budget, Spending, Trials, beyond, fit_budget, fit_time
 from bnnopt.compiler.building import (
     Built,
     Progress,
@@ -41,7 +41,7 @@ from bnnopt.passes import (
     run_passes,
     select,
 )
-from bnnopt.plan import make_plan
+from bnnopt.plan import make_plan, process_bytes
 from bnnopt.report import Footprint, Report, StaticSum
 from bnnopt.runtime.format import Artifact
 from bnnopt.runtime.kernels.reference.table import KERNELS
@@ -49,7 +49,6 @@ from bnnopt.runtime.kernels.selection import named_kernels
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.settings import Settings, check, taking, with_options
 from bnnopt.training_step import PERSISTENT, Role, TrainingStep, readers, role
-from bnnopt.units import size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -199,6 +198,7 @@ def optimize(
         baseline=baseline,
         passes=records,
         optimized=Footprint.of(make_plan(training)),
+        process_bytes=process_bytes(training),
         static=StaticSum.of(reference, records),
         binarized=forward.binarized,
         notes=forward.notes,
@@ -342,12 +342,12 @@ def _level_of(passes: Sequence[Pass]) -> str:
 
 def _check_budget(step: TrainingStep, settings: Settings) -> None:
     """Refuse passes that were named and do not fit."""
-    peak, budget = make_plan(step).peak_bytes, settings.budget_bytes
-    if budget is not None and peak > budget:
-        raise BudgetError(
-            f"--budget {size(budget)}: the smallest plan needs {size(peak)}, "
-            f"{size(peak - budget)} too much; take a smaller --batch-size"
-        )
+    budget = settings.budget_bytes
+    if budget is None:
+        return
+    peak, process = make_plan(step).peak_bytes, process_bytes(step)
+    if peak + process > budget:
+        raise BudgetError(beyond(budget, peak, process))
 
 
 def selected(settings: Settings, level: str) -> list[Pass]:

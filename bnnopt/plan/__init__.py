@@ -4,6 +4,7 @@ from bnnopt.plan.arena import ALIGNMENT, Interval, aligned, place
 from bnnopt.plan.check import OverlapError, check_program
 from bnnopt.plan.order import dependencies, memory_order, reorder
 from bnnopt.plan.plan import MemoryPlan, live_bytes, make_plan
+from bnnopt.plan.process import process_bytes
 
 __all__ = [
     "ALIGNMENT",
@@ -17,5 +18,6 @@ __all__ = [
     "make_plan",
     "memory_order",
     "place",
+    "process_bytes",
     "reorder",
 ]

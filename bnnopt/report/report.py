@@ -54,6 +54,8 @@ class Report:
         Before any pass, and after all.
     passes : sequence of PassRecord
         The ledger, in order.
+    process_bytes : int
+        What a process takes beside the plan, about; see `bnnopt.plan.process_bytes`.
     static : StaticSum
         The paper's static sum, before and after.
     trained, frozen : mapping of str to int
@@ -69,6 +71,7 @@ class Report:
     baseline: Footprint
     passes: Sequence[PassRecord]
     optimized: Footprint
+    process_bytes: int
     static: StaticSum
     binarized: Sequence[Binarized]
     notes: Sequence[str]
@@ -103,7 +106,7 @@ class Report:
             "optimizer": self.optimizer,
             "baseline": {key: baseline[key] for key in _BASELINE},
             "passes": [_record_to_dict(record) for record in self.passes],
-            "optimized": asdict(self.optimized),
+            "optimized": {**asdict(self.optimized), "process_bytes": self.process_bytes},
             "paper_rule": self.static.to_dict(),
             "ratio": self.ratio,
             "binarized": [{"name": b.name, "ste": b.ste, "zero": b.zero} for b in self.binarized],

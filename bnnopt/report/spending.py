@@ -27,6 +27,8 @@ class Point:
         Predicted time of a step, of that which computes nothing twice.
     left : int
         Values that are kept rather than computed again.
+    process_bytes : int
+        What a process takes beside the plan, see `bnnopt.plan.process_bytes`.
     """
 
     passes: tuple[Pass, ...]
@@ -35,6 +37,12 @@ class Point:
     loss: float
     time: float
     left: int = 0
+    process_bytes: int = 0
+
+    @property
+    def needed_bytes(self) -> int:
+        """What a budget is held against: the plan, and the process beside it."""
+        return self.peak_bytes + self.process_bytes
 
     @property
     def title(self) -> str:
@@ -50,13 +58,14 @@ class Point:
 
     def beats(self, other: Point) -> bool:
         """Whether it is no worse in memory, loss and time, and better in one."""
-        mine, others = ((round(p.loss, 9), round(p.time, 9), p.peak_bytes) for p in (self, other))
+        mine, others = ((round(p.loss, 9), round(p.time, 9), p.needed_bytes) for p in (self, other))
         return mine != others and all(a <= b for a, b in zip(mine, others, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """For the report."""
         return {
             "peak_bytes": self.peak_bytes,
+            "process_bytes": self.process_bytes,
             "title": self.title,
             "lossless": not self.lossy,
             "loss": self.loss,
@@ -68,9 +77,9 @@ class Point:
 
 def frontier(points: Iterable[Point]) -> list[Point]:
     """The points that no other beats, by memory."""
-    unique = list({(p.peak_bytes, p.price): p for p in points}.values())
+    unique = list({(p.needed_bytes, p.price): p for p in points}.values())
     left = [p for p in unique if not any(other.beats(p) for other in unique)]
-    return sorted(left, key=lambda p: p.peak_bytes)
+    return sorted(left, key=lambda p: p.needed_bytes)
 
 
 @dataclass(frozen=True)
@@ -100,13 +109,14 @@ class Spending:
     @property
     def smaller(self) -> Point | None:
         """The next one with less memory."""
-        below = [p for p in self.points if p.peak_bytes < self.chosen.peak_bytes]
+        below = [p for p in self.points if p.needed_bytes < self.chosen.needed_bytes]
         return below[-1] if below else None
 
     @property
     def larger(self) -> Point | None:
         """The next one with more memory."""
-        return next((p for p in self.points if p.peak_bytes > self.chosen.peak_bytes), None)
+        above = (p for p in self.points if p.needed_bytes > self.chosen.needed_bytes)
+        return next(above, None)
 
     def to_dict(self) -> dict[str, Any]:
         """For the report."""

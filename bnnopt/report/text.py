@@ -99,15 +99,17 @@ def render_spending(spending: Spending) -> RenderableType:
     columns = [
         Column(""),
         Column("planned\npeak", is_figure=True),
+        Column("with the\nprocess", is_figure=True),
         Column("step time,\npredicted", is_figure=True),
         Column("numbers", wraps=True),
     ]
     rows = [
-        Row([_mark(p, chosen), size(p.peak_bytes), f"{p.time:.3f}x", p.title])
+        Row([_mark(p, chosen), size(p.peak_bytes), size(p.needed_bytes), f"{p.time:.3f}x", p.title])
         for p in spending.points
     ]
     lines = [
-        f"{spending.asked}: {size(chosen.peak_bytes)}, {chosen.title}, {chosen.time:.3f} of the "
+        f"{spending.asked}: plan {size(chosen.peak_bytes)} + {size(chosen.process_bytes)} for the "
+        f"process, {chosen.title}, {chosen.time:.3f} of the "
         "time of a step that computes nothing twice "
         f"({spending.solver}, {spending.seconds:.1f} s)",
         *_neighbour("smaller", spending.smaller),
@@ -119,13 +121,13 @@ def render_spending(spending: Spending) -> RenderableType:
 
 
 def _mark(point: Point, chosen: Point) -> str:
-    return "->" if (point.peak_bytes, point.price) == (chosen.peak_bytes, chosen.price) else ""
+    return "->" if (point.needed_bytes, point.price) == (chosen.needed_bytes, chosen.price) else ""
 
 
 def _neighbour(word: str, point: Point | None) -> list[str]:
     if point is None:
         return []
-    return [f"next {word}: {size(point.peak_bytes)}, {point.title}, {point.time:.3f}x"]
+    return [f"next {word}: {size(point.needed_bytes)}, {point.title}, {point.time:.3f}x"]
 
 
 def _ledger_row(record: PassRecord) -> Row:
@@ -164,7 +166,8 @@ def _remarks(report: Report) -> Text:
     lines = [
         f"planned peak {size(base.peak_bytes)} -> {size(new.peak_bytes)}, "
         f"{report.ratio:.2f}x smaller",
-        f"after: arena {size(new.arena_bytes)}, weights and state {size(new.persistent_bytes)}",
+        f"after: arena {size(new.arena_bytes)}, weights and state {size(new.persistent_bytes)}; "
+        f"the process takes up to {size(report.process_bytes)} more",
         f"binarized tensors: {kinds or 'none'}",
         f"trained: {_weights(report.trained)}",
         *([f"not trained: {_weights(report.frozen)}"] if report.frozen else []),

@@ -147,7 +147,7 @@ def test_the_sides_and_the_measure_can_be_switched(file: Path, open_page: Any) -
 @pytest.mark.parametrize("width", [1180, 390])
 def test_what_a_budget_buys(open_page: Any, tmp_path: Path, width: int) -> None:
     path = tmp_path / "budget.html"
-    options: dict[str, Any] = {"batch_size": 8, "budget_bytes": 5 << 19}
+    options: dict[str, Any] = {"batch_size": 8, "budget_bytes": 6 << 20}
     optimized = bnnopt.optimize(MODELS / "resnet-e-mini.onnx", **options)
     assert optimized.report.spending is not None
     path.write_text(optimized.to_html())

@@ -29,6 +29,7 @@ CLASSES = {
 TYPES = dict.fromkeys(CLASSES, str)
 POINT = {
     "peak_bytes": int,
+    "process_bytes": int,
     "title": str,
     "lossless": bool,
     "loss": float,
@@ -74,6 +75,7 @@ REPORT = {
         "worst_case_bytes": int,
         "classes": CLASSES,
         "types": TYPES,
+        "process_bytes": int,
     },
     "paper_rule": {
         "standard_bytes": int,

@@ -18,6 +18,7 @@ from bnnopt.errors import BudgetError
 from bnnopt.passes import kernel_passes, select
 from bnnopt.report.spending import Point, frontier
 from bnnopt.settings import Settings
+from bnnopt.units import size
 from bnnopt.verification import verify_folder
 from tests.cli.conftest import Mistake
 from tests.cli.helpers import MODELS, Cli
@@ -94,23 +95,23 @@ def test_no_set_of_passes_that_fits_is_less_lossy(path: Path) -> None:
     lossless = [p for p in select("O2") if p.lossless]
     lossy = [p for p in select("O2") if p.name in active]
     sets = [every([*lossless, *(lossy[i] for i in s)]).point for s in subsets(len(lossy))]
-    least, most = min(p.peak_bytes for p in sets), every(lossless).point.peak_bytes
+    least, most = min(p.needed_bytes for p in sets), every(lossless).point.needed_bytes
     for share in (0.0, 0.1, 0.3, 0.6, 0.9):
         budget = int(least + share * (most - least))
-        best = min(p.loss for p in sets if p.peak_bytes <= budget)
+        best = min(p.loss for p in sets if p.needed_bytes <= budget)
         found = spent(trials(path), budget)
-        assert found.chosen.peak_bytes <= budget
+        assert found.chosen.needed_bytes <= budget
         assert found.chosen.loss == pytest.approx(best), (share, found.chosen.title)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.8])
 def test_never_worse_than_greedy(share: float) -> None:
-    least, most = (trials(MINI)(select(level)).point.peak_bytes for level in ("O2", "O0"))
+    least, most = (trials(MINI)(select(level)).point.needed_bytes for level in ("O2", "O0"))
     budget = int(least + share * (most - least))
     exact, greedy = (spent(trials(MINI), budget, exact=e).chosen for e in (True, False))
-    assert exact.peak_bytes <= budget
-    assert greedy.peak_bytes <= budget
+    assert exact.needed_bytes <= budget
+    assert greedy.needed_bytes <= budget
     assert exact.price <= greedy.price
 
 
@@ -139,7 +140,7 @@ def test_the_frontier_has_no_point_that_another_beats() -> None:
 @pytest.fixture(scope="module")
 def peaks() -> tuple[int, int]:
     every = trials(MINI)
-    return every(select("O1")).point.peak_bytes, every(()).point.peak_bytes
+    return every(select("O1")).point.needed_bytes, every(()).point.needed_bytes
 
 
 @pytest.mark.slow
@@ -149,7 +150,9 @@ def test_values_that_are_kept_change_no_bit(peaks: tuple[int, int], tmp_path: Pa
     chosen = optimized.report.spending.chosen  # type: ignore[union-attr]
     assert chosen.left > 0
     assert chosen.time < trials(MINI)(select("O1")).point.time
-    assert optimized.report.optimized.peak_bytes == chosen.peak_bytes <= budget
+    assert (
+        optimized.report.optimized.peak_bytes == chosen.peak_bytes <= budget - chosen.process_bytes
+    )
     optimized.save(tmp_path / "out")
     about = json.loads((tmp_path / "out" / "artifact.json").read_text())
     assert any("leave=" in spec for spec in about["passes"])
@@ -163,9 +166,10 @@ def test_it_says_what_was_chosen_and_what_is_next(bnnopt: Cli, peaks: tuple[int,
     budget = json.loads(Path("r.json").read_text())["budget"]
     assert budget["solver"] == "highs"
     assert not budget["chosen"]["lossless"]
-    points = [p["peak_bytes"] for p in budget["frontier"]]
+    points = [p["peak_bytes"] + p["process_bytes"] for p in budget["frontier"]]
     assert points == sorted(points)
-    assert budget["chosen"]["peak_bytes"] in points
+    assert budget["chosen"] in budget["frontier"]
+    assert f"MiB + {size(budget['chosen']['process_bytes'])} for the process" in found.stdout
 
 
 @pytest.mark.slow
@@ -194,12 +198,12 @@ def test_a_time_budget_takes_the_smallest_that_is_as_fast() -> None:
 
 @pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_taken_in_parts() -> None:
-    least = trials(MINI, 16)(select("O2")).point.peak_bytes
-    budget = int(0.75 * least)
+    least = trials(MINI, 16)(select("O2")).point
+    budget = least.process_bytes + int(0.75 * least.peak_bytes)
     with pytest.raises(BudgetError, match="or --allow-batch"):
         package.optimize(MINI, batch_size=16, budget_bytes=budget)
     found = package.optimize(MINI, batch_size=16, budget_bytes=budget, allow_batch=True)
-    assert found.report.optimized.peak_bytes <= budget
+    assert found.report.optimized.peak_bytes + found.report.process_bytes <= budget
     taken = found.about.parts * found.report.batch_size
     assert taken == 16 or found.about.parts == 1
     assert "a batch of 16 does not fit as a whole; taken: --" in found.report.notes[-1]

@@ -5,7 +5,7 @@
 """
 
 from bnnopt.compiler.budget.choices import Trials
-from bnnopt.compiler.budget.search import Budget, fit_budget, fit_time
+from bnnopt.compiler.budget.search import Budget, beyond, fit_budget, fit_time
 from bnnopt.report.spending import Point, Spending
 
-__all__ = ["Budget", "Point", "Spending", "Trials", "fit_budget", "fit_time"]
+__all__ = ["Budget", "Point", "Spending", "Trials", "beyond", "fit_budget", "fit_time"]

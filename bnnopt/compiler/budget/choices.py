@@ -14,7 +14,7 @@ from bnnopt.analysis import fan_in, is_binary_product, kept_values, size_bytes
 from bnnopt.ops import dims, traits
 from bnnopt.passes import Pass, Skip, apply_passes, in_order
 from bnnopt.passes.shared.leaving import REASON, written
-from bnnopt.plan import MemoryPlan, live_bytes, make_plan
+from bnnopt.plan import MemoryPlan, live_bytes, make_plan, process_bytes
 from bnnopt.report.spending import Point
 from bnnopt.training_step import TrainingStep, phase
 
@@ -72,8 +72,8 @@ class Trials:
 
     def best(self, n_bytes: int) -> Trial:
         """Of those that were tried and fit, at least one, the cheapest."""
-        fitting = (trial for trial in self._done.values() if trial.point.peak_bytes <= n_bytes)
-        return min(fitting, key=lambda trial: (trial.point.price, trial.point.peak_bytes))
+        fitting = (trial for trial in self._done.values() if trial.point.needed_bytes <= n_bytes)
+        return min(fitting, key=lambda trial: (trial.point.price, trial.point.needed_bytes))
 
     def _tried(self, chosen: tuple[Pass, ...]) -> Trial:
         step = TrainingStep(self.reference.model.clone())
@@ -89,6 +89,7 @@ class Trials:
             math.fsum(map(loss_of, active)),
             self._time(step, {p.name for p in chosen}),
             len(left),
+            process_bytes(step),
         )
         return Trial(point, step, plan, skipped)
 

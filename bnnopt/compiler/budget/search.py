@@ -21,7 +21,7 @@ from bnnopt.compiler.budget.choices import (
 from bnnopt.compiler.budget.model import cheapest, is_available, smallest
 from bnnopt.errors import BudgetError, UsageError
 from bnnopt.passes import Pass, by_loss
-from bnnopt.report.spending import Spending, frontier
+from bnnopt.report.spending import Point, Spending, frontier
 from bnnopt.units import size
 
 N_ROUNDS = 12  # of model and plan
@@ -48,6 +48,14 @@ class Budget:
     n_bytes: int
     may_run_none: bool = True
 
+    def holds(self, point: Point) -> bool:
+        """Whether the plan of a choice fits, and the process beside it."""
+        return point.needed_bytes <= self.n_bytes
+
+    def for_plan(self, trial: Trial) -> int:
+        """What is left for the plan of a choice like this one."""
+        return self.n_bytes - trial.point.process_bytes
+
 
 def fit_budget(trials: Trials, budget: Budget, say: Say, exact: bool | None = None) -> Spending:
     """The least lossy choice whose plan fits, and of these the fastest.
@@ -71,12 +79,12 @@ def fit_budget(trials: Trials, budget: Budget, say: Say, exact: bool | None = No
     started = time.monotonic()
     asked = f"--budget {size(budget.n_bytes)}"
     exact = is_available() if exact is None else exact
-    if budget.may_run_none and trials(()).point.peak_bytes <= budget.n_bytes:
+    if budget.may_run_none and budget.holds(trials(()).point):
         chosen = trials(())
         if exact:
             trials([p for p in budget.passes if p.lossless])  # the next smaller one
     else:
-        chosen = _greedy(trials, budget, say)
+        chosen = _greedy(trials, budget, say, started)
         if exact:
             _least_lossy(trials, budget, chosen, say, started)
             chosen = trials.best(budget.n_bytes)
@@ -87,43 +95,56 @@ def fit_budget(trials: Trials, budget: Budget, say: Say, exact: bool | None = No
     return Spending(solver, asked, chosen.point, tuple(frontier(trials.points)), seconds)
 
 
-def _greedy(trials: Trials, budget: Budget, say: Say) -> Trial:
+def _greedy(trials: Trials, budget: Budget, say: Say, started: float) -> Trial:
     """The first set that fits, each lossier than the one before; found by halving."""
     least = trials(budget.passes)
-    if least.point.peak_bytes > budget.n_bytes:
-        return _nearly(trials, budget, least)
+    if not budget.holds(least.point):
+        return _nearly(trials, budget, least, started)
     active = set(least.point.lossy)
     sets = by_loss([p for p in budget.passes if p.lossless or p.name in active])
     low, high = 0, len(sets) - 1
     while low < high:
         middle = (low + high) // 2
         say(f"trying {len(sets[middle])} passes")
-        if trials(sets[middle]).point.peak_bytes <= budget.n_bytes:
+        if budget.holds(trials(sets[middle]).point):
             high = middle
         else:
             low = middle + 1
     found = trials(sets[high])
-    return found if found.point.peak_bytes <= budget.n_bytes else least
+    return found if budget.holds(found.point) else least
 
 
-def _nearly(trials: Trials, budget: Budget, all_of: Trial) -> Trial:
-    """Of sets without one pass the first that fits, where all of them miss the budget by little.
+def _nearly(trials: Trials, budget: Budget, all_of: Trial, started: float) -> Trial:
+    """Where all passes miss the budget by little: leave out one after the other, until it fits.
 
-    A pass may cost some bytes of scratch memory at another peak than its own.
+    A pass may cost some bytes of scratch memory at another peak than its own, or in the process.
     """
-    if all_of.point.peak_bytes <= NEARLY * budget.n_bytes:
-        for name in all_of.point.lossy:
-            trial = trials([p for p in budget.passes if p.name != name])
-            if trial.point.peak_bytes <= budget.n_bytes:
-                return trial
+    left, least = list(budget.passes), all_of
+    while least.point.needed_bytes <= NEARLY * budget.n_bytes:
+        sets = [[p for p in left if p.name != name] for name in least.point.lossy]
+        if not sets or time.monotonic() - started > LIMIT_S / 2:
+            break
+        left = min(sets, key=lambda passes: trials(passes).point.needed_bytes)
+        if trials(left).point.needed_bytes >= least.point.needed_bytes:
+            break
+        least = trials(left)
+        if budget.holds(least.point):
+            return least
     raise _nothing_fits(trials, budget)
 
 
 def _nothing_fits(trials: Trials, budget: Budget) -> BudgetError:
-    peak = min(point.peak_bytes for point in trials.points)
-    return BudgetError(
-        f"--budget {size(budget.n_bytes)}: the smallest plan needs {size(peak)}, "
-        f"{size(peak - budget.n_bytes)} too much; take a smaller --batch-size, or --allow-batch"
+    least = min(trials.points, key=lambda point: point.needed_bytes)
+    return BudgetError(beyond(budget.n_bytes, least.peak_bytes, least.process_bytes))
+
+
+def beyond(budget: int, plan: int, process: int) -> str:
+    """What to say where the smallest plan, with the process beside it, does not fit."""
+    needed = plan + process
+    return (
+        f"--budget {size(budget)}: the smallest plan needs {size(needed, up=True)} "
+        f"({size(plan)} + {size(process)} for the process), {size(needed - budget)} too much; "
+        "take a smaller --batch-size, or --allow-batch"
     )
 
 
@@ -138,7 +159,7 @@ def _least_lossy(trials: Trials, budget: Budget, greedy: Trial, say: Say, starte
     pool = [p for p in budget.passes if not p.lossless and loss_of(p) < greedy.point.loss]
     pool = [p for p in pool if p.name in trials(budget.passes).point.lossy]
     all_of = trials([*lossless, *pool])
-    if all_of.point.peak_bytes > budget.n_bytes:  # one of them costs memory: see `_nearly`
+    if not budget.holds(all_of.point):  # one of them costs memory: see `_nearly`
         pool, all_of = [p for p in pool if p.name in greedy.point.lossy], greedy
     if not pool:
         return
@@ -154,12 +175,12 @@ def _least_lossy(trials: Trials, budget: Budget, greedy: Trial, say: Say, starte
     base -= _slack(base, all_of)
     in_vain: list[set[int]] = []
     while len(in_vain) < N_ROUNDS and time.monotonic() - started < LIMIT_S:
-        found = cheapest(prices, base, extra, budget.n_bytes, in_vain)
+        found = cheapest(prices, base, extra, budget.for_plan(all_of), in_vain)
         if found is None:
             return
         say(f"trying {len(found)} lossy passes")
         trial = trials([*lossless, *(pool[i] for i in found)])
-        if trial.point.peak_bytes <= budget.n_bytes:
+        if budget.holds(trial.point):
             return
         in_vain.append(set(found))
 
@@ -174,14 +195,14 @@ def _fastest(trials: Trials, budget: Budget, known: Trial, say: Say, started: fl
     model = _Values.of(trials, known)
     if model is None:
         return
-    room = float(budget.n_bytes)
+    room = float(budget.for_plan(known))
     in_vain: list[set[int]] = []
     while len(in_vain) < N_ROUNDS and time.monotonic() - started < LIMIT_S:
         found = cheapest(model.prices, model.base, model.extra, room, in_vain)
         if found is None:
             return
         say(f"trying to keep {len(model.names) - len(found)} values")
-        over = trials(model.passes(found)).point.peak_bytes - budget.n_bytes
+        over = trials(model.passes(found)).point.needed_bytes - budget.n_bytes
         if over <= 0:
             return
         in_vain.append(set(found))

@@ -182,11 +182,19 @@ def budget(page: Page) -> str:
         [
             "chosen" if point["is_chosen"] else "",
             size(point["peak_bytes"]),
+            size(point["peak_bytes"] + point["process_bytes"]),
             f"{point['cost']:.3f}x",
             str(point["kept_values"]),
             text(point["title"]),
         ]
         for point in page.frontier
     ]
-    head = ("", "planned peak", "step time, predicted", "values kept", "numbers")
-    return table("The choices that no other beats", head, rows, "lrrrl")
+    head = (
+        "",
+        "planned peak",
+        "with the process",
+        "step time, predicted",
+        "values kept",
+        "numbers",
+    )
+    return table("The choices that no other beats", head, rows, "lrrrrl")
