@@ -65,6 +65,7 @@ class Executor:
         self._n_steps = sum(not step.is_view for step in program.steps)
         self._updates = bool(updating_steps(program))
         self._spill = Spill(program)
+        self._diverged = ctypes.c_int()
 
     @property
     def spilled_bytes(self) -> int:
@@ -113,7 +114,7 @@ class Executor:
         for role, indices in self.program.roles.items():
             for index, array in zip(indices, feeds[role] if indices else (), strict=True):
                 np.copyto(values[index], array)
-        scope = finite_updates() if self._updates else contextlib.nullcontext()
+        scope = finite_updates(self._diverged) if self._updates else contextlib.nullcontext()
         with scope, np.errstate(all="ignore"):
             if observe is None and watch is None and not left_out and batch in self._straight:
                 repeat(self._straight[batch])

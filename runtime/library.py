@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ import bnnopt.runtime
 from bnnopt.errors import UsageError
 
 NAME = "bnn_kernels.so"
+PORTABLE_KERNELS = 0  # in C's enum of instruction sets
 MAX_THREADS = 4  # a plan has scratch memory for so many; a Raspberry Pi has four cores
 
 
@@ -31,6 +34,8 @@ def library() -> ctypes.CDLL | None:
                 reason = f"{path} does not load here ({error})"
                 break
             loaded.bnn_set_default_threads(default_threads())
+            if is_portable():
+                loaded.bnn_limit_kernels(PORTABLE_KERNELS)
             return loaded
     warnings.warn(
         f"{reason}: bnnopt runs on its numpy kernels, slowly; install a C compiler and bnnopt "
@@ -79,6 +84,36 @@ def default_threads() -> int:
         return int(wanted)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(usable or 1, MAX_THREADS)
+
+
+_portable: ContextVar[bool] = ContextVar("portable", default=False)
+
+
+def is_portable() -> bool:
+    """Whether kernels have to give the same bits everywhere, as emitted C does.
+
+    They do where ``BNNOPT_KERNELS`` is ``portable``, or in `portable_kernels`: instructions that
+    only one processor has are not used, and matrix products not made by BLAS.
+
+    Raises
+    ------
+    UsageError
+        If the variable is set to something else.
+    """
+    wanted = os.environ.get("BNNOPT_KERNELS", "")
+    if wanted not in ("", "portable"):
+        raise UsageError(f"BNNOPT_KERNELS is {wanted!r}, expected 'portable'; or unset it")
+    return wanted == "portable" or _portable.get()
+
+
+@contextlib.contextmanager
+def portable_kernels() -> Iterator[None]:
+    """Let this thread's matrix products be those of C, on any machine the same bits."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
 
 
 def set_threads(n: int) -> None:

@@ -9,6 +9,19 @@
 
 typedef int64_t i64;
 
+/* Machines with code of their own. With BNN_PORTABLE all take the code that any machine can run, and
+   the same source gives the same bits everywhere. */
+#if defined(__x86_64__) && !defined(BNN_PORTABLE)
+#define BNN_X86_64 1
+#else
+#define BNN_X86_64 0
+#endif
+#if defined(__aarch64__) && !defined(BNN_PORTABLE)
+#define BNN_AARCH64 1
+#else
+#define BNN_AARCH64 0
+#endif
+
 /* Types of elements, as ONNX numbers them; `TYPES` in compiled/calls.py. Of a product's result,
    BNN_U8 asks for packed signs; of a gradient that it reads, it means packed powers of two. */
 enum bnn_type { BNN_F32 = 1, BNN_U8 = 2, BNN_I16 = 5, BNN_F16 = 10 };

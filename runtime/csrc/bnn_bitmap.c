@@ -9,7 +9,7 @@
 
 #include "bnn_variants.h"
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 #include <immintrin.h>
 #endif
 
@@ -97,7 +97,7 @@ BNN_INLINE void mask_any(const float *dy, const uint8_t *bits, const float *v, f
     }
 }
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 /* For every byte of bits: which lanes hold its values, in order; and for each lane, which of the
    values (1 is the first) it takes. */
 static uint8_t lanes[256][8], places[256][8];
@@ -254,7 +254,7 @@ BODY(gather, any) { GATHER(gather_any) }
 BODY(scatter, any) { SCATTER(scatter_any) }
 BODY(mask, any) { MASK(mask_any) }
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 BNN_AVX2 BODY(count, avx2) { COUNT }
 BNN_AVX2 BODY(mark, avx2) { MARK(mark_avx2) }
 BNN_AVX2 BODY(gather, avx2) { GATHER(gather_avx2) }
@@ -334,7 +334,7 @@ static const float *stretch_any(const bnn_bitmap *b, i64 first, i64 n, float *ro
     return taken(s, scatter_any(s.bits, s.values, room, s.n), room);
 }
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 BNN_AVX2 static const float *stretch_avx2(const bnn_bitmap *b, i64 first, i64 n, float *room) {
     struct stretch s = stretch_at(b, first, n);
     return taken(s, scatter_avx2(s.bits, s.values, room, s.n, s.left), room);
@@ -348,7 +348,7 @@ BNN_AVX512 static const float *stretch_avx512(const bnn_bitmap *b, i64 first, i6
 #endif
 
 const float *bnn_bitmap_take(const bnn_bitmap *b, i64 first, i64 n, float *room) {
-#if defined(__x86_64__)
+#if BNN_X86_64
     if (bnn_has_avx512()) return stretch_avx512(b, first, n, room);
     if (bnn_has_avx2()) return stretch_avx2(b, first, n, room);
 #endif

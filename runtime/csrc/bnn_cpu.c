@@ -4,7 +4,7 @@
 static int highest = BNN_AVX512_KERNELS;
 
 int bnn_has_avx2(void) {
-#if defined(__x86_64__)
+#if BNN_X86_64
     /* What has AVX2 has F16C too; not every compiler can ask. */
     return highest >= BNN_AVX2_KERNELS && __builtin_cpu_supports("avx2") &&
            __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
@@ -14,7 +14,7 @@ int bnn_has_avx2(void) {
 }
 
 int bnn_has_avx512(void) {
-#if defined(__x86_64__)
+#if BNN_X86_64
     return highest >= BNN_AVX512_KERNELS && bnn_has_avx2() && __builtin_cpu_supports("avx512f") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl");

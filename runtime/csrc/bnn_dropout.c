@@ -23,10 +23,10 @@ BNN_INLINE void dropout(void *context, i64 begin, i64 end) {
 BNN_BOTH(dropout)
 
 /* y = x scale where the bits of an element are at least `threshold`, x 0 elsewhere; mask, one byte
-   an element, says where. y may be x's buffer, mask NULL. The bits count from `stream`. */
-BNN_EXPORT void bnn_dropout_f32(const float *x, float *y, uint8_t *mask, i64 n, i64 stream,
-                                i64 threshold, float scale) {
-    struct dropout d = {x, y, mask, (uint32_t)stream, (uint32_t)threshold, scale};
+   an element, says where. y may be x's buffer, mask NULL. The bits are those of the seed and `step`. */
+BNN_EXPORT void bnn_dropout_f32(const float *x, float *y, uint8_t *mask, const i64 *step, i64 n,
+                                i64 seed, i64 threshold, float scale) {
+    struct dropout d = {x, y, mask, stream_start(*step, seed), (uint32_t)threshold, scale};
     bnn_parallel(n, BNN_GRAIN, BNN_PICK(dropout), &d);
 }
 
@@ -46,8 +46,9 @@ BNN_INLINE void draw_uniform(void *context, i64 begin, i64 end) {
 
 BNN_BOTH(draw_uniform)
 
-/* u = low + scale f, f in [0, 1) of the first 24 bits of an element. They count from `stream`. */
-BNN_EXPORT void bnn_draw_uniform_f32(float *u, i64 n, i64 stream, float low, float scale) {
-    struct draw_uniform r = {u, (uint32_t)stream, low, scale};
+/* u = low + scale f, f in [0, 1) of the first 24 bits of an element: those of the seed and `step`. */
+BNN_EXPORT void bnn_draw_uniform_f32(float *u, const i64 *step, i64 n, i64 seed, float low,
+                                     float scale) {
+    struct draw_uniform r = {u, stream_start(*step, seed), low, scale};
     bnn_parallel(n, BNN_GRAIN, BNN_PICK(draw_uniform), &r);
 }

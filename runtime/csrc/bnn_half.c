@@ -1,12 +1,12 @@
 /* Arrays of half precision from and to float32. */
 #include "bnn_half.h"
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 #include <immintrin.h>
 #endif
 
 static void decode_any(const bnn_half *x, float *y, i64 n) {
-#if defined(__aarch64__)
+#if BNN_AARCH64
     for (i64 i = 0; i < n; i++) {
         __fp16 half;
         memcpy(&half, x + i, sizeof half);
@@ -18,7 +18,7 @@ static void decode_any(const bnn_half *x, float *y, i64 n) {
 }
 
 static void encode_any(const float *x, bnn_half *y, i64 n) {
-#if defined(__aarch64__)
+#if BNN_AARCH64
     for (i64 i = 0; i < n; i++) {
         __fp16 half = (__fp16)x[i];
         memcpy(y + i, &half, sizeof half);
@@ -28,7 +28,7 @@ static void encode_any(const float *x, bnn_half *y, i64 n) {
 #endif
 }
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 BNN_AVX2 static void decode_avx2(const bnn_half *x, float *y, i64 n) {
     i64 i = 0;
     for (; i + 8 <= n; i += 8)

@@ -12,6 +12,11 @@
 /* As in compiled/optimizers.py. */
 enum bnn_rule { BNN_SGD, BNN_MOMENTUM, BNN_ADAM, BNN_FIRST_MOMENT, BNN_BOP, BNN_RMS_PROP };
 
+/* How the rate follows from the session's and the number of the step, counted from 1: as it is;
+   without the bias of both moments, that of the second one apart or in the rate; over a second
+   moment that has always been `root`. As in compiled/optimizers.py. */
+enum bnn_rate_rule { BNN_PLAIN, BNN_UNBIASED, BNN_UNBIASED_RATE, BNN_KNOWN_ROOT };
+
 enum { BLOCK = 512, LINE = 64 };
 
 /* The rules give the largest magnitude of all new weights and second moments, as bits: those of NaN and
@@ -278,6 +283,21 @@ BNN_BOTH(update_stretch)
 void bnn_update_row(const void *context, i64 row, i64 start, const float *dw, i64 n) {
     struct stretch s = {context, row, start, dw};
     BNN_PICK(update_stretch)(&s, 0, n, 0);
+}
+
+/* The numbers of a step, before its first block: `lr` and `step` may be NULL where the rule has none.
+   In float64 up to the rate, as the numpy kernels have it. */
+BNN_EXPORT void bnn_begin_update(bnn_update *u, const float *lr, const i64 *step) {
+    const double number = step ? (double)*step : 0;
+    const double first = 1 - pow(u->beta1, number), second = 1 - pow(u->beta2, number);
+    u->rate = lr ? *lr : 0;
+    u->keep = 1 - u->rate * u->decay;
+    u->correction2 = u->rate_rule == BNN_UNBIASED ? (float)second : 1;
+    if (u->rate_rule == BNN_UNBIASED) u->rate /= (float)first;
+    if (u->rate_rule == BNN_UNBIASED_RATE) u->rate *= (float)(sqrt(second) / first);
+    if (u->rate_rule == BNN_KNOWN_ROOT)
+        u->rate = u->rate / (float)first / (float)(u->root + u->bottom / sqrt(second));
+    u->stream = stream_start(step ? *step : 0, u->seed);
 }
 
 struct step {

@@ -5,7 +5,7 @@
 #include "bnn_rows.h"
 #include "bnn_tiles.h"
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 #include <immintrin.h>
 #endif
 
@@ -65,7 +65,7 @@ BNN_INLINE void pack_b8_any(const uint8_t *x, uint8_t *out, i64 n) {
     *out = (uint8_t)last;
 }
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 BNN_INLINE BNN_AVX2 unsigned bits8_of_f32_avx2(const float *x, enum bnn_test test, float low,
                                                float high) {
     const __m256 v = _mm256_loadu_ps(x), nil = _mm256_setzero_ps();
@@ -111,7 +111,7 @@ BNN_INLINE BNN_AVX2 void pack_b8_avx2(const uint8_t *x, uint8_t *out, i64 n) {
     }
 
 PACK_F32(any)
-#if defined(__x86_64__)
+#if BNN_X86_64
 BNN_AVX2 PACK_F32(avx2)
 #endif
 
@@ -149,7 +149,7 @@ static void pack_b8_body_any(void *context, i64 begin, i64 end, int thread) {
     PACK_B8(pack_b8_any)
 }
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 BNN_AVX2 static void pack_b8_body_avx2(void *context, i64 begin, i64 end, int thread) {
     PACK_B8(pack_b8_avx2)
 }

@@ -56,7 +56,7 @@ static void decode_any(const uint8_t *row, i64 length, i64 begin, float unit, fl
     decode(row, length, begin, unit, y, n);
 }
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 BNN_AVX2 static void decode_avx2(const uint8_t *row, i64 length, i64 begin, float unit, float *y,
                                  i64 n) {
     decode(row, length, begin, unit, y, n);
@@ -181,7 +181,7 @@ BNN_INLINE void encode_pieces(void *context, i64 begin, i64 end, int thread) {
 
 VARIANT(find_largest, any)
 VARIANT(encode_pieces, any)
-#if defined(__x86_64__)
+#if BNN_X86_64
 BNN_AVX2 VARIANT(find_largest, avx2)
 BNN_AVX2 VARIANT(encode_pieces, avx2)
 #endif

@@ -188,12 +188,12 @@ void bnn_turn(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i6
               i64 n_lanes, float *rows);
 
 extern const bnn_cores bnn_cores_portable;
-#if defined(__x86_64__)
+#if BNN_X86_64
 extern const bnn_cores bnn_cores_avx2, bnn_cores_avx512;
 #endif
 
 static inline const bnn_cores *bnn_best_cores(void) {
-#if defined(__x86_64__)
+#if BNN_X86_64
     if (bnn_has_avx512()) return &bnn_cores_avx512;
     if (bnn_has_avx2()) return &bnn_cores_avx2;
 #endif

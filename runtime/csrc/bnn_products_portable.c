@@ -6,7 +6,7 @@
 
 typedef uint8_t lanes16 __attribute__((vector_size(16)));
 
-#if defined(__aarch64__)
+#if BNN_AARCH64
 #include <arm_neon.h>
 
 static inline __attribute__((always_inline)) lanes16 lookup(uint8_t index, lanes16 lanes) {

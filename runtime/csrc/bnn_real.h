@@ -60,12 +60,12 @@ typedef struct {
 } bnn_real_cores;
 
 extern const bnn_real_cores bnn_real_cores_portable;
-#if defined(__x86_64__)
+#if BNN_X86_64
 extern const bnn_real_cores bnn_real_cores_avx2, bnn_real_cores_avx512;
 #endif
 
 static inline const bnn_real_cores *bnn_best_real_cores(void) {
-#if defined(__x86_64__)
+#if BNN_X86_64
     if (bnn_has_avx512()) return &bnn_real_cores_avx512;
     if (bnn_has_avx2()) return &bnn_real_cores_avx2;
 #endif

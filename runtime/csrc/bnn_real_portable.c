@@ -4,7 +4,7 @@
 
 #define CORES bnn_real_cores_portable
 #define BYTES 16
-#if defined(__aarch64__)
+#if BNN_AARCH64
 #include <arm_neon.h>
 #define ROWS 8
 #define MULTIPLY_ADD(x, b, c) (vf) vfmaq_n_f32((float32x4_t)(c), (float32x4_t)(b), x)

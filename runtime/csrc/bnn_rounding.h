@@ -13,6 +13,11 @@ BNN_INLINE uint32_t random32(uint32_t i) {
     return i ^ i >> 16;
 }
 
+/* Where the counter of a step's random stream begins. */
+BNN_INLINE uint32_t stream_start(i64 step, i64 seed) {
+    return (uint32_t)step * 0x9E3779B1u + (uint32_t)seed;
+}
+
 enum { HALF_GAP = 10 << 23, LEAST_GAP = (127 - 24) << 23, HIGHEST_BITS = 0x477fe000 };
 static const float HIGHEST = 65504.0f;
 /* Of a state in half precision: it holds so many times the momentum. */

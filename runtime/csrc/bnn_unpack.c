@@ -3,7 +3,7 @@
 #include "bnn_rows.h"
 #include "bnn_tiles.h"
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 #include <immintrin.h>
 #endif
 
@@ -75,7 +75,7 @@ BNN_INLINE void unpack_bits_any(const uint8_t *packed, void *out, i64 n) {
     for (; i < n; i++) mask[i] = (uint8_t)bit_of(packed, i);
 }
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 BNN_INLINE BNN_AVX2 __m256i lanes_of_avx2(uint8_t byte) {
     const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(byte), bits), bits);
@@ -156,7 +156,7 @@ BNN_INLINE BNN_AVX2 void unpack_bits_avx2(const uint8_t *packed, void *out, i64 
 BODY(sign_unpack, any, 4)
 MASKED_GRAD(any)
 BODY(unpack_bits, any, 1)
-#if defined(__x86_64__)
+#if BNN_X86_64
 BNN_AVX2 BODY(sign_unpack, avx2, 4)
 BNN_AVX2 MASKED_GRAD(avx2)
 BNN_AVX2 BODY(unpack_bits, avx2, 1)

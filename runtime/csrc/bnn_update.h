@@ -11,15 +11,20 @@
    The weights of Bop are sign bits, rows of whole bytes. The outputs may be the buffers of w, m, v. */
 typedef struct {
     i64 rule, rows, row; /* enum bnn_rule in bnn_optimizers.c */
-    i64 half, stochastic, stream; /* where the counter of the random bits begins */
+    i64 rate_rule;                /* enum bnn_rate_rule there */
+    i64 half, stochastic, seed;
     i64 of_signs;                 /* whether only the sign of a gradient is used */
     const void *w, *m, *v;
     void *next_w, *next_m, *next_v;
     float *dw; /* of a product: where else its gradient goes, as it is used; or NULL */
     int *diverged; /* set to 1 where weights or state become NaN or infinite; or NULL */
-    float rate, keep1, take1, keep2, take2, correction2, epsilon, keep; /* keep: AdamW's decay */
+    double beta1, beta2, root, bottom; /* what the rate of a step follows from; bottom: epsilon */
+    float decay;                       /* AdamW's */
+    float keep1, take1, keep2, take2, epsilon;
     float threshold;    /* of Bop */
     float scale, limit; /* dw = +-scale of signs, else scale dw; 0 where |w| > limit, if that is >= 0 */
+    float rate, correction2, keep; /* of the present step, as `stream`: bnn_begin_update sets them */
+    i64 stream;                    /* where the counter of the random bits begins */
 } bnn_update;
 
 /* Where finished elements of a weight gradient go: those of a row from `start` on. */

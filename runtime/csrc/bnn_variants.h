@@ -14,7 +14,7 @@
 /* Fewer elements than this run on one thread: waking the others costs more. */
 enum { BNN_GRAIN = 1 << 16 };
 
-#if defined(__x86_64__)
+#if BNN_X86_64
 #define BNN_AVX2 __attribute__((target("avx2,fma,popcnt,f16c")))
 #define BNN_AVX512 \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt,f16c")))

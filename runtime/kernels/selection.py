@@ -9,7 +9,7 @@ import numpy as np
 from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.format import Program, StepSpec, ValueSpec
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.functions import dry_run
+from bnnopt.runtime.kernels.compiled.functions import Note, dry_run
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 
 NUMPY = "numpy"
@@ -40,8 +40,9 @@ def _kernel_of(step: StepSpec, arrays: Mapping[int, Array]) -> str:
         return NUMPY
     inputs, outputs = ([arrays.get(i) for i in indices] for indices in (step.inputs, step.outputs))
     scratch = _zeros(step.workspace_bytes)
-    with dry_run() as names:
+    with dry_run() as notes:
         is_covered = compiled.call(inputs, outputs, step.attributes, scratch)
+    names = [note.function.name for note in notes if isinstance(note, Note)]
     return ", ".join(dict.fromkeys(names)) if is_covered and names else NUMPY
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import pickle
 import signal
@@ -267,7 +268,7 @@ def test_an_update_that_is_not_finite_is_told() -> None:
     run = functools.partial(COMPILED["SgdStep"], [w, dw, rate], [out], {}, np.empty(0, np.uint8))
     if not calls.covered(w):
         pytest.skip("no compiled kernels")
-    with calls.finite_updates(), pytest.raises(calls.NotFinite):
+    with calls.finite_updates(ctypes.c_int()), pytest.raises(calls.NotFinite):
         run()
     assert run()
     np.testing.assert_array_equal(out, [0.5, 0.5, -np.inf, 0.5, 0.5])

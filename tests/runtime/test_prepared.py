@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from bnnopt.runtime.kernels.compiled.functions import recorded, repeat
 from bnnopt.runtime.kernels.compiled.linear import STEPS as DENSE_STEPS
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.compiled.updates import FUSED
-from bnnopt.runtime.library import library
+from bnnopt.runtime.library import library, portable_kernels
 from tests.graphs import run_native, zoo
 from tests.runtime.compiled_calls import CALLS, Call, Source
 from tests.runtime.test_compiled_products import small_products
@@ -36,14 +37,21 @@ def calls() -> dict[str, Call]:
     return table | {update.operator: update for update in small_updates()}
 
 
+@pytest.fixture
+def portable(operator: str) -> Iterator[None]:
+    """Products that BLAS would make, by C."""
+    with portable_kernels() if operator in ("Gemm", "MatMul") else contextlib.nullcontext():
+        yield
+
+
 def other_values(call: Call) -> None:
     """Change the inputs where they are, to values that are as valid."""
     floats = [a for a in call.inputs if a is not None and a.dtype.kind == "f" and a.size > 1]
     for array in floats or [a for a in call.inputs if a is not None]:
         array[...] = array.reshape(-1)[::-1].reshape(array.shape).copy()
-    if call.operator.endswith("Step"):
-        for rate_or_count in (a for a in call.inputs if a is not None and a.size == 1):
-            rate_or_count[...] = rate_or_count * 2
+    for one in (a for a in call.inputs if a is not None and a.size == 1):
+        if one.dtype.kind == "i" or call.operator.endswith("Step"):  # a count, or a rate
+            one[...] = one * 2
 
 
 def outputs_of(call: Call) -> list[Array]:
@@ -65,6 +73,7 @@ def in_turn() -> Iterator[Any]:
         yield pytest.param(name, marks=pytest.mark.slow) if is_slow else name
 
 
+@pytest.mark.usefixtures("portable")
 @pytest.mark.parametrize("operator", [*in_turn()])
 def test_repeated_calls_read_the_values_of_now(operator: str):
     call, kernel = copy.deepcopy(calls()[operator]), COMPILED[operator]

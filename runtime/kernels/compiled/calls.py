@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled.functions import Read, is_dry_run
 from bnnopt.runtime.library import library
 
 Arrays: TypeAlias = Sequence[Array | None]
@@ -27,6 +28,7 @@ KernelCall: TypeAlias = Callable[[Arrays, Arrays, Attributes, Array], bool]
 
 FLOAT32 = np.dtype(np.float32)  # as a dtype, comparing takes a third of the time
 FLOAT16 = np.dtype(np.float16)
+INT64 = np.dtype(np.int64)
 UINT8 = np.dtype(np.uint8)
 TYPES = {FLOAT32: 1, UINT8: 2, np.dtype(np.int16): 5, FLOAT16: 10}
 """Types of elements as ONNX and C's ``enum bnn_type`` number them."""
@@ -61,9 +63,13 @@ class NotFinite(Exception):
 
 
 @contextlib.contextmanager
-def finite_updates() -> Iterator[None]:
-    """Let this thread's optimiser steps raise `NotFinite` where they give NaN or infinity."""
-    token = _diverged.set(ctypes.c_int())
+def finite_updates(flag: ctypes.c_int) -> Iterator[None]:
+    """Let this thread's optimiser steps raise `NotFinite` where they give NaN or infinity.
+
+    They note it in `flag`, which has to live as long as calls that are prepared here.
+    """
+    flag.value = 0
+    token = _diverged.set(flag)
     try:
         yield
     finally:
@@ -110,5 +116,5 @@ def integers(attributes: Attributes, name: str) -> list[int] | None:
 
 
 def scalar(array: Array) -> float:
-    """The one element of an array."""
-    return float(array.reshape(-1)[0])
+    """The one element of an array; where calls are only noted, a number that knows its array."""
+    return Read.of(array) if is_dry_run() else float(array.reshape(-1)[0])

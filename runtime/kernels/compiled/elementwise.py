@@ -25,10 +25,9 @@ from bnnopt.runtime.kernels.compiled.calls import (
 )
 from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
-from bnnopt.runtime.kernels.formulas import stream_start
 
-DROPOUT = CFunction("void bnn_dropout_f32(float*, float*, uint8_t*, i64, i64, i64, float)")
-DRAW_UNIFORM = CFunction("void bnn_draw_uniform_f32(float*, i64, i64, float, float)")
+DROPOUT = CFunction("void bnn_dropout_f32(float*, float*, uint8_t*, i64*, i64, i64, i64, float)")
+DRAW_UNIFORM = CFunction("void bnn_draw_uniform_f32(float*, i64*, i64, i64, float, float)")
 TO_HALF = CFunction("void bnn_cast_f32f16(float*, bnn_half*, i64)")
 TO_FLOAT = CFunction("void bnn_cast_f16f32(bnn_half*, float*, i64)")
 
@@ -94,22 +93,23 @@ def dropout(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Ar
     """`dropout.dropout`; y may be x, and the mask left out."""
     (x, step), y, mask = inputs, outputs[0], optional(outputs, 1)
     threshold = integer(attributes, "threshold")
-    if x is None or step is None or not covered(x, y) or not 0 <= threshold < 1 << 32:
+    if not covered(x, y) or not covered(step, dtype=np.int64) or not 0 <= threshold < 1 << 32:
         return False
     if mask is not None and not covered(mask, dtype=np.bool_):
         return False
-    stream = stream_start(step, integer(attributes, "seed"))
-    return DROPOUT(x, y, mask, x.size, stream, threshold, number(attributes, "scale"))
+    assert x is not None
+    seed, scale = integer(attributes, "seed"), number(attributes, "scale")
+    return DROPOUT(x, y, mask, step, x.size, seed, threshold, scale)
 
 
 def draw_uniform(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`dropout.draw_uniform`."""
-    (x, step), u = inputs, outputs[0]
-    if x is None or u is None or step is None or not covered(u):
+    (_, step), u = inputs, outputs[0]
+    if not covered(u) or not covered(step, dtype=np.int64):
         return False
-    stream = stream_start(step, integer(attributes, "seed"))
+    assert u is not None
     bounds = number(attributes, "low"), number(attributes, "scale")
-    return DRAW_UNIFORM(u, u.size, stream, *bounds)
+    return DRAW_UNIFORM(u, step, u.size, integer(attributes, "seed"), *bounds)
 
 
 def _map(
@@ -205,8 +205,8 @@ KERNELS: dict[str, CompiledKernel] = {
     "Cast": CompiledKernel(cast, repeatable=True),
     "Clip": CompiledKernel(clip),
     "ClipGrad": CompiledKernel(clip_grad, repeatable=True),
-    "Dropout": CompiledKernel(dropout),
-    "DrawUniform": CompiledKernel(draw_uniform),
+    "Dropout": CompiledKernel(dropout, repeatable=True),
+    "DrawUniform": CompiledKernel(draw_uniform, repeatable=True),
     "Gelu": CompiledKernel(
         activation("gelu", "approximate", none="gelu", tanh="gelu_tanh"),
         repeatable=True,

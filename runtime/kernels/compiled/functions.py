@@ -13,7 +13,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TypeAlias, TypeVar, cast
+from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -29,8 +29,35 @@ PreparedCalls: TypeAlias = list[Callable[[], object]]
 and what else it does `again`."""
 
 # Of this thread, while `dry_run` or `recorded` is open in it.
-_named: ContextVar[list[str] | None] = ContextVar("named", default=None)
+_noted: ContextVar[Notes | None] = ContextVar("noted", default=None)
 _recording: ContextVar[PreparedCalls | None] = ContextVar("recording", default=None)
+
+
+class Note(NamedTuple):
+    """A call that was noted and not made."""
+
+    function: CFunction
+    arguments: tuple[Argument, ...]
+
+
+Notes: TypeAlias = list[Note | Callable[[], object]]
+"""The calls of a kernel, and what else it does `again`, in turn."""
+
+
+class Read(float):
+    """A number that was read from an array while calls were noted: it is what the array then has.
+
+    Arithmetic loses the array.
+    """
+
+    array: Array
+
+    @classmethod
+    def of(cls, array: Array) -> Read:
+        """The one element of an array."""
+        number = cls(array.reshape(-1)[0])
+        number.array = array
+        return number
 
 
 class CFunction:
@@ -59,9 +86,9 @@ class CFunction:
         TypeError, ValueError
             If an argument is not of its type, or there are more or fewer; nothing is called then.
         """
-        names = _named.get()
-        if names is not None:
-            names.append(self.name)
+        notes = _noted.get()
+        if notes is not None:
+            notes.append(Note(self, arguments))
             return True
         pairs = zip(self._converters, arguments, strict=True)
         converted = [convert(argument) for convert, argument in pairs]
@@ -77,9 +104,11 @@ class CFunction:
 
 def again(action: Callable[[], _Result]) -> _Result:
     """Do it, now and whenever the kernel's calls are repeated: what depends on values."""
-    calls = _recording.get()
+    calls, notes = _recording.get(), _noted.get()
     if calls is not None:
         calls.append(action)
+    if notes is not None:
+        notes.append(action)
     return action()
 
 
@@ -146,18 +175,18 @@ _CONVERTERS: dict[str, Callable[..., object]] = {
 
 def is_dry_run() -> bool:
     """Whether arrays are stand-ins with elements of their own: what they hold says nothing."""
-    return _named.get() is not None
+    return _noted.get() is not None
 
 
 @contextlib.contextmanager
-def dry_run() -> Iterator[list[str]]:
-    """Let this thread's C functions only be noted, by name, in the list that is yielded."""
-    names: list[str] = []
-    token = _named.set(names)
+def dry_run() -> Iterator[Notes]:
+    """Let this thread's C functions only be noted, in the list that is yielded."""
+    notes: Notes = []
+    token = _noted.set(notes)
     try:
-        yield names
+        yield notes
     finally:
-        _named.reset(token)
+        _noted.reset(token)
 
 
 @contextlib.contextmanager

@@ -1,15 +1,29 @@
-"""Steps of dense layers of real numbers: BLAS makes the gradient block by block, C takes each."""
+"""Dense layers of real numbers, whose products are BLAS's.
+
+Where the bits have to be those of any machine (`library.is_portable`) C makes them, slowly. In a
+step of weights the gradient is made block by block, and C takes each.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, check_finite, covered
-from bnnopt.runtime.kernels.compiled.functions import again
+from bnnopt.runtime.kernels.compiled import elementwise
+from bnnopt.runtime.kernels.compiled.calls import (
+    Arrays,
+    Attributes,
+    check_finite,
+    covered,
+    integer,
+    number,
+    optional,
+)
+from bnnopt.runtime.kernels.compiled.functions import CFunction, again
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 from bnnopt.runtime.kernels.compiled.optimizers import (
     BOP,
@@ -18,6 +32,9 @@ from bnnopt.runtime.kernels.compiled.optimizers import (
     make_update,
 )
 from bnnopt.runtime.kernels.formulas import row_blocks, rows_at_a_time
+from bnnopt.runtime.library import is_portable
+
+GEMM = CFunction("void bnn_gemm_f32(float*, float*, float*, i64*, i64, i64, i64, i64)")
 
 Shape = Sequence[int]
 
@@ -25,6 +42,49 @@ Shape = Sequence[int]
 STEPS: list[str] = [
     step for step, form in FORMS.items() if not (form.half or form.of_signs or form.rule == BOP)
 ]
+
+
+def gemm(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`linear.gemm`."""
+    (a, b), c, y = inputs[:2], optional(inputs, 2), outputs[0]
+    options = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, **attributes}
+    alpha, beta = number(options, "alpha"), number(options, "beta")
+    if not is_portable() or not covered(a, b, y) or alpha != 1:
+        return False
+    if c is not None and (not covered(c) or c.size == 1 or beta != 1):
+        return False
+    assert a is not None
+    assert b is not None
+    assert y is not None
+    a = a.T if integer(options, "transA") else a
+    b = b.T if integer(options, "transB") else b
+    return _multiply(a, b, y) and (c is None or elementwise.add([y, c], [y], {}, scratch))
+
+
+def matmul(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`linear.matmul` of matrices, or of stacks of them that are equal or one of which is one."""
+    (a, b), y = inputs, outputs[0]
+    if not is_portable() or not covered(a, b, y):
+        return False
+    assert a is not None
+    assert b is not None
+    assert y is not None
+    if min(a.ndim, b.ndim) < 2:
+        return False
+    stacks = {x.shape[:-2] for x in (a, b) if math.prod(x.shape[:-2]) > 1}
+    return len(stacks) <= 1 and _multiply(a, b, y)
+
+
+def _multiply(a: Array, b: Array, y: Array) -> bool:
+    """y = a b, (..., M, K) times (..., K, N) of any strides; one may go with each of a stack."""
+    batches = math.prod(y.shape[:-2])
+    strides = [n_bytes // 4 for x in (a, b) for n_bytes in (_batch_bytes(x), *x.strides[-2:])]
+    return GEMM(a, b, y, strides, batches, *y.shape[-2:], a.shape[-1])
+
+
+def _batch_bytes(x: Array) -> int:
+    """From one matrix of a contiguous stack to the next."""
+    return math.prod(x.shape[-2:]) * x.itemsize if math.prod(x.shape[:-2]) > 1 else 0
 
 
 def fused_step(
@@ -57,7 +117,11 @@ def _in_blocks(
         if update is None:
             return False
         tile = scratch.view(np.float32)[: (rows.stop - rows.start) * w.shape[1]]
-        again(partial(np.matmul, a[:, rows].T, b, out=tile.reshape(-1, w.shape[1])))
+        product = a[:, rows].T, b, tile.reshape(-1, w.shape[1])
+        if is_portable():
+            _multiply(*product)
+        else:
+            again(partial(np.matmul, *product))
         if dw is not None:
             update.dw = dw[rows].ctypes.data
         OPTIMIZER_STEP(update, None, tile, None)
@@ -78,10 +142,14 @@ def scratch_bytes(w: Shape) -> int:
 
 
 KERNELS: dict[str, CompiledKernel] = {
-    f"Gemm{step}": CompiledKernel(
-        partial(fused_step, step=step),
-        lambda sizes: scratch_bytes(sizes.inputs[0]),
-        repeatable=True,
-    )
-    for step in STEPS
+    "Gemm": CompiledKernel(gemm, repeatable=True),
+    "MatMul": CompiledKernel(matmul, repeatable=True),
+    **{
+        f"Gemm{step}": CompiledKernel(
+            partial(fused_step, step=step),
+            lambda sizes: scratch_bytes(sizes.inputs[0]),
+            repeatable=True,
+        )
+        for step in STEPS
+    },
 }
