@@ -167,16 +167,8 @@ class Executor:
 
     def _values(self, batch: int) -> list[Array]:
         if batch not in self._views:
-            self._views[batch] = [self._view(i, batch) for i in range(len(self.program.values))]
+            self._views[batch] = views_of(self.program, batch, self._arena, self._buffers)
         return self._views[batch]
-
-    def _view(self, index: int, batch: int) -> Array:
-        spec = self.program.values[index]
-        shape = spec.shape_at(batch)
-        if spec.place != "arena":
-            return self._buffers[spec.place][spec.buffer].reshape(shape)
-        memory = self._arena[spec.offset : spec.offset + spec.n_bytes(batch)]
-        return memory.view(spec.dtype).reshape(shape)
 
     def _run_step(self, step: StepSpec, values: list[Array]) -> bool:
         """Run a step, and say whether the calls that it recorded do it once more."""
@@ -194,6 +186,24 @@ class Executor:
         if step.operator in GROWING:
             self._spill.adopt(step, outputs, values)
         return is_done
+
+
+def views_of(
+    program: Program,
+    batch: int,
+    arena: NDArray[np.uint8],
+    buffers: Mapping[str, Mapping[str, Array]],
+) -> list[Array]:
+    """The values of a program where they lie: in the arena, or in a buffer of their place."""
+    views: list[Array] = []
+    for spec in program.values:
+        shape = spec.shape_at(batch)
+        if spec.place == "arena":
+            memory = arena[spec.offset : spec.offset + spec.n_bytes(batch)]
+            views.append(memory.view(spec.dtype).reshape(shape))
+        else:
+            views.append(buffers[spec.place][spec.buffer].reshape(shape))
+    return views
 
 
 def _refusal(step: StepSpec, error: Exception) -> UsageError | ArtifactError:

@@ -57,7 +57,7 @@ _session_options = together(
         "--threads", type=int, help="If not given, as many as there are processors, at most 4."
     ),
 )
-_normalization_options = together(
+normalization_options = together(
     click.option("--scale", type=float, help="Divide x by this, such as 255 for 8-bit images."),
     click.option("--mean", type=Numbers(), help="Then take this off: a number, or one a channel."),
     click.option("--std", type=Numbers(), help="Then divide by this."),
@@ -97,7 +97,7 @@ _normalization_options = together(
 @click.option(
     "--clip-weights", type=float, metavar="BOUND", help="Keep latent binary weights within +-BOUND."
 )
-@_normalization_options
+@normalization_options
 @click.option(
     "--replay",
     type=click.IntRange(0),
@@ -221,7 +221,7 @@ def _onlookers(options: dict[str, Any], stack: ExitStack) -> list[Callback]:
 @_data
 @_output_name
 @_checkpoint_file
-@_normalization_options
+@normalization_options
 @click.option("--metrics", is_flag=True, help="Also top-5, confusion matrix, mean IoU and MAE.")
 @_session_options
 @json_option
@@ -264,7 +264,7 @@ def evaluate(
     help="An .npz file: y, the network's output, and label, the place of its largest score.",
 )
 @_checkpoint_file
-@_normalization_options
+@normalization_options
 @_session_options
 def predict(folder: Path, data: str, output: Path, output_name: str | None, **options: Any) -> None:
     """Write what a trained FOLDER predicts for a data set.

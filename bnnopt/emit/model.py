@@ -1,0 +1,152 @@
+"""What is emitted: the programs of a folder, and where their buffers go."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from bnnopt.emit.memory import Buffer, placed
+from bnnopt.errors import UsageError
+from bnnopt.runtime.artifact import check_files, read_artifact, read_program, read_tensors
+from bnnopt.runtime.backends import initial_buffers
+from bnnopt.runtime.executor import Array
+from bnnopt.runtime.format import (
+    CONSTANTS_FILE,
+    EVALUATION,
+    TRAINING,
+    Artifact,
+    Program,
+    ValueSpec,
+    program_file,
+)
+from bnnopt.runtime.native import NativeBackend
+from bnnopt.runtime.program_check import check_runnable
+
+COUNTER_BYTES = 8  # of the number of steps, in front of the state
+MOST_CONST_BYTES = 1 << 20  # of initial weights that are arrays where it is not said
+
+
+class Parameter(NamedTuple):
+    """An array that a function of the program takes: its name in C and the value it feeds."""
+
+    name: str
+    spec: ValueSpec
+    is_label: bool
+
+
+class Model(NamedTuple):
+    """A folder, opened to be emitted.
+
+    Attributes
+    ----------
+    artifact : Artifact
+    training, evaluation : Program
+    state : list of Buffer
+        What a step changes.
+    state_bytes : int
+        To the end of the last one, with the number of steps in front.
+    fixed : list of Buffer
+        Frozen weights and constants.
+    in_file : bool
+        Whether the initial state is a file, and no arrays.
+    """
+
+    artifact: Artifact
+    training: Program
+    evaluation: Program
+    state: list[Buffer]
+    state_bytes: int
+    fixed: list[Buffer]
+    in_file: bool
+
+    @property
+    def arena_bytes(self) -> int:
+        """Of the one arena, as it was planned."""
+        return max(self.training.arena_bytes, self.evaluation.arena_bytes)
+
+    @property
+    def filled(self) -> list[Buffer]:
+        """Those of the state that do not begin as zeros."""
+        return [buffer for buffer in self.state if buffer.array.any()]
+
+    def parameters(self, program: Program) -> list[Parameter]:
+        """The arrays of samples and labels that a program takes."""
+        return [
+            Parameter(
+                name if len(indices) == 1 else f"{name}{i}", program.values[index], role == "labels"
+            )
+            for name, role in (("x", "data"), ("y", "labels"))
+            if (indices := program.roles.get(role, ()))
+            for i, index in enumerate(indices)
+        ]
+
+    def sample_bytes(self, parameter: Parameter) -> int:
+        """Of one sample of an array; see `read_model`."""
+        return parameter.spec.n_bytes(self.artifact.batch_size) // self.artifact.batch_size
+
+
+def read_model(folder: str, weights: str = "auto") -> Model:
+    """Open a folder.
+
+    Parameters
+    ----------
+    folder : str
+    weights : str
+        ``const``, ``file`` or ``auto``, of `emit`.
+
+    Raises
+    ------
+    UsageError
+        If what it does beside its programs cannot be emitted.
+    ArtifactError
+        If it is not one of bnnopt's, or damaged.
+    """
+    artifact = read_artifact(folder)
+    for reason in _beside_the_programs(artifact):
+        raise UsageError(f"emit: {folder} {reason}")
+    check_files(folder, artifact, NativeBackend.files)
+    constants, _ = read_tensors(os.path.join(folder, CONSTANTS_FILE))
+    buffers: dict[str, Array] = initial_buffers(folder, artifact)
+    training, evaluation = (
+        _program(folder, kind, buffers, constants) for kind in (TRAINING, EVALUATION)
+    )
+    changed = _changed(training)
+    state, end = placed({n: a for n, a in buffers.items() if n in changed}, COUNTER_BYTES)
+    frozen = {name: array for name, array in buffers.items() if name not in changed}
+    fixed = [Buffer(name, array, -1) for name, array in (*frozen.items(), *constants.items())]
+    n_bytes = sum(buffer.array.nbytes for buffer in state if buffer.array.any())
+    in_file = weights == "file" or (weights == "auto" and n_bytes > MOST_CONST_BYTES)
+    return Model(artifact, training, evaluation, state, end, fixed, in_file)
+
+
+def _beside_the_programs(artifact: Artifact) -> Iterator[str]:
+    if artifact.pruning is not None:
+        yield "prunes its weights, which C does not; optimize without prune-stored"
+    if artifact.parts > 1:
+        yield (
+            f"takes a batch in {artifact.parts} parts, which C does not; optimize without "
+            "--accumulate"
+        )
+
+
+def _program(
+    folder: str, kind: str, persistent: Mapping[str, Array], constants: Mapping[str, Array]
+) -> Program:
+    program = read_program(folder, kind)
+    buffers = {"persistent": persistent, "constant": constants}
+    file = os.path.join(folder, program_file(kind))
+    check_runnable(program, buffers, file, trains=kind == TRAINING)
+    for index in (*program.roles["data"], *program.roles.get("labels", ())):
+        spec = program.values[index]
+        if math.prod(spec.shape_at(program.batch_size)) % program.batch_size:
+            raise UsageError(f"emit: {folder}: input {spec.name!r} has no axis of samples")
+    return program
+
+
+def _changed(program: Program) -> set[str]:
+    """The buffers that a step writes to."""
+    written = (i for step in program.steps if not step.is_view for i in step.outputs if i >= 0)
+    specs = (program.values[i] for i in written)
+    return {spec.buffer for spec in specs if spec.place == "persistent"}

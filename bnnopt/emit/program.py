@@ -1,0 +1,185 @@
+"""The text of ``bnn_model.c`` and of its header."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from bnnopt.emit.calls import Writer, comment, number
+from bnnopt.emit.memory import Memory
+from bnnopt.emit.model import Model
+from bnnopt.emit.text import array_definition, filled, type_of
+from bnnopt.runtime.format import Program
+
+INITIAL_FILE = "bnn_state.bin"
+
+
+class Source(NamedTuple):
+    """A source, and what it needs and has.
+
+    Attributes
+    ----------
+    text : str
+    functions : set of str
+        The kernels that it calls.
+    const_bytes : int
+        Of arrays that nothing changes.
+    """
+
+    text: str
+    functions: set[str]
+    const_bytes: int
+
+
+def model_source(model: Model, seed: int) -> Source:
+    """``bnn_model.c``; `seed` of what the memory holds while calls are noted.
+
+    Raises
+    ------
+    UsageError
+        If a step cannot be emitted.
+    """
+    memory = Memory(model.arena_bytes, model.state, model.fixed, seed)
+    writer = Writer(memory)
+    batch = model.artifact.batch_size
+    steps = {
+        "training": writer.statements(model.training, batch),
+        "evaluation": writer.statements(model.evaluation, batch),
+    }
+    bodies = {name: "\n".join(f"    {line}" for line in s.lines) for name, s in steps.items()}
+    results = {
+        "loss": _pointer(writer, model.training),
+        "prediction": _pointer(writer, model.evaluation),
+    }
+    arrays = [
+        array_definition(name, buffer.array, comment(buffer.name))
+        for name, buffer in memory.used.items()
+    ]
+    n_bytes = sum(buffer.array.nbytes for buffer in memory.used.values())
+    if not model.in_file:
+        n_bytes += sum(buffer.array.nbytes for buffer in model.filled)
+    text = filled(
+        "bnn_model.c",
+        {
+            **_words(model),
+            **bodies,
+            **results,
+            "constants": "\n".join(arrays),
+            "objects": "\n".join(writer.objects),
+            "initial": "\n".join(_initial_arrays(model)),
+            "reset": "\n".join(_reset(model)),
+            "feed_training": "\n".join(_feeds(model, writer, model.training)),
+            "feed_evaluation": "\n".join(_feeds(model, writer, model.evaluation)),
+        },
+    )
+    return Source(text, set().union(*(s.functions for s in steps.values())), n_bytes)
+
+
+def header(model: Model) -> str:
+    """``bnn_model.h``."""
+    arena = [
+        f"#define BNN_{kind}_{parameter.name.upper()} "
+        f"((void *)(bnn_arena + {parameter.spec.offset}))"
+        for kind, program in (("TRAIN", model.training), ("PREDICT", model.evaluation))
+        for parameter in model.parameters(program)
+    ]
+    sizes = {
+        "BNN_ARENA_BYTES": model.arena_bytes,
+        "BNN_STATE_BYTES": model.state_bytes,
+        "BNN_BATCH_SIZE": model.artifact.batch_size,
+        "BNN_CLASSES": model.artifact.classes,
+        "BNN_OUTPUT_SIZE": _size(model, model.evaluation),
+    }
+    if model.in_file:
+        arena.append(f'#define BNN_INITIAL_STATE "{INITIAL_FILE}"')
+    return filled(
+        "bnn_model.h",
+        {
+            **_words(model),
+            "sizes": ",\n".join(f"    {name} = {value}" for name, value in sizes.items()),
+            "places": "\n".join(arena),
+            "layout": "\n".join(_layout(model)),
+            "learning_rate": number(model.artifact.learning_rate),
+        },
+    )
+
+
+def _size(model: Model, program: Program) -> int:
+    """Elements of the first output."""
+    spec = program.values[program.outputs[0]]
+    size = 1
+    for length in spec.shape_at(model.artifact.batch_size):
+        size *= length
+    return size
+
+
+def _words(model: Model) -> Mapping[str, object]:
+    about = model.artifact
+    return {
+        "model": comment(about.model),
+        "level": about.level,
+        "batch": about.batch_size,
+        "optimizer": about.optimizer,
+        "loss_name": about.loss,
+        "train_parameters": "".join(f"{p}, " for p in _declared(model, model.training)),
+        "predict_parameters": ", ".join(_declared(model, model.evaluation)),
+        "output_type": type_of(model.evaluation.values[model.evaluation.outputs[0]].dtype),
+        "inputs": "\n".join(f"     {line}" for line in _described(model)),
+    }
+
+
+def _declared(model: Model, program: Program) -> Iterator[str]:
+    for parameter in model.parameters(program):
+        yield f"const {type_of(parameter.spec.dtype)} *{parameter.name}"
+
+
+def _described(model: Model) -> Iterator[str]:
+    """Inputs and outputs with their shapes."""
+    batch = model.artifact.batch_size
+    for parameter in model.parameters(model.training):
+        spec = parameter.spec
+        shape = list(spec.shape_at(batch))
+        yield f"{parameter.name}: {comment(spec.name)}, {spec.dtype} {shape}"
+    for index in model.evaluation.outputs:
+        spec = model.evaluation.values[index]
+        yield f"output: {comment(spec.name)}, {spec.dtype} {list(spec.shape_at(batch))}"
+
+
+def _layout(model: Model) -> Iterator[str]:
+    yield f"     {0:>10}  int64 []: steps done"
+    for name, array, offset in model.state:
+        yield f"     {offset:>10}  {array.dtype} {list(array.shape)}: {comment(name)}"
+
+
+def _pointer(writer: Writer, program: Program) -> str:
+    spec = program.values[program.outputs[0]]
+    return writer.place(spec)
+
+
+def _feeds(model: Model, writer: Writer, program: Program) -> Iterator[str]:
+    """Copies of what a function is given to where its program reads it."""
+    for parameter in model.parameters(program):
+        n_bytes = parameter.spec.n_bytes(model.artifact.batch_size)
+        yield f"    feed({writer.place(parameter.spec)}, {parameter.name}, {n_bytes});"
+    for role, name in (("rate", "lr"), ("step", "step")):
+        for index in program.roles.get(role, ()):
+            spec = program.values[index]
+            yield f"    feed({writer.place(spec)}, &{name}, {spec.n_bytes(1)});"
+
+
+def _initial_arrays(model: Model) -> Iterator[str]:
+    for i, buffer in enumerate(() if model.in_file else model.filled):
+        yield array_definition(f"initial_{i}", buffer.array, comment(buffer.name))
+
+
+def _reset(model: Model) -> Iterator[str]:
+    for i, buffer in enumerate(() if model.in_file else model.filled):
+        yield f"    memcpy(STATE({buffer.offset}), initial_{i}, {buffer.array.nbytes});"
+
+
+def initial_state(model: Model) -> bytes:
+    """The state before the first step."""
+    state = bytearray(model.state_bytes)
+    for _, array, offset in model.state:
+        state[offset : offset + array.nbytes] = array.tobytes()
+    return bytes(state)

@@ -1,0 +1,130 @@
+"""An emitted program as a library of this process, beside the session that it has to equal."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnopt.emit import emit
+from bnnopt.runtime import TrainingSession
+from bnnopt.runtime.library import portable_kernels
+from tests.runtime.compiled_calls import settings_of
+
+Array = NDArray[Any]
+COMPILER = shutil.which("cc")
+FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-DBNN_PORTABLE", "-ffp-contract=off")
+QUICK = (*FLAGS, "-O0")
+FULL = (*FLAGS, "-O2", "-fno-math-errno", "-fno-trapping-math")
+
+
+class Trace(NamedTuple):
+    """What some steps gave: losses, buffers by name, and the output for the last batch."""
+
+    losses: list[float]
+    state: Mapping[str, bytes]
+    output: bytes
+
+
+class Program:
+    """What is emitted from a compiled folder into another, as functions."""
+
+    def __init__(self, compiled: Path, folder: Path, flags: Sequence[str] = QUICK) -> None:
+        self.emitted = emit(compiled, folder)
+        name = self.emitted.initial_file
+        self._initial = None if name is None else np.fromfile(folder / name, np.uint8)
+        sources = [folder / "bnn_model.c", *sorted((folder / "kernels").glob("*.c"))]
+        library = folder / "bnn_model.so"
+        command = [str(COMPILER), *flags, "-fPIC", "-shared", *sources, "-o", library, "-lm"]
+        subprocess.run([str(part) for part in command], check=True)
+        self._library = ctypes.CDLL(str(library))
+        self._library.bnn_train_step.restype = ctypes.c_float
+        self._library.bnn_predict.restype = ctypes.c_void_p
+        self.arena_bytes = self._size("bnn_arena_bytes")
+        self.state = self._bytes("bnn_state", self._size("bnn_state_bytes"))
+
+    def reset(self) -> None:
+        self._library.bnn_reset()
+        if self._initial is not None:
+            self.state[:] = self._initial
+
+    def step(self, arrays: Sequence[Array], rate: float) -> float:
+        return float(self._library.bnn_train_step(*self._pointers(arrays), ctypes.c_float(rate)))
+
+    def predict(self, arrays: Sequence[Array], n_bytes: int) -> bytes:
+        address = self._library.bnn_predict(*self._pointers(arrays))
+        return ctypes.string_at(address, n_bytes)
+
+    @property
+    def error(self) -> str | None:
+        found = ctypes.c_char_p.in_dll(self._library, "bnn_error").value
+        return None if found is None else found.decode()
+
+    def _pointers(self, arrays: Sequence[Array]) -> list[ctypes.c_void_p]:
+        return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+
+    def _size(self, name: str) -> int:
+        return ctypes.c_size_t.in_dll(self._library, name).value
+
+    def _bytes(self, name: str, n: int) -> NDArray[np.uint8]:
+        return np.frombuffer((ctypes.c_uint8 * n).in_dll(self._library, name), np.uint8)
+
+
+class Batches:
+    """Batches for a session, drawn: inputs in their types, labels."""
+
+    def __init__(self, session: TrainingSession, seed: int = 0) -> None:
+        self._session, self._random = session, np.random.default_rng(seed)
+
+    def draw(self) -> tuple[dict[str, Array], Array | None]:
+        about, n = self._session.about, self._session.batch_size
+        inputs = self._session.inputs.items()
+        x = {name: self._values(spec.dtype, spec.shape_at(n), 10) for name, spec in inputs}
+        if not self._session.takes_labels:
+            return x, None
+        labels = self._session._labels
+        assert labels is not None
+        return x, self._values(labels.dtype, labels.shape_at(n), about.classes)
+
+    def _values(self, dtype: str, shape: Sequence[int], below: int) -> Array:
+        if np.dtype(dtype).kind == "f":
+            return self._random.standard_normal(shape).astype(dtype)
+        return self._random.integers(0, below, shape).astype(dtype)
+
+
+def of_session(folder: Path, steps: int, rate: float = 1e-3) -> Trace:
+    """The native runtime on portable kernels."""
+    with settings_of(portable=True, threads=1), portable_kernels():
+        session = TrainingSession(folder, threads=1)
+        batches, losses = Batches(session), []
+        for _ in range(steps):
+            x, y = batches.draw()
+            losses.append(session.step(x, y, rate))
+        output = session.predict(x).tobytes()
+    return Trace(losses, {n: a.tobytes() for n, a in session._persistent.items()}, output)
+
+
+def of_program(folder: Path, program: Program, steps: int, rate: float = 1e-3) -> Trace:
+    """The same steps by what was emitted from the folder."""
+    session = TrainingSession(folder)
+    assert program.arena_bytes == session._backend.arena.size, "the arena is not the plan's"
+    program.reset()
+    batches, losses = Batches(session), []
+    for _ in range(steps):
+        x, y = batches.draw()
+        losses.append(program.step([*x.values(), *([] if y is None else [y])], rate))
+        assert program.error is None, program.error
+    size = len(session.predict(x).tobytes())
+    output = program.predict([*x.values()], size)
+    state = {
+        name: program.state[begin : begin + session._persistent[name].nbytes].tobytes()
+        for name, begin in program.emitted.state.items()
+    }
+    frozen = {n: a.tobytes() for n, a in session._persistent.items() if n not in state}
+    return Trace(losses, state | frozen, output)

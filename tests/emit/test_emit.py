@@ -1,0 +1,157 @@
+"""What is emitted does the session's steps, to the bit, or is refused."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import bnnopt
+from bnnopt.cli import main
+from bnnopt.emit import emit, read_model, write_samples
+from bnnopt.emit.sources import sources_of
+from bnnopt.errors import UsageError
+from bnnopt.runtime import TrainingSession
+from bnnopt.runtime.kernels.compiled.table import COMPILED
+from bnnopt.runtime.library import library
+from tests.cli.helpers import MODELS
+from tests.emit.harness import COMPILER, FULL, Program, of_program, of_session
+from tests.runtime.test_boundary import CONTROLS, exported
+from tests.zoo import build_small
+
+pytestmark = pytest.mark.skipif(
+    library() is None or COMPILER is None, reason="needs a C compiler, and kernels built by it"
+)
+STEPS = 20
+
+
+def compiled(folder: Path, name: str, level: str = "O1", **options: object) -> Path:
+    ir.save(build_small(name), folder / f"{name}.onnx")
+    optimized = bnnopt.optimize(folder / f"{name}.onnx", batch_size=8, level=level, **options)
+    optimized.save(folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def mlp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mlp") / "out"
+    bnnopt.optimize(MODELS / "mlp.onnx", batch_size=8, level="O1").save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def program(mlp: Path, tmp_path_factory: pytest.TempPathFactory) -> Program:
+    return Program(mlp, tmp_path_factory.mktemp("csrc"))
+
+
+def test_steps_are_those_of_the_session(mlp: Path, program: Program) -> None:
+    assert of_program(mlp, program, 3) == of_session(mlp, 3)
+
+
+def test_the_control_finds_another_rate(mlp: Path, program: Program) -> None:
+    want, got = of_session(mlp, 2), of_program(mlp, program, 2, 2e-3)
+    assert got.losses[0] == want.losses[0]
+    assert got.losses[1] != want.losses[1]
+    assert got.state != want.state
+
+
+def test_a_step_that_fails_says_where(program: Program) -> None:
+    program.reset()
+    x, labels = np.zeros((8, 784), np.float32), np.full(8, 10)  # of ten classes
+    assert np.isnan(program.step([x, labels], 1e-3))
+    assert program.error is not None
+    assert "loss" in program.error
+    assert not program.state[:8].any(), "the step counts"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
+def test_every_level_and_optimiser(level: str, optimizer: str, tmp_path: Path) -> None:
+    folder = compiled(tmp_path, "mlp", level, optimizer=optimizer)
+    want = of_session(folder, STEPS, 1e-4)
+    program = Program(folder, tmp_path / "csrc", FULL)
+    assert of_program(folder, program, STEPS, 1e-4) == want
+
+
+def test_what_has_no_kernel_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = compiled(tmp_path, "har", "O0")
+    with pytest.raises(SystemExit) as stop:
+        main(["emit", str(folder), "-o", str(tmp_path / "csrc")])
+    assert stop.value.code == 2
+    assert "node 'pool1' (MaxPool) has no kernel in C" in capsys.readouterr().err
+    assert not (tmp_path / "csrc").exists()
+
+
+def test_a_call_that_follows_from_values_is_refused(
+    mlp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that reads an operand in Python: C would keep what was read."""
+    kernel = COMPILED["BatchNormalizationTraining"]
+
+    def reads(inputs, outputs, attributes, scratch):
+        own = {**attributes, "epsilon": float(np.nan_to_num(inputs[0]).max())}
+        return kernel.call(inputs, outputs, own, scratch)
+
+    row = kernel._replace(call=reads)
+    monkeypatch.setitem(COMPILED, "BatchNormalizationTraining", row)
+    with pytest.raises(UsageError, match=r"bnn_batch_normalization_training.* depends on values"):
+        emit(mlp, tmp_path)
+
+
+def test_samples_as_bytes(mlp: Path, tmp_path: Path) -> None:
+    x, y = np.arange(3 * 784, dtype=np.float32).reshape(3, 784), np.array([7, 8, 9])
+    assert (
+        write_samples(read_model(str(mlp)), [(x[:2], y[:2]), (x[2:], y[2:])], tmp_path / "s") == 3
+    )
+    record = np.dtype([("x", "<f4", 784), ("y", "<i8")])
+    found = np.fromfile(tmp_path / "s", record)
+    np.testing.assert_array_equal(found["x"], x)
+    np.testing.assert_array_equal(found["y"], y)
+    with pytest.raises(UsageError, match="no labels"):
+        write_samples(read_model(str(mlp)), [(x, None)], tmp_path / "s")
+
+
+@pytest.mark.slow
+def test_weights_as_arrays_or_a_file(mlp: Path, tmp_path: Path) -> None:
+    constants = emit(mlp, tmp_path / "a", "const")
+    file = emit(mlp, tmp_path / "b", "file")
+    assert constants.initial_file is None
+    assert not (tmp_path / "a" / "bnn_state.bin").exists()
+    weights = sum(a.nbytes for a in TrainingSession(mlp).stored_weights().values() if a.any())
+    assert constants.const_bytes - file.const_bytes == weights
+    with pytest.raises(UsageError, match="weights 'flash'"):
+        emit(mlp, tmp_path, "flash")
+
+
+@pytest.mark.slow
+def test_every_exported_function_is_found() -> None:
+    names = set(exported()) - CONTROLS
+    found = sources_of(names)
+    assert len(found.prototypes) == len(names)
+    assert not {file for file in found.files if "avx" in file or "threads" in file}
+
+
+@pytest.mark.slow
+def test_the_example_trains(mlp: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    y = random.integers(0, 10, 800)
+    x = np.float32(0.3) * random.standard_normal((800, 784), np.float32)
+    x[np.arange(800), y] += 4
+    for name in ("train", "test"):
+        np.savez(tmp_path / f"{name}.npz", x=x, y=y)
+    data = ["--data", str(tmp_path / "train.npz"), "--valid", str(tmp_path / "test.npz")]
+    main(["emit", str(mlp), "-o", str(tmp_path / "csrc"), *data])
+    subprocess.run(["make", "-s", "CFLAGS=-O1 -Werror"], cwd=tmp_path / "csrc", check=True)
+    command = ["./bnn_train", "train.bin", "test.bin", "3"]
+    done = subprocess.run(
+        command, cwd=tmp_path / "csrc", check=True, capture_output=True, text=True
+    )
+    *_, steps, accuracy = done.stdout.splitlines()
+    assert steps.startswith("100 steps, mean loss")
+    right, _, total, *_ = accuracy.split()
+    assert int(total) == 800
+    assert int(right) > 700
