@@ -10,6 +10,7 @@ from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.format import Program, StepSpec, ValueSpec
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.functions import Note, dry_run
+from bnnopt.runtime.kernels.compiled.optimizers import BEGIN_UPDATE
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 
 NUMPY = "numpy"
@@ -17,7 +18,7 @@ NUMPY = "numpy"
 
 @np.errstate(all="ignore")  # rates from the number of a step that is 0
 def kernels_of(program: Program) -> list[str]:
-    """For each step the C functions that it calls, ``numpy``, or nothing for a view.
+    """For each step the C functions that do its work, ``numpy``, or nothing for a view.
 
     The wrappers are asked with small arrays of the right types: a batch of 1 where the program
     takes any, values with one place sharing their memory.
@@ -42,7 +43,8 @@ def _kernel_of(step: StepSpec, arrays: Mapping[int, Array]) -> str:
     scratch = _zeros(step.workspace_bytes)
     with dry_run() as notes:
         is_covered = compiled.call(inputs, outputs, step.attributes, scratch)
-    names = [note.function.name for note in notes if isinstance(note, Note)]
+    functions = [note.function for note in notes if isinstance(note, Note)]
+    names = [function.name for function in functions if function is not BEGIN_UPDATE]
     return ", ".join(dict.fromkeys(names)) if is_covered and names else NUMPY
 
 
