@@ -93,10 +93,11 @@ class Guard:
             self.check_loss(float(values[self._loss].reshape(-1)[0]))
         with np.errstate(all="ignore"):
             total = sum(map(_square, self._flat_statistics))
+            collapses = any(_collapses(values[i], values[j]) for i, j in self._deviations)
         if not total <= LARGE_STATISTIC**2:  # a sum keeps NaN, wherever it is
             self.check_finite(self._statistics)
             self._keep_others()
-        elif any(_collapses(values[var], values[inverse]) for var, inverse in self._deviations):
+        elif collapses:
             self._keep_others()
         self.before_all()
 
@@ -186,9 +187,9 @@ def _deviations(program: Program, end: int) -> list[tuple[int, int]]:
 
 
 def _collapses(running_var: Array, inverse_deviation: Array) -> bool:
-    with np.errstate(all="ignore"):
-        ratios = np.square(inverse_deviation) * running_var
-    return not float(ratios.max(initial=0.0)) <= COLLAPSE**-2  # NaN too
+    """Whether a channel does; the caller lets numpy say nothing of an overflow."""
+    quotients = np.square(inverse_deviation) * running_var
+    return not float(quotients.max()) <= COLLAPSE**-2  # NaN too
 
 
 def is_finite(array: Array) -> bool:
