@@ -16,7 +16,7 @@ from bnnopt.runtime.format import Program, StepSpec, ValueSpec
 from bnnopt.runtime.kernels.compiled.calls import check_finite, finite_updates
 from bnnopt.runtime.kernels.compiled.functions import Argument, Note, Notes, Read, dry_run
 from bnnopt.runtime.kernels.compiled.optimizers import Update
-from bnnopt.runtime.kernels.compiled.table import COMPILED
+from bnnopt.runtime.kernels.compiled.table import kernel_of
 from bnnopt.runtime.kernels.tiling import Convolution, Dense
 from bnnopt.runtime.library import portable_kernels
 
@@ -159,10 +159,10 @@ def _noted(step: StepSpec, values: Sequence[Array], memory: Memory) -> Notes:
         [values[i] if i >= 0 else None for i in s] for s in (step.inputs, step.outputs)
     )
     scratch = memory.arena[step.workspace_offset : step.workspace_offset + step.workspace_bytes]
-    kernel = COMPILED.get(step.operator)
     with dry_run() as notes, finite_updates(memory.diverged), portable_kernels():
-        if kernel is None or kernel.grows:
-            raise _refused(step, "has no kernel in C" if kernel is None else "grows with its data")
+        kernel = kernel_of(step.operator)
+        if kernel is None:
+            raise _refused(step, "has no kernel in C")
         with np.errstate(all="ignore"):
             is_covered = kernel.call(inputs, outputs, step.attributes, scratch)
     if not is_covered:

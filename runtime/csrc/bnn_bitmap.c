@@ -386,6 +386,19 @@ BNN_EXPORT void bnn_bitmap_gather_f32(const float *x, uint8_t *bits, float *valu
     bnn_parallel(b.n_blocks, grain(&b), BNN_PICK(gather_body), &b);
 }
 
+/* The same where no more than `n_values` can be kept, the rest of which become 0: 0, with nothing
+   written, if there are more. */
+BNN_EXPORT int bnn_bitmap_fill_f32(const float *x, uint8_t *bits, float *values, i64 n_values,
+                                   i64 *offsets, i64 rows, i64 row, i64 by_row) {
+    bnn_bitmap b = {.floors = by_row ? (const uint32_t *)values : NULL};
+    cut(&b, rows, row, BLOCK);
+    const i64 used = offsets[b.n_blocks] + 1;
+    if (used > n_values) return 0;
+    bnn_bitmap_gather_f32(x, bits, values, offsets, rows, row, by_row);
+    memset(values + used, 0, (size_t)(n_values - used) * sizeof *values);
+    return 1;
+}
+
 /* y: rows x row floats again. 0, with nothing written, if there are fewer values than bits. */
 BNN_EXPORT int bnn_bitmap_scatter_f32(uint8_t *bits, float *values, i64 n_values, float *y,
                                       i64 *offsets, i64 rows, i64 row) {

@@ -40,6 +40,22 @@ BNN_EXPORT int bnn_max_pool_grad_f32(const float *dy, const i64 *indices, float 
     return !s.strays;
 }
 
+/* The same of halves, summed in float32, for programs without numpy: each element of dx looks for its
+   own, as there is no room for wide sums. */
+BNN_EXPORT int bnn_max_pool_grad_f16(const bnn_half *dy, const i64 *indices, bnn_half *dx, i64 planes,
+                                     i64 plane_in, i64 plane_out) {
+    for (i64 j = 0; j < planes * plane_out; j++)
+        if (indices[j] / plane_in != j / plane_out || indices[j] < 0) return 0;
+    for (i64 at = 0; at < planes * plane_in; at++) {
+        const i64 first = at / plane_in * plane_out;
+        float sum = 0;
+        for (i64 j = first; j < first + plane_out; j++)
+            if (indices[j] == at) sum += bnn_half_to_float(dy[j]);
+        dx[at] = bnn_float_to_half(sum);
+    }
+    return 1;
+}
+
 struct spread {
     const void *dy;
     const uint8_t *packed;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from bnnopt.cli import main
 from bnnopt.emit import emit, read_model, write_samples
 from bnnopt.emit.sources import sources_of
 from bnnopt.errors import UsageError
+from bnnopt.models import names
 from bnnopt.runtime import TrainingSession
-from bnnopt.runtime.kernels.compiled.table import COMPILED
+from bnnopt.runtime.kernels.compiled.table import COMPILED, PORTABLE
 from bnnopt.runtime.library import library
 from tests.cli.helpers import MODELS
 from tests.emit.harness import COMPILER, FULL, Program, of_program, of_session
 from tests.runtime.test_boundary import CONTROLS, exported
-from tests.zoo import build_small
+from tests.zoo import LARGE, build_small
 
 pytestmark = pytest.mark.skipif(
     library() is None or COMPILER is None, reason="needs a C compiler, and kernels built by it"
@@ -68,7 +70,7 @@ def test_a_step_that_fails_says_where(program: Program) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "bop"])
 @pytest.mark.parametrize("level", ["O0", "O1", "O2"])
 def test_every_level_and_optimiser(level: str, optimizer: str, tmp_path: Path) -> None:
     folder = compiled(tmp_path, "mlp", level, optimizer=optimizer)
@@ -77,12 +79,16 @@ def test_every_level_and_optimiser(level: str, optimizer: str, tmp_path: Path) -
     assert of_program(folder, program, STEPS, 1e-4) == want
 
 
-def test_what_has_no_kernel_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = compiled(tmp_path, "har", "O0")
+def test_what_has_no_kernel_is_refused(
+    mlp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(PORTABLE, "Gemm")
     with pytest.raises(SystemExit) as stop:
-        main(["emit", str(folder), "-o", str(tmp_path / "csrc")])
+        main(["emit", str(mlp), "-o", str(tmp_path / "csrc")])
     assert stop.value.code == 2
-    assert "node 'pool1' (MaxPool) has no kernel in C" in capsys.readouterr().err
+    found = capsys.readouterr().err
+    assert re.search(r"emit: node '\S+' \(Gemm\) has no kernel in C", found)
+    assert found.count("\n") == 1
     assert not (tmp_path / "csrc").exists()
 
 
@@ -125,6 +131,15 @@ def test_weights_as_arrays_or_a_file(mlp: Path, tmp_path: Path) -> None:
     assert constants.const_bytes - file.const_bytes == weights
     with pytest.raises(UsageError, match="weights 'flash'"):
         emit(mlp, tmp_path, "flash")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
+@pytest.mark.parametrize("name", [name for name in names() if name not in ("mlp", *LARGE)])
+def test_the_zoo(name: str, level: str, tmp_path: Path) -> None:
+    folder = compiled(tmp_path, name, level)
+    want = of_session(folder, 3, 1e-6)
+    assert of_program(folder, Program(folder, tmp_path / "csrc"), 3, 1e-6) == want
 
 
 @pytest.mark.slow

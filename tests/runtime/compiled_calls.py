@@ -21,7 +21,7 @@ from bnnopt.runtime.kernels.compiled.optimizers import FORMS
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.kernels.windows import Window, make_window
-from bnnopt.runtime.library import library, portable_kernels
+from bnnopt.runtime.library import library
 from tests.ops.oracles import clear_bias
 
 WINDOW_NAMES = {"kernel_shape": "kernel"}  # of an attribute, as a parameter of make_window
@@ -52,13 +52,11 @@ BOUNDS = {
     "BatchNormalizationTraining": 1e-5,
     "ConvTapSums": 1e-6,
     "Gelu": 1e-6,  # the twin computes in float64
-    "Gemm": 1e-5,  # BLAS sums in another order
     "GlobalAveragePool": 1e-6,
     "L1BatchNormalizationGrad": 1e-5,
     "L1BatchNormalizationPoolGrad": 1e-5,
     "L1BatchNormalizationSigns": 1e-5,
     "L1BatchNormalizationTraining": 1e-5,
-    "MatMul": 1e-5,
     "ReduceMean": 1e-6,  # the twins sum in float32
     "ReduceSum": 1e-6,
     "SoftmaxCrossEntropy": 1e-6,
@@ -133,8 +131,7 @@ def run(
         outputs.append(shared)
     inputs = [None if b is None else b.array for b in buffers]
     results = [b.array.view(like.dtype) for b, like in zip(outputs, call.twin(), strict=True)]
-    with portable_kernels():  # products of real matrices too
-        assert kernel(inputs, results, call.attributes, np.empty(0, np.uint8)), "not covered"
+    assert kernel(inputs, results, call.attributes, np.empty(0, np.uint8)), "not covered"
     for i, (buffer, array) in enumerate(zip(buffers, call.inputs, strict=True)):
         if buffer is None:
             continue
@@ -607,29 +604,6 @@ def binarize_attributes(s: Source) -> dict[str, Attribute]:
     return {"zero": s.number(1, -1), "ste": "clip", "clip": 1.0}
 
 
-def products(s: Source) -> tuple[int, int, int]:
-    """(m, n, k) of a matrix product."""
-    if math.prod(s.shape) > 10_000:
-        return 300, 70, 129
-    return s.integer(1, 5), s.integer(1, 17), s.integer(1, 40)
-
-
-def gemm(s: Source) -> Call:
-    (m, n, k), turn_a, turn_b = products(s), s.integer(0, 1), s.integer(0, 1)
-    a, b = s.finite(*((k, m) if turn_a else (m, k))), s.finite(*((n, k) if turn_b else (k, n)))
-    bias = [(n,), (1, n), (m, n)][s.integer(0, 2)]
-    given: list[Array | None] = [a, b, s.finite(*bias)] if math.prod(bias) > 1 else [a, b]
-    scale = float(np.abs(a).sum() / a.size * k + 1)
-    return Call("Gemm", given, {"transA": turn_a, "transB": turn_b}, {}, (scale,))
-
-
-def matmul(s: Source) -> Call:
-    m, n, k = products(s)
-    stacks = [((), ()), ((2, 3), (2, 3)), ((3,), ()), ((), (2,)), ((1, 2), (1, 2))]
-    left, right = stacks[s.integer(0, 4)]
-    return Call("MatMul", [s.finite(*left, m, k), s.finite(*right, k, n)], {}, {}, (float(k + 1),))
-
-
 CALLS: dict[str, Callable[[Source], Call]] = {
     "Add": lambda s: arithmetic("Add", s),
     "AveragePool": lambda s: pooling("AveragePool", s),
@@ -651,7 +625,6 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Dropout": dropout,
     "DrawUniform": draw_uniform,
     "Gelu": lambda s: unary("Gelu", s, approximate=["none", "tanh"][s.integer(0, 1)]),
-    "Gemm": gemm,
     "GlobalAveragePool": global_average,
     "L1BatchNormalizationGrad": lambda s: batch_normalization("L1BatchNormalizationGrad", s),
     "L1BatchNormalizationSigns": lambda s: batch_normalization_signs(
@@ -663,7 +636,6 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "MaskedGrad": masked_grad,
     "L1BatchNormalizationPoolGrad": pool_batch_normalization_grad,
     "MaxPool": lambda s: pooling("MaxPool", s),
-    "MatMul": matmul,
     "MaxPoolGrad": max_pool_grad,
     "Mul": lambda s: arithmetic("Mul", s),
     "PackBits": lambda s: Call("PackBits", [s.rng.random(s.shape) < 0.5]),

@@ -225,7 +225,7 @@ def test_unusual_cases_are_refused():
     assert refuses(Call("Transpose", [x.astype(np.float64)]))
     assert refuses(Call("BatchNormalization", [x, *[x[0]] * 4], {"training_mode": 1}), x)
     line = np.zeros((1, 1, 5), np.float32)
-    assert refuses(Call("MaxPool", [line], {"kernel_shape": [2]}))
+    assert refuses(Call("MaxPool", [line[None, None]], {"kernel_shape": [1, 1, 2]}))
     dy, stray = np.ones((1, 2, 1, 1), np.float32), np.zeros((1, 2, 1, 1), np.int64)
     assert refuses(Call("MaxPoolGrad", [dy, stray], {"input_shape": [2, 2]}))
     assert refuses(Call("ReduceSum", [np.zeros((2, 3, 2, 3, 2), np.float32), np.array([0, 2, 4])]))

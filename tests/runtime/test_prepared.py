@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from bnnopt.runtime.kernels.compiled.functions import recorded, repeat
 from bnnopt.runtime.kernels.compiled.linear import STEPS as DENSE_STEPS
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.compiled.updates import FUSED
-from bnnopt.runtime.library import library, portable_kernels
+from bnnopt.runtime.library import library
 from tests.graphs import run_native, zoo
 from tests.runtime.compiled_calls import CALLS, Call, Source
 from tests.runtime.test_compiled_products import small_products
@@ -35,13 +34,6 @@ def calls() -> dict[str, Call]:
     for product in small_products():
         table[product.operator] = Call(product.operator, [*product.inputs], product.attributes)
     return table | {update.operator: update for update in small_updates()}
-
-
-@pytest.fixture
-def portable(operator: str) -> Iterator[None]:
-    """Products that BLAS would make, by C."""
-    with portable_kernels() if operator in ("Gemm", "MatMul") else contextlib.nullcontext():
-        yield
 
 
 def other_values(call: Call) -> None:
@@ -73,7 +65,6 @@ def in_turn() -> Iterator[Any]:
         yield pytest.param(name, marks=pytest.mark.slow) if is_slow else name
 
 
-@pytest.mark.usefixtures("portable")
 @pytest.mark.parametrize("operator", [*in_turn()])
 def test_repeated_calls_read_the_values_of_now(operator: str):
     call, kernel = copy.deepcopy(calls()[operator]), COMPILED[operator]

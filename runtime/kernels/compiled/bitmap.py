@@ -14,8 +14,9 @@ from bnnopt.runtime.kernels.compiled.calls import (
     covered,
     integers,
 )
-from bnnopt.runtime.kernels.compiled.functions import CFunction
+from bnnopt.runtime.kernels.compiled.functions import CFunction, is_dry_run
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule
+from bnnopt.runtime.library import is_portable
 
 MARK = CFunction("void bnn_bitmap_mark_f32(float*, uint8_t*, i64*, i64, i64)")
 MARK_LARGEST = CFunction(
@@ -23,6 +24,7 @@ MARK_LARGEST = CFunction(
 )
 KTH_MAGNITUDES = CFunction("void bnn_kth_magnitudes_f32(float*, uint32_t*, i64, i64, i64)")
 GATHER = CFunction("void bnn_bitmap_gather_f32(float*, uint8_t*, float*, i64*, i64, i64, i64)")
+FILL = CFunction("int bnn_bitmap_fill_f32(float*, uint8_t*, float*, i64, i64*, i64, i64, i64)")
 SCATTER = CFunction("int bnn_bitmap_scatter_f32(uint8_t*, float*, i64, float*, i64*, i64, i64)")
 RELU_GRAD = CFunction(
     "int bnn_bitmap_relu_grad_f32(float*, uint8_t*, float*, i64, float*, i64*, i64, i64)"
@@ -70,6 +72,8 @@ def _gather(x: Array, outputs: Arrays, offsets: Array, by_row: bool) -> bool:
     """Move the marked elements, into an array of their own where the planned one is too small."""
     assert isinstance(outputs, list)
     bits, values = outputs
+    if is_dry_run() and is_portable():  # C alone has no other place
+        return FILL(x, bits, values, values.size, offsets, *_rows(x), int(by_row))
     used = int(offsets[-1]) + 1
     if used > values.size:
         outputs[1] = values = np.empty(used, values.dtype)

@@ -213,11 +213,11 @@ def _cut(
         return None
     if operator in ("Conv", "RealConv"):
         operator = "Conv"
-        g = _geometry(inputs[0], inputs[1], output, attributes)
+        g = geometry_of(inputs[0], inputs[1], output, attributes)
     elif operator == "ConvInputGrad":
-        g = _geometry(output, inputs[1], inputs[0], attributes)
+        g = geometry_of(output, inputs[1], inputs[0], attributes)
     else:
-        g = _geometry(inputs[0], output, inputs[1], attributes)
+        g = geometry_of(inputs[0], output, inputs[1], attributes)
     if g is None or g.taps > MAX_TAPS:
         return None
     if g.group == g.c > 1:
@@ -227,7 +227,7 @@ def _cut(
     ](g)
 
 
-def _geometry(x: Shape, w: Shape, y: Shape, attributes: Attributes) -> Convolution | None:
+def geometry_of(x: Shape, w: Shape, y: Shape, attributes: Attributes) -> Convolution | None:
     """The convolution without a tile; one dimension becomes the second of two."""
     window = make_window(
         x[2:],

@@ -35,6 +35,7 @@ FORMS = {
     "f32": "float*, float*, float*, i64, float, float",
     "halves": "void*, void*, void*, i64, i64, i64, i64, float, float",
     "stretched_f32": "float*, float*, float*, i64, i64, i64",
+    "broadcast_f32": "float*, float*, void*, i64*",
 }
 """The parameters of elementwise functions, by the ending of their names."""
 
@@ -49,20 +50,20 @@ def binarize(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: A
     """`binarize.binarize` with `zero` +1 or -1."""
     kinds = {1.0: "binarize_plus", -1.0: "binarize_minus"}
     kind = kinds.get(number(attributes, "zero"))
-    return kind is not None and _map(kind, inputs[0], None, outputs[0])
+    return kind is not None and mapped(kind, inputs[0], None, outputs[0])
 
 
 def clip_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`binarize.clip_grad`."""
     dy, x = inputs
     bounds = number(attributes, "low"), number(attributes, "high")
-    return x is not None and _map("clip_grad", dy, x, outputs[0], *bounds)
+    return x is not None and mapped("clip_grad", dy, x, outputs[0], *bounds)
 
 
 def relu_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`binarize.relu_grad`."""
     dy, y = inputs
-    return y is not None and _map("relu_grad", dy, y, outputs[0])
+    return y is not None and mapped("relu_grad", dy, y, outputs[0])
 
 
 def activation(name: str, by: str = "", **kinds: str) -> KernelCall:
@@ -70,7 +71,7 @@ def activation(name: str, by: str = "", **kinds: str) -> KernelCall:
 
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
         kind = kinds.get(str(attributes[by])) if by in attributes else name
-        return kind is not None and _map(kind, inputs[0], None, outputs[0])
+        return kind is not None and mapped(kind, inputs[0], None, outputs[0])
 
     return run
 
@@ -86,7 +87,7 @@ def clip(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
     if len(limits) < len(given) or any(math.isnan(limit) for limit in limits.values()):
         return False
     kind = "clip" if len(limits) == 2 else f"clip_{next(iter(limits))}"
-    return _map(kind, x, None, y, limits.get("low", 0.0), limits.get("high", 0.0))
+    return mapped(kind, x, None, y, limits.get("low", 0.0), limits.get("high", 0.0))
 
 
 def dropout(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -112,7 +113,7 @@ def draw_uniform(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratc
     return DRAW_UNIFORM(u, step, u.size, integer(attributes, "seed"), *bounds)
 
 
-def _map(
+def mapped(
     name: str, a: Array | None, b: Array | None, y: Array | None, s: float = 0.0, t: float = 0.0
 ) -> bool:
     """One of C's elementwise functions, in float32 or, for float16 operands, rounded once."""
@@ -158,11 +159,11 @@ def _arithmetic(
     if a is None or b is None or y is None:
         return False
     if a.size == b.size == y.size:  # then no axis is stretched
-        return _map(name, a, b, y)
+        return mapped(name, a, b, y)
     if b.size == 1 and _is_float(b):
-        return _map(f"{name}_scalar", a, None, y, scalar(b))
+        return mapped(f"{name}_scalar", a, None, y, scalar(b))
     if a.size == 1 and _is_float(a):
-        return _map(scalar_left, b, None, y, scalar(a))
+        return mapped(scalar_left, b, None, y, scalar(a))
     if commutes and a.size < b.size:
         a, b = b, a
     axes = _stretched(a.shape, b.shape)

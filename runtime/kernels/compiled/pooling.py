@@ -182,10 +182,12 @@ def _window(x: Array | None, y: Array | None, attributes: Attributes) -> list[in
     assert y is not None
     kernel = integers(attributes, "kernel_shape") or []
     plane = math.prod(x.shape[2:])
-    if x.ndim != 4 or len(kernel) != 2 or not 0 < plane <= MAX_PLANE:
+    if x.ndim not in (3, 4) or len(kernel) != x.ndim - 2 or not 0 < plane <= MAX_PLANE:
         return None
     numbers = _window_numbers(x.shape[2:], None, attributes)
-    return numbers if y.shape == (*x.shape[:2], *numbers[2:4]) else None
+    if x.ndim == 3:  # a row
+        numbers = [n for pair in zip((1, 1, 1, 1, 1, 0, 0), numbers, strict=True) for n in pair]
+    return numbers if y.shape == (*x.shape[:2], *numbers[2:4][4 - x.ndim :]) else None
 
 
 def _window_numbers(

@@ -30,7 +30,7 @@ def reduce(*, mean: bool) -> KernelCall:
             return False
         noop = integer({"noop_with_empty_axes": 0, **attributes}, "noop_with_empty_axes")
         axes = axes_of(x, optional(inputs, 1), noop)
-        groups = _groups(x.shape, axes)
+        groups = groups_of(x.shape, axes)
         if groups is None or y is None:
             return False
         if y.size != groups[0] * groups[2] and not is_dry_run():  # axes are data
@@ -52,7 +52,7 @@ def global_average_pool(
     return REDUCE(x, y, 1, 1, planes, length, length)
 
 
-def _groups(shape: Sequence[int], summed: Collection[int]) -> list[int] | None:
+def groups_of(shape: Sequence[int], summed: Collection[int]) -> list[int] | None:
     """Lengths of what is kept, summed, kept and summed in turn; None if axes alternate more."""
     lengths = [1]
     for axis, length in enumerate(shape):

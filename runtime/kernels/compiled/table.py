@@ -14,15 +14,19 @@ from bnnopt.runtime.kernels.compiled import (
     elementwise,
     linear,
     loss,
+    moving,
     normalization,
     optimizers,
     packing,
+    plain,
     pooling,
     reduction,
     shaping,
     updates,
 )
+from bnnopt.runtime.kernels.compiled.calls import KernelCall
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes
+from bnnopt.runtime.library import is_portable
 
 COMPILED: dict[str, CompiledKernel] = {
     **binary_products.KERNELS,
@@ -40,9 +44,30 @@ COMPILED: dict[str, CompiledKernel] = {
     **updates.KERNELS,
 }
 
+PORTABLE: dict[str, CompiledKernel] = {**moving.KERNELS, **plain.KERNELS}
+"""What numpy and BLAS do better, in C for where there are none: see `kernel_of`."""
 
 GROWING = frozenset(name for name, kernel in COMPILED.items() if kernel.grows)
 """Operators whose values may need more than the plan has, and are freed behind their readers."""
+
+
+def kernel_of(operator: str) -> CompiledKernel | None:
+    """The compiled kernel of an operator.
+
+    Where bits have to be those of any machine (`library.is_portable`), that of `PORTABLE` does what
+    it leaves.
+    """
+    kernel = COMPILED.get(operator)
+    other = PORTABLE.get(operator)
+    if other is None or not is_portable():
+        return kernel
+    if kernel is None:
+        return other
+    return kernel._replace(call=_in_turn(kernel.call, other.call), repeatable=False)
+
+
+def _in_turn(first: KernelCall, second: KernelCall) -> KernelCall:
+    return lambda *step: first(*step) or second(*step)
 
 
 def covers(operator: str, sizes: Sizes) -> bool:
