@@ -12,7 +12,7 @@ import pytest
 
 import bnnopt as package
 from bnnopt.compiler.budget import Budget, Trials, fit_budget, model
-from bnnopt.compiler.budget.choices import loss_of
+from bnnopt.compiler.budget.choices import leaving, loss_of
 from bnnopt.compiler.building import build_forward
 from bnnopt.errors import BudgetError
 from bnnopt.passes import kernel_passes, select
@@ -218,3 +218,22 @@ def test_mistakes(mistake: Mistake) -> None:
     assert "--allow-batch: expected with --budget" in line
     line = mistake("optimize", MINI, "-b", "8", "--time-budget", "0.9")
     assert "--time-budget 0.9: expected a number of 1 or more" in line
+
+
+@pytest.mark.slow
+def test_without_time_it_takes_what_greedy_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = trials(MLP)(select("O1")).point.needed_bytes - 1
+    found = trials(MLP)
+    monkeypatch.setattr("bnnopt.compiler.budget.search.LIMIT_S", 0.0)
+    chosen = spent(found, budget, exact=True).chosen
+    assert chosen.needed_bytes <= budget
+    assert len(found.points) <= 2  # none, and all passes
+
+
+def test_what_is_computed_again_takes_time_and_nothing_else() -> None:
+    every = trials(MLP)
+    names = [str(v.name) for node in every.reference.graph for v in node.outputs if v.name]
+    left = every(leaving(select("O1"), names)).point.time
+    assert every(()).point.time == 1
+    assert left == pytest.approx(1, abs=0.01)
+    assert left + 0.02 < every(select("O1")).point.time < 1.5

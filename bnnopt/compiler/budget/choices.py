@@ -11,16 +11,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnnopt.analysis import fan_in, is_binary_product, kept_values, size_bytes
-from bnnopt.ops import dims, traits
+from bnnopt.ops import dims, dtype, is_view, traits
 from bnnopt.passes import Pass, Skip, apply_passes, in_order
 from bnnopt.passes.shared.leaving import REASON, written
 from bnnopt.plan import MemoryPlan, live_bytes, make_plan, process_bytes
 from bnnopt.report.spending import Point
-from bnnopt.training_step import TrainingStep, phase
+from bnnopt.training_step import PERSISTENT, TrainingStep, phase, role
 
-# How fast a core is, by order of magnitude: only ratios of times are used.
+# How fast a core is. Only ratios of times are used: `benchmarks.predicted_times` measures them.
 BINARY_MACS = 5e11  # a second
-GRADIENT_MACS = 1.5e11  # of a binary product
+GRADIENT_MACS = 2.7e11  # of a binary product
 REAL_MACS = 5e10
 BYTES = 1e10
 # Reads and writes of a value that its codec costs: a bitmap is written, read and scattered.
@@ -87,20 +87,18 @@ class Trials:
             plan.peak_bytes,
             tuple(p.name for p in active),
             math.fsum(map(loss_of, active)),
-            self._time(step, {p.name for p in chosen}),
+            self._time(step),
             len(left),
             process_bytes(step),
         )
         return Trial(point, step, plan, skipped)
 
-    def _time(self, step: TrainingStep, names: set[str]) -> float:
+    def _time(self, step: TrainingStep) -> float:
         """The predicted time of a step, of that which computes nothing twice."""
+        twice = sum(_node_time(node) for node in step.graph if _is_again(node))
         kept = {str(v.name) for v in kept_values(step)}
-        twice = 0.0
-        for value in kept_values(self.reference):
-            name = str(value.name)
-            if name not in kept and (cost := self.cost_of(name, names, kept)):
-                twice += cost
+        coded = (v for v in kept_values(self.reference) if f"{v.name}.bitmap" in kept)
+        twice += TRAVERSALS["bitmap"] * sum(map(size_bytes, coded)) / BYTES
         return 1 + twice / self.least_time
 
     def cost_of(self, name: str, names: Collection[str], kept: Collection[str]) -> float:
@@ -181,6 +179,28 @@ def _time_of(step: TrainingStep) -> float:
             seconds += _product_time(node, BINARY_MACS) + 2 * _product_time(node, GRADIENT_MACS)
         seconds += 2 * sum(size_bytes(v) for v in node.outputs if v.name) / BYTES
     return seconds
+
+
+def _is_again(node: ir.Node) -> bool:
+    """Whether it computes a value of the batch again; to pack bits is part of every version."""
+    first = node.inputs[0]
+    packs = dtype(node.outputs[0]) == ir.DataType.UINT8
+    return (
+        phase(node) == "rebuild"
+        and not packs
+        and first is not None
+        and role(first) not in PERSISTENT
+    )
+
+
+def _node_time(node: ir.Node) -> float:
+    """Seconds of a forward node: what it reads and writes, and what it multiplies."""
+    values = (v for v in (*node.inputs, *node.outputs) if v is not None and v.name)
+    seconds = 0.0 if is_view(node) else sum(map(size_bytes, values)) / BYTES
+    if traits(node).on_bits and "w_shape" in node.attributes:
+        terms = math.prod(node.attributes["w_shape"].as_ints())
+        return seconds + math.prod(dims(node.outputs[0])) * terms / BINARY_MACS
+    return seconds + (_product_time(node, BINARY_MACS) if traits(node).product else 0.0)
 
 
 def _product_time(node: ir.Node, binary: float) -> float:

@@ -85,14 +85,17 @@ def fit_budget(trials: Trials, budget: Budget, say: Say, exact: bool | None = No
             trials([p for p in budget.passes if p.lossless])  # the next smaller one
     else:
         chosen = _greedy(trials, budget, say, started)
-        if exact:
-            _least_lossy(trials, budget, chosen, say, started)
-            chosen = trials.best(budget.n_bytes)
-            _fastest(trials, budget, chosen, say, started)
-            chosen = trials.best(budget.n_bytes)
+        for improve in (_least_lossy, _fastest) if exact else ():
+            if not _is_late(started):
+                improve(trials, budget, chosen, say, started)
+                chosen = trials.best(budget.n_bytes)
     solver = "highs" if exact else "greedy"
     seconds = time.monotonic() - started
     return Spending(solver, asked, chosen.point, tuple(frontier(trials.points)), seconds)
+
+
+def _is_late(started: float, share: float = 1.0) -> bool:
+    return time.monotonic() - started >= share * LIMIT_S
 
 
 def _greedy(trials: Trials, budget: Budget, say: Say, started: float) -> Trial:
@@ -103,15 +106,14 @@ def _greedy(trials: Trials, budget: Budget, say: Say, started: float) -> Trial:
     active = set(least.point.lossy)
     sets = by_loss([p for p in budget.passes if p.lossless or p.name in active])
     low, high = 0, len(sets) - 1
-    while low < high:
+    while low < high and not _is_late(started):
         middle = (low + high) // 2
         say(f"trying {len(sets[middle])} passes")
         if budget.holds(trials(sets[middle]).point):
             high = middle
         else:
             low = middle + 1
-    found = trials(sets[high])
-    return found if budget.holds(found.point) else least
+    return trials.best(budget.n_bytes)
 
 
 def _nearly(trials: Trials, budget: Budget, all_of: Trial, started: float) -> Trial:
@@ -122,7 +124,7 @@ def _nearly(trials: Trials, budget: Budget, all_of: Trial, started: float) -> Tr
     left, least = list(budget.passes), all_of
     while least.point.needed_bytes <= NEARLY * budget.n_bytes:
         sets = [[p for p in left if p.name != name] for name in least.point.lossy]
-        if not sets or time.monotonic() - started > LIMIT_S / 2:
+        if not sets or _is_late(started, 0.5):
             break
         left = min(sets, key=lambda passes: trials(passes).point.needed_bytes)
         if trials(left).point.needed_bytes >= least.point.needed_bytes:
@@ -167,14 +169,14 @@ def _least_lossy(trials: Trials, budget: Budget, greedy: Trial, say: Say, starte
     base = axis.bytes_alive(all_of)
     extra = np.zeros((len(pool), axis.length))
     for i, left_out in enumerate(pool):
-        if time.monotonic() - started < LIMIT_S / 2:
+        if not _is_late(started, 0.5):
             say(f"trying without {left_out.name}")
             trial = trials([*lossless, *(p for p in pool if p is not left_out)])
             extra[i] = np.maximum(axis.bytes_alive(trial) - base, 0)
     prices = np.array([loss_of(p) for p in pool])
     base -= _slack(base, all_of)
     in_vain: list[set[int]] = []
-    while len(in_vain) < N_ROUNDS and time.monotonic() - started < LIMIT_S:
+    while len(in_vain) < N_ROUNDS and not _is_late(started):
         found = cheapest(prices, base, extra, budget.for_plan(all_of), in_vain)
         if found is None:
             return
@@ -197,7 +199,7 @@ def _fastest(trials: Trials, budget: Budget, known: Trial, say: Say, started: fl
         return
     room = float(budget.for_plan(known))
     in_vain: list[set[int]] = []
-    while len(in_vain) < N_ROUNDS and time.monotonic() - started < LIMIT_S:
+    while len(in_vain) < N_ROUNDS and not _is_late(started):
         found = cheapest(model.prices, model.base, model.extra, room, in_vain)
         if found is None:
             return
@@ -225,9 +227,13 @@ def fit_time(trials: Trials, passes: Sequence[Pass], factor: float, say: Say) ->
     if model is not None and known.point.time > factor:
         beside = (known.point.time - 1) * trials.least_time - float(model.prices.sum())
         limit = max((factor - 1) * trials.least_time - beside, 0.0)
-        found = smallest(model.prices, model.base, model.extra, limit)
-        say(f"keeping {len(model.names) - len(found)} values")
-        known = trials(model.passes(found))
+        while known.point.time > factor + 1e-6 and not _is_late(started):
+            found = smallest(model.prices, model.base, model.extra, limit)
+            say(f"keeping {len(model.names) - len(found)} values")
+            known = trials(model.passes(found))
+            if limit == 0:
+                break
+            limit = max(limit - (known.point.time - factor) * trials.least_time, 0.0)
     if known.point.time > factor + 1e-6:
         raise UsageError(
             f"--time-budget {factor:g}: the passes take {known.point.time:.3f} of the fastest "
