@@ -37,7 +37,7 @@ MAY: dict[str, set[str]] = {
         *("artifact", "report", "torch", "runtime"),
     },
     "fleet": {"runtime"},  # many devices: Flower's side
-    "emit": {"runtime"},  # C for what has no Python
+    "emit": {"compiler", "artifact", "plan", "runtime"},  # C for what has no Python
     "cli": set(),
 }
 MAY["cli"] = MAY.keys() - {"cli"} | {"__version__"}

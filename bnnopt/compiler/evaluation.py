@@ -12,6 +12,7 @@ from bnnopt.ops import Emitter, dtype, infer_types, traits
 from bnnopt.passes import PASSES, run_passes
 from bnnopt.passes.shared.rewriting import redirect
 from bnnopt.plan import make_plan
+from bnnopt.runtime.kernels.compiled.kernel import MAX_THREADS
 from bnnopt.training_step import PERSISTENT, TrainingStep, readers, store_as
 
 _LEAST_PART = 2  # an axis of one sample could be taken for one of those that may be left out
@@ -38,13 +39,15 @@ def _run(evaluation: TrainingStep, names: Collection[str], disabled: Collection[
     run_passes(evaluation, [p for p in PASSES if p.name in names and p.name not in disabled])
 
 
-def in_parts(evaluation: TrainingStep, arena_bytes: int) -> TrainingStep:
+def in_parts(
+    evaluation: TrainingStep, arena_bytes: int, n_threads: int = MAX_THREADS
+) -> TrainingStep:
     """The evaluation of so large a part of a batch that it runs in an arena of that size.
 
     A batch goes in as few parts as fit; of `_LEAST_PART` samples if nothing does.
     """
     whole, n_parts, part = evaluation.batch_size, 1, evaluation
-    while part.batch_size > _LEAST_PART and make_plan(part).arena_bytes > arena_bytes:
+    while part.batch_size > _LEAST_PART and make_plan(part, n_threads).arena_bytes > arena_bytes:
         n_parts += 1
         part = resized(evaluation, max(math.ceil(whole / n_parts), _LEAST_PART))
     return part

@@ -58,14 +58,8 @@ class Writer:
         self._names: dict[str, str] = {}
         self._n_updates = 0
 
-    def statements(self, program: Program, batch: int) -> Statements:
-        """The steps of a program in turn.
-
-        Parameters
-        ----------
-        program : Program
-        batch : int
-            Samples that the calls are for.
+    def statements(self, program: Program) -> Statements:
+        """The steps of a program in turn, for the batch that it is planned for.
 
         Raises
         ------
@@ -73,7 +67,7 @@ class Writer:
             If a step has no kernel in C.
         """
         arrays = {"persistent": self.memory.arrays, "constant": self.memory.arrays}
-        values = views_of(program, batch, self.memory.arena, arrays)
+        values = views_of(program, program.batch_size, self.memory.arena, arrays)
         lines: list[str] = []
         functions: set[str] = set()
         for step in program.steps:

@@ -28,12 +28,14 @@ class Emitted(NamedTuple):
     Attributes
     ----------
     arena_bytes : int
-        Of the one arena, as the folder was planned.
+        Of the one arena: the plan of the folder without workspace of further threads.
     state_bytes : int
         Weights, statistics and the optimiser's state that steps change, and the number of steps.
     const_bytes : int
         Of arrays that nothing changes: constants, frozen weights, and the initial state if it is
         not in a file.
+    batch_size, predict_size : int
+        Samples that a step takes, and that are predicted at once.
     state : mapping of str to int
         Where in the state each buffer lies.
     files : sequence of str
@@ -45,6 +47,8 @@ class Emitted(NamedTuple):
     arena_bytes: int
     state_bytes: int
     const_bytes: int
+    batch_size: int
+    predict_size: int
     state: Mapping[str, int]
     files: list[str]
     initial_file: str | None
@@ -83,7 +87,8 @@ def emit(folder: StrPath, output: StrPath, weights: str = "auto") -> Emitted:
     _write(Path(os.fsdecode(output)), files)
     places = {buffer.name: buffer.offset for buffer in model.state}
     sizes = model.arena_bytes, model.state_bytes, source.const_bytes
-    return Emitted(*sizes, places, [*files], INITIAL_FILE if model.in_file else None)
+    batches = model.training.batch_size, model.evaluation.batch_size
+    return Emitted(*sizes, *batches, places, [*files], INITIAL_FILE if model.in_file else None)
 
 
 def _difference(source: Source, other: Source) -> str:
@@ -109,9 +114,9 @@ def _contents(model: Model, source: Source) -> dict[str, str | bytes]:
 
 def _write(output: Path, files: Mapping[str, str | bytes]) -> None:
     try:
-        (output / KERNELS).mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             data = content.encode() if isinstance(content, str) else content
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
             (output / name).write_bytes(data)
     except OSError as error:
         raise ArtifactError(f"{output}: cannot be written: {reason_of(error)}") from None

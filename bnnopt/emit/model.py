@@ -1,14 +1,19 @@
-"""What is emitted: the programs of a folder, and where their buffers go."""
+"""What is emitted: the programs of a folder, planned for one thread, and where buffers go."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+from bnnopt.artifact import make_program
+from bnnopt.artifact.read import load_step
+from bnnopt.compiler.evaluation import in_parts
 from bnnopt.emit.memory import Buffer, placed
 from bnnopt.errors import UsageError
+from bnnopt.plan import check_program, make_plan
 from bnnopt.runtime.artifact import check_files, read_artifact, read_program, read_tensors
 from bnnopt.runtime.backends import initial_buffers
 from bnnopt.runtime.executor import Array
@@ -19,11 +24,11 @@ from bnnopt.runtime.format import (
     Artifact,
     Program,
     ValueSpec,
-    program_file,
 )
 from bnnopt.runtime.native import NativeBackend
-from bnnopt.runtime.program_check import check_runnable
+from bnnopt.training_step import TrainingStep
 
+THREADS = 1
 COUNTER_BYTES = 8  # of the number of steps, in front of the state
 MOST_CONST_BYTES = 1 << 20  # of initial weights that are arrays where it is not said
 
@@ -84,7 +89,7 @@ class Model(NamedTuple):
 
     def sample_bytes(self, parameter: Parameter) -> int:
         """Of one sample of an array; see `read_model`."""
-        return parameter.spec.n_bytes(self.artifact.batch_size) // self.artifact.batch_size
+        return parameter.spec.n_bytes(self.training.batch_size) // self.training.batch_size
 
 
 def read_model(folder: str, weights: str = "auto") -> Model:
@@ -106,12 +111,15 @@ def read_model(folder: str, weights: str = "auto") -> Model:
     artifact = read_artifact(folder)
     for reason in _beside_the_programs(artifact):
         raise UsageError(f"emit: {folder} {reason}")
-    check_files(folder, artifact, NativeBackend.files)
+    graphs = [f"{kind}.onnx" for kind in (TRAINING, EVALUATION)]
+    check_files(folder, artifact, [*NativeBackend.files, *graphs])
     constants, _ = read_tensors(os.path.join(folder, CONSTANTS_FILE))
     buffers: dict[str, Array] = initial_buffers(folder, artifact)
-    training, evaluation = (
-        _program(folder, kind, buffers, constants) for kind in (TRAINING, EVALUATION)
-    )
+    steps = [load_step(Path(folder, f"{kind}.onnx")) for kind in (TRAINING, EVALUATION)]
+    known = read_program(folder, TRAINING), read_program(folder, EVALUATION)
+    training = _planned(steps[0], known[0], folder)
+    part = in_parts(steps[1], training.arena_bytes, THREADS)
+    evaluation = _planned(part, known[1], folder)
     changed = _changed(training)
     state, end = placed({n: a for n, a in buffers.items() if n in changed}, COUNTER_BYTES)
     frozen = {name: array for name, array in buffers.items() if name not in changed}
@@ -131,17 +139,25 @@ def _beside_the_programs(artifact: Artifact) -> Iterator[str]:
         )
 
 
-def _program(
-    folder: str, kind: str, persistent: Mapping[str, Array], constants: Mapping[str, Array]
-) -> Program:
-    program = read_program(folder, kind)
-    buffers = {"persistent": persistent, "constant": constants}
-    file = os.path.join(folder, program_file(kind))
-    check_runnable(program, buffers, file, trains=kind == TRAINING)
-    for index in (*program.roles["data"], *program.roles.get("labels", ())):
-        spec = program.values[index]
-        if math.prod(spec.shape_at(program.batch_size)) % program.batch_size:
-            raise UsageError(f"emit: {folder}: input {spec.name!r} has no axis of samples")
+def _planned(step: TrainingStep, known: Program, folder: str) -> Program:
+    """The program of a step, whose plan has no workspace for threads that C has not.
+
+    `known` is the folder's own: a file of ONNX loses outputs that are left out at a node's end.
+    """
+    program = make_program(step, make_plan(step, THREADS), step.batch_size)
+    left_out = (
+        (-1,) * (len(old.outputs) - len(new.outputs))
+        for new, old in zip(program.steps, known.steps, strict=True)
+    )
+    steps = zip(program.steps, left_out, strict=True)
+    program = program._replace(
+        steps=tuple(new._replace(outputs=(*new.outputs, *lost)) for new, lost in steps)
+    )
+    check_program(program)
+    for role in ("data", "labels"):
+        for spec in (program.values[index] for index in program.roles.get(role, ())):
+            if math.prod(spec.shape_at(program.batch_size)) % program.batch_size:
+                raise UsageError(f"emit: {folder}: input {spec.name!r} has no axis of samples")
     return program
 
 

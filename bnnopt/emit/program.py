@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -41,10 +42,9 @@ def model_source(model: Model, seed: int) -> Source:
     """
     memory = Memory(model.arena_bytes, model.state, model.fixed, seed)
     writer = Writer(memory)
-    batch = model.artifact.batch_size
     steps = {
-        "training": writer.statements(model.training, batch),
-        "evaluation": writer.statements(model.evaluation, batch),
+        "training": writer.statements(model.training),
+        "evaluation": writer.statements(model.evaluation),
     }
     bodies = {name: "\n".join(f"    {line}" for line in s.lines) for name, s in steps.items()}
     results = {
@@ -86,9 +86,10 @@ def header(model: Model) -> str:
     sizes = {
         "BNN_ARENA_BYTES": model.arena_bytes,
         "BNN_STATE_BYTES": model.state_bytes,
-        "BNN_BATCH_SIZE": model.artifact.batch_size,
+        "BNN_BATCH_SIZE": model.training.batch_size,
+        "BNN_PREDICT_SIZE": model.evaluation.batch_size,
         "BNN_CLASSES": model.artifact.classes,
-        "BNN_OUTPUT_SIZE": _size(model, model.evaluation),
+        "BNN_OUTPUT_SIZE": _size(model.evaluation),
     }
     if model.in_file:
         arena.append(f'#define BNN_INITIAL_STATE "{INITIAL_FILE}"')
@@ -104,13 +105,9 @@ def header(model: Model) -> str:
     )
 
 
-def _size(model: Model, program: Program) -> int:
+def _size(program: Program) -> int:
     """Elements of the first output."""
-    spec = program.values[program.outputs[0]]
-    size = 1
-    for length in spec.shape_at(model.artifact.batch_size):
-        size *= length
-    return size
+    return math.prod(program.values[program.outputs[0]].shape_at(program.batch_size))
 
 
 def _words(model: Model) -> Mapping[str, object]:
@@ -135,14 +132,14 @@ def _declared(model: Model, program: Program) -> Iterator[str]:
 
 def _described(model: Model) -> Iterator[str]:
     """Inputs and outputs with their shapes."""
-    batch = model.artifact.batch_size
     for parameter in model.parameters(model.training):
         spec = parameter.spec
-        shape = list(spec.shape_at(batch))
+        shape = list(spec.shape_at(model.training.batch_size))
         yield f"{parameter.name}: {comment(spec.name)}, {spec.dtype} {shape}"
     for index in model.evaluation.outputs:
         spec = model.evaluation.values[index]
-        yield f"output: {comment(spec.name)}, {spec.dtype} {list(spec.shape_at(batch))}"
+        shape = list(spec.shape_at(model.evaluation.batch_size))
+        yield f"output: {comment(spec.name)}, {spec.dtype} {shape}"
 
 
 def _layout(model: Model) -> Iterator[str]:
@@ -159,7 +156,7 @@ def _pointer(writer: Writer, program: Program) -> str:
 def _feeds(model: Model, writer: Writer, program: Program) -> Iterator[str]:
     """Copies of what a function is given to where its program reads it."""
     for parameter in model.parameters(program):
-        n_bytes = parameter.spec.n_bytes(model.artifact.batch_size)
+        n_bytes = parameter.spec.n_bytes(program.batch_size)
         yield f"    feed({writer.place(parameter.spec)}, {parameter.name}, {n_bytes});"
     for role, name in (("rate", "lr"), ("step", "step")):
         for index in program.roles.get(role, ()):

@@ -8,10 +8,23 @@ from bnnopt.emit.model import Model, Parameter
 from bnnopt.emit.program import Source
 from bnnopt.emit.text import filled, type_of
 
+FLASH_KIB, RAM_KIB, STACK_KIB = (
+    1024,
+    256,
+    12,
+)  # of a Cortex-M; change cortex-m/memory.ld for another
+
 
 def project_files(model: Model, source: Source, prototypes: str) -> dict[str, str]:
     """The files beside the model and the kernels, by name."""
-    words = {**_sizes(model, source), **_example(model), "prototypes": prototypes}
+    words = {
+        **_sizes(model, source),
+        **_example(model),
+        "prototypes": prototypes,
+        "flash_kib": FLASH_KIB,
+        "ram_kib": RAM_KIB,
+        "stack_kib": STACK_KIB,
+    }
     names = {
         "bnn_kernels.h": "bnn_kernels.h",
         "main.c": "main.c",
@@ -19,6 +32,8 @@ def project_files(model: Model, source: Source, prototypes: str) -> dict[str, st
         "CMakeLists.txt": "CMakeLists.in",  # under its own name a wheel has none
         "README.md": "README.md",
         "kernels/bnn_serial.c": "bnn_serial.c",
+        "cortex-m/start.c": "cortex-m/start.c",
+        "cortex-m/memory.ld": "cortex-m/memory.ld",
     }
     return {name: filled(template, words) for name, template in names.items()}
 

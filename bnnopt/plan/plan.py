@@ -11,6 +11,7 @@ from bnnopt.analysis import Buffer, VariableClass, buffers, classify, saved_byte
 from bnnopt.ops import dtype, traits
 from bnnopt.plan.arena import Interval, place
 from bnnopt.plan.workspace import workspace_bytes
+from bnnopt.runtime.kernels.compiled.kernel import MAX_THREADS
 from bnnopt.training_step import TrainingStep
 
 
@@ -50,12 +51,15 @@ class MemoryPlan:
         return self.arena_bytes + self.persistent_bytes
 
 
-def make_plan(step: TrainingStep) -> MemoryPlan:
-    """Place all values of the step, in the order in which its nodes stand."""
+def make_plan(step: TrainingStep, n_threads: int = MAX_THREADS) -> MemoryPlan:
+    """Place all values of the step, in the order in which its nodes stand.
+
+    Workspace is for kernels of at most so many threads; classes are always those of `MAX_THREADS`.
+    """
     nodes = list(step.graph)
     everything = buffers(step)
     in_arena = [buffer for buffer in everything if not buffer.persistent]
-    scratch = [(i, n) for i, node in enumerate(nodes) if (n := workspace_bytes(node))]
+    scratch = [(i, n) for i, node in enumerate(nodes) if (n := workspace_bytes(node, n_threads))]
     intervals = [Interval(b.n_bytes, b.first, b.last) for b in in_arena]
     intervals += [Interval(n_bytes, i, i) for i, n_bytes in scratch]
     places, arena_bytes = place(intervals)

@@ -6,18 +6,18 @@ import onnx_ir as ir
 
 from bnnopt.analysis import in_place_pairs, size_bytes
 from bnnopt.ops import dims
-from bnnopt.runtime.kernels.compiled.kernel import Sizes
+from bnnopt.runtime.kernels.compiled.kernel import MAX_THREADS, Sizes
 from bnnopt.runtime.kernels.compiled.table import scratch_bytes
 
 
-def workspace_bytes(node: ir.Node) -> int:
+def workspace_bytes(node: ir.Node, n_threads: int = MAX_THREADS) -> int:
     """Bytes that the native kernel of `node` needs beside its inputs and outputs."""
     inputs = [dims(value) if value is not None else () for value in node.inputs]
     outputs = [dims(value) if value.name else () for value in node.outputs]
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     overwritten = in_place_pairs(node).get(0)
     n_bytes = size_bytes(_input(node, overwritten)) if overwritten is not None else 0
-    return scratch_bytes(node.op_type, Sizes(inputs, outputs, attributes, n_bytes))
+    return scratch_bytes(node.op_type, Sizes(inputs, outputs, attributes, n_bytes, n_threads))
 
 
 def _input(node: ir.Node, index: int) -> ir.Value:

@@ -57,9 +57,17 @@ class Program:
     def step(self, arrays: Sequence[Array], rate: float) -> float:
         return float(self._library.bnn_train_step(*self._pointers(arrays), ctypes.c_float(rate)))
 
-    def predict(self, arrays: Sequence[Array], n_bytes: int) -> bytes:
-        address = self._library.bnn_predict(*self._pointers(arrays))
-        return ctypes.string_at(address, n_bytes)
+    def output(self, arrays: Sequence[Array], n_bytes: int) -> bytes:
+        """What it predicts for a batch, part by part; the last one is filled up."""
+        whole, part = self.emitted.batch_size, self.emitted.predict_size
+        n_parts, found = -(-whole // part), b""
+        for start in range(0, n_parts * part, part):
+            rows = [
+                np.resize(a, (n_parts * part, *a.shape[1:]))[start : start + part] for a in arrays
+            ]
+            address = self._library.bnn_predict(*self._pointers(rows))
+            found += ctypes.string_at(address, n_bytes * part // whole)
+        return found[:n_bytes]
 
     @property
     def error(self) -> str | None:
@@ -113,15 +121,14 @@ def of_session(folder: Path, steps: int, rate: float = 1e-3) -> Trace:
 def of_program(folder: Path, program: Program, steps: int, rate: float = 1e-3) -> Trace:
     """The same steps by what was emitted from the folder."""
     session = TrainingSession(folder)
-    assert program.arena_bytes == session._backend.arena.size, "the arena is not the plan's"
+    assert program.arena_bytes == program.emitted.arena_bytes <= session._backend.arena.size
     program.reset()
     batches, losses = Batches(session), []
     for _ in range(steps):
         x, y = batches.draw()
         losses.append(program.step([*x.values(), *([] if y is None else [y])], rate))
         assert program.error is None, program.error
-    size = len(session.predict(x).tobytes())
-    output = program.predict([*x.values()], size)
+    output = program.output([*x.values()], len(session.predict(x).tobytes()))
     state = {
         name: program.state[begin : begin + session._persistent[name].nbytes].tobytes()
         for name, begin in program.emitted.state.items()

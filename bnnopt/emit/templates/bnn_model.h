@@ -1,6 +1,7 @@
 /* {{model}} at -{{level}}, batches of {{batch}}, {{optimizer}}, {{loss_name}}; made by bnnopt emit.
 
-   All arrays hold a whole batch, one sample behind the other:
+   Arrays hold whole batches, one sample behind the other: of BNN_BATCH_SIZE to train, and of
+   BNN_PREDICT_SIZE to predict.
 {{inputs}} */
 #ifndef BNN_MODEL_H
 #define BNN_MODEL_H

@@ -21,9 +21,9 @@
 #endif
 
 #if {{scored}}
-static {{labels}} labels[BNN_BATCH_SIZE]; /* of the batch that is tested */
+static {{labels}} labels[BNN_PREDICT_SIZE]; /* of the batch that is tested */
 #else
-static char labels[BNN_BATCH_SIZE * 8];
+static char labels[BNN_PREDICT_SIZE * 8];
 #endif
 
 /* A batch from the file to where the step reads it; the samples that there were. */
@@ -38,7 +38,7 @@ static int read_training(FILE *file) {
 static int read_test(FILE *file) {
     int i = 0;
     (void)labels;
-    for (; i < BNN_BATCH_SIZE; i++) {
+    for (; i < BNN_PREDICT_SIZE; i++) {
 {{read_evaluation}}
     }
     return i;

@@ -24,7 +24,6 @@ from bnnopt.runtime.kernels.compiled.calls import (
 from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule
 from bnnopt.runtime.kernels.tiling import scratch_bytes, tiling
-from bnnopt.runtime.library import MAX_THREADS
 
 Dtypes: TypeAlias = tuple[np.dtype[Any], ...]
 
@@ -99,7 +98,7 @@ def product(op: str) -> KernelCall:
 
 def _scratch(name: str) -> ScratchRule:
     return lambda s: scratch_bytes(
-        name, s.inputs, s.outputs, s.attributes, MAX_THREADS, s.overwritten_bytes
+        name, s.inputs, s.outputs, s.attributes, s.n_threads, s.overwritten_bytes
     )
 
 

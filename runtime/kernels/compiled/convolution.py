@@ -27,7 +27,6 @@ from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule
 from bnnopt.runtime.kernels.tiling import Convolution
 from bnnopt.runtime.kernels.windows import Window, make_window
-from bnnopt.runtime.library import MAX_THREADS
 
 CONV = CFunction(
     "int bnn_conv_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, uint8_t*, i64)"
@@ -353,7 +352,7 @@ def _aligned(n_bytes: int) -> int:
 
 
 def _scratch(name: str) -> ScratchRule:
-    return lambda s: scratch_bytes(name, s.inputs, s.outputs, s.attributes, MAX_THREADS)
+    return lambda s: scratch_bytes(name, s.inputs, s.outputs, s.attributes, s.n_threads)
 
 
 KERNELS: dict[str, CompiledKernel] = {

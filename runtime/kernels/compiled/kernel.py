@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, KernelCall
+from bnnopt.runtime.library import MAX_THREADS as MAX_THREADS  # plans ask here
 
 Shapes: TypeAlias = Sequence[Sequence[int]]
 
@@ -15,13 +16,14 @@ class Sizes(NamedTuple):
     """What scratch memory follows from: shapes, an empty one for what is left out, and attributes.
 
     ``overwritten_bytes`` are those of the input that the first output is written over; 0 if it has
-    memory of its own.
+    memory of its own. `n_threads` are those that the kernels will use, at most.
     """
 
     inputs: Shapes
     outputs: Shapes
     attributes: Attributes
     overwritten_bytes: int = 0
+    n_threads: int = MAX_THREADS
 
 
 ScratchRule: TypeAlias = Callable[[Sizes], int | None]

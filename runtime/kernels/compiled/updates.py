@@ -23,7 +23,6 @@ from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
 from bnnopt.runtime.kernels.tiling import scratch_bytes as binary_scratch_bytes
 from bnnopt.runtime.kernels.tiling import tiling
-from bnnopt.runtime.library import MAX_THREADS
 
 Shape = Sequence[int]
 
@@ -139,7 +138,7 @@ def scratch_bytes(
 
 
 def _scratch(name: str) -> ScratchRule:
-    return lambda s: scratch_bytes(name, s.inputs, s.attributes, MAX_THREADS)
+    return lambda s: scratch_bytes(name, s.inputs, s.attributes, s.n_threads)
 
 
 KERNELS: dict[str, CompiledKernel] = {
