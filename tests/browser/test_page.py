@@ -68,6 +68,13 @@ def open_page(browser: Any) -> Iterator[Any]:
     assert heard == []
 
 
+def scroll_to(page: Any, target: Any) -> None:
+    """Bring it into view, and wait for the event of it: scrolling takes the tip away."""
+    target.scroll_into_view_if_needed()
+    two_frames = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    page.evaluate(two_frames)
+
+
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)
 def test_before_and_after_are_there(file: Path, open_page: Any, scheme: str, width: int) -> None:
     page = open_page(file, scheme, width)
@@ -89,7 +96,7 @@ def test_pointing_shows_a_tensor(file: Path, open_page: Any, width: int) -> None
     page = open_page(file, "light", width)
     data = json.loads(page.locator("#data").text_content())
     svg = page.locator("#timelines svg").first
-    svg.scroll_into_view_if_needed()
+    scroll_to(page, svg)
     box = svg.bounding_box()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.6 * box["height"])
     tip = page.locator(".tip")
@@ -156,7 +163,7 @@ def test_what_a_budget_buys(open_page: Any, tmp_path: Path, width: int) -> None:
     marks = page.locator("#frontier .point")
     assert marks.count() == len(optimized.report.spending.points)
     assert page.locator("#frontier .chosen").count() == 1
-    marks.first.scroll_into_view_if_needed()
+    scroll_to(page, marks.first)
     marks.first.hover()
     assert "of the fastest step's time" in page.locator(".tip").inner_text()
 
