@@ -105,8 +105,9 @@ def _model_and_level(path: Path) -> tuple[Path, str] | None:
         Of a model without a level.
     """
     text = os.fspath(path)
-    if text.endswith(".onnx"):
-        raise UsageError(f"{path}: is a model; at which level? expected {path}@O1, or a folder")
+    if text.removesuffix("@").endswith(".onnx"):
+        model = text.removesuffix("@")
+        raise UsageError(f"{path}: is a model; at which level? expected {model}@O1, or a folder")
     match = re.fullmatch(r"(.+)@-?(\w+)", text)
     if match is None or os.path.lexists(path):
         return None

@@ -71,6 +71,7 @@ def test_a_model_needs_a_level_and_a_folder_takes_no_options(
     mlp = MODELS / "mlp.onnx"
     line = mistake("compare", mlp, mlp)
     assert f"at which level? expected {mlp}@O1, or a folder" in line
+    assert f"expected {mlp}@O1" in mistake("compare", f"{mlp}@", mlp)
     assert "'O7'" in mistake("compare", f"{mlp}@O7", f"{mlp}@O1", "-b", "4")
     assert "--batch-size: is for a model; O0 is a folder" in mistake(
         "compare", "O0", "O2", "-b", "4"
