@@ -19,6 +19,9 @@ Array = NDArray[Any]
 TARGETS = "y"
 _LOCAL_HEADER = struct.Struct("<26xHH")  # its length up to here is 30; lengths of name and extra
 
+# By kind of dtype: what to do about it.
+_HINTS = dict.fromkeys("US", ", class names as np.unique(y, return_inverse=True)[1]")
+
 
 def read_npz(path: str) -> Dataset:
     """Arrays ``x`` and ``y``, or one for each input of the model and ``y``.
@@ -36,6 +39,11 @@ def read_npz(path: str) -> Dataset:
             names = [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]
             arrays: dict[str, Array] = {n: _member(file, path, f"{n}.npy") for n in names}
     except Exception as error:  # whatever numpy, zipfile, zlib and tokenize raise
+        if "allow_pickle" in str(error):
+            raise UsageError(
+                f"{path}: holds arrays of Python objects; expected numbers: give np.array a dtype, "
+                "such as np.float32, and save again"
+            ) from None
         raise UsageError(f"{path}: not an .npz file, or cut short ({error})") from None
     return from_arrays(arrays, path)
 
@@ -69,7 +77,7 @@ def from_arrays(arrays: Mapping[str, Samples], source: str) -> Dataset:
         if not array.shape or array.dtype.kind not in "biuf":
             raise UsageError(
                 f"{source}: {name} is {array.dtype} {list(array.shape)}; expected numbers, "
-                "one row a sample"
+                f"one row a sample{_HINTS.get(array.dtype.kind, '')}"
             )
         if array.shape[0] != inputs[first].shape[0]:
             raise UsageError(

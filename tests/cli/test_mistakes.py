@@ -120,7 +120,7 @@ def test_command_line(mistake: Mistake, bnnopt: Cli) -> None:
     assert alone.exit_code == 2
     assert alone.stdout.startswith("Usage: bnnopt")
     assert alone.stderr.count("\n") == 1
-    assert "no command given; expected one of compare, demo, eval, export" in alone.stderr
+    assert "no command given; expected one of compare, demo, emit, eval, export" in alone.stderr
 
 
 # Places that cannot be written: found before the long work -------------------------------------

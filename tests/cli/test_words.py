@@ -1,4 +1,4 @@
-"""Fifteen mistakes of a new user: each is one line that says what to do. To add one, add a row."""
+"""Mistakes of a new user: each is one line that says what to do. To add one, add a row."""
 
 from __future__ import annotations
 
@@ -67,6 +67,14 @@ MISTAKES = {
         "as many numbers in another shape: x.reshape(-1, 3, 32, 32)",
     ),
     "one-hot labels": (["train", "out", "--data", "onehot.npz"], "one-hot? y.argmax(1)"),
+    "names of classes as labels": (
+        ["train", "out", "--data", "words.npz"],
+        "class names as np.unique(y, return_inverse=True)[1]",
+    ),
+    "arrays of objects": (
+        ["train", "out", "--data", "objects.npz"],
+        "holds arrays of Python objects; expected numbers: give np.array a dtype",
+    ),
     "no labels": (["train", "out", "--data", "x.npz"], "expected an array named y beside x"),
     "labels of other classes": (
         ["train", "out", "--data", "far.npz"],
@@ -94,6 +102,8 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "nhwc": {"x": X.transpose(0, 2, 3, 1), "y": Y},
         "flat": {"x": X.reshape(16, -1), "y": Y},
         "onehot": {"x": X, "y": np.eye(10, dtype=np.float32)[Y]},
+        "words": {"x": X, "y": np.where(Y > 4, "cat", "dog")},
+        "objects": {"x": np.array([{}] * 16, object), "y": Y},
         "x": {"x": X},
         "far": {"x": X, "y": np.full(16, 90)},
     }.items():

@@ -186,7 +186,7 @@ MISTAKES = {
     ),
     "objects": (
         broken(lambda p: np.savez(p / "d.npz", x=np.array([None, 1], object))),
-        "not an .npz file",
+        "holds arrays of Python objects",
     ),
     "channels last": (
         broken(lambda p: np.savez(p / "d.npz", x=np.zeros((2, 4, 5, 3)))),
