@@ -115,7 +115,7 @@ def render_spending(spending: Spending) -> RenderableType:
         *_neighbour("smaller", spending.smaller),
         *_neighbour("larger", spending.larger),
     ]
-    lines.append("step times are estimates, up to 6 % off where they were measured")
+    lines.append("step times are estimates, up to 9 % off where they were measured")
     if spending.solver == "greedy":
         lines.append("for the best choice pip install 'bnnopt[budget]', a solver")
     return Group(Listing("What a budget buys", columns, rows), Text("\n".join(lines)))

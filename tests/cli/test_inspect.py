@@ -129,7 +129,7 @@ def test_the_profile_of_a_run_is_shown(page_of_folder: Page) -> None:
     rows = {row[0]: row for row in page_of_folder.tables["Predicted and measured"]}
     assert rows["seen while training"][1] == "12.00 MiB"
     head, *rest = page_of_folder.tables["Kept for the backward pass, by layer"]
-    times = {row[0]: row[head.index("ms a step")] for row in rest}
+    times = {row[0]: row[head.index("ms forward")] for row in rest}
     assert times["fc1"] == "50.000"
 
 

@@ -84,7 +84,7 @@ def fit_budget(trials: Trials, budget: Budget, say: Say, exact: bool | None = No
         if exact:
             trials([p for p in budget.passes if p.lossless])  # the next smaller one
     else:
-        chosen = _greedy(trials, budget, say, started)
+        chosen = _greedy(trials, budget, say)
         for improve in (_least_lossy, _fastest) if exact else ():
             if not _is_late(started):
                 improve(trials, budget, chosen, say, started)
@@ -98,25 +98,26 @@ def _is_late(started: float, share: float = 1.0) -> bool:
     return time.monotonic() - started >= share * LIMIT_S
 
 
-def _greedy(trials: Trials, budget: Budget, say: Say, started: float) -> Trial:
+def _greedy(trials: Trials, budget: Budget, say: Say) -> Trial:
     """The first set that fits, each lossier than the one before; found by halving."""
     least = trials(budget.passes)
     if not budget.holds(least.point):
-        return _nearly(trials, budget, least, started)
+        return _nearly(trials, budget, least)
     active = set(least.point.lossy)
     sets = by_loss([p for p in budget.passes if p.lossless or p.name in active])
     low, high = 0, len(sets) - 1
-    while low < high and not _is_late(started):
+    while low < high:
         middle = (low + high) // 2
         say(f"trying {len(sets[middle])} passes")
         if budget.holds(trials(sets[middle]).point):
             high = middle
         else:
             low = middle + 1
-    return trials.best(budget.n_bytes)
+    found = trials(sets[high])
+    return found if budget.holds(found.point) else least
 
 
-def _nearly(trials: Trials, budget: Budget, all_of: Trial, started: float) -> Trial:
+def _nearly(trials: Trials, budget: Budget, all_of: Trial) -> Trial:
     """Where all passes miss the budget by little: leave out one after the other, until it fits.
 
     A pass may cost some bytes of scratch memory at another peak than its own, or in the process.
@@ -124,7 +125,7 @@ def _nearly(trials: Trials, budget: Budget, all_of: Trial, started: float) -> Tr
     left, least = list(budget.passes), all_of
     while least.point.needed_bytes <= NEARLY * budget.n_bytes:
         sets = [[p for p in left if p.name != name] for name in least.point.lossy]
-        if not sets or _is_late(started, 0.5):
+        if not sets:
             break
         left = min(sets, key=lambda passes: trials(passes).point.needed_bytes)
         if trials(left).point.needed_bytes >= least.point.needed_bytes:

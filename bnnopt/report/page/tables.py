@@ -132,7 +132,7 @@ def by_layer(page: Page) -> str:
     head = ["layer", "operator", "output", "kernel", "bits before", "bits after", "before", "after"]
     figures = "llllrrrr"
     if measured is not None:
-        head, figures = [*head, "ms a step"], figures + "r"
+        head, figures = [*head, "ms forward"], figures + "r"
     return table("Kept for the backward pass, by layer", head, rows, figures)
 
 
