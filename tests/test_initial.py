@@ -40,6 +40,7 @@ def started(path: Path, init: Path, **options: Any) -> bnnopt.Optimized:
 
 
 @pytest.mark.parametrize("level", ["O1", pytest.param("O2", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_another_batch_size_and_level_go_on_from_a_checkpoint(
     path: Path, tmp_path: Path, level: str
 ) -> None:
@@ -76,6 +77,7 @@ def test_an_exported_model(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.slow
 def test_a_state_dict_in_another_type_of_floats(path: Path, tmp_path: Path) -> None:
     for kind in (ir.DataType.BFLOAT16, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
         halves = {name: np.full(shape, 0.5, kind.numpy()) for name, shape in BINARY_WEIGHTS.items()}

@@ -32,6 +32,7 @@ def step_of(name: str, level: str, batch: int = 100) -> TrainingStep:
     return net.with_passes(*(ALL if level == "O1" else ()))
 
 
+@pytest.mark.slow
 def test_binarynet_keeps_a_fortieth_at_o1() -> None:
     assert saved_bytes(step_of("binarynet", "O0")) >= 420 * MIB
     assert saved_bytes(step_of("binarynet", "O1")) <= 12 * MIB

@@ -57,6 +57,7 @@ def test_training_goes_down_and_signs_stay() -> None:
     np.testing.assert_array_equal(found.persistent["fc1.weight"], net.weights["fc1.weight"])
 
 
+@pytest.mark.slow
 def test_a_session_evaluates_with_the_scales(tmp_path: Path) -> None:
     path = write(BINARY.replace("batch", "4"), BINARY_WEIGHTS, tmp_path)
     bnnopt.optimize(path, optimizer="fixed-sign", level="O1").save(tmp_path / "out")

@@ -159,6 +159,7 @@ def test_values_that_are_kept_change_no_bit(peaks: tuple[int, int], tmp_path: Pa
     assert verify_folder(tmp_path / "out", "native").bit_equal
 
 
+@pytest.mark.slow
 def test_it_says_what_was_chosen_and_what_is_next(bnnopt: Cli, peaks: tuple[int, int]) -> None:
     found = bnnopt("optimize", MINI, "-b", "8", "--budget", f"{peaks[0] - 1}B", "--json", "r.json")
     assert "What a budget buys" in found.stdout

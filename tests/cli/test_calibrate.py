@@ -44,6 +44,7 @@ def encoded(result: bnnopt.Optimized) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_the_plan_follows_the_data(data: Path) -> None:
     default, measured = optimized(), optimized(calibrate=str(data))
     np.savez(data, x=np.zeros_like(IMAGES))

@@ -34,6 +34,7 @@ def test_the_difference_is_that_of_the_reports(bnnopt: Cli, two: dict[str, dict]
     assert total == content["difference"]["peak_bytes"]
 
 
+@pytest.mark.slow
 def test_the_table_names_both_and_says_which_is_smaller(bnnopt: Cli, two: dict[str, dict]) -> None:
     found = bnnopt("compare", "O0", "O2")
     assert found.exit_code == 0
@@ -52,6 +53,7 @@ def test_a_report_file_will_do(bnnopt: Cli, two: dict[str, dict], workspace: Pat
     assert bnnopt("compare", "O0", "r.json", "--json", "-").exit_code == 0
 
 
+@pytest.mark.slow
 def test_two_levels_of_a_model(bnnopt: Cli, workspace: Path) -> None:
     mlp = MODELS / "mlp.onnx"
     sides = [f"{mlp}@O0", f"{mlp}@O1"]

@@ -208,12 +208,14 @@ def test_standard_output_that_is_full(compiled: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_reader_that_goes_away() -> None:
     command = f"{sys.executable} -m bnnopt passes | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_disk_that_fills_up(mistake: Mistake, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was there before stays."""
     Path("report.json").write_text("old")
@@ -292,6 +294,7 @@ def test_interrupted(mistake: Mistake, monkeypatch: pytest.MonkeyPatch, place: s
     assert line == "bnnopt: interrupted\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c(workspace: Path) -> None:
     """While the model is read, which takes its time here."""
     script = """

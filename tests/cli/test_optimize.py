@@ -171,6 +171,7 @@ def test_explain_names_the_kernels_of_all_levels(bnnopt: Cli) -> None:
     assert "bnn_gemm_weight_grad_b1" in text
 
 
+@pytest.mark.slow
 def test_explain(bnnopt: Cli, optimized: Any) -> None:
     report = optimized(model=RELU)
     skipped = [s for entry in report["passes"] for s in entry["skipped"]]

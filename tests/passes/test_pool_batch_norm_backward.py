@@ -64,6 +64,7 @@ def test_gradients_are_those_of_the_chain(text: str, run) -> None:
         )
 
 
+@pytest.mark.slow
 def test_behind_float16_activations() -> None:
     net, names = stem(batch=16), ["l1-batch-norm", "float16-activations", *LOSSLESS]
     exact = run_native(net, net.with_passes(*names), 1).gradients[0]
