@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from bnnopt.errors import ArtifactError
+from bnnopt.ops import dims, dtype
 from bnnopt.training_step import Role, TrainingStep, phase
 
 
@@ -22,6 +23,10 @@ def load_step(path: Path) -> TrainingStep:
         step = TrainingStep(ir.load(path))
         steps = [phase(node) for node in step.graph]
         step.inputs(*Role)  # each says what it is
+        for value in (*step.graph.inputs, *(o for node in step.graph for o in node.outputs)):
+            if value.name:
+                dims(value)
+                dtype(value)
     except KeyError:
         raise ArtifactError(f"{path}: not a training step of bnnopt; optimize again") from None
     except Exception as error:  # the reader raises whatever protobuf and numpy do

@@ -120,6 +120,16 @@ def test_a_step_whose_inputs_say_nothing_known(bnnopt: Cli, folder: Path) -> Non
     assert "training.onnx: cannot be read ('guest' is not a valid Role)" in found.stderr
 
 
+def test_a_step_with_a_value_that_has_no_shape(bnnopt: Cli, folder: Path) -> None:
+    path = folder / "training.onnx"
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    found, name = bnnopt("verify", folder), model.graph.input[0].name
+    assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
+    assert f"training.onnx: cannot be read (value {name!r} has no shape)" in found.stderr
+
+
 def test_after_a_lossy_pass_a_difference_within_its_bound_is_no_defect(
     bnnopt: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

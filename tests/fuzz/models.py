@@ -263,7 +263,7 @@ def near_attribute(model: Model, rng: random.Random) -> None:
         if attribute.ints:
             attribute.ints[rng.randrange(len(attribute.ints))] = rng.choice((0, 1, 2, 3, 4, 7, -1))
         else:
-            attribute.i = rng.choice((0, 1, 2, 3, 4, -1, attribute.i + 1))
+            attribute.i = rng.choice((0, 1, 2, 3, 4, -1, min(attribute.i, 1 << 62) + 1))
 
 
 def other_shape(model: Model, rng: random.Random) -> None:
