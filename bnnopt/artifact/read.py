@@ -23,8 +23,8 @@ def load_step(path: Path) -> TrainingStep:
         step = TrainingStep(ir.load(path))
         steps = [phase(node) for node in step.graph]
         step.inputs(*Role)  # each says what it is
-        for value in (*step.graph.inputs, *(o for node in step.graph for o in node.outputs)):
-            if value.name:
+        for value in (v for node in step.graph for v in (*node.inputs, *node.outputs)):
+            if value is not None and value.name:
                 dims(value)
                 dtype(value)
     except KeyError:

@@ -120,12 +120,19 @@ def test_a_step_whose_inputs_say_nothing_known(bnnopt: Cli, folder: Path) -> Non
     assert "training.onnx: cannot be read ('guest' is not a valid Role)" in found.stderr
 
 
-def test_a_step_with_a_value_that_has_no_shape(bnnopt: Cli, folder: Path) -> None:
+@pytest.mark.parametrize("how", ["cleared", "renamed"])
+def test_a_step_with_a_value_that_has_no_shape(bnnopt: Cli, folder: Path, how: str) -> None:
+    """An input without one, or a node that reads what is not there."""
     path = folder / "training.onnx"
     model = onnx.load(path)
-    model.graph.input[0].type.tensor_type.ClearField("shape")
+    entry = model.graph.input[0]
+    name = entry.name
+    if how == "renamed":
+        entry.name = "other"
+    else:
+        entry.type.tensor_type.ClearField("shape")
     onnx.save(model, path)
-    found, name = bnnopt("verify", folder), model.graph.input[0].name
+    found = bnnopt("verify", folder)
     assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
     assert f"training.onnx: cannot be read (value {name!r} has no shape)" in found.stderr
 
