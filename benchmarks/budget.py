@@ -59,15 +59,20 @@ def _network(name: str, scratch: Path, options: argparse.Namespace) -> None:
     ends = [_trials(path, batch)(select(level)).point.needed_bytes for level in ("O2", "O0")]
     for share in SHARES:
         budget = int(ends[0] + share * (ends[1] - ends[0]))
-        exact, greedy = (
-            fit_budget(_trials(path, batch), Budget(select("O2"), budget), lambda _: None, exact=e)
-            for e in (True, False)
-        )
+        made = bnnopt.optimize(path, batch_size=batch, budget_bytes=budget)
+        exact = made.report.spending
+        assert exact is not None
+        asked = Budget(select("O2"), budget)
+        greedy = fit_budget(_trials(path, batch), asked, lambda _: None, exact=False)
         assert exact.chosen.needed_bytes <= budget
         assert exact.chosen.price <= greedy.chosen.price
         assert not any(p.beats(q) for p in exact.points for q in exact.points)
-        grown = _measured(path, scratch, batch, budget, options)
-        shown = f"{grown / MIB:.1f} | " if options.measure else " | "
+        shown = " | "
+        if options.measure:
+            made.save(scratch / str(budget) / "out")
+            grown = _measured(path, scratch / str(budget), batch, options)
+            assert grown <= budget
+            shown = f"{grown / MIB:.1f} | "
         print(
             f"| {name} | {budget / MIB:.1f} | {exact.chosen.peak_bytes / MIB:.1f} | {shown}"
             f"{_loss(exact.chosen)} | {exact.chosen.time:.2f} | "
@@ -89,14 +94,8 @@ def _loss(point: Point) -> str:
     return f"{len(point.lossy)} lossy"
 
 
-def _measured(
-    path: Path, scratch: Path, batch: int, budget: int, options: argparse.Namespace
-) -> float:
-    """Resident growth of a process of its own, in bytes."""
-    if not options.measure:
-        return 0.0
-    folder = scratch / str(budget)
-    bnnopt.optimize(path, batch_size=batch, budget_bytes=budget).save(folder / "out")
+def _measured(path: Path, folder: Path, batch: int, options: argparse.Namespace) -> float:
+    """Resident growth of a process of its own that trains ``out`` of a folder, in bytes."""
     write_batch(folder, path, batch)
     process = Process("bnnopt", folder, options)
     try:
