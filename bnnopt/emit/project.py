@@ -8,11 +8,8 @@ from bnnopt.emit.model import Model, Parameter
 from bnnopt.emit.program import Source
 from bnnopt.emit.text import filled, type_of
 
-FLASH_KIB, RAM_KIB, STACK_KIB = (
-    1024,
-    256,
-    12,
-)  # of a Cortex-M; change cortex-m/memory.ld for another
+# Of a Cortex-M; change cortex-m/memory.ld for another.
+FLASH_KIB, RAM_KIB, STACK_KIB = 1024, 256, 12
 
 
 def project_files(model: Model, source: Source, prototypes: str) -> dict[str, str]:
