@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import bnnopt.runtime
 from bnnopt.errors import UsageError
+from bnnopt.runtime.scope import scoped
 
 NAME = "bnn_kernels.so"
 PORTABLE_KERNELS = 0  # in C's enum of instruction sets
@@ -109,11 +110,8 @@ def is_portable() -> bool:
 @contextlib.contextmanager
 def portable_kernels() -> Iterator[None]:
     """Let this thread's matrix products be those of C, on any machine the same bits."""
-    token = _portable.set(True)
-    try:
+    with scoped(_portable, True):
         yield
-    finally:
-        _portable.reset(token)
 
 
 def set_threads(n: int) -> None:

@@ -19,6 +19,7 @@ from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.functions import Read, is_dry_run
 from bnnopt.runtime.library import library
+from bnnopt.runtime.scope import scoped
 
 Arrays: TypeAlias = Sequence[Array | None]
 Attributes: TypeAlias = Mapping[str, Attribute]
@@ -69,11 +70,8 @@ def finite_updates(flag: ctypes.c_int) -> Iterator[None]:
     They note it in `flag`, which has to live as long as calls that are prepared here.
     """
     flag.value = 0
-    token = _diverged.set(flag)
-    try:
+    with scoped(_diverged, flag):
         yield
-    finally:
-        _diverged.reset(token)
 
 
 def diverged() -> ctypes.c_int | None:

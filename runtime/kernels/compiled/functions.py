@@ -20,6 +20,7 @@ import numpy as np
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.tiling import Convolution, Dense
 from bnnopt.runtime.library import library, pointer
+from bnnopt.runtime.scope import scoped
 
 Argument: TypeAlias = Array | Convolution | Dense | Sequence[int] | ctypes.Structure | float | None
 
@@ -182,22 +183,16 @@ def is_dry_run() -> bool:
 def dry_run() -> Iterator[Notes]:
     """Let this thread's C functions only be noted, in the list that is yielded."""
     notes: Notes = []
-    token = _noted.set(notes)
-    try:
+    with scoped(_noted, notes):
         yield notes
-    finally:
-        _noted.reset(token)
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[PreparedCalls]:
     """Note the calls of this thread; they hold addresses, and the caller keeps the arrays alive."""
     calls: PreparedCalls = []
-    token = _recording.set(calls)
-    try:
+    with scoped(_recording, calls):
         yield calls
-    finally:
-        _recording.reset(token)
 
 
 def repeat(calls: PreparedCalls) -> None:
