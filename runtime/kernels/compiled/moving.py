@@ -6,6 +6,7 @@ What a numpy kernel gives as a view of its input is copied as that view lies.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -83,30 +84,28 @@ def expand(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Arr
 
 def split(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`shaping.split`, to the lengths that the outputs have."""
-    x, axis, begin = inputs[0], integer({"axis": 0, **attributes}, "axis"), 0
-    if x is None:
+    x, parts = inputs[0], [y for y in outputs if y is not None]
+    if x is None or len(parts) < len(outputs):
         return False
-    for y in outputs:
-        if y is None:
-            return False
-        part = np.moveaxis(np.moveaxis(x, axis, 0)[begin : begin + y.shape[axis]], 0, axis)
-        begin += y.shape[axis]
-        if not copied(part, y):
-            return False
-    return True
+    axis = integer({"axis": 0, **attributes}, "axis")
+    return all(copied(stretch, y) for stretch, y in _stretches(x, parts, axis))
 
 
 def concat(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`shaping.concat`."""
-    y, axis, begin = outputs[0], integer(attributes, "axis"), 0
+    y, parts = outputs[0], [x for x in inputs if x is not None]
     assert y is not None
-    for x in inputs:
-        assert x is not None
-        part = np.moveaxis(np.moveaxis(y, axis, 0)[begin : begin + x.shape[axis]], 0, axis)
-        begin += x.shape[axis]
-        if not copied(x, part):
-            return False
-    return True
+    axis = integer(attributes, "axis")
+    return all(copied(x, stretch) for stretch, x in _stretches(y, parts, axis))
+
+
+def _stretches(whole: Array, parts: Iterable[Array], axis: int) -> Iterator[tuple[Array, Array]]:
+    """Views of `whole` as long as the parts, one behind the other along `axis`, each with its."""
+    begin = 0
+    for part in parts:
+        end = begin + part.shape[axis]
+        yield np.moveaxis(np.moveaxis(whole, axis, 0)[begin:end], 0, axis), part
+        begin = end
 
 
 def pad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
