@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bnn_compilers.h"
+
 #define BNN_EXPORT __attribute__((visibility("default")))
 
 typedef int64_t i64;

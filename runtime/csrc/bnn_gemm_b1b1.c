@@ -37,13 +37,13 @@ typedef uint8_t v16 __attribute__((vector_size(16)));
 
 /* Transpose 16 x 16 bytes: four perfect shuffles. */
 static inline void transpose16(v16 a[16]) {
-    const v16 low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-    const v16 high = {8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
     for (int round = 0; round < 4; round++) {
         v16 b[16];
         for (int i = 0; i < 8; i++) {
-            b[2 * i] = __builtin_shuffle(a[i], a[i + 8], low);
-            b[2 * i + 1] = __builtin_shuffle(a[i], a[i + 8], high);
+            b[2 * i] = BNN_SHUFFLE(v16, a[i], a[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21,
+                                   6, 22, 7, 23);
+            b[2 * i + 1] = BNN_SHUFFLE(v16, a[i], a[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28,
+                                       13, 29, 14, 30, 15, 31);
         }
         memcpy(a, b, sizeof b);
     }

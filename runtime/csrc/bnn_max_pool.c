@@ -76,7 +76,7 @@ BNN_INLINE void load_strided(v8f *v, const float *x, int32_t stride) {
     if (stride == 2) {
         v8f first, second;
         memcpy(&first, x, sizeof first), memcpy(&second, x + 7, sizeof second);
-        *v = __builtin_shuffle(first, second, (v8i){0, 2, 4, 6, 9, 11, 13, 15});
+        *v = BNN_SHUFFLE(v8i, first, second, 0, 2, 4, 6, 9, 11, 13, 15);
     } else {
         memcpy(v, x, sizeof *v);
     }
@@ -131,8 +131,8 @@ BNN_INLINE void max_tile(const struct pool *p, i64 start, const struct tile *t, 
 BNN_INLINE void load_pairs(v8f *even, v8f *odd, const float *x) {
     v8f first, second;
     memcpy(&first, x, sizeof first), memcpy(&second, x + 8, sizeof second);
-    *even = __builtin_shuffle(first, second, (v8i){0, 2, 4, 6, 8, 10, 12, 14});
-    *odd = __builtin_shuffle(first, second, (v8i){1, 3, 5, 7, 9, 11, 13, 15});
+    *even = BNN_SHUFFLE(v8i, first, second, 0, 2, 4, 6, 8, 10, 12, 14);
+    *odd = BNN_SHUFFLE(v8i, first, second, 1, 3, 5, 7, 9, 11, 13, 15);
 }
 
 /* The 2 x 2 windows of two rows; the commonest pooling by far. */

@@ -69,8 +69,8 @@ struct spread {
 
 /* 0 .. 7 of `first` at 0, 2 .. 14 of y, and those of `second` between them; 0 + x, so no -0. */
 BNN_INLINE void store_pairs(float *y, const v8f *first, const v8f *second) {
-    const v8f low = __builtin_shuffle(*first, *second, (v8i){0, 8, 1, 9, 2, 10, 3, 11}) + 0.0f;
-    const v8f high = __builtin_shuffle(*first, *second, (v8i){4, 12, 5, 13, 6, 14, 7, 15}) + 0.0f;
+    const v8f low = BNN_SHUFFLE(v8i, *first, *second, 0, 8, 1, 9, 2, 10, 3, 11) + 0.0f;
+    const v8f high = BNN_SHUFFLE(v8i, *first, *second, 4, 12, 5, 13, 6, 14, 7, 15) + 0.0f;
     memcpy(y, &low, sizeof low), memcpy(y + 8, &high, sizeof high);
 }
 

@@ -157,24 +157,24 @@ BNN_AVX2 static void pack_b8_body_avx2(void *context, i64 begin, i64 end, int th
 
 /* x: rows x row elements of a type. packed: rows x ceil(row / 8) bytes. */
 BNN_EXPORT void bnn_sign_pack(const void *x, uint8_t *packed, i64 rows, i64 row, i64 type) {
-    struct pack p = {.x = x, .packed = packed, .rows = {row}, .type = type, .test = BNN_GREATER};
+    struct pack p = {.x = x, .packed = packed, .rows = {.row = row}, .type = type, .test = BNN_GREATER};
     bnn_parallel_rows(&p.rows, rows, pack_pieces, &p);
 }
 
 BNN_EXPORT void bnn_not_negative_pack(const void *x, uint8_t *packed, i64 rows, i64 row,
                                       i64 type) {
-    struct pack p = {.x = x, .packed = packed, .rows = {row}, .type = type, .test = BNN_NOT_LESS};
+    struct pack p = {.x = x, .packed = packed, .rows = {.row = row}, .type = type, .test = BNN_NOT_LESS};
     bnn_parallel_rows(&p.rows, rows, pack_pieces, &p);
 }
 
 BNN_EXPORT void bnn_range_pack(const void *x, uint8_t *packed, i64 rows, i64 row, i64 type,
                                float low, float high) {
-    struct pack p = {.x = x, .packed = packed, .rows = {row}, .type = type, .test = BNN_RANGE,
+    struct pack p = {.x = x, .packed = packed, .rows = {.row = row}, .type = type, .test = BNN_RANGE,
                      .low = low, .high = high};
     bnn_parallel_rows(&p.rows, rows, pack_pieces, &p);
 }
 
 BNN_EXPORT void bnn_pack_bits_b8(const uint8_t *mask, uint8_t *packed, i64 rows, i64 row) {
-    struct pack p = {.x = mask, .packed = packed, .rows = {row}};
+    struct pack p = {.x = mask, .packed = packed, .rows = {.row = row}};
     bnn_parallel_rows(&p.rows, rows, BNN_PICK(pack_b8_body), &p);
 }

@@ -123,6 +123,13 @@ BNN_INLINE uint32_t code_of(float x, int32_t base) {
     return (uint32_t)(code < 0 ? 0 : code > TOP ? TOP : code);
 }
 
+/* In every lane the bits of all. */
+BNN_INLINE void united(v8i *v) {
+    *v |= BNN_SHUFFLE(v8i, *v, *v, 4, 5, 6, 7, 0, 1, 2, 3);
+    *v |= BNN_SHUFFLE(v8i, *v, *v, 2, 3, 0, 1, 6, 7, 4, 5);
+    *v |= BNN_SHUFFLE(v8i, *v, *v, 1, 0, 3, 2, 5, 4, 7, 6);
+}
+
 /* The exponents of eight elements in 32 bits, and their signs in eight. */
 BNN_INLINE uint32_t encode8(const float *x, int32_t base, uint8_t *signs) {
     const v8i places = {0, 4, 8, 12, 16, 20, 24, 28}, marks = {1, 2, 4, 8, 16, 32, 64, 128};
@@ -132,11 +139,7 @@ BNN_INLINE uint32_t encode8(const float *x, int32_t base, uint8_t *signs) {
     code &= code > 0;
     code = (code & (code <= TOP)) | ((code > TOP) & TOP);
     v8i both = code << places, marked = (v < 0) & marks;
-    const v8i swaps[3] = {{4, 5, 6, 7, 0, 1, 2, 3}, {2, 3, 0, 1, 6, 7, 4, 5}, {1, 0, 3, 2, 5, 4, 7, 6}};
-    for (int k = 0; k < 3; k++) {
-        both |= __builtin_shuffle(both, swaps[k]);
-        marked |= __builtin_shuffle(marked, swaps[k]);
-    }
+    united(&both), united(&marked);
     *signs = (uint8_t)marked[0];
     return (uint32_t)both[0];
 }

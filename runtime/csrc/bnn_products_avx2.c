@@ -1,9 +1,10 @@
 /* Inner loops of the binary products with AVX2. */
 #if defined(__x86_64__)
-#pragma GCC target("avx2,fma,popcnt")
 #include <immintrin.h>
 
 #include "bnn_products.h"
+
+BNN_TARGET("avx2,fma,popcnt")
 
 #define CORES bnn_cores_avx2
 #define BYTES 32
@@ -15,4 +16,5 @@ static inline __attribute__((always_inline)) lanes32 lookup(uint8_t index, lanes
     return (lanes32)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), (__m256i)lanes);
 }
 #include "bnn_products_cores.inc"
+BNN_TARGET_END
 #endif

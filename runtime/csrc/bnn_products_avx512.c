@@ -1,9 +1,13 @@
 /* Inner loops of the binary products with AVX-512. */
 #if defined(__x86_64__)
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,popcnt,prefer-vector-width=512")
 #include <immintrin.h>
 
 #include "bnn_products.h"
+
+#if !defined(__clang__) /* it takes vectors as wide as they are written */
+#pragma GCC target("prefer-vector-width=512")
+#endif
+BNN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,fma,popcnt")
 
 #define CORES bnn_cores_avx512
 #define BYTES 64
@@ -15,4 +19,5 @@ static inline __attribute__((always_inline)) lanes64 lookup(uint8_t index, lanes
     return (lanes64)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), (__m512i)lanes);
 }
 #include "bnn_products_cores.inc"
+BNN_TARGET_END
 #endif

@@ -1,9 +1,10 @@
 /* Inner loops of real-valued convolutions with AVX2. */
 #if defined(__x86_64__)
-#pragma GCC target("avx2,fma,f16c,popcnt")
 #include <immintrin.h>
 
 #include "bnn_real.h"
+
+BNN_TARGET("avx2,fma,f16c,popcnt")
 
 #define CORES bnn_real_cores_avx2
 #define BYTES 32
@@ -14,4 +15,5 @@
 #define STORE_HALVES(y, v)                                                                         \
     _mm_storeu_si128((__m128i *)(y), _mm256_cvtps_ph((__m256)(v), _MM_FROUND_TO_NEAREST_INT))
 #include "bnn_real_cores.inc"
+BNN_TARGET_END
 #endif

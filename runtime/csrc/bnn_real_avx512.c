@@ -1,9 +1,10 @@
 /* Inner loops of real-valued convolutions with AVX-512. */
 #if defined(__x86_64__)
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")
 #include <immintrin.h>
 
 #include "bnn_real.h"
+
+BNN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")
 
 #define CORES bnn_real_cores_avx512
 #define BYTES 64
@@ -96,4 +97,5 @@ static inline void turn_halves(const uint16_t *x, long plane, float *panel) {
     turn_rows(r, panel);
 }
 #include "bnn_real_cores.inc"
+BNN_TARGET_END
 #endif

@@ -15,14 +15,14 @@ BNN_INLINE void copy_4_by_4(const uint32_t *x, i64 from, uint32_t *y, i64 to) {
     v4i a, b, c, d;
     memcpy(&a, x, 16), memcpy(&b, x + from, 16);
     memcpy(&c, x + 2 * from, 16), memcpy(&d, x + 3 * from, 16);
-    v4i ab_low = __builtin_shuffle(a, b, (v4i){0, 4, 1, 5});
-    v4i ab_high = __builtin_shuffle(a, b, (v4i){2, 6, 3, 7});
-    v4i cd_low = __builtin_shuffle(c, d, (v4i){0, 4, 1, 5});
-    v4i cd_high = __builtin_shuffle(c, d, (v4i){2, 6, 3, 7});
-    a = __builtin_shuffle(ab_low, cd_low, (v4i){0, 1, 4, 5});
-    b = __builtin_shuffle(ab_low, cd_low, (v4i){2, 3, 6, 7});
-    c = __builtin_shuffle(ab_high, cd_high, (v4i){0, 1, 4, 5});
-    d = __builtin_shuffle(ab_high, cd_high, (v4i){2, 3, 6, 7});
+    v4i ab_low = BNN_SHUFFLE(v4i, a, b, 0, 4, 1, 5);
+    v4i ab_high = BNN_SHUFFLE(v4i, a, b, 2, 6, 3, 7);
+    v4i cd_low = BNN_SHUFFLE(v4i, c, d, 0, 4, 1, 5);
+    v4i cd_high = BNN_SHUFFLE(v4i, c, d, 2, 6, 3, 7);
+    a = BNN_SHUFFLE(v4i, ab_low, cd_low, 0, 1, 4, 5);
+    b = BNN_SHUFFLE(v4i, ab_low, cd_low, 2, 3, 6, 7);
+    c = BNN_SHUFFLE(v4i, ab_high, cd_high, 0, 1, 4, 5);
+    d = BNN_SHUFFLE(v4i, ab_high, cd_high, 2, 3, 6, 7);
     memcpy(y, &a, 16), memcpy(y + to, &b, 16);
     memcpy(y + 2 * to, &c, 16), memcpy(y + 3 * to, &d, 16);
 }

@@ -164,18 +164,18 @@ BNN_AVX2 BODY(unpack_bits, avx2, 1)
 
 /* packed: rows x ceil(row / 8) bytes. y: rows x row, +1 where the bit is set, else -1. */
 BNN_EXPORT void bnn_sign_unpack_f32(const uint8_t *packed, float *y, i64 rows, i64 row) {
-    struct unpack u = {.packed = packed, .out = y, .rows = {row}};
+    struct unpack u = {.packed = packed, .out = y, .rows = {.row = row}};
     bnn_parallel_rows(&u.rows, rows, BNN_PICK(sign_unpack_body), &u);
 }
 
 BNN_EXPORT void bnn_unpack_bits_b8(const uint8_t *packed, uint8_t *mask, i64 rows, i64 row) {
-    struct unpack u = {.packed = packed, .out = mask, .rows = {row}};
+    struct unpack u = {.packed = packed, .out = mask, .rows = {.row = row}};
     bnn_parallel_rows(&u.rows, rows, BNN_PICK(unpack_bits_body), &u);
 }
 
 /* dx = dy times the bit, both of `type`; dx may be dy. */
 BNN_EXPORT void bnn_masked_grad(const void *dy, const uint8_t *packed, void *dx, i64 rows, i64 row,
                                 i64 type) {
-    struct unpack u = {.packed = packed, .dy = dy, .out = dx, .type = type, .rows = {row}};
+    struct unpack u = {.packed = packed, .dy = dy, .out = dx, .type = type, .rows = {.row = row}};
     bnn_parallel_rows(&u.rows, rows, BNN_PICK(masked_grad_body), &u);
 }

@@ -37,10 +37,6 @@ enum { BNN_GRAIN = 1 << 16 };
 #define BNN_PICK(NAME) NAME##_any
 #endif
 
-/* An output may be the very buffer of an input. Without this GCC tests for overlap at run time and
-   takes its scalar loop; element i is read before it is written, so the vector loop is right. */
-#define BNN_SAME_OR_APART _Pragma("GCC ivdep")
-
 /* Machines without vectors of 32 bytes get two of 16 for each. */
 typedef float v4f __attribute__((vector_size(16)));
 typedef float v8f __attribute__((vector_size(32)));

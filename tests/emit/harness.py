@@ -18,7 +18,7 @@ from bnnopt.runtime.library import portable_kernels
 from tests.runtime.compiled_calls import settings_of
 
 Array = NDArray[Any]
-COMPILER = shutil.which("cc")
+COMPILER, CLANG = shutil.which("cc"), shutil.which("clang")
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-DBNN_PORTABLE", "-ffp-contract=off")
 QUICK = (*FLAGS, "-O0")
 FULL = (*FLAGS, "-O2", "-fno-math-errno", "-fno-trapping-math")
@@ -35,13 +35,19 @@ class Trace(NamedTuple):
 class Program:
     """What is emitted from a compiled folder into another, as functions."""
 
-    def __init__(self, compiled: Path, folder: Path, flags: Sequence[str] = QUICK) -> None:
+    def __init__(
+        self,
+        compiled: Path,
+        folder: Path,
+        flags: Sequence[str] = QUICK,
+        compiler: str | None = COMPILER,
+    ) -> None:
         self.emitted = emit(compiled, folder)
         name = self.emitted.initial_file
         self._initial = None if name is None else np.fromfile(folder / name, np.uint8)
         sources = [folder / "bnn_model.c", *sorted((folder / "kernels").glob("*.c"))]
         library = folder / "bnn_model.so"
-        command = [str(COMPILER), *flags, "-fPIC", "-shared", *sources, "-o", library, "-lm"]
+        command = [str(compiler), *flags, "-fPIC", "-shared", *sources, "-o", library, "-lm"]
         subprocess.run([str(part) for part in command], check=True)
         self._library = ctypes.CDLL(str(library))
         self._library.bnn_train_step.restype = ctypes.c_float

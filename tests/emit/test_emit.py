@@ -20,7 +20,7 @@ from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.kernels.compiled.table import COMPILED, PORTABLE
 from bnnopt.runtime.library import library
 from tests.cli.helpers import MODELS
-from tests.emit.harness import COMPILER, FULL, Program, of_program, of_session
+from tests.emit.harness import CLANG, COMPILER, FULL, Program, of_program, of_session
 from tests.runtime.test_boundary import CONTROLS, exported
 from tests.zoo import LARGE, build_small
 
@@ -148,6 +148,26 @@ def test_the_zoo(name: str, level: str, tmp_path: Path) -> None:
     folder = compiled(tmp_path, name, level, **options)
     want = of_session(folder, 3, 1e-6)
     assert of_program(folder, Program(folder, tmp_path / "csrc"), 3, 1e-6) == want
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CLANG is None, reason="needs clang")
+@pytest.mark.parametrize(("name", "level"), [("mlp", "O2"), ("reactnet", "O1")])
+def test_clang_gives_the_same(name: str, level: str, tmp_path: Path) -> None:
+    folder = compiled(tmp_path, name, level)
+    want = of_session(folder, 3, 1e-4)
+    program = Program(folder, tmp_path / "csrc", FULL, CLANG)
+    assert of_program(folder, program, 3, 1e-4) == want
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CLANG is None, reason="needs clang")
+def test_clang_takes_every_source(tmp_path: Path) -> None:
+    files = sources_of(set(exported()) - CONTROLS).files
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    sources = [name for name in files if name.endswith(".c")]
+    subprocess.run([str(CLANG), *FULL, "-c", *sources], cwd=tmp_path, check=True)
 
 
 @pytest.mark.slow
