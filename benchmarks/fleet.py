@@ -1,127 +1,110 @@
-"""A fleet on one machine: SuperLink and SuperNodes over loopback, a shard of the data each.
+"""A fleet on one machine, by each of Flower's engines, and the same network trained in one place.
 
     python -m benchmarks.fleet FOLDER --data train --valid test --devices 10 --rounds 20
     python -m benchmarks.fleet FOLDER ... --split dirichlet --alpha 0.3 --strategy fedavg
+    python -m benchmarks.fleet FOLDER ... --engine process
 
-Prints the server's JSON lines: accuracy, bytes each way, seconds. Needs ``bnnopt[flower]``.
+``loopback`` starts a SuperLink and SuperNodes, ``simulation`` is Flower's (``flwr[simulation]``),
+``process`` runs the apps in this process, one device after the other, and ``central`` trains on all
+data at once, as many samples as all devices together. Prints the server's JSON lines: accuracy,
+bytes each way, seconds. Needs ``bnnopt[flower]``.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
+import logging
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.fleet_grid import Devices, identity
+from benchmarks.fleet_processes import fleet, simulate
 from bnnopt.fleet import RunOptions, write_app
+from bnnopt.fleet.server import serve
+from bnnopt.runtime import TrainingSession
+from bnnopt.runtime.data import Dataset, open_data
+from bnnopt.runtime.data.normalization import choose
+from bnnopt.runtime.training import Recipe, as_dataset, evaluate
 
-BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    """One that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-class Fleet:
-    """Processes of a SuperLink and its SuperNodes; `run` starts an app on them.
-
-    Parameters
-    ----------
-    home : Path
-        A folder for Flower's files and logs.
-    devices : int
-        How many SuperNodes, each with its ``partition-id``.
-    """
-
-    def __init__(self, home: Path, devices: int) -> None:
-        self.home, self.devices, self._address = home, devices, f"127.0.0.1:{free_port()}"
-        self._environment = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"}
-        self._environment["PATH"] = f"{BIN}:{os.environ['PATH']}"
-        self.nodes: dict[int, subprocess.Popen[bytes]] = {}
-        (home / "config.toml").write_text(
-            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{self._address}"\n'
-            "insecure = true\n"
-        )
-        host, port = self._address.split(":")
-        self._link = self._start("superlink", "--insecure", "--host", host, "--port", port)
-        self._wait_for(int(port))
-        for number in range(devices):
-            self.add(number)
-
-    def add(self, number: int) -> None:
-        """Start a device, or one that died."""
-        self.nodes[number] = self._start(
-            *("supernode", "--insecure", "--superlink", self._address),
-            *("--host", "127.0.0.1", "--port", str(free_port())),
-            *("--node-config", f"partition-id={number} num-partitions={self.devices}"),
-        )
-
-    def run(self, app: Path, seconds: float) -> str:
-        """Run an app to its end; what it said."""
-        command = [str(BIN / "flwr"), "run", str(app), "here", "--stream"]
-        ended = subprocess.run(
-            command, env=self._environment, capture_output=True, text=True, timeout=seconds
-        )
-        return ended.stdout + ended.stderr
-
-    def stop(self) -> None:
-        """End all processes that this started."""
-        for process in (*self.nodes.values(), self._link):
-            process.terminate()
-        for process in (*self.nodes.values(), self._link):
-            process.wait(30)
-
-    def _start(self, kind: str, *arguments: str) -> subprocess.Popen[bytes]:
-        log = open(self.home / f"{kind}-{len(self.nodes)}.log", "ab")  # noqa: SIM115
-        command = [str(BIN / f"flower-{kind}"), *arguments]
-        return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
-
-    def _wait_for(self, port: int) -> None:
-        for _ in range(600):
-            with socket.socket() as tried:
-                if tried.connect_ex(("127.0.0.1", port)) == 0:
-                    return
-            time.sleep(0.1)
-        raise TimeoutError(f"no SuperLink on port {port}: see {self.home}")
+ENGINES = ("loopback", "simulation", "process", "central")
+Options = Mapping[str, Any]
 
 
-@contextmanager
-def fleet(devices: int) -> Iterator[Fleet]:
-    """A fleet in a temporary folder, and its end."""
+def loopback(home: Path, options: Options, devices: int, seconds: float) -> str:
+    """What Flower said of a run over the network."""
+    with fleet(home, devices) as running:
+        write_app(home / "app", RunOptions.of(options), "a benchmark")
+        return running.run(home / "app", seconds)
+
+
+def simulation(home: Path, options: Options, devices: int, seconds: float) -> str:
+    """What Flower said of a run by its simulation engine."""
+    write_app(home / "app", RunOptions.of(options), "a benchmark")
+    return simulate(home, home / "app", devices, seconds)
+
+
+def process(home: Path, options: Options, devices: int, seconds: float) -> str:
+    """Devices and server in this process."""
+    logging.disable()
+    with identity():
+        serve(Devices(options, devices), RunOptions.of(options))
+    return ""
+
+
+def central(home: Path, options: Options, devices: int, seconds: float) -> str:
+    """One session on the data of all devices, with a line for what they see in a round."""
+    given = RunOptions.of(options)
+    session = TrainingSession(given.folder)
+    data, valid = _all_data(session, given, devices), _opened(session, given.valid, "test")
+    recipe = {"schedule": lambda step: given.lr, "normalization": choose(data)[0]}
+    with open(given.log, "a", encoding="utf-8") as file:
+        for number in range(1, given.rounds + 1):
+            session.fit(data, **Recipe(given.epochs, seed=given.seed + number, **recipe).__dict__)
+            scores = evaluate(session, valid, choose(valid)[0])
+            told = {"round": number, "loss": scores.loss, "accuracy": scores.accuracy}
+            file.write(json.dumps(told) + "\n")
+    return ""
+
+
+def _all_data(session: TrainingSession, options: RunOptions, devices: int) -> Dataset:
+    paths = [options.data.replace("{partition}", str(k)) for k in range(devices)]
+    parts = [_opened(session, path, "train") for path in dict.fromkeys(paths)]
+    if len(parts) == 1:
+        return parts[0]
+    (name,) = parts[0].x
+    x = np.concatenate([part.x[name][np.arange(len(part))] for part in parts])
+    y = np.concatenate([np.asarray(part.y)[np.arange(len(part))] for part in parts])
+    return as_dataset((x, y), "all devices")
+
+
+def _opened(session: TrainingSession, path: str, part: str) -> Dataset:
+    spec = next(iter(session.inputs.values()))
+    return open_data(path, spec.shape_at(1)[1:], spec.dtype, part)
+
+
+def measured(engine: str, options: Options, devices: int, seconds: float) -> str:
+    """The server's lines of a run with these options; what Flower said if there are none."""
     home = Path(tempfile.mkdtemp(prefix="bnnopt-fleet-"))
-    running = Fleet(home, devices)
+    log = home / "log.jsonl"
+    places = {"log": str(log), "checkpoints": str(home / "state"), "devices": devices}
     try:
-        yield running
-    finally:
-        running.stop()
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def measured(options: Mapping[str, Any], devices: int, seconds: float) -> str:
-    """The server's lines of a run with these options."""
-    with fleet(devices) as running:
-        app, log = running.home / "app", running.home / "log.jsonl"
-        places = {"log": str(log), "checkpoints": str(running.home / "state")}
-        write_app(app, RunOptions.of(options, {"devices": devices, **places}), "a benchmark")
-        said = running.run(app, seconds)
+        said = globals()[engine](home, {**options, **places}, devices, seconds)
         return log.read_text() if log.exists() else said
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
     for name in ("data", "valid"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--strategy", default="sign-majority")
@@ -133,11 +116,11 @@ def main() -> None:
     parser.add_argument("--feedback", action="store_true")
     parser.add_argument("--seconds", type=float, default=7200.0)
     options = vars(parser.parse_args())
-    devices, seconds = options.pop("devices"), options.pop("seconds")
+    engine, devices, seconds = (options.pop(name) for name in ("engine", "devices", "seconds"))
     options["folder"] = str(options["folder"].resolve())
     for name in ("data", "valid"):
         options[name] = str(Path(options[name]).resolve())
-    print(measured(options, devices, seconds), end="")
+    print(measured(engine, options, devices, seconds), end="")
 
 
 if __name__ == "__main__":

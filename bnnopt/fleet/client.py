@@ -18,9 +18,9 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 
 from bnnopt.errors import BnnoptError, UsageError
-from bnnopt.fleet.layout import Layout, State, pack_signs, unpack_signs
+from bnnopt.fleet.layout import Layout, State, digest, pack_signs, unpack_signs
 from bnnopt.fleet.options import RunOptions
-from bnnopt.fleet.shards import open_shard
+from bnnopt.fleet.shards import PARTITION, open_shard
 from bnnopt.fleet.votes import moved
 from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.data.normalization import choose
@@ -57,16 +57,17 @@ def _trained(message: Message, context: Context) -> RecordDict:
     if options.strategy == "fedavg":
         return _trained_plainly(message, session, options, context)
     layout = Layout.of(session, options.strategy == "binary-average")
-    state = _received(message, context, layout)
+    state = _received(message, context, layout, session)
     session.load_parameters(layout.named(state))
+    before = layout.flat(session.parameters())  # as the step stores it: in float16, perhaps
     metrics = _fit(session, options, context, int(config["round"]))
     after = layout.flat(session.parameters())
-    random = np.random.default_rng([options.seed, int(config["round"]), context.node_id % 2**32])
+    random = np.random.default_rng([options.seed, int(config["round"]), _number(context)])
     record = context.state.array_records.get(KEPT)
     if options.strategy == "binary-average":  # all weights come each round: none is kept
         signs = pack_signs(after.signed, random)
     else:
-        moves = after.signed - state.signed
+        moves = after.signed - before.signed
         if options.feedback and record is not None and "residual" in record:
             moves += record["residual"].numpy()
         signs = pack_signs(moves, random)
@@ -95,22 +96,33 @@ def _trained_plainly(
     )
 
 
-def _received(message: Message, context: Context, layout: Layout) -> State:
-    """The state that the server has: sent as it is, or as votes on what the device kept."""
+def _received(
+    message: Message, context: Context, layout: Layout, session: TrainingSession
+) -> State:
+    """The state that the server has: sent as it is, or as votes on what the device holds."""
     content, config = message.content, message.content["config"]
     if "arrays" in content:
         arrays: Any = content["arrays"]
         return State(arrays["signed"].numpy(), arrays["averaged"].numpy())
-    kept = context.state.array_records.get(KEPT)
-    about = context.state.config_records.get(ABOUT)
-    if kept is None or about is None or about["version"] != config["from"]:
-        raise _StaleError("this device has no state, or another one than the votes start from")
-    state = State(kept["signed"].numpy(), kept["averaged"].numpy())
+    state = _held(context, config) or layout.flat(session.parameters())
+    if config["from"] == 0 and digest(state) != config["first"]:
+        raise _StaleError("the folder of this device holds other weights than the server's")
     votes: Any = content["votes"]
     rates: Any = config["rates"]
     for bits, rate in zip(votes["signs"].numpy(), rates, strict=True):
         state = moved(state, bits, rate, votes["averaged"].numpy())
     return state
+
+
+def _held(context: Context, config: Any) -> State | None:
+    """What the device kept of the version that votes start from; of the folder's it is None."""
+    kept = context.state.array_records.get(KEPT)
+    about = context.state.config_records.get(ABOUT)
+    if kept is not None and about is not None and about["version"] == config["from"]:
+        return State(kept["signed"].numpy(), kept["averaged"].numpy())
+    if config["from"] == 0:
+        return None
+    raise _StaleError("this device has no state, or another one than the votes start from")
 
 
 def _keep(context: Context, state: State, version: int) -> None:
@@ -142,3 +154,9 @@ def _fit(
     last = history.epochs[-1]
     told = {"num-examples": len(data), "loss": last.loss, "accuracy": last.accuracy}
     return MetricRecord({name: value for name, value in told.items() if value is not None})
+
+
+def _number(context: Context) -> int:
+    """That a run can be repeated with; what Flower numbers a node with is another one each time."""
+    own = context.node_config.get(PARTITION)
+    return own if isinstance(own, int) and own >= 0 else context.node_id % 2**32

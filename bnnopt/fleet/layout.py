@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
@@ -116,6 +117,11 @@ class Layout(NamedTuple):
 def _flat(parameters: Mapping[str, ArrayLike], shapes: Mapping[str, tuple[int, ...]]) -> Floats:
     arrays = [np.asarray(parameters[name], np.float32).reshape(-1) for name in shapes]
     return np.concatenate([*arrays, np.empty(0, np.float32)])
+
+
+def digest(state: State) -> str:
+    """That tells one state from another: SHA-256, in hexadecimal digits."""
+    return sha256(b"".join(array.tobytes() for array in state)).hexdigest()
 
 
 def pack_signs(values: Floats, random: np.random.Generator) -> Bits:

@@ -24,11 +24,12 @@ from flwr.serverapp.strategy import FedAvg
 
 from bnnopt.errors import UsageError
 from bnnopt.fleet.client import STALE
-from bnnopt.fleet.layout import Bits, Layout, State
+from bnnopt.fleet.layout import Bits, Layout, State, digest
 from bnnopt.fleet.votes import Update, check, majority, mean_signs, moved, trimmed_mean
 
 METRICS = ("loss", "accuracy")  # of a device's training; the median is told
 HEADER = 256  # bytes around an array that is sent, at most
+NOTHING = -math.inf  # the version of a device that holds none
 MOST_VOTES = 16  # that are kept for devices that missed rounds; then 31 bits say more than floats
 
 
@@ -164,7 +165,8 @@ class SignMajority(SignStrategy):
     """Devices send the signs of what they would add to each weight, and get the majority's back.
 
     Bernstein et al., arXiv:1810.05291. One bit a weight goes each way: a device that took part in
-    the round before gets the vote alone, one that missed rounds their votes, a new one all weights.
+    the round before gets the vote alone, one that missed rounds their votes. A new one starts from
+    its folder, where these are the server's first weights; else it is sent all.
 
     Parameters
     ----------
@@ -183,24 +185,30 @@ class SignMajority(SignStrategy):
         super().__init__(layout, **others)
         self._state, self._rate = state, rate
         self._votes: deque[tuple[Bits, float]] = deque(maxlen=MOST_VOTES)
-        self._held: dict[int, int] = {}  # the version that a device has, by its number
+        self._first = digest(state)
+        self._folder = 0 if self._first_round == 0 else NOTHING  # the version of a folder's weights
+        self._held: dict[int, float] = {}  # the version that a device has, by its number
 
     def _message(self, node: int, arrays: ArrayRecord, number: int) -> Message:
-        missed = number - 1 - self._held.get(node, -math.inf)
-        if not 0 < missed <= len(self._votes):
+        missed = number - 1 - self._held.get(node, self._folder)
+        if missed > len(self._votes):
             return super()._message(node, arrays, number)
-        votes = list(self._votes)[-int(missed) :]
+        votes = list(self._votes)[len(self._votes) - int(missed) :]
+        signs = np.empty((len(votes), self.layout.n_bytes_of_signs), np.uint8)
+        for row, (bits, _) in zip(signs, votes, strict=True):
+            row[:] = bits
         config = ConfigRecord(
             {
                 "round": number,
                 "version": number - 1,
                 "from": number - 1 - int(missed),
+                "first": self._first,
                 "rates": [rate for _, rate in votes],
             }
         )
         record = ArrayRecord(
             {
-                "signs": Array(np.stack([bits for bits, _ in votes])),
+                "signs": Array(signs),
                 "averaged": Array(self._state.averaged),
             }
         )
@@ -217,7 +225,7 @@ class SignMajority(SignStrategy):
             if not reply.has_error():
                 self._held[node] = self._first_round + server_round - 1
             elif reply.error.code == STALE:
-                self._held.pop(node, None)
+                self._held[node] = NOTHING
         arrays, metrics = super().aggregate_train(server_round, found)
         if arrays is None:  # a round without a vote moves nothing
             nothing = np.zeros(self.layout.n_bytes_of_signs, np.uint8)

@@ -6,7 +6,7 @@ Needs the extra ``flower``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from tests.graphs import write
 from tests.passes.networks import batch_norm, batch_norm_weights
 
 flwr = pytest.importorskip("flwr.app")
+from benchmarks.fleet_grid import Devices, Reply, identity  # noqa: E402
+from bnnopt.fleet.server import serve  # noqa: E402
+
 pytestmark = pytest.mark.fleet
 
 DEVICES, SAMPLES = 5, 64
@@ -33,16 +36,12 @@ NETWORK = f"""g (float[batch,12] x) => (float[batch,3] y) {{
     y = Gemm <transB = 1> (s, w2b)
 }}"""
 WEIGHTS = {"w1": [30, 12], **batch_norm_weights(1, 30), "w2": [3, 30]}
-Reply = Callable[[Any, Any], Any]
 
 
 @pytest.fixture(autouse=True)
-def identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Flower tells a process that it starts, and messages cannot be made without."""
-    from flwr.supercore.task_identity import TaskIdentity
-
-    for name in ("run_id", "node_id", "task_id"):
-        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
+def identified() -> Iterator[None]:
+    with identity():
+        yield
 
 
 def samples(seed: int, n: int = SAMPLES) -> dict[str, Any]:
@@ -79,46 +78,17 @@ def options(base: Path, scratch: Path, **changed: Any) -> dict[str, Any]:
     } | changed
 
 
-class Devices:
-    """A grid whose devices are contexts of this process; `misbehave` answers in their place."""
-
-    def __init__(self, config: dict[str, Any], misbehave: dict[int, Reply] | None = None) -> None:
-        from bnnopt.fleet.client import client_app
-
-        self.app, self.misbehave = client_app(), misbehave or {}
-        self.contexts = {
-            k: flwr.Context(1, k, {"partition-id": k}, flwr.RecordDict(), config)
-            for k in range(DEVICES)
-        }
-        self.received: list[tuple[int, bool]] = []  # device, whether it got all weights
-
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self.contexts)
-
-    def send_and_receive(self, messages: Iterable[Any], *, timeout: float | None = None) -> Any:
-        replies = []
-        for message in messages:
-            node = message.metadata.dst_node_id
-            self.received.append((node, "arrays" in message.content))
-            act = self.misbehave.get(node, self.app)
-            reply = act(message, self.contexts[node])
-            if reply is not None:
-                replies.append(reply)
-        return replies
-
-    def states(self) -> dict[int, dict[str, bytes]]:
-        """What each device kept."""
-        return {
-            k: {n: a.numpy().tobytes() for n, a in context.state["bnnopt-state"].items()}
-            for k, context in self.contexts.items()
-            if "bnnopt-state" in context.state
-        }
+def states(grid: Devices) -> dict[int, dict[str, bytes]]:
+    """What each device kept."""
+    return {
+        k: {n: a.numpy().tobytes() for n, a in context.state["bnnopt-state"].items()}
+        for k, context in grid.contexts.items()
+        if "bnnopt-state" in context.state
+    }
 
 
 def run(config: dict[str, Any], misbehave: dict[int, Reply] | None = None) -> Devices:
-    from bnnopt.fleet.server import serve
-
-    grid = Devices(config, misbehave)
+    grid = Devices(config, DEVICES, misbehave)
     serve(grid, RunOptions.of(config))
     return grid
 
@@ -143,10 +113,10 @@ def test_a_fleet_learns(base: Path, tmp_path: Path, strategy: str) -> None:
     assert lines[-1]["refused"] == 0
 
 
-def test_only_votes_come_down_after_the_first_round(base: Path, tmp_path: Path) -> None:
+def test_only_votes_come_down(base: Path, tmp_path: Path) -> None:
     grid = run(config := options(base, tmp_path))
-    assert [full for _, full in grid.received] == [True] * DEVICES + [False] * 3 * DEVICES
-    assert len({tuple(sorted(s.items())) for s in grid.states().values()}) == 1
+    assert not any(full for _, full in grid.received)
+    assert len({tuple(sorted(s.items())) for s in states(grid).values()}) == 1
     first, last = (log_of(config)[i] for i in (1, 4))
     layout = Layout.of(TrainingSession(config["folder"]))
     sent = layout.n_bytes_of_signs + 4 * layout.n_averaged + 2 * 128  # numpy's headers
@@ -164,12 +134,10 @@ def test_a_device_that_missed_rounds_gets_their_votes(base: Path, tmp_path: Path
         return None if calls in (2, 3) else grid.app(message, context)
 
     config = options(base, tmp_path)
-    from bnnopt.fleet.server import serve
-
-    grid = Devices(config, {2: absent})
+    grid = Devices(config, DEVICES, {2: absent})
     serve(grid, RunOptions.of(config))
-    assert [full for node, full in grid.received if node == 2] == [True, False, False, False]
-    assert len({tuple(sorted(s.items())) for s in grid.states().values()}) == 1
+    assert [full for node, full in grid.received if node == 2] == [False] * 4
+    assert len({tuple(sorted(s.items())) for s in states(grid).values()}) == 1
 
 
 def test_a_device_that_lost_its_state_is_sent_all_weights(base: Path, tmp_path: Path) -> None:
@@ -178,18 +146,39 @@ def test_a_device_that_lost_its_state_is_sent_all_weights(base: Path, tmp_path: 
     def forgetful(message: Any, context: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 2:
+        if calls == 3:
             context.state.clear()
         return grid.app(message, context)
 
     config = options(base, tmp_path)
-    from bnnopt.fleet.server import serve
-
-    grid = Devices(config, {2: forgetful})
+    grid = Devices(config, DEVICES, {2: forgetful})
     serve(grid, RunOptions.of(config))
-    assert [full for node, full in grid.received if node == 2] == [True, False, True, False]
-    assert [line["refused"] for line in log_of(config)] == [0, 0, 1, 0, 0]
-    assert len({tuple(sorted(s.items())) for s in grid.states().values()}) == 1
+    assert [full for node, full in grid.received if node == 2] == [False, False, False, True]
+    assert [line["refused"] for line in log_of(config)] == [0, 0, 0, 1, 0]
+    assert len({tuple(sorted(s.items())) for s in states(grid).values()}) == 1
+
+
+def test_a_device_whose_folder_holds_other_weights_is_sent_all(base: Path, tmp_path: Path) -> None:
+    other = TrainingSession(base / "out")
+    x, y = samples(7).values()
+    other.step(x[:16], y[:16])
+    other.save(tmp_path / "other.safetensors")
+    network = write(NETWORK, WEIGHTS, tmp_path)
+    compiled = bnnopt.optimize(
+        network,
+        batch_size=16,
+        optimizer="sgd",
+        level="O2",
+        init=str(tmp_path / "other.safetensors"),
+    )
+    compiled.save(tmp_path / "out")
+    config = options(base, tmp_path)
+    grid = Devices(config, DEVICES)
+    grid.contexts[2].node_config["folder"] = str(tmp_path / "out")
+    serve(grid, RunOptions.of(config))
+    assert [full for node, full in grid.received if node == 2] == [False, True, False, False]
+    assert [line["refused"] for line in log_of(config)] == [0, 1, 0, 0, 0]
+    assert len({tuple(sorted(s.items())) for s in states(grid).values()}) == 1
 
 
 def lie(**changed: Any) -> Reply:
@@ -267,10 +256,8 @@ def test_a_server_goes_on_from_its_checkpoint(base: Path, tmp_path: Path) -> Non
             raise Stop
         return grid.app(message, context)
 
-    from bnnopt.fleet.server import serve
-
     half = options(base, parts, rounds=4)
-    grid = Devices(half, dict.fromkeys(range(DEVICES), stop))
+    grid = Devices(half, DEVICES, dict.fromkeys(range(DEVICES), stop))
     with pytest.raises(Stop):
         serve(grid, RunOptions.of(half))
     grid.misbehave = {}
@@ -299,7 +286,7 @@ def test_part_of_the_devices_takes_part(base: Path, tmp_path: Path) -> None:
 def test_feedback_keeps_what_a_sign_does_not_say(base: Path, tmp_path: Path) -> None:
     config = options(base, tmp_path, feedback=True)
     grid = run(config)
-    assert all("residual" in state for state in grid.states().values())
+    assert all("residual" in state for state in states(grid).values())
     assert log_of(config)[-1]["accuracy"] > 0.85
 
 
