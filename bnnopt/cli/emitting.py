@@ -56,6 +56,8 @@ def emit(
     sizes = found.arena_bytes, found.state_bytes, found.const_bytes
     arena, state, constants = map(size, sizes)
     say_line(f"written: {output}, {arena} of arena, {state} of state, {constants} of constants")
+    if found.spill_bytes:
+        say_line(f"and up to {size(found.spill_bytes)} where more elements are not 0 than planned")
     if found.initial_file is not None:
         say_line(f"written: {output / found.initial_file}, the initial weights")
     if data is None and valid is None:

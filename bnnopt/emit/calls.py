@@ -13,10 +13,11 @@ from bnnopt.emit.memory import Memory
 from bnnopt.errors import UsageError
 from bnnopt.runtime.executor import Array, views_of
 from bnnopt.runtime.format import Program, StepSpec, ValueSpec
+from bnnopt.runtime.kernels.compiled.bitmap import FILL
 from bnnopt.runtime.kernels.compiled.calls import check_finite, finite_updates
 from bnnopt.runtime.kernels.compiled.functions import Argument, Note, Notes, Read, dry_run
 from bnnopt.runtime.kernels.compiled.optimizers import Update
-from bnnopt.runtime.kernels.compiled.table import kernel_of
+from bnnopt.runtime.kernels.compiled.table import GROWING, kernel_of
 from bnnopt.runtime.kernels.tiling import Convolution, Dense
 from bnnopt.runtime.library import portable_kernels
 
@@ -56,7 +57,8 @@ class Writer:
         self.memory = memory
         self.objects: list[str] = []
         self._names: dict[str, str] = {}
-        self._n_updates = 0
+        # Of the step that is written: the addresses of values that may outgrow their place.
+        self._growing: dict[int, str] = {}
 
     def statements(self, program: Program) -> Statements:
         """The steps of a program in turn, for the batch that it is planned for.
@@ -68,12 +70,16 @@ class Writer:
         """
         arrays = {"persistent": self.memory.arrays, "constant": self.memory.arrays}
         values = views_of(program, program.batch_size, self.memory.arena, arrays)
-        lines: list[str] = []
+        grown = self._grown(program, values)
+        lines = ["spilled = 0;"] if grown else []
         functions: set[str] = set()
         for step in program.steps:
             if step.is_view:
                 continue
             notes = _noted(step, values, self.memory)
+            self._growing = {
+                _address(values[i]): grown[i] for i in (*step.inputs, *step.outputs) if i in grown
+            }
             lines.append(f"/* {comment(step.name)}: {step.operator} */")
             lines += (line for note in notes for line in self._statement(step, note))
             functions |= {note.function.name for note in notes if isinstance(note, Note)}
@@ -85,6 +91,17 @@ class Writer:
             return f"ARENA({spec.offset})"
         return self.memory.pointer(self.memory.arrays[spec.buffer].ctypes.data)
 
+    def _grown(self, program: Program, values: Sequence[Array]) -> dict[int, str]:
+        """Names of `struct values` for what may outgrow its place, by its index."""
+        grown: dict[int, str] = {}
+        for step in program.steps:
+            if step.operator in GROWING:
+                grown[step.outputs[1]] = f"values_{len(self.objects)}"
+                self.objects.append(f"static struct values {grown[step.outputs[1]]};")
+            elif step.is_view and step.inputs[0] in grown:
+                grown[step.outputs[0]] = grown[step.inputs[0]]
+        return grown
+
     def _statement(self, step: StepSpec, note: object) -> Iterator[str]:
         name = string(step.name)
         if note is check_finite:
@@ -93,12 +110,35 @@ class Writer:
         if not isinstance(note, Note):
             raise _refused(step, "does part of its work in Python")
         try:
-            arguments = ", ".join(map(self._argument, note.arguments))
+            arguments = ", ".join(self._arguments(note))
         except LookupError as error:
             raise _refused(step, f"takes {error}") from None
         call = f"{note.function.name}({arguments})"
-        is_sure = note.function.result == "void"
-        yield f"{call};" if is_sure else f"if (!{call}) return failed({name});"
+        if note.function is FILL:
+            yield from self._filled(note, call, name)
+        else:
+            is_sure = note.function.result == "void"
+            yield f"{call};" if is_sure else f"if (!{call}) return failed({name});"
+
+    def _filled(self, note: Note, call: str, name: str) -> Iterator[str]:
+        """The values of a bitmap go where they are planned, or where there is room for more."""
+        values, size, offsets = note.arguments[2:5]
+        assert isinstance(offsets, np.ndarray)
+        own, used = self._growing[_address(values)], self.memory.pointer(_address(offsets[-1:]))
+        yield f"{own} = (struct values){{{self._argument(values)}, {size}}};"
+        yield f"if (!{call} && !(spills(&{own}, {used}) && {call})) return failed({name});"
+
+    def _arguments(self, note: Note) -> Iterator[str]:
+        """Each in C; behind values that may outgrow their place comes how many there are."""
+        arguments = iter(note.arguments)
+        for argument in arguments:
+            own = self._growing.get(_address(argument))
+            if own is None:
+                yield self._argument(argument)
+                continue
+            if not isinstance(next(arguments, None), int):
+                raise LookupError("values that may outgrow their place without their number")
+            yield f"{own}.at, {own}.n"
 
     def _argument(self, argument: Argument) -> str:
         if argument is None:
@@ -162,6 +202,11 @@ def _noted(step: StepSpec, values: Sequence[Array], memory: Memory) -> Notes:
     if not is_covered:
         raise _refused(step, "has no kernel in C for these shapes and types")
     return notes
+
+
+def _address(argument: Argument) -> int:
+    """Of an array; -1 of anything else."""
+    return argument.ctypes.data if isinstance(argument, np.ndarray) else -1
 
 
 def _refused(step: StepSpec, why: str) -> UsageError:

@@ -34,6 +34,8 @@ class Emitted(NamedTuple):
     const_bytes : int
         Of arrays that nothing changes: constants, frozen weights, and the initial state if it is
         not in a file.
+    spill_bytes : int
+        Beside the arena, for bitmaps that outgrow their place; may be left out.
     batch_size, predict_size : int
         Samples that a step takes, and that are predicted at once.
     state : mapping of str to int
@@ -47,6 +49,7 @@ class Emitted(NamedTuple):
     arena_bytes: int
     state_bytes: int
     const_bytes: int
+    spill_bytes: int
     batch_size: int
     predict_size: int
     state: Mapping[str, int]
@@ -86,7 +89,7 @@ def emit(folder: StrPath, output: StrPath, weights: str = "auto") -> Emitted:
     files = _contents(model, source)
     _write(Path(os.fsdecode(output)), files)
     places = {buffer.name: buffer.offset for buffer in model.state}
-    sizes = model.arena_bytes, model.state_bytes, source.const_bytes
+    sizes = model.arena_bytes, model.state_bytes, source.const_bytes, model.spill_bytes
     batches = model.training.batch_size, model.evaluation.batch_size
     return Emitted(*sizes, *batches, places, [*files], INITIAL_FILE if model.in_file else None)
 

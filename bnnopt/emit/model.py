@@ -16,7 +16,7 @@ from bnnopt.errors import UsageError
 from bnnopt.plan import check_program, make_plan
 from bnnopt.runtime.artifact import check_files, read_artifact, read_program, read_tensors
 from bnnopt.runtime.backends import initial_buffers
-from bnnopt.runtime.executor import Array
+from bnnopt.runtime.executor import Array, worst_spill_bytes
 from bnnopt.runtime.format import (
     CONSTANTS_FILE,
     EVALUATION,
@@ -70,6 +70,11 @@ class Model(NamedTuple):
     def arena_bytes(self) -> int:
         """Of the one arena, as it was planned."""
         return max(self.training.arena_bytes, self.evaluation.arena_bytes)
+
+    @property
+    def spill_bytes(self) -> int:
+        """For the values of bitmaps that outgrow their place, if no element of any is zero."""
+        return max(worst_spill_bytes(program) for program in (self.training, self.evaluation))
 
     @property
     def filled(self) -> list[Buffer]:

@@ -65,6 +65,7 @@ def model_source(model: Model, seed: int) -> Source:
             **bodies,
             **results,
             "constants": "\n".join(arrays),
+            "spill": filled("spill.c", {}) if model.spill_bytes else "",
             "objects": "\n".join(writer.objects),
             "initial": "\n".join(_initial_arrays(model)),
             "reset": "\n".join(_reset(model)),
@@ -97,6 +98,7 @@ def header(model: Model) -> str:
         "bnn_model.h",
         {
             **_words(model),
+            "spill": filled("spill.h", {"bytes": model.spill_bytes}) if model.spill_bytes else "",
             "sizes": ",\n".join(f"    {name} = {value}" for name, value in sizes.items()),
             "places": "\n".join(arena),
             "layout": "\n".join(_layout(model)),

@@ -43,6 +43,7 @@ def _sizes(model: Model, source: Source) -> Mapping[str, object]:
         "arena_bytes": f"{model.arena_bytes:,}",
         "state_bytes": f"{model.state_bytes:,}",
         "const_bytes": f"{source.const_bytes:,}",
+        "spill_bytes": f"{model.spill_bytes:,}",
         "sample": "\n".join(
             f"- `{parameter.name}`: {model.sample_bytes(parameter)} bytes, {parameter.spec.dtype}"
             for parameter in model.parameters(model.training)

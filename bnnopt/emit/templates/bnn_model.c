@@ -22,7 +22,7 @@ static int diverged; /* set by steps of weights that are not finite */
 
 {{constants}}
 
-{{objects}}
+{{spill}}{{objects}}
 
 {{initial}}
 

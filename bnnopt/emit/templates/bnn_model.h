@@ -24,7 +24,7 @@ enum {
    arena, and that address be given to the function: then nothing is copied. */
 extern unsigned char bnn_arena[BNN_ARENA_BYTES];
 {{places}}
-
+{{spill}}
 /* What outlives a step, as one range of bytes: to save it, write it; to go on, read it.
 
          offset  what
