@@ -113,7 +113,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=float, default=default)
     for name, default in (("devices", 10), ("rounds", 10), ("epochs", 1), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--feedback", action="store_true")
+    for name in ("feedback", "weighted"):
+        parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--seconds", type=float, default=7200.0)
     options = vars(parser.parse_args())
     engine, devices, seconds = (options.pop(name) for name in ("engine", "devices", "seconds"))

@@ -39,6 +39,9 @@ class RunOptions:
         Of the devices.
     rate : float
         Of sign-majority: by how much a vote moves a weight; it falls to 0 as a cosine.
+    weighted : bool
+        Of sign-majority: votes count by the samples that a device trained on, up to twice the
+        median; if not, each counts one.
     feedback : bool
         Of sign-majority: what a sign does not say is kept and added to the next update.
     fraction : float
@@ -65,6 +68,7 @@ class RunOptions:
     epochs: int = 1
     lr: float = 0.001
     rate: float = 0.002
+    weighted: bool = False
     feedback: bool = False
     fraction: float = 1.0
     devices: int = 2

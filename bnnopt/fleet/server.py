@@ -85,7 +85,7 @@ def make_strategy(
     def rate(number: int) -> float:
         return options.rate * (1 + math.cos(math.pi * (number - 1) / options.rounds)) / 2
 
-    return SignMajority(layout, state, rate, **sampling)
+    return SignMajority(layout, state, rate, options.weighted, **sampling)
 
 
 class _Book:

@@ -25,7 +25,7 @@ from flwr.serverapp.strategy import FedAvg
 from bnnopt.errors import UsageError
 from bnnopt.fleet.client import STALE
 from bnnopt.fleet.layout import Bits, Layout, State, digest
-from bnnopt.fleet.votes import Update, check, majority, mean_signs, moved, trimmed_mean
+from bnnopt.fleet.votes import Update, by_samples, check, majority, mean_signs, moved, trimmed_mean
 
 METRICS = ("loss", "accuracy")  # of a device's training; the median is told
 HEADER = 256  # bytes around an array that is sent, at most
@@ -175,15 +175,22 @@ class SignMajority(SignStrategy):
         Before the first of these rounds.
     rate : callable
         Number of a round to the length of its step.
+    weighted : bool
+        Whether votes count by the samples of a device.
     **others
         See `SignStrategy`.
     """
 
     def __init__(
-        self, layout: Layout, state: State, rate: Callable[[int], float], **others: Any
+        self,
+        layout: Layout,
+        state: State,
+        rate: Callable[[int], float],
+        weighted: bool = False,
+        **others: Any,
     ) -> None:
         super().__init__(layout, **others)
-        self._state, self._rate = state, rate
+        self._state, self._rate, self._weighted = state, rate, weighted
         self._votes: deque[tuple[Bits, float]] = deque(maxlen=MOST_VOTES)
         self._first = digest(state)
         self._folder = 0 if self._first_round == 0 else NOTHING  # the version of a folder's weights
@@ -233,7 +240,9 @@ class SignMajority(SignStrategy):
         return arrays, metrics
 
     def _next(self, updates: list[Update], number: int, random: np.random.Generator) -> State:
-        vote = majority([update.signs for update in updates], self.layout.n_signed, random)
+        weights = by_samples(updates) if self._weighted else None
+        signs = [update.signs for update in updates]
+        vote = majority(signs, self.layout.n_signed, random, weights)
         rate = self._rate(number)
         self._votes.append((vote, rate))
         self._state = moved(self._state, vote, rate, trimmed_mean(updates))

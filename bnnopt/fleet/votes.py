@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnnopt.errors import UsageError
 from bnnopt.fleet.layout import Bits, Floats, Layout, State
 
+Weights = NDArray[np.int64]
+MOST_MEDIANS = 2  # a vote counts no more than so many times the median one
+MOST_SAMPLES = 1 << 40  # of a device: sums of them stay exact
 TRIMMED, FEWEST = 0.2, 3  # the share that is left out at each end, from so many devices on
 LARGEST = 1e6  # magnitude of a statistic or bias; trained networks stay below by orders
 
@@ -54,20 +58,40 @@ def check(update: Update, layout: Layout) -> None:
     spare = -layout.n_signed % 8
     if spare and update.signs[-1] >> (8 - spare):
         raise UsageError("the spare bits of signs are set")
-    if update.n_samples < 1:
-        raise UsageError(f"it saw {update.n_samples} samples, expected 1 or more")
+    if not 1 <= update.n_samples <= MOST_SAMPLES:
+        raise UsageError(f"it saw {update.n_samples} samples, expected 1 to {MOST_SAMPLES}")
 
 
-def majority(signs: Sequence[Bits], n: int, random: np.random.Generator) -> Bits:
+def majority(
+    signs: Sequence[Bits], n: int, random: np.random.Generator, weights: Weights | None = None
+) -> Bits:
     """The sign that most devices have for each of n weights, packed; by chance where they tie.
 
     Bernstein et al., "signSGD with Majority Vote", arXiv:1810.05291, algorithm 1: one device, one
     vote, so that a device that lies changes what the others decide only where they nearly tie.
+
+    Parameters
+    ----------
+    signs : sequence of (ceil(n / 8),) uint8
+    n : int
+    random : numpy.random.Generator
+    weights : (devices,) int64, optional
+        What each vote counts, as of `by_samples`; 1 if not given.
     """
-    surplus = _positive(signs, n) * 2 - len(signs)
+    counts = np.ones(len(signs), np.int64) if weights is None else weights
+    surplus = _positive(signs, n, counts) * 2 - counts.sum()
     ties = np.flatnonzero(surplus == 0)
     surplus[ties] = random.integers(0, 2, len(ties)) * 2 - 1
     return np.packbits(surplus > 0, bitorder="little")
+
+
+def by_samples(updates: Sequence[Update]) -> Weights:
+    """What votes count by the samples that are behind them: (devices,) int64.
+
+    At most twice the median: a device that overstates its samples has no more than two votes.
+    """
+    samples = np.array([update.n_samples for update in updates], np.int64)
+    return np.minimum(samples, max(1, int(MOST_MEDIANS * np.median(samples))))
 
 
 def mean_signs(signs: Sequence[Bits], n: int) -> Floats:
@@ -77,7 +101,10 @@ def mean_signs(signs: Sequence[Bits], n: int) -> Floats:
     arXiv:2110.02226: the mean of the devices' binary weights are the latent weights of the next
     round.
     """
-    return (_positive(signs, n) * 2 - len(signs)).astype(np.float32) / np.float32(len(signs))
+    counts = np.ones(len(signs), np.int64)
+    return (_positive(signs, n, counts) * 2 - len(signs)).astype(np.float32) / np.float32(
+        len(signs)
+    )
 
 
 def trimmed_mean(updates: Sequence[Update]) -> Floats:
@@ -106,8 +133,8 @@ def moved(state: State, vote: Bits, rate: float, averaged: Floats) -> State:
     return State(state.signed + step, averaged)
 
 
-def _positive(signs: Sequence[Bits], n: int) -> np.ndarray:
-    counts = np.zeros(n, np.int32)
-    for bits in signs:
-        counts += np.unpackbits(bits, count=n, bitorder="little")
+def _positive(signs: Sequence[Bits], n: int, weights: Weights) -> Weights:
+    counts = np.zeros(n, np.int64)
+    for bits, weight in zip(signs, weights, strict=True):
+        counts += weight * np.unpackbits(bits, count=n, bitorder="little")
     return counts

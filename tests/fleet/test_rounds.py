@@ -5,7 +5,6 @@ Needs the extra ``flower``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,23 @@ import bnnopt
 from bnnopt import TrainingSession
 from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.fleet import Layout, RunOptions
+from tests.fleet.setting import (
+    DEVICES,
+    NETWORK,
+    WEIGHTS,
+    log_of,
+    options,
+    parameters,
+    samples,
+    write_base,
+)
 from tests.graphs import write
-from tests.passes.networks import batch_norm, batch_norm_weights
 
 flwr = pytest.importorskip("flwr.app")
 from benchmarks.fleet_grid import Devices, Reply, identity  # noqa: E402
 from bnnopt.fleet.server import serve  # noqa: E402
 
 pytestmark = pytest.mark.fleet
-
-DEVICES, SAMPLES = 5, 64
-NETWORK = f"""g (float[batch,12] x) => (float[batch,3] y) {{
-    w1b = Sign (w1)
-    h = Gemm <transB = 1> (x, w1b)
-    {batch_norm("h", "n", 1)}
-    s = Sign (n)
-    w2b = Sign (w2)
-    y = Gemm <transB = 1> (s, w2b)
-}}"""
-WEIGHTS = {"w1": [30, 12], **batch_norm_weights(1, 30), "w2": [3, 30]}
 
 
 @pytest.fixture(autouse=True)
@@ -44,38 +41,9 @@ def identified() -> Iterator[None]:
         yield
 
 
-def samples(seed: int, n: int = SAMPLES) -> dict[str, Any]:
-    """Three classes that a direction tells apart."""
-    rng = np.random.default_rng(seed)
-    directions = np.random.default_rng(99).standard_normal((3, 12))
-    y = rng.integers(0, 3, n)
-    return {"x": (directions[y] + 0.5 * rng.standard_normal((n, 12))).astype("f4"), "y": y}
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiled network, samples for each device, and some to measure on."""
-    path = tmp_path_factory.mktemp("fleet")
-    network = write(NETWORK, WEIGHTS, path)
-    bnnopt.optimize(network, batch_size=16, optimizer="sgd", level="O2").save(path / "out")
-    for k in range(DEVICES):
-        np.savez(path / f"{k}.npz", **samples(k))
-    np.savez(path / "valid.npz", **samples(100, 300))
-    return path
-
-
-def options(base: Path, scratch: Path, **changed: Any) -> dict[str, Any]:
-    return {
-        "folder": str(base / "out"),
-        "data": str(base / "{partition}.npz"),
-        "valid": str(base / "valid.npz"),
-        "checkpoints": str(scratch / "fleet"),
-        "log": str(scratch / "log.jsonl"),
-        "lr": 0.05,
-        "rate": 0.1,
-        "rounds": 4,
-        "devices": DEVICES,
-    } | changed
+    return write_base(tmp_path_factory.mktemp("fleet"))
 
 
 def states(grid: Devices) -> dict[int, dict[str, bytes]]:
@@ -91,16 +59,6 @@ def run(config: dict[str, Any], misbehave: dict[int, Reply] | None = None) -> De
     grid = Devices(config, DEVICES, misbehave)
     serve(grid, RunOptions.of(config))
     return grid
-
-
-def parameters(config: dict[str, Any]) -> dict[str, bytes]:
-    session = TrainingSession(config["folder"])
-    session.resume(Path(config["checkpoints"], "network.safetensors"))
-    return {name: array.tobytes() for name, array in session.parameters().items()}
-
-
-def log_of(config: dict[str, Any]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(config["log"]).read_text().splitlines()]
 
 
 @pytest.mark.parametrize("strategy", ["sign-majority", "binary-average", "fedavg"])

@@ -14,7 +14,16 @@ from bnnopt.errors import UsageError
 from bnnopt.fleet.layout import Layout, State, pack_signs, unpack_signs
 from bnnopt.fleet.options import RunOptions
 from bnnopt.fleet.shards import split
-from bnnopt.fleet.votes import LARGEST, Update, check, majority, mean_signs, moved, trimmed_mean
+from bnnopt.fleet.votes import (
+    LARGEST,
+    Update,
+    by_samples,
+    check,
+    majority,
+    mean_signs,
+    moved,
+    trimmed_mean,
+)
 
 LAYOUT = Layout({"w": (3, 5)}, {"b": (3,), "mean": (3,)})
 
@@ -49,6 +58,22 @@ def test_the_majority_is_that_of_a_count(n: int, devices: int, seed: int) -> Non
     total = votes.sum(axis=0)
     np.testing.assert_array_equal(found[total != 0], np.sign(total)[total != 0])
     np.testing.assert_allclose(mean_signs(packed, n), votes.mean(axis=0), rtol=1e-6)
+
+
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 99))
+def test_votes_count_by_samples(n: int, devices: int, seed: int) -> None:
+    votes = np.sign(rng(seed).standard_normal((devices, n))).astype(np.float32)
+    weights = rng(seed).integers(1, 1 << 40, devices)
+    packed = [pack_signs(vote, rng()) for vote in votes]
+    found = unpack_signs(majority(packed, n, rng(), weights), n)
+    total = (weights[:, None] * votes.astype(np.int64)).sum(axis=0)
+    np.testing.assert_array_equal(found[total != 0], np.sign(total)[total != 0])
+
+
+def test_who_overstates_its_samples_has_two_votes() -> None:
+    honest = [update(n_samples=n) for n in (90, 100, 110)]
+    weights = by_samples([*honest, update(n_samples=1 << 40)])
+    np.testing.assert_array_equal(weights, [90, 100, 110, 210])
 
 
 def test_ties_go_by_chance_and_alike_for_a_seed() -> None:
@@ -97,6 +122,7 @@ LIES: dict[str, tuple[Callable[[], Update], str]] = {
     "nan": (lambda: update(averaged=np.full(6, np.nan, np.float32)), "not within"),
     "huge": (lambda: update(averaged=np.full(6, 1e30, np.float32)), "not within"),
     "no samples": (lambda: update(n_samples=0), "0 samples"),
+    "too many": (lambda: update(n_samples=1 << 50), "samples, expected 1 to"),
 }
 
 
