@@ -201,7 +201,8 @@ class Settings:
     seed: int = _of_step(0, "Of dropout.", bound=SEEDS)
     level: str = _option(
         "O1",
-        "-O0: the reference; -O1: lossless; -O2: Algorithm 2 of Wang et al., lossy.",
+        "-O0: the reference; -O1: lossless; -O2: Algorithm 2 of Wang et al., lossy; -O3: also "
+        "state and gradients in 8 bits.",
         "-O",
         metavar="LEVEL",
     )

@@ -55,6 +55,7 @@ class FuseUpdates(Pass):
         "packed-products": "asks the kernels that were chosen whether they step weights",
         "float16-gradients": "takes the scale of the gradients in",
         "float16-state": "takes the step in as it is",
+        "state-8bit": "takes the step in as it is",
         "immediate-update": "takes in a step that follows its gradient",
     }
 

@@ -25,6 +25,7 @@ class Form(Flag):
 
     PLAIN = 0
     HALF = auto()  # weights and states in float16
+    BYTES = auto()  # a momentum in int8, all else as HALF
     SIGNS = auto()  # reads or gives sign bits where the plain one has floats
     POW2 = auto()  # reads dy as packed powers of two
     L1 = auto()  # by mean absolute deviations

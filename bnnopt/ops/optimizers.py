@@ -1,14 +1,14 @@
 """Optimiser steps. Every output takes over the buffer of the input that it replaces.
 
-Six rules are written down. The forms that keep their state in float16, and those that read sign
-bits of the gradient, follow from them.
+Six rules, and one of binary weights. Forms of them, in narrow types and of sign bits, follow in
+`optimizer_forms`.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.operator import MIN_OPSET, Form, Operator, TypedDims, dims, dtype, like, passed_on
+from bnnopt.ops.operator import Operator, TypedDims, dims, dtype, like
 
 SGD_STEP = Operator(
     summary="""next_w = w - lr dw: stochastic gradient descent.
@@ -249,148 +249,6 @@ SIGN_GRAD = Operator(
 )
 
 
-def _half(node: ir.Node) -> list[TypedDims]:
-    return [(ir.DataType.FLOAT16, dims(node.inputs[0]))]
-
-
-ROUND_TO_HALF = Operator(
-    summary="""y = x in float16: to nearest even, or up or down by chance where `stochastic` is 1.
-
-    x: any shape, float32; step: int64 scalar; y: float16. Too large is +-65504. With low and high
-    the neighbours of |x| in float16 and f = floor(2^13 (|x| - low) / (high - low)), stochastic
-    rounding takes high where f and the upper 13 of the element's RandomBits add up to 2^13: its
-    mean is x (to 2^-13 of the gap for subnormal y, exactly for all others).
-    """,
-    signature="RoundToHalf <stochastic, seed> (x, step) => (y)",
-    body="""
-        highest = Constant <value_float = 65504.0> ()
-        lowest = Neg (highest)
-        fitting = Clip (x, lowest, highest)
-        nearest16 = Cast <to = 10> (fitting)
-        nearest32 = Cast <to = 1> (nearest16)
-        nearest = Abs (nearest32)
-        magnitude = Abs (fitting)
-        is_above = Greater (nearest, magnitude)
-        relative = Constant <value_float = 0.0006103515625> ()
-        absolute = Constant <value_float = 4.470348358154297e-08> ()
-        step_relative = Mul (nearest, relative)
-        up = Max (step_relative, absolute)
-        down = Neg (up)
-        away = Where (is_above, down, up)
-        beyond = Add (nearest, away)
-        other16 = Cast <to = 10> (beyond)
-        other = Cast <to = 1> (other16)
-        low = Where (is_above, other, nearest)
-        high = Where (is_above, nearest, other)
-        gap = Sub (high, low)
-        rest = Sub (magnitude, low)
-        share = Div (rest, gap)
-        steps = Constant <value_float = 8192.0> ()
-        share_steps = Mul (share, steps)
-        whole = Floor (share_steps)
-        bits = bnnopt.RandomBits <seed: int = @seed> (x, step)
-        cut = Constant <value_int = 524288> ()
-        drawn64 = Div (bits, cut)
-        drawn = Cast <to = 1> (drawn64)
-        sum = Add (whole, drawn)
-        rises = GreaterOrEqual (sum, steps)
-        rounded = Where (rises, high, low)
-        sign = Sign (fitting)
-        chosen = Mul (rounded, sign)
-        chosen16 = Cast <to = 10> (chosen)
-        flag = Constant <value_int: int = @stochastic> ()
-        is_stochastic = Cast <to = 9> (flag)
-        y = Where (is_stochastic, chosen16, nearest16)
-    """,
-    type_rule=_half,
-)
-
-# A float16 state holds the momentum times this, and the root of the second moment times this. So
-# gradients from 6e-8 to 64 keep all digits; below, the error is at most 3e-11, 0.3 % of epsilon.
-STATE_SCALE = 1024.0
-
-_WIDEN = {
-    "w": "w32 = Cast <to = 1> (w)",
-    "m": """m_wide = Cast <to = 1> (m)
-        m32 = Mul (m_wide, shrink)""",
-    "v": """v_wide = Cast <to = 1> (v)
-        v_root = Mul (v_wide, shrink)
-        v32 = Mul (v_root, v_root)""",
-}
-_NARROW = {
-    "next_w": """next_w = bnnopt.RoundToHalf <stochastic: int = @stochastic, seed: int = @seed> (
-            wide_next_w, step
-        )""",
-    "next_m": """m_scaled = Mul (wide_next_m, grow)
-        highest = Constant <value_float = 65504.0> ()
-        lowest = Neg (highest)
-        m_fitting = Clip (m_scaled, lowest, highest)
-        next_m = Cast <to = 10> (m_fitting)""",
-    "next_v": """v_next_root = Sqrt (wide_next_v)
-        v_scaled = Mul (v_next_root, grow)
-        next_v = bnnopt.RoundToHalf <stochastic = 1, seed: int = @seed> (v_scaled, step)""",
-}
-
-
-def _of_halves(base: Operator) -> Operator:
-    """The operator that keeps in float16 what `base` keeps in float32."""
-    function = base.function(MIN_OPSET)
-    own = ", ".join([*function.attribute, "stochastic", "seed"])
-    given = list(function.input) if "step" in function.input else [*function.input, "step"]
-    read = ", ".join(f"{name}32" if name in _WIDEN else name for name in function.input)
-    lines = "\n        ".join(_WIDEN[name] for name in function.input if name in _WIDEN)
-    narrowed = "\n        ".join(_NARROW[name] for name in function.output)
-    return Operator(
-        summary=f"""{base.name} in float32, of a weight and a state that are kept in float16.
-
-        w, next_w: float16, rounded as in RoundToHalf by `stochastic` and `seed`. m, next_m:
-        float16, {STATE_SCALE:g} times the momentum, to nearest, at most 65504. v, next_v: float16,
-        {STATE_SCALE:g} times the root of the second moment, rounded stochastically (to nearest it
-        would stand still: it moves by less than half a digit a step). step: int64 scalar. All else
-        as in {base.name}.
-        """,
-        signature=f"Half{base.name} <{own}> ({', '.join(given)}) => ({', '.join(function.output)})",
-        body=f"""
-        grow = Constant <value_float = {STATE_SCALE}> ()
-        shrink = Reciprocal (grow)
-        {lines}
-        {", ".join(f"wide_{name}" for name in function.output)} =
-            bnnopt.{base.name} {passed_on(function.attribute)} ({read})
-        {narrowed}
-        """,
-        type_rule=base.type_rule,
-        in_place=base.in_place,
-        family=base.base,
-        form=base.form | Form.HALF,
-    )
-
-
-def _of_signs(base: Operator) -> Operator:
-    """The operator that reads `packed` signs where `base` reads dw."""
-    function = base.function(MIN_OPSET)
-    own = ", ".join(["shape", "scale", "limit", *function.attribute])
-    read = ", ".join("packed" if name == "dw" else name for name in function.input)
-    outputs = ", ".join(function.output)
-    return Operator(
-        summary=f"""{base.name} of dw = SignGrad(packed, w), which is nowhere written down.
-
-        w: (M, *shape); packed: (M, ceil(K / 8)) uint8; all else as in {base.name}, the attributes
-        `shape`, `scale` and `limit` as in SignGrad.
-        """,
-        signature=f"Sign{base.name} <{own}> ({read}) => ({outputs})",
-        body=f"""
-            dw = bnnopt.SignGrad {passed_on(["shape", "scale", "limit"])} (packed, w)
-            {outputs} = bnnopt.{base.name} {passed_on(function.attribute)} (
-                {", ".join(function.input)}
-            )
-        """,
-        type_rule=base.type_rule,
-        in_place=base.in_place,
-        family=base.base,
-        form=base.form | Form.SIGNS,
-    )
-
-
 def _bop(node: ir.Node) -> list[TypedDims]:
     w, m = node.inputs[0], node.inputs[2]
     return [(ir.DataType.UINT8, dims(w)), (dtype(m), dims(m))]
@@ -427,34 +285,5 @@ BOP_STEP = Operator(
     in_place={0: 0, 1: 2},
 )
 
-HALF_BOP_STEP = Operator(
-    summary="""BopStep in float32, of a momentum that is kept in float16.
-
-    m, next_m: (M, *shape) float16, STATE_SCALE = 1024 times the momentum, rounded stochastically by
-    `seed` (to nearest it would stand still: it moves by `gamma` of itself). step: int64 scalar. All
-    else as in BopStep.
-    """,
-    signature="HalfBopStep <shape, gamma, tau, seed> (w, dw, m, step) => (next_w, next_m)",
-    body="""
-        grow = Constant <value_float = 1024.0> ()
-        shrink = Reciprocal (grow)
-        m_wide = Cast <to = 1> (m)
-        m32 = Mul (m_wide, shrink)
-        next_w, wide_next_m = bnnopt.BopStep <
-            shape: ints = @shape, gamma: float = @gamma, tau: float = @tau
-        > (w, dw, m32)
-        m_scaled = Mul (wide_next_m, grow)
-        next_m = bnnopt.RoundToHalf <stochastic = 1, seed: int = @seed> (m_scaled, step)
-    """,
-    type_rule=_bop,
-    in_place={0: 0, 1: 2},
-    family="BopStep",
-    form=Form.HALF,
-)
-
 RULES = (SGD_STEP, MOMENTUM_STEP, RMS_PROP_STEP, ADAM_STEP, ADAMW_STEP, FIRST_MOMENT_STEP)
-_HALVES = tuple(_of_halves(rule) for rule in RULES)
-OF_SIGNS = tuple(_of_signs(rule) for rule in (*RULES, *_HALVES))
-OF_BITS = (BOP_STEP, HALF_BOP_STEP)  # binary weights without latent ones
-OF_FLOATS = (*RULES, *_HALVES)
-OPERATORS = (ROUND_TO_HALF, SIGN_GRAD, *OF_BITS, *OF_FLOATS, *OF_SIGNS)
+OPERATORS = (SIGN_GRAD, BOP_STEP, *RULES)

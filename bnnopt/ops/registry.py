@@ -15,6 +15,7 @@ from bnnopt.ops import (
     indexing,
     loss,
     normalization,
+    optimizer_forms,
     optimizers,
     packing,
     pooled_normalization,
@@ -37,7 +38,8 @@ OPERATORS: dict[str, Operator] = {
         bitmap,
         normalization,
         pooled_normalization,
-        optimizers,  # a body's callees come before it: onnx's reference evaluator needs that
+        optimizers,
+        optimizer_forms,  # a body's callees come before it: onnx's reference evaluator needs that
         binary_products,
         pow2,
         updates,

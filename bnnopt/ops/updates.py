@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bnnopt.ops.binary_products import BINARY_CONV_WEIGHT_GRAD, BINARY_GEMM_WEIGHT_GRAD
 from bnnopt.ops.convolution import CONV_WEIGHT_GRAD
 from bnnopt.ops.operator import MIN_OPSET, Form, Operator, TypeRule, dims, dtype, passed_on
-from bnnopt.ops.optimizers import OF_BITS, OF_FLOATS, OF_SIGNS
+from bnnopt.ops.optimizer_forms import OF_BITS, OF_FLOATS, OF_SIGNS
 from bnnopt.ops.pow2 import BINARY_CONV_WEIGHT_GRAD_POW2, BINARY_GEMM_WEIGHT_GRAD_POW2
 
 
@@ -120,7 +120,7 @@ def _fused(
         {gradient.strip()}
         {outputs} = bnnopt.{step.name} {passed_on(second.attribute)} ({", ".join(second.input)})
         """,
-        type_rule=_type_rule(in_place, 2 + more if step in OF_BITS else 0),
+        type_rule=_type_rule(in_place, [*second.input].index("m") + more if step in OF_BITS else 0),
         in_place=in_place,
         family=fused_name(product.family, step.base),
         form=product.form | step.form | Form.FUSED,

@@ -17,6 +17,7 @@ _CHOICES: dict[str, dict[str, int | bool]] = {
     "binary-weight-gradients": {"weight_gradients": 1},
     "drop-adam-second-moment": {"n_momenta": 1},
     "float16-state": {"weights": 16, "momenta": 16},
+    "state-8bit": {"momenta": 8},
     "float16-gradients": {"outputs": 16, "dy": 16, "real_x": 16},
     "pow2-gradients": {"dy": 5},
     "bnn-batch-norm-backward": {"normalized": True, "statistics": 16},

@@ -32,10 +32,11 @@ from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
 from bnnopt.passes.redirect_consumers import RedirectConsumers
 from bnnopt.passes.schedule import Schedule
 from bnnopt.passes.sign_pack import SignPack
+from bnnopt.passes.state_8bit import State8bit
 from bnnopt.passes.stream_gradients import StreamGradients
 from bnnopt.passes.ternary_pack import TernaryPack
 
-LEVELS = ("O0", "O1", "O2")
+LEVELS = ("O0", "O1", "O2", "O3")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ STAGES = (
         "Narrow types",
         "Types follow the kernels: an operator that reads bits or int16 is known by now, and so is "
         "the one that has no form in half precision.",
-        (BinaryOutputInt16(), Float16Gradients(), Float16State()),
+        (BinaryOutputInt16(), Float16Gradients(), Float16State(), State8bit()),
     ),
     Stage(
         "Order and place",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 
 from bnnopt.analysis import is_from_forward
@@ -25,17 +27,23 @@ def redirect(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
             node.replace_input_with(index, new)
 
 
-def replace_node(step: TrainingStep, node: ir.Node, emit: Emitter) -> None:
-    """Put the emitted nodes in the place of `node`; the last one's outputs take over its names."""
+def replace_node(
+    step: TrainingStep, node: ir.Node, emit: Emitter, added: Collection[int] = ()
+) -> None:
+    """Put the emitted nodes in the place of `node`; the last one's outputs take over its names.
+
+    It has outputs that `node` has not at the indices `added`.
+    """
     new = emit.nodes[-1]
+    taken = [output for i, output in enumerate(new.outputs) if i not in added]
     step.graph.insert_before(node, emit.nodes)
-    for old, replacement in zip(node.outputs, new.outputs, strict=True):
+    for old, replacement in zip(node.outputs, taken, strict=True):
         old.replace_all_uses_with(replacement, replace_graph_outputs=True)
         replacement.metadata_props.update(old.metadata_props)
     new.metadata_props.update(node.metadata_props)
     step.graph.remove(node, safe=True)
     new.name = node.name
-    for old, replacement in zip(node.outputs, new.outputs, strict=True):
+    for old, replacement in zip(node.outputs, taken, strict=True):
         replacement.name = old.name
 
 

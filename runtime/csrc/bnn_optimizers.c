@@ -2,7 +2,12 @@
 
    A step works on blocks of float32. The gradient of a block is there, or is made of its sign bits
    and the weights, or of what a product has just summed. Weights and state are float32, or float16
-   and widened and rounded block by block. */
+   and widened and rounded block by block.
+
+   A momentum in int8 has a unit a row, which all blocks of the row must know before the first is
+   rounded: it goes by the largest magnitude of the row after the step before, its peak. Peaks stand
+   in columns by the number of their step, so that a step reads two of them, raises one and clears
+   the next, and blocks of a row may come in any order and from any thread. */
 #include "bnn_products.h"
 #include "bnn_rounding.h"
 #include "bnn_update.h"
@@ -17,7 +22,9 @@ enum bnn_rule { BNN_SGD, BNN_MOMENTUM, BNN_ADAM, BNN_FIRST_MOMENT, BNN_BOP, BNN_
    moment that has always been `root`. As in compiled/optimizers.py. */
 enum bnn_rate_rule { BNN_PLAIN, BNN_UNBIASED, BNN_UNBIASED_RATE, BNN_KNOWN_ROOT };
 
-enum { BLOCK = 512, LINE = 64 };
+enum { BLOCK = 512, LINE = 64, PEAKS = 4 };
+
+static const float LEAST_UNIT = 1e-30f;
 
 /* The rules give the largest magnitude of all new weights and second moments, as bits: those of NaN and
    infinity are above LARGEST. */
@@ -176,6 +183,58 @@ BNN_INLINE void note_divergence(const bnn_update *u, int32_t largest) {
     if (u->diverged && largest > LARGEST) __atomic_store_n(u->diverged, 1, __ATOMIC_RELAXED);
 }
 
+/* The column of the step `age` steps ago. */
+BNN_INLINE int32_t *peak_of(const bnn_update *u, i64 row, i64 age) {
+    return (int32_t *)u->peaks + row * PEAKS + ((u->number - age) & (PEAKS - 1));
+}
+
+/* The unit of a row `age` steps ago. */
+BNN_INLINE float unit_of(const bnn_update *u, i64 row, i64 age) {
+    const int32_t peak = __atomic_load_n(peak_of(u, row, age + 1), __ATOMIC_RELAXED);
+    const float unit = bnn_float_of_bits((uint32_t)peak) * u->unit;
+    return unit >= LEAST_UNIT ? unit : 0;
+}
+
+/* Raise the peak of a row to what is in m, and clear that of the next step. */
+BNN_INLINE void note_peak(const bnn_update *u, i64 row, const float *m, i64 n) {
+    int32_t largest = 0, *peak = peak_of(u, row, 0);
+    for (i64 i = 0; i < n; i++) largest = larger(largest, magnitude(m[i]));
+    int32_t known = __atomic_load_n(peak, __ATOMIC_RELAXED);
+    while (known < largest && !__atomic_compare_exchange_n(peak, &known, largest, 0, __ATOMIC_RELAXED,
+                                                           __ATOMIC_RELAXED)) {
+    }
+    __atomic_store_n(peak_of(u, row, -1), 0, __ATOMIC_RELAXED);
+}
+
+/* The momentum of a block in float32, however it is kept. */
+BNN_INLINE void load_momentum(const bnn_update *u, i64 row, i64 at, float *m, i64 n) {
+    if (u->peaks) {
+        const int8_t *q = (const int8_t *)u->m + at;
+        const float unit = unit_of(u, row, 1);
+        for (i64 i = 0; i < n; i++) m[i] = (float)q[i] * unit;
+    } else if (u->half) {
+        bnn_decode_halves((const bnn_half *)u->m + at, m, n);
+        for (i64 i = 0; i < n; i++) m[i] *= 1 / STATE_SCALE;
+    } else {
+        memcpy(m, (const float *)u->m + at, (size_t)n * sizeof *m);
+    }
+}
+
+/* Keep it; of halves to nearest or by chance. m is not what it was. */
+BNN_INLINE void store_momentum(const bnn_update *u, i64 row, i64 at, float *m, int by_chance, i64 n) {
+    const uint32_t counter = (uint32_t)(u->stream + at);
+    if (u->peaks) {
+        note_peak(u, row, m, n);
+        store_bytes(m, (int8_t *)u->next_m + at, unit_of(u, row, 0), counter, n);
+    } else if (u->half) {
+        for (i64 i = 0; i < n; i++) m[i] *= STATE_SCALE;
+        if (by_chance) store_by_chance(m, (bnn_half *)u->next_m + at, counter, n);
+        else store_nearest(m, (bnn_half *)u->next_m + at, n);
+    } else {
+        memcpy((float *)u->next_m + at, m, (size_t)n * sizeof *m);
+    }
+}
+
 BNN_INLINE void float_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
     float made[BLOCK];
     struct block b = {.w = (const float *)u->w + at, .m = (const float *)u->m + at,
@@ -185,21 +244,19 @@ BNN_INLINE void float_block(const bnn_update *u, i64 at, struct slope s, i64 n) 
     note_divergence(u, run_rule(u, &b, n));
 }
 
-BNN_INLINE void half_block(const bnn_update *u, i64 at, struct slope s, i64 n) {
+BNN_INLINE void half_block(const bnn_update *u, i64 row, i64 at, struct slope s, i64 n) {
     float w[BLOCK], m[BLOCK], v[BLOCK], made[BLOCK];
     const uint32_t counter = (uint32_t)(u->stream + at);
     bnn_decode_halves((const bnn_half *)u->w + at, w, n);
-    if (u->m) bnn_decode_halves((const bnn_half *)u->m + at, m, n);
+    if (u->m) load_momentum(u, row, at, m, n);
     if (u->v) bnn_decode_halves((const bnn_half *)u->v + at, v, n);
-    for (i64 i = 0; u->m && i < n; i++) m[i] *= 1 / STATE_SCALE;
     for (i64 i = 0; u->v && i < n; i++) v[i] = v[i] * (1 / STATE_SCALE) * (v[i] * (1 / STATE_SCALE));
     struct block b = {w, gradient_of(u, s, at, w, made, n), m, v, w, m, v};
     note_divergence(u, run_rule(u, &b, n));
-    for (i64 i = 0; u->m && i < n; i++) m[i] *= STATE_SCALE;
     for (i64 i = 0; u->v && i < n; i++) v[i] = sqrtf(v[i]) * STATE_SCALE;
     if (u->stochastic) store_by_chance(w, (bnn_half *)u->next_w + at, counter, n);
     else store_nearest(w, (bnn_half *)u->next_w + at, n);
-    if (u->m) store_nearest(m, (bnn_half *)u->next_m + at, n);
+    if (u->m) store_momentum(u, row, at, m, 0, n);
     if (u->v) store_by_chance(v, (bnn_half *)u->next_v + at, counter, n);
 }
 
@@ -214,17 +271,12 @@ BNN_INLINE unsigned turning(const float *m, unsigned signs, float threshold, i64
 }
 
 /* Bop: binary weights without latent ones, arXiv:1906.02107. */
-BNN_INLINE void bop_block(const bnn_update *u, i64 at, i64 byte, struct slope s, i64 n) {
+BNN_INLINE void bop_block(const bnn_update *u, i64 row, i64 at, i64 byte, struct slope s, i64 n) {
     float m[BLOCK], made[BLOCK];
     const uint8_t *w = (const uint8_t *)u->w + byte;
     uint8_t *next_w = (uint8_t *)u->next_w + byte;
     const float *dw = gradient_of(u, s, at, NULL, made, n);
-    if (u->half) {
-        bnn_decode_halves((const bnn_half *)u->m + at, m, n);
-        for (i64 i = 0; i < n; i++) m[i] *= 1 / STATE_SCALE;
-    } else {
-        memcpy(m, (const float *)u->m + at, (size_t)n * sizeof *m);
-    }
+    load_momentum(u, row, at, m, n);
     const float keep = u->keep1, take = u->take1;
     int32_t largest = 0;
     for (i64 i = 0; i < n; i++) {
@@ -237,18 +289,13 @@ BNN_INLINE void bop_block(const bnn_update *u, i64 at, i64 byte, struct slope s,
         unsigned turns = turning(m + i, signs, u->threshold, bnn_min(8, n - i));
         next_w[i / 8] = (uint8_t)((signs ^ turns) & used);
     }
-    if (u->half) {
-        for (i64 i = 0; i < n; i++) m[i] *= STATE_SCALE;
-        store_by_chance(m, (bnn_half *)u->next_m + at, (uint32_t)(u->stream + at), n);
-    } else {
-        memcpy((float *)u->next_m + at, m, (size_t)n * sizeof *m);
-    }
+    store_momentum(u, row, at, m, 1, n);
 }
 
 BNN_INLINE void update_block(const bnn_update *u, i64 row, i64 start, struct slope s, i64 n) {
     i64 at = row * u->row + start;
-    if (u->rule == BNN_BOP) bop_block(u, at, row * bnn_ceil_div(u->row, 8) + start / 8, s, n);
-    else if (u->half) half_block(u, at, s, n);
+    if (u->rule == BNN_BOP) bop_block(u, row, at, row * bnn_ceil_div(u->row, 8) + start / 8, s, n);
+    else if (u->half) half_block(u, row, at, s, n);
     else float_block(u, at, s, n);
 }
 
@@ -262,9 +309,10 @@ struct stretch {
    that sees rows of a tile far apart does not guess it. */
 BNN_INLINE void fetch_next_row(const bnn_update *u, i64 row, i64 start, i64 n) {
     const void *const arrays[] = {u->rule == BNN_BOP ? NULL : u->w, u->m, u->v};
-    const i64 size = u->half ? sizeof(bnn_half) : sizeof(float);
+    const i64 kept = u->half ? sizeof(bnn_half) : sizeof(float);
     if (row + 1 >= u->rows) return;
     for (int a = 0; a < 3; a++) {
+        const i64 size = a == 1 && u->peaks ? 1 : kept;
         const uint8_t *next = (const uint8_t *)arrays[a] + ((row + 1) * u->row + start) * size;
         for (i64 i = 0; arrays[a] && i < n * size; i += LINE) __builtin_prefetch(next + i, 1);
     }
@@ -298,6 +346,7 @@ BNN_EXPORT void bnn_begin_update(bnn_update *u, const float *lr, const i64 *step
     if (u->rate_rule == BNN_KNOWN_ROOT)
         u->rate = u->rate / (float)first / (float)(u->root + u->bottom / sqrt(second));
     u->stream = stream_start(step ? *step : 0, u->seed);
+    u->number = step ? *step : 0;
 }
 
 struct step {
@@ -330,7 +379,8 @@ BNN_BOTH(step_pieces)
 BNN_EXPORT void bnn_optimizer_step(const bnn_update *update, const float *dw, const float *raw,
                                    const uint8_t *bits) {
     bnn_update u = *update;
-    if ((!bits && u.rule != BNN_BOP) || u.row % 8 == 0) { /* no spare bits: one long row */
+    const int has_spare_bits = (bits || u.rule == BNN_BOP) && u.row % 8;
+    if (!has_spare_bits && !u.peaks) { /* one long row */
         u.row *= u.rows;
         u.rows = u.rows > 0;
     }

@@ -4,6 +4,8 @@
 
 #include "bnn_half.h"
 
+#include <math.h>
+
 /* lowbias32. */
 BNN_INLINE uint32_t random32(uint32_t i) {
     i ^= i >> 16;
@@ -39,6 +41,18 @@ BNN_INLINE float chance_half(float x, uint32_t drawn) {
     const uint32_t sign = bnn_bits_of_float(x) & 0x80000000;
     const uint32_t quiet_nan = all > 0x7f800000 ? 0x7fc00000 : 0;
     return bnn_float_of_bits(bnn_bits_of_float(rounded) | sign | quiet_nan);
+}
+
+/* q[i] = m[i] / unit, up or down by chance, as RoundToByte says; 0 if the unit is 0. */
+BNN_INLINE void store_bytes(const float *m, int8_t *q, float unit, uint32_t counter, i64 n) {
+    const float inverse = unit > 0 ? 1 / unit : 0;
+    for (i64 i = 0; i < n; i++) {
+        const float place = m[i] * inverse, size = fabsf(place), fitting = size < 127 ? size : 127;
+        const int32_t below = (int32_t)fitting, drawn = random32(counter + (uint32_t)i) & 0x7ffff;
+        const float sum = fitting - (float)below + (float)drawn * 0x1p-19f;
+        const int32_t rounded = below + (sum >= 1);
+        q[i] = (int8_t)(place < 0 ? -rounded : rounded);
+    }
 }
 
 BNN_INLINE void store_nearest(float *x, void *y, i64 n) {

@@ -367,7 +367,7 @@ def _fused(operator: str) -> Rule:
             sides = _with_dense_dy(kind, sides) if pow2 else sides
             x, bits, y = (_at(sides, place) for place in kind[:3])
             w = (y[1], *_sides(kind, sides, x, bits, y[2:])[1])
-            yield o.read(1 + n_operands), math.prod(w)
+            yield o.read(1 + n_operands + FORMS[step].bytes), math.prod(w)
         yield o.written(len(o.outputs) - 1), math.prod(w)
 
     return rule

@@ -609,6 +609,8 @@ def optimizer_cases() -> list[Case]:
             table.append(case("SignGrad", note, packed, w, **signs))
             table += optimizer_rules("Sign", note, shape, step, [w, packed], signs)
             table += half_rules("Sign", note, shape, step, [w, packed], signs)
+            table += byte_rules("Sign", note, shape, step, [w, packed], signs)
+            table += byte_rules("", note, shape, step, [w, dw], {})
         table += half_rules("", note, shape, step, [w, dw], {})
     bounds = np.array([[1.0, -1.0, 1.0000001, 0.0, np.inf]], np.float32)
     limited = case("SignGrad", "limits", np.array([[3]], np.uint8), bounds, shape=[5], **SIGNS)
@@ -664,6 +666,33 @@ def half_rules(
         name = prefix + "Half" + rule.operator.removeprefix(prefix)
         table.append(Case(name, note, inputs, options))
     return table
+
+
+def byte_rules(
+    prefix: str, note: str, shape: tuple[int, ...], step: int, read: list[Array],
+    more: dict[str, Attribute],
+) -> list[Case]:  # fmt: skip
+    """Those of them that have a momentum, which is kept in int8."""
+    table = []
+    for rule in half_rules(prefix, note, shape, step, read, more):
+        name = rule.operator.replace("Half", "Byte")
+        if name not in OPERATORS:
+            continue
+        w, gradient, _, *rest = rule.inputs
+        inputs = (w, gradient, peaks_of(shape[0]), byte_momentum(shape), *rest)
+        table.append(Case(name, note, inputs, {**rule.attributes, "headroom": 2.0}))
+    return table
+
+
+def byte_momentum(shape: tuple[int, ...]) -> Array:
+    return RNG.integers(-127, 128, shape, np.int8)
+
+
+def peaks_of(n_rows: int) -> Array:
+    """Of rows that grow, that shrink, and one without a momentum so far."""
+    peaks = RNG.uniform(0.5, 2, (n_rows, 4)).astype(np.float32)
+    peaks[-1] = 0
+    return peaks
 
 
 def update_cases() -> list[Case]:
@@ -724,6 +753,7 @@ def all_rules(
     return [
         *optimizer_rules(prefix, "same", shape, 3, read, more),
         *half_rules(prefix, "same", shape, 3, read, more),
+        *byte_rules(prefix, "same", shape, 3, read, more),
     ]
 
 
@@ -745,6 +775,12 @@ def bop_of(note: str, shape: tuple[int, ...]) -> list[Case]:
     return [
         case("BopStep", note, w, dw, m, **options),
         case("HalfBopStep", note, w, dw, half, np.array(7), **options, seed=3),
+        case(
+            *("ByteBopStep", note, w, dw, peaks_of(shape[0]), byte_momentum(shape), np.array(7)),
+            **options,
+            seed=3,
+            headroom=1.125,
+        ),
     ]
 
 
@@ -764,6 +800,9 @@ def rounding_cases() -> list[Case]:
             both = np.concatenate([x, -x])
             name = f"{note}-{'stochastic' if stochastic else 'nearest'}"
             table.append(case("RoundToHalf", name, both, np.array(3), **options))
+    rows = np.stack([3 * normal(50), 1e9 * normal(50), np.zeros(50, np.float32), normal(50)])
+    units = np.array([[0.02], [1.0], [0.5], [0.0]], np.float32)
+    table.append(case("RoundToByte", "rows", rows, units, np.array(3), seed=5))
     return [*table, case("RandomBits", "image", normal(2, 3, 5), np.array(1000), seed=2**31 + 5)]
 
 

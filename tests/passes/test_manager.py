@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,10 +28,11 @@ def names(passes: Sequence[Pass]) -> list[str]:
 
 
 def test_levels() -> None:
-    assert LEVELS == ("O0", "O1", "O2")
+    assert LEVELS == ("O0", "O1", "O2", "O3")
     assert select("O0") == []
     assert all(p.lossless for p in select("O1"))
-    assert {p.name for p in select("O1")} <= {p.name for p in select("O2")}
+    for low, high in itertools.pairwise(LEVELS):
+        assert {p.name for p in select(low)} < {p.name for p in select(high)}
     assert names(select(LEVELS[-1])) == names([p for p in PASSES if p.level is not None])
     assert len(set(names(PASSES))) == len(PASSES)
 

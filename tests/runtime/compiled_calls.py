@@ -332,7 +332,7 @@ def optimizer(operator: str, s: Source) -> Call:
     w, dw, m, v = (s.floats(*shape) for _ in range(4))
     lr, step = scalar(s.number(0.1, 0.003)), np.array(s.integer(1, 10_000))
     attributes: dict[str, Attribute] = {}
-    gradient, rule = dw, operator.removeprefix("Sign").removeprefix("Half")
+    gradient, rule = dw, operator.removeprefix("Sign").removeprefix("Half").removeprefix("Byte")
     if operator.startswith("Sign"):
         gradient = s.bits(shape)
         attributes = {"shape": list(shape[1:]), "scale": s.number(0.1, 1), "limit": s.number(1, 2)}
@@ -343,14 +343,30 @@ def optimizer(operator: str, s: Source) -> Call:
     given = {"m": m, "v": np.abs(v)}
     states = [given[p.name] for p in parameters if p.name in given]
     counts = "step" in {p.name for p in parameters}
-    if "Half" in operator:
+    if "Half" in operator or "Byte" in operator:
         with np.errstate(over="ignore"):
             w, *states = (np.asarray(a, np.float16) for a in (w, *states))
         attributes |= {"stochastic": s.integer(0, 1), "seed": s.integer(0, 2**32 - 1)}
         counts = True
+    if "Byte" in operator:
+        states = [peaks(s), in_bytes(s), *states[1:]]
+        attributes["headroom"] = s.number(2, 1.125)
     inputs: list[Array | None] = [w, gradient, *states, lr, *[step] * counts]
     taken = {0: 0} | {i: i + 1 for i in range(1, len(states) + 1)}
     return Call(operator, inputs, attributes, taken)
+
+
+def in_bytes(s: Source) -> Array:
+    """A momentum in int8."""
+    return s.rng.integers(-127, 128, s.shape, np.int8)
+
+
+def peaks(s: Source) -> Array:
+    """Of its rows, sometimes one without any; of rows without elements none has."""
+    found = s.rng.uniform(0.5, 2, (s.shape[0], 4)).astype(np.float32)
+    found[: s.integer(0, 1)] = 0
+    found *= math.prod(s.shape) > 0
+    return found
 
 
 def bop(operator: str, s: Source) -> Call:
@@ -360,9 +376,13 @@ def bop(operator: str, s: Source) -> Call:
     options["shape"] = list(s.shape[1:])
     if operator == "BopStep":
         return Call(operator, [w, dw, m], options, {0: 0, 1: 2})
+    options["seed"] = s.integer(0, 2**32 - 1)
+    if operator == "ByteBopStep":
+        options["headroom"] = 1.125
+        inputs = [w, dw, peaks(s), in_bytes(s), np.array(s.integer(1, 999))]
+        return Call(operator, inputs, options, {0: 0, 1: 2, 2: 3})
     with np.errstate(over="ignore"):
         half = np.asarray(1024 * m, np.float16)
-    options["seed"] = s.integer(0, 2**32 - 1)
     return Call(operator, [w, dw, half, np.array(s.integer(1, 999))], options, {0: 0, 1: 2})
 
 
@@ -661,7 +681,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Transpose": transpose,
     "UnpackBits": lambda s: unpack("UnpackBits", s),
     **{name: functools.partial(optimizer, name) for name in FORMS},
-    **{name: functools.partial(bop, name) for name in ("BopStep", "HalfBopStep")},
+    **{name: functools.partial(bop, name) for name in ("BopStep", "HalfBopStep", "ByteBopStep")},
 }
 
 small_shapes = st.one_of(

@@ -31,6 +31,7 @@ FLOAT32 = np.dtype(np.float32)  # as a dtype, comparing takes a third of the tim
 FLOAT16 = np.dtype(np.float16)
 INT64 = np.dtype(np.int64)
 UINT8 = np.dtype(np.uint8)
+INT8 = np.dtype(np.int8)
 TYPES = {FLOAT32: 1, UINT8: 2, np.dtype(np.int16): 5, FLOAT16: 10}
 """Types of elements as ONNX and C's ``enum bnn_type`` number them."""
 

@@ -14,6 +14,7 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
     FLOAT16,
     FLOAT32,
+    INT8,
     INT64,
     Arrays,
     Attributes,
@@ -43,14 +44,14 @@ class Update(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("rule", "rows", "row", "rate_rule")),
         *((name, ctypes.c_int64) for name in ("half", "stochastic", "seed", "of_signs")),
         *((name, ctypes.c_void_p) for name in ("w", "m", "v")),
-        *((name, ctypes.c_void_p) for name in ("next_w", "next_m", "next_v", "dw")),
+        *((name, ctypes.c_void_p) for name in ("next_w", "next_m", "next_v", "peaks", "dw")),
         ("diverged", ctypes.c_void_p),
         *((name, ctypes.c_double) for name in ("beta1", "beta2", "root", "bottom")),
         ("decay", ctypes.c_float),
         *((name, ctypes.c_float) for name in ("keep1", "take1", "keep2", "take2", "epsilon")),
-        *((name, ctypes.c_float) for name in ("threshold", "scale", "limit")),
+        *((name, ctypes.c_float) for name in ("threshold", "unit", "scale", "limit")),
         *((name, ctypes.c_float) for name in ("rate", "correction2", "keep")),
-        ("stream", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("stream", "number")),
     )
 
 
@@ -118,20 +119,25 @@ RULES: dict[str, Rule] = {
 
 
 class Form(NamedTuple):
-    """What an operator steps by, whether it keeps float16, and whether it reads sign bits."""
+    """What an operator steps by, what it keeps, and whether it reads sign bits.
+
+    ``half``: weights and states in float16; ``bytes``: the momentum in int8, all else in float16.
+    """
 
     rule: str
     half: bool
+    bytes: bool
     of_signs: bool
 
 
 FORMS: dict[str, Form] = {
-    signs + half + rule: Form(rule, bool(half), bool(signs))
+    signs + kept + rule: Form(rule, bool(kept), kept == "Byte", bool(signs))
     for signs in ("", "Sign")
-    for half in ("", "Half")
+    for kept in ("", "Half", "Byte")
     for rule in RULES
-    if not (signs and rule == BOP)
+    if not (signs and rule == BOP) and (kept != "Byte" or "m" in RULES[rule].states)
 }
+N_PEAKS = 4
 
 
 def make_update(
@@ -141,13 +147,20 @@ def make_update(
 
     It holds addresses: the caller keeps the arrays alive.
     """
-    name, half, of_signs = FORMS[operator]
-    rule, is_bop = RULES[name], name == BOP
+    form = FORMS[operator]
+    rule, is_bop = RULES[form.rule], form.rule == BOP
     w, _, *states = inputs
-    count = states.pop() if half or rule.rate != PLAIN else None
+    count = states.pop() if form.half or rule.rate != PLAIN else None
     lr = states.pop() if not is_bop else None
-    like, kept = (states[0], outputs[1:]) if is_bop else (w, [w, *outputs])
-    if not _same_size(*kept, *states, dtype=FLOAT16 if half else FLOAT32) or like is None:
+    peaks, next_peaks = None, None
+    if form.bytes:
+        peaks, *states = states
+        next_w, next_peaks, *next_states = outputs
+        outputs = [next_w, *next_states]
+    like = states[0] if is_bop else w
+    if like is None or not _same_size(form, [w, *states], outputs):
+        return None
+    if form.bytes and not (_are_peaks(like, peaks) and _are_peaks(like, next_peaks)):
         return None
     if is_bop and not (_has_rows(like, w) and _has_rows(like, outputs[0])):
         return None
@@ -161,18 +174,29 @@ def make_update(
         rows=len(like) if like.ndim else 1,
         row=math.prod(like.shape[1:]),
         rate_rule=rule.rate,
-        half=half,
-        stochastic=integer(attributes, "stochastic") if half and not is_bop else 0,
-        seed=integer(attributes, "seed") if half else 0,
-        of_signs=of_signs,
+        half=form.half,
+        stochastic=integer(attributes, "stochastic") if form.half and not is_bop else 0,
+        seed=integer(attributes, "seed") if form.half else 0,
+        of_signs=form.of_signs,
         scale=number({"scale": 1.0, **attributes}, "scale"),
         limit=number({"limit": -1.0, **attributes}, "limit"),
         diverged=None if flag is None else ctypes.addressof(flag),
         **rule.numbers(attributes),
         **{name: array.ctypes.data for name, array in arrays.items() if array is not None},
     )
+    if form.bytes:
+        assert peaks is not None
+        assert next_peaks is not None
+        update.unit = float(np.float32(number(attributes, "headroom")) / np.float32(127))
+        update.peaks = next_peaks.ctypes.data
+        if peaks.ctypes.data != next_peaks.ctypes.data:
+            again(partial(np.copyto, next_peaks, peaks))
     BEGIN_UPDATE(update, lr, count)
     return update
+
+
+def _are_peaks(like: Array, peaks: Array | None) -> bool:
+    return covered(peaks) and peaks is not None and peaks.shape == (len(like), N_PEAKS)
 
 
 def _is_one(array: Array | None, dtype: np.dtype[Any]) -> bool:
@@ -197,8 +221,16 @@ def optimizer_step(
     return True
 
 
-def _same_size(*arrays: Array | None, dtype: np.dtype[Any]) -> bool:
-    return covered(*arrays, dtype=dtype) and len({a.size for a in arrays if a is not None}) == 1
+def _same_size(form: Form, inputs: Arrays, outputs: Arrays) -> bool:
+    """Whether weights and states are what the form keeps, as many elements each."""
+    kept = FLOAT16 if form.half else FLOAT32
+    names = ("w", *RULES[form.rule].states)
+    types = [INT8 if form.bytes and name == "m" else kept for name in names]
+    arrays = [*zip(inputs, types, strict=True), *zip(outputs, types, strict=True)]
+    if form.rule == BOP:  # whose weights are bits
+        arrays = arrays[1:2] + arrays[3:]
+    is_covered = all(covered(array, dtype=dtype) for array, dtype in arrays)
+    return is_covered and len({a.size for a, _ in arrays if a is not None}) == 1
 
 
 def _has_rows(w: Array, packed: Array | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import numpy as np
 
@@ -229,34 +230,114 @@ def round_to_half(x: Array, step: Array, *, stochastic: int, seed: int) -> Array
     return np.asarray(np.copysign((below + rises) * gap, x), np.float16)
 
 
-def of_halves(rule: Kernel) -> Kernel:
-    """The kernel of `rule` on a weight and a state in float16; see `ops.optimizers`."""
+N_PEAKS = 4  # columns of the peaks of a momentum in int8; see `ops.optimizer_forms`
+_LEAST_UNIT = np.float32(1e-30)
+
+
+def flat_rows(x: Array) -> Array:
+    """x (M, ...) as (M, K)."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
+def round_to_byte(x: Array, unit: Array, step: Array, *, seed: int) -> Array:
+    """Return x / unit in int8, rounded stochastically; at most 127, and 0 where the unit is 0.
+
+    Parameters
+    ----------
+    x : (M, *shape) float32
+    unit : (M, 1) float32
+        Of each row.
+    step : int64 scalar
+    seed : int
+        With `step`, of the bits; see `dropout.random_bits`.
+    """
+    inverse = np.where(unit > 0, 1 / np.where(unit > 0, unit, 1), 0).astype(x.dtype)
+    with np.errstate(invalid="ignore"):
+        place = flat_rows(x) * inverse
+    magnitude = np.abs(place)
+    magnitude = np.where(magnitude < 127, magnitude, x.dtype.type(127))
+    below = np.floor(magnitude)
+    drawn = (random_bits(x, step, seed=seed) & 0x7FFFF).reshape(place.shape)
+    rises = magnitude - below + drawn.astype(x.dtype) * x.dtype.type(2**-19) >= 1
+    rounded = (below + rises).astype(np.int8)
+    return np.asarray(np.where(place < 0, -rounded, rounded)).reshape(x.shape)
+
+
+class _HalfMomentum:
+    """A momentum in float16: `STATE_SCALE` times as large."""
+
+    def __init__(self, count: Array, seed: int, stochastic: bool) -> None:
+        self._count, self._seed, self._stochastic = count, seed, stochastic
+
+    def widened(self, m: Array) -> Array:
+        """In float32."""
+        return np.asarray(m.astype(np.float32) / STATE_SCALE)
+
+    def narrowed(self, m: Array) -> tuple[Array, ...]:
+        """In float16."""
+        scaled, stochastic = np.asarray(m * STATE_SCALE), int(self._stochastic)
+        return (round_to_half(scaled, self._count, stochastic=stochastic, seed=self._seed),)
+
+
+class _ByteMomentum:
+    """A momentum in int8, and the peaks of its rows; see `ops.optimizer_forms`."""
+
+    def __init__(self, peaks: Array, count: Array, seed: int, headroom: float) -> None:
+        self._peaks, self._count, self._seed = peaks, count, seed
+        self._factor = np.float32(headroom) / np.float32(127)
+
+    def _column(self, age: int) -> int:
+        return (int(self._count) - age) % N_PEAKS
+
+    def _unit(self, age: int) -> Array:
+        """(M, 1): of the step `age` steps ago, by the peak of the step before."""
+        scaled = self._peaks[:, self._column(age + 1), None] * self._factor
+        return np.where(scaled >= _LEAST_UNIT, scaled, np.float32(0))
+
+    def widened(self, m: Array) -> Array:
+        """In float32."""
+        return np.asarray(flat_rows(m) * self._unit(1)).reshape(m.shape)
+
+    def narrowed(self, m: Array) -> tuple[Array, ...]:
+        """The next peaks, and the momentum in int8."""
+        peaks = self._peaks.copy()
+        peaks[:, self._column(-1)] = 0
+        now = peaks[:, self._column(0)]
+        np.maximum(now, np.abs(flat_rows(m)).max(axis=1, initial=0), out=now)
+        return peaks, round_to_byte(m, self._unit(0), self._count, seed=self._seed)
+
+
+def _narrow(rule: Kernel, in_bytes: bool) -> Kernel:
+    """The kernel of `rule` on a weight and a state that are kept in narrow types."""
     own = dict(inspect.signature(rule).parameters)
     names = [name for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     counts = names[-1] == "step"
     states = names[2 : names.index("lr")]  # m is a momentum, v a second moment
+    n_read = 2 + len(states) + in_bytes  # before the rate
 
     def step(
-        *inputs: Array, stochastic: int, seed: int, **attributes: float
+        *inputs: Array, stochastic: int, seed: int, headroom: float = 1, **attributes: float
     ) -> Array | tuple[Array, ...]:
-        w, dw, *kept = inputs[: 2 + len(states)]
-        lr, count = inputs[2 + len(states) :]
-        wide = [s.astype(np.float32) / STATE_SCALE for s in kept]
-        wide = [np.square(s) if n == "v" else s for n, s in zip(states, wide, strict=True)]
+        w, dw, *peaks = inputs[: n_read - len(states)]
+        *kept, lr, count = inputs[n_read - len(states) :]
+        of_m: _HalfMomentum | _ByteMomentum = _HalfMomentum(count, seed, stochastic=False)
+        if peaks:
+            of_m = _ByteMomentum(peaks[0], count, seed, headroom)
+        wide = [
+            of_m.widened(s) if name == "m" else np.square(s.astype(np.float32) / STATE_SCALE)
+            for name, s in zip(states, kept, strict=True)
+        ]
         tail = [lr, count] if counts else [lr]
         results = rule(w.astype(np.float32), dw, *wide, *tail, **attributes)
         next_w, *next_states = results if isinstance(results, tuple) else (results,)
-        rounded = round_to_half(next_w, count, stochastic=stochastic, seed=seed)
-        narrow = [
-            round_to_half(
-                np.asarray((np.sqrt(s) if name == "v" else s) * STATE_SCALE),
-                count,
-                stochastic=int(name == "v"),
-                seed=seed,
-            )
-            for name, s in zip(states, next_states, strict=True)
-        ]
-        return (rounded, *narrow) if narrow else rounded
+        outputs = [round_to_half(next_w, count, stochastic=stochastic, seed=seed)]
+        for name, s in zip(states, next_states, strict=True):
+            if name == "m":
+                outputs += of_m.narrowed(s)
+            else:
+                root = np.asarray(np.sqrt(s) * STATE_SCALE)
+                outputs.append(round_to_half(root, count, stochastic=1, seed=seed))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     parameters = [own[name] for name in names]
     if not counts:
@@ -264,6 +345,9 @@ def of_halves(rule: Kernel) -> Kernel:
     options = [p for name, p in own.items() if name not in names]
     rounding = inspect.signature(round_to_half).parameters
     options += [rounding["stochastic"], rounding["seed"]]
+    if in_bytes:
+        parameters.insert(2, parameters[0].replace(name="peaks"))
+        options.append(rounding["seed"].replace(name="headroom", annotation="float"))
     step.__signature__ = inspect.Signature([*parameters, *options])  # type: ignore[attr-defined]
     return step
 
@@ -289,12 +373,21 @@ def bop_step(
 def half_bop_step(
     w: Array, dw: Array, m: Array, step: Array, *,
     shape: list[int], gamma: float, tau: float, seed: int,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, ...]:  # fmt: skip
     """`bop_step` with m in float16, 1024 times the momentum, rounded stochastically."""
-    wide = m.astype(np.float32) / STATE_SCALE
-    next_w, next_m = bop_step(w, dw, wide, shape=shape, gamma=gamma, tau=tau)
-    scaled = np.asarray(next_m * STATE_SCALE)
-    return next_w, round_to_half(scaled, step, stochastic=1, seed=seed)
+    of_m = _HalfMomentum(step, seed, stochastic=True)
+    next_w, next_m = bop_step(w, dw, of_m.widened(m), shape=shape, gamma=gamma, tau=tau)
+    return next_w, *of_m.narrowed(next_m)
+
+
+def byte_bop_step(
+    w: Array, dw: Array, peaks: Array, m: Array, step: Array, *,
+    shape: list[int], gamma: float, tau: float, seed: int, headroom: float,
+) -> tuple[Array, ...]:  # fmt: skip
+    """`bop_step` with m in int8, in units of its rows, and their peaks (M, 4)."""
+    of_m = _ByteMomentum(peaks, step, seed, headroom)
+    next_w, next_m = bop_step(w, dw, of_m.widened(m), shape=shape, gamma=gamma, tau=tau)
+    return next_w, *of_m.narrowed(next_m)
 
 
 RULES: dict[str, Kernel] = {
@@ -305,19 +398,27 @@ RULES: dict[str, Kernel] = {
     "AdamWStep": adamw_step,
     "FirstMomentStep": first_moment_step,
 }
-_HALVES = {f"Half{name}": of_halves(rule) for name, rule in RULES.items()}
-_SIGNS = {f"Sign{name}": of_signs(rule) for name, rule in (RULES | _HALVES).items()}
+_HALVES = {f"Half{name}": _narrow(rule, in_bytes=False) for name, rule in RULES.items()}
+_BYTES = {
+    f"Byte{name}": _narrow(rule, in_bytes=True)
+    for name, rule in RULES.items()
+    if "m" in inspect.signature(rule).parameters
+}
+_SIGNS = {f"Sign{name}": of_signs(rule) for name, rule in (RULES | _HALVES | _BYTES).items()}
 STEPS: dict[str, Kernel] = {
     "BopStep": bop_step,
     "HalfBopStep": half_bop_step,
+    "ByteBopStep": byte_bop_step,
     **RULES,
     **_HALVES,
+    **_BYTES,
     **_SIGNS,
 }
 
 
 KERNELS: dict[str, NumpyKernel] = {
     "RoundToHalf": NumpyKernel(round_to_half, Axes("0", "0")),
+    "RoundToByte": NumpyKernel(round_to_byte, Axes("00", "0")),
     "SignGrad": NumpyKernel(sign_grad, Axes("00", "0")),
     **{name: NumpyKernel(step, by_rows, updates=True) for name, step in STEPS.items()},
 }
