@@ -47,6 +47,20 @@ BNN_EXPORT void bnn_cast_b8f32(const uint8_t *x, float *y, i64 n) {
     for (i64 i = 0; i < n; i++) y[i] = x[i] != 0;
 }
 
+BNN_EXPORT void bnn_cast_i64f32(const i64 *x, float *y, i64 n) {
+    for (i64 i = 0; i < n; i++) y[i] = (float)x[i];
+}
+
+/* y: (n, depth, inner), values[1] where the middle index is that of (n, inner) `indices`, of which
+   negative ones count from the end, else values[0]. */
+BNN_EXPORT void bnn_one_hot_f32(const i64 *indices, const float *values, float *y, i64 n, i64 depth,
+                                i64 inner) {
+    for (i64 i = 0; i < n * depth * inner; i++) {
+        const i64 index = indices[i / (depth * inner) * inner + i % inner];
+        y[i] = values[(index < 0 ? index + depth : index) == i / inner % depth];
+    }
+}
+
 /* y = exp(x - max) / sum along `classes` of (n, classes, inner); y may be x's buffer. */
 BNN_EXPORT void bnn_softmax_f32(const float *x, float *y, i64 n, i64 classes, i64 inner) {
     for (i64 i = 0; i < n * inner; i++) {
@@ -56,6 +70,19 @@ BNN_EXPORT void bnn_softmax_f32(const float *x, float *y, i64 n, i64 classes, i6
         for (i64 c = first; c < stop; c += inner) most = x[c] > most || x[c] != x[c] ? x[c] : most;
         for (i64 c = first; c < stop; c += inner) sum += y[c] = expf(x[c] - most);
         for (i64 c = first; c < stop; c += inner) y[c] /= (float)sum;
+    }
+}
+
+/* y = x - max - log(sum of exp(x - max)) along `classes`, as above. */
+BNN_EXPORT void bnn_log_softmax_f32(const float *x, float *y, i64 n, i64 classes, i64 inner) {
+    for (i64 i = 0; i < n * inner; i++) {
+        const i64 first = i / inner * classes * inner + i % inner, stop = first + classes * inner;
+        float most = x[first];
+        double sum = 0;
+        for (i64 c = first; c < stop; c += inner) most = x[c] > most || x[c] != x[c] ? x[c] : most;
+        for (i64 c = first; c < stop; c += inner) sum += expf(y[c] = x[c] - most);
+        const float total = logf((float)sum);
+        for (i64 c = first; c < stop; c += inner) y[c] -= total;
     }
 }
 

@@ -101,5 +101,6 @@ ELEMENTWISE(tanh, tanhf(a[i]))
 ELEMENTWISE(erf, erff(a[i]))
 ELEMENTWISE(sign, a[i] > 0 ? 1.0f : a[i] < 0 ? -1.0f : a[i] == 0 ? 0.0f : a[i]) /* NaN stays */
 ELEMENTWISE(sigmoid, (a[i] < 0 ? expf(a[i]) : 1.0f) / (1 + expf(-fabsf(a[i]))))
+ELEMENTWISE(softplus, (a[i] > 0 ? a[i] : 0.0f) + log1pf(expf(-fabsf(a[i]))))
 ELEMENTWISE(leaky_relu, a[i] < 0 ? s * a[i] : a[i])
 ELEMENTWISE(approx_sign_grad, a[i] * (fabsf(b[i]) > 1 ? 0.0f : 2 - 2 * fabsf(b[i])))

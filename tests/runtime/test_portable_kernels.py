@@ -25,7 +25,19 @@ NONE = np.empty(0, np.uint8)
 
 # The functions of C's library and numpy's own differ in the last bits, and BLAS sums in another
 # order. What is not named is equal to the last bit.
-ROUNDED = {"Erf", "Exp", "Log", "Sigmoid", "Tanh", "Softmax", "Gemm", "MatMul", "ConvTranspose"}
+ROUNDED = {
+    "Erf",
+    "Exp",
+    "Log",
+    "Sigmoid",
+    "Tanh",
+    "Softmax",
+    "Softplus",
+    "LogSoftmax",
+    "Gemm",
+    "MatMul",
+    "ConvTranspose",
+}
 
 
 def floats(*shape: int) -> Array:
@@ -56,6 +68,10 @@ def matrices() -> list[Case]:
     return found
 
 
+def along() -> list[Case]:
+    return [([floats(2, 3, 4)], {"axis": axis}) for axis in (0, 1, -1)]
+
+
 def stacks() -> list[Case]:
     shapes = [
         ((5, 6), (6, 7)),
@@ -83,11 +99,15 @@ def pool_gradient() -> Case:
 
 CASES: Mapping[str, list[Case]] = {
     **dict.fromkeys(("Abs", "Erf", "Exp", "Log", "Neg", "Round", "Sigmoid", "Sign"), unary()),
-    **dict.fromkeys(("Sqrt", "Tanh", "Identity"), unary()),
+    **dict.fromkeys(("Sqrt", "Tanh", "Identity", "Softplus"), unary()),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min"), binary()),
     **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), binary()),
     "ApproxSignGrad": [([floats(4, 9), 2 * floats(4, 9)], {})],
-    "Cast": [([floats(4, 5) > 0], {"to": 1}), ([floats(4, 5)], {"to": 1})],
+    "Cast": [
+        ([floats(4, 5) > 0], {"to": 1}),
+        ([floats(4, 5)], {"to": 1}),
+        ([ints(-3, 0, 1 << 40)], {"to": 1}),
+    ],
     "Concat": [([floats(2, n, 3) for n in (1, 4, 2)], {"axis": axis}) for axis in (1, -2)],
     "ConvTranspose": transposed(),
     "Expand": [([floats(2, 1, 3), ints(4, 2, 5, 3)], {}), ([floats(3), ints(1)], {})],
@@ -97,6 +117,10 @@ CASES: Mapping[str, list[Case]] = {
     "LeakyRelu": unary(alpha=0.25),
     "MatMul": stacks(),
     "MaxPoolGrad": [pool_gradient()],
+    "OneHot": [
+        ([np.array([[0, -1], [4, 2]]), ints(4), np.array([-1, 2], np.float32)], {"axis": axis})
+        for axis in (1, -1)
+    ],
     "PRelu": [([floats(2, 3, 4), floats(3, 1)], {})],
     "Pad": [
         ([floats(2, 3), ints(1, 0, 2, 3), np.array(-1.5, np.float32)], {}),
@@ -108,7 +132,7 @@ CASES: Mapping[str, list[Case]] = {
     ],
     "Shape": [([floats(3, 4, 5)], {}), ([floats(3, 4, 5)], {"start": 1})],
     "Slice": [([floats(5, 6), ints(4, 1), ints(0, 5), ints(0, 1), ints(-1, 2)], {})],
-    "Softmax": [([floats(2, 3, 4)], {"axis": axis}) for axis in (0, 1, -1)],
+    **dict.fromkeys(("Softmax", "LogSoftmax"), along()),
     "Split": [([floats(2, 7), ints(3, 4)], {"axis": 1}), ([floats(6, 2)], {"num_outputs": 4})],
     "Transpose": [([floats(2, 3, 4).astype(np.float16)], {"perm": [2, 0, 1]})],
     "Where": [

@@ -29,7 +29,10 @@ from bnnopt.runtime.kernels.formulas import axes_of
 
 WHERE = CFunction("void bnn_where_f32(uint8_t*, float*, float*, float*, i64, i64, i64)")
 CAST_BOOL = CFunction("void bnn_cast_b8f32(uint8_t*, float*, i64)")
+CAST_INTEGER = CFunction("void bnn_cast_i64f32(i64*, float*, i64)")
+ONE_HOT = CFunction("void bnn_one_hot_f32(i64*, float*, float*, i64, i64, i64)")
 SOFTMAX = CFunction("void bnn_softmax_f32(float*, float*, i64, i64, i64)")
+LOG_SOFTMAX = CFunction("void bnn_log_softmax_f32(float*, float*, i64, i64, i64)")
 REDUCE_MAX = CFunction("void bnn_reduce_max_f32(float*, float*, i64, i64, i64, i64)")
 CONV_TRANSPOSE = CFunction("void bnn_conv_transpose_f32(bnn_conv*, float*, float*, float*, float*)")
 MAX_POOL_GRAD = CFunction("int bnn_max_pool_grad_f16(bnn_half*, i64*, bnn_half*, i64, i64, i64)")
@@ -88,22 +91,43 @@ def where(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Arra
 
 
 def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`elementwise.cast` of booleans to float32, and to the dtype that x has."""
+    """`elementwise.cast` of booleans and int64 to float32, and to the dtype that x has."""
     x, y = inputs[0], outputs[0]
     assert x is not None
     assert y is not None
     if covered(x, dtype=np.bool_) and covered(y):
         return CAST_BOOL(x, y, y.size)
+    if covered(x, dtype=INT64) and covered(y):
+        return CAST_INTEGER(x, y, y.size)
     return moving.copied(x, y)
 
 
-def softmax(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`reduction.softmax`."""
-    x, y = inputs[0], outputs[0]
-    if x is None or not covered(x, y) or not x.size:
+def one_hot(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`shaping.one_hot` of int64, as deep as the output is."""
+    indices, _, values = inputs
+    y = outputs[0]
+    if not covered(indices, dtype=INT64) or not covered(values, y) or y is None or not y.size:
         return False
-    axis = integer({"axis": -1, **attributes}, "axis") % x.ndim
-    return SOFTMAX(x, y, math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :]))
+    axis = integer({"axis": -1, **attributes}, "axis") % y.ndim
+    return ONE_HOT(indices, values, y, *_around(y, axis))
+
+
+def along(function: CFunction) -> KernelCall:
+    """A function of one input along one axis."""
+
+    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+        x, y = inputs[0], outputs[0]
+        if x is None or not covered(x, y) or not x.size:
+            return False
+        axis = integer({"axis": -1, **attributes}, "axis") % x.ndim
+        return function(x, y, *_around(x, axis))
+
+    return run
+
+
+def _around(x: Array, axis: int) -> tuple[int, int, int]:
+    """Elements in front of an axis, along it, and behind it."""
+    return math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
 
 
 def reduce_max(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -162,18 +186,21 @@ KERNELS: dict[str, CompiledKernel] = {
     "Less": CompiledKernel(broadcast("less", np.bool_)),
     "LessOrEqual": CompiledKernel(broadcast("less_or_equal", np.bool_)),
     "Log": CompiledKernel(unary("log")),
+    "LogSoftmax": CompiledKernel(along(LOG_SOFTMAX)),
     "MatMul": CompiledKernel(linear.matmul),
     "Max": CompiledKernel(broadcast("max")),
     "MaxPoolGrad": CompiledKernel(max_pool_grad),
     "Min": CompiledKernel(broadcast("min")),
     "Mul": CompiledKernel(broadcast("mul")),
     "Neg": CompiledKernel(unary("neg")),
+    "OneHot": CompiledKernel(one_hot),
     "PRelu": CompiledKernel(broadcast("prelu")),
     "ReduceMax": CompiledKernel(reduce_max),
     "Round": CompiledKernel(unary("round")),
     "Sigmoid": CompiledKernel(unary("sigmoid")),
     "Sign": CompiledKernel(unary("sign")),
-    "Softmax": CompiledKernel(softmax),
+    "Softmax": CompiledKernel(along(SOFTMAX)),
+    "Softplus": CompiledKernel(unary("softplus")),
     "Sqrt": CompiledKernel(unary("sqrt")),
     "Sub": CompiledKernel(broadcast("sub")),
     "Tanh": CompiledKernel(unary("tanh")),
