@@ -72,6 +72,14 @@ class Model(NamedTuple):
         return max(self.training.arena_bytes, self.evaluation.arena_bytes)
 
     @property
+    def statistics(self) -> set[str]:
+        """The buffers of the state that the forward pass moves."""
+        program = self.training
+        written = (i for s in program.steps if s.phase == "forward" for i in s.outputs if i >= 0)
+        specs = (program.values[i] for i in written)
+        return {spec.buffer for spec in specs if spec.place == "persistent"}
+
+    @property
     def spill_bytes(self) -> int:
         """For the values of bitmaps that outgrow their place, if no element of any is zero."""
         return max(worst_spill_bytes(program) for program in (self.training, self.evaluation))

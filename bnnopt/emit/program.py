@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from bnnopt.emit.calls import Writer, comment, number
+from bnnopt.emit.calls import Writer, comment, number, string
 from bnnopt.emit.memory import Memory
 from bnnopt.emit.model import Model
 from bnnopt.emit.text import array_definition, filled, type_of
-from bnnopt.runtime.format import Program
+from bnnopt.runtime.format import Program, ValueSpec
 
 INITIAL_FILE = "bnn_state.bin"
 
@@ -48,8 +48,12 @@ def model_source(model: Model, seed: int) -> Source:
     }
     bodies = {name: "\n".join(f"    {line}" for line in s.lines) for name, s in steps.items()}
     results = {
-        "loss": _pointer(writer, model.training),
-        "prediction": _pointer(writer, model.evaluation),
+        "loss": writer.place(model.training.values[model.training.outputs[0]]),
+        "finite": "\n".join(f"    {line}" for line in _finite(model, writer)),
+        "prediction": writer.place(model.evaluation.values[model.evaluation.outputs[0]]),
+        "output_places": "".join(
+            f"{declared} = {writer.place(spec)};\n" for declared, spec in _further(model)
+        ),
     }
     arrays = [
         array_definition(name, buffer.array, comment(buffer.name))
@@ -98,6 +102,7 @@ def header(model: Model) -> str:
         "bnn_model.h",
         {
             **_words(model),
+            "further_outputs": _further_outputs(model),
             "spill": filled("spill.h", {"bytes": model.spill_bytes}) if model.spill_bytes else "",
             "sizes": ",\n".join(f"    {name} = {value}" for name, value in sizes.items()),
             "places": "\n".join(arena),
@@ -105,6 +110,11 @@ def header(model: Model) -> str:
             "learning_rate": number(model.artifact.learning_rate),
         },
     )
+
+
+def _further_outputs(model: Model) -> str:
+    lines = [f"extern {declared}; /* {comment(spec.name)} */" for declared, spec in _further(model)]
+    return "\n".join(["/* The others, as it leaves them. */", *lines, ""]) if lines else ""
 
 
 def _size(program: Program) -> int:
@@ -138,10 +148,10 @@ def _described(model: Model) -> Iterator[str]:
         spec = parameter.spec
         shape = list(spec.shape_at(model.training.batch_size))
         yield f"{parameter.name}: {comment(spec.name)}, {spec.dtype} {shape}"
-    for index in model.evaluation.outputs:
+    for i, index in enumerate(model.evaluation.outputs):
         spec = model.evaluation.values[index]
         shape = list(spec.shape_at(model.evaluation.batch_size))
-        yield f"output: {comment(spec.name)}, {spec.dtype} {shape}"
+        yield f"output{f' {i}' if i else ''}: {comment(spec.name)}, {spec.dtype} {shape}"
 
 
 def _layout(model: Model) -> Iterator[str]:
@@ -150,9 +160,22 @@ def _layout(model: Model) -> Iterator[str]:
         yield f"     {offset:>10}  {array.dtype} {list(array.shape)}: {comment(name)}"
 
 
-def _pointer(writer: Writer, program: Program) -> str:
-    spec = program.values[program.outputs[0]]
-    return writer.place(spec)
+def _finite(model: Model, writer: Writer) -> Iterator[str]:
+    """What a session looks at as well: the loss, and the running statistics."""
+    program = model.training
+    loss = program.values[program.outputs[0]]
+    yield f'if (!are_finite({writer.place(loss)}, 1)) return failed("loss");'
+    for buffer in model.state:
+        if buffer.name in model.statistics:
+            at, n = f"STATE({buffer.offset})", buffer.array.size
+            yield f"if (!are_finite({at}, {n})) return failed({string(buffer.name)});"
+
+
+def _further(model: Model) -> Iterator[tuple[str, ValueSpec]]:
+    """Outputs behind the first as pointers that are declared, and their values."""
+    for i, index in enumerate(model.evaluation.outputs[1:], 1):
+        spec = model.evaluation.values[index]
+        yield f"const {type_of(spec.dtype)} *const bnn_output_{i}", spec
 
 
 def _feeds(model: Model, writer: Writer, program: Program) -> Iterator[str]:

@@ -75,6 +75,11 @@ class Program:
             found += ctypes.string_at(address, n_bytes * part // whole)
         return found[:n_bytes]
 
+    def further_output(self, i: int, n_bytes: int) -> bytes:
+        """One behind the first, as the last prediction left it."""
+        address = ctypes.c_void_p.in_dll(self._library, f"bnn_output_{i}").value
+        return ctypes.string_at(address, n_bytes)
+
     @property
     def error(self) -> str | None:
         found = ctypes.c_char_p.in_dll(self._library, "bnn_error").value

@@ -18,8 +18,9 @@ from bnnopt.errors import UsageError
 from bnnopt.models import names
 from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.kernels.compiled.table import COMPILED, PORTABLE
-from bnnopt.runtime.library import library
+from bnnopt.runtime.library import library, portable_kernels
 from tests.cli.helpers import MODELS
+from tests.cli.test_outputs import TWO, TWO_WEIGHTS
 from tests.emit.harness import (
     CLANG,
     COMPILER,
@@ -30,6 +31,8 @@ from tests.emit.harness import (
     of_program,
     of_session,
 )
+from tests.graphs import write
+from tests.runtime.compiled_calls import settings_of
 from tests.runtime.test_boundary import CONTROLS, exported
 from tests.zoo import LARGE, build_small
 
@@ -71,11 +74,69 @@ def test_the_control_finds_another_rate(mlp: Path, program: Program) -> None:
 
 def test_a_step_that_fails_says_where(program: Program) -> None:
     program.reset()
-    x, labels = np.zeros((8, 784), np.float32), np.full(8, 10)  # of ten classes
+    before = program.state.copy()
+    x, labels = np.ones((8, 784), np.float32), np.full(8, 10)  # of ten classes
     assert np.isnan(program.step([x, labels], 1e-3))
     assert program.error is not None
     assert "loss" in program.error
+    np.testing.assert_array_equal(program.state, before)
+
+
+@pytest.mark.parametrize(("factor", "where"), [(1e18, "bn"), (np.nan, "fc1.weight")])
+def test_a_step_that_is_not_finite_is_undone(
+    factor: float, where: str, mlp: Path, program: Program
+) -> None:
+    """As in a session, which goes on from the step before as well."""
+    program.reset()
+    session = TrainingSession(mlp)
+    batches = Batches(session)
+    good, bad, better = (batches.draw() for _ in range(3))
+    losses = []
+    for (x, y), by in ((good, 1.0), (bad, factor), (better, 1.0)):
+        losses.append(program.step([*(by * a for a in x.values()), y], 1e-3))
+        assert (program.error is None) == np.isfinite(losses[-1])
+        if program.error is not None:
+            assert where in program.error
+    assert np.isnan(losses[1])
+    with settings_of(portable=True, threads=1), portable_kernels():
+        session = TrainingSession(mlp, threads=1)
+        assert [session.step(x, y, 1e-3) for x, y in (good, better)] == losses[::2]
+
+
+@pytest.mark.slow
+def test_without_a_copy_a_failed_step_is_half_a_step(mlp: Path, tmp_path: Path) -> None:
+    program = Program(mlp, tmp_path, (*QUICK, "-DBNN_UNDO=0"))
+    program.reset()
+    before = program.state.copy()
+    x, y = np.full((8, 784), 1e18, np.float32), np.zeros(8, np.int64)
+    x[:4] *= -1
+    assert np.isnan(program.step([x, y], 1e-3))
+    assert (program.state != before).any()
     assert not program.state[:8].any(), "the step counts"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["bce", "mse", "soft-cross-entropy", "squared-hinge"])
+def test_other_losses(loss: str, tmp_path: Path) -> None:
+    graph = "g (float[batch,6] x) => (float[batch,4] y) { y = Gemm <transB = 1> (x, w) }"
+    folder = tmp_path / "out"
+    bnnopt.optimize(write(graph, {"w": [4, 6]}, tmp_path), batch_size=4, loss=loss).save(folder)
+    want = of_session(folder, 3)
+    assert of_program(folder, Program(folder, tmp_path / "csrc"), 3) == want
+
+
+@pytest.mark.slow
+def test_every_output_is_there(tmp_path: Path) -> None:
+    path = write(TWO, TWO_WEIGHTS, tmp_path)
+    bnnopt.optimize(path, batch_size=4, loss="mse").save(tmp_path / "out")
+    program = Program(tmp_path / "out", tmp_path / "csrc")
+    session = TrainingSession(tmp_path / "out")
+    x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    program.reset()
+    size = np.frombuffer(program.output([x], 16), np.float32).reshape(4, 1)
+    scores = np.frombuffer(program.further_output(1, 64), np.float32).reshape(4, 4)
+    np.testing.assert_allclose(size, session.predict(x), rtol=1e-6)
+    np.testing.assert_allclose(scores, session.predict(x, output="scores"), rtol=1e-6)
 
 
 @pytest.mark.slow

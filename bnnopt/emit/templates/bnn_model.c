@@ -9,15 +9,15 @@
 
 #include "bnn_kernels.h"
 
-unsigned char bnn_arena[BNN_ARENA_BYTES] BNN_ALIGNED;
-unsigned char bnn_state[BNN_STATE_BYTES] BNN_ALIGNED;
-const size_t bnn_arena_bytes = BNN_ARENA_BYTES, bnn_state_bytes = BNN_STATE_BYTES;
-const char *bnn_error;
-
 #define ARENA(offset) ((void *)(bnn_arena + (offset)))
 #define STATE(offset) ((void *)(bnn_state + (offset)))
 #define CONSTANT(name, offset) ((const void *)((const char *)(name) + (offset)))
 
+unsigned char bnn_arena[BNN_ARENA_BYTES] BNN_ALIGNED;
+unsigned char bnn_state[BNN_STATE_BYTES] BNN_ALIGNED;
+const size_t bnn_arena_bytes = BNN_ARENA_BYTES, bnn_state_bytes = BNN_STATE_BYTES;
+const char *bnn_error;
+{{output_places}}
 static int diverged; /* set by steps of weights that are not finite */
 
 {{constants}}
@@ -41,8 +41,25 @@ static void feed(void *to, const void *from, size_t n) {
     if (to != from) memcpy(to, from, n);
 }
 
+#if BNN_UNDO
+static unsigned char before[BNN_STATE_BYTES];
+static void keep(void) { memcpy(before, bnn_state, BNN_STATE_BYTES); }
+static void undo(void) { memcpy(bnn_state, before, BNN_STATE_BYTES); }
+#else
+static void keep(void) {}
+static void undo(void) {}
+#endif
+
+static int are_finite(const void *at, i64 n) {
+    const float *x = at;
+    for (i64 i = 0; i < n; i++)
+        if (!isfinite(x[i])) return 0;
+    return 1;
+}
+
 static int train(void) {
 {{training}}
+{{finite}}
     return 1;
 }
 
@@ -52,8 +69,13 @@ float bnn_train_step({{train_parameters}}float lr) {
     step++;
     (void)lr;
 {{feed_training}}
+    bnn_error = NULL;
     diverged = 0;
-    if (!train()) return NAN;
+    keep();
+    if (!train()) {
+        undo();
+        return NAN;
+    }
     memcpy(bnn_state, &step, sizeof step);
     return *(const float *){{loss}};
 }
@@ -65,5 +87,6 @@ static int predict(void) {
 
 const {{output_type}} *bnn_predict({{predict_parameters}}) {
 {{feed_evaluation}}
+    bnn_error = NULL;
     return predict() ? {{prediction}} : NULL;
 }

@@ -33,20 +33,26 @@ extern unsigned char bnn_state[BNN_STATE_BYTES];
 
 extern const size_t bnn_arena_bytes, bnn_state_bytes;
 
-/* The node that failed: its operands do not fit, such as a label that is no class, or weights would
-   not be finite; NULL if none did. After such a step the state has to be loaded again. */
+/* What failed in the last call: a node whose operands do not fit, such as the loss of a label that is
+   no class, or that changes weights to what is not finite; NULL if nothing did. */
 extern const char *bnn_error;
 
 /* The state before the first step; where the initial weights are a file, all zeros: read the file. */
 void bnn_reset(void);
 
-/* One step; the loss before it, NAN if it failed. */
+/* A copy of the state is kept in every step, to be put back if it fails; with 0 there is none. */
+#ifndef BNN_UNDO
+#define BNN_UNDO 1
+#endif
+
+/* One step; the loss before it. NAN if it failed: then nothing has changed, and the next batch may be
+   tried; but where BNN_UNDO is 0 bnn_state is half a step on: read one that was saved. */
 float bnn_train_step({{train_parameters}}float lr);
 
 /* The network's output in the arena, valid until the next call, with running statistics; NULL if it
    failed. */
 const {{output_type}} *bnn_predict({{predict_parameters}});
-
+{{further_outputs}}
 #ifdef __cplusplus
 }
 #endif
