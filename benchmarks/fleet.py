@@ -109,12 +109,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--strategy", default="sign-majority")
     parser.add_argument("--split", default="iid")
-    for name, default in (("alpha", 0.3), ("lr", 0.001), ("rate", 0.002), ("fraction", 1.0)):
+    for name, default in (("alpha", 0.3), ("lr", 0.001), ("rate", 0.01), ("fraction", 1.0)):
         parser.add_argument(f"--{name}", type=float, default=default)
     for name, default in (("devices", 10), ("rounds", 10), ("epochs", 1), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     for name in ("feedback", "weighted"):
-        parser.add_argument(f"--{name}", action="store_true")
+        default = getattr(RunOptions, name)
+        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default)
     parser.add_argument("--seconds", type=float, default=7200.0)
     options = vars(parser.parse_args())
     engine, devices, seconds = (options.pop(name) for name in ("engine", "devices", "seconds"))

@@ -67,9 +67,9 @@ class RunOptions:
     alpha: float = 0.3
     epochs: int = 1
     lr: float = 0.001
-    rate: float = 0.002
+    rate: float = 0.01
     weighted: bool = False
-    feedback: bool = False
+    feedback: bool = True
     fraction: float = 1.0
     devices: int = 2
     timeout: float = 600.0

@@ -111,6 +111,7 @@ class _Book:
         traffic = self._strategy.traffic
         told: dict[str, Any] = {
             "seconds": round(time.monotonic() - self._begin, 3),
+            "server-seconds": round(traffic.seconds, 3),
             "bytes-up": traffic.up,
             "bytes-down": traffic.down,
             "refused": len(self._strategy.refused),

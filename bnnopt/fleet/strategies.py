@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from logging import INFO
 from typing import Any
 
@@ -34,16 +36,26 @@ MOST_VOTES = 16  # that are kept for devices that missed rounds; then 31 bits sa
 
 
 class Traffic:
-    """Bytes of a round: of the arrays in its messages, each way.
+    """What rounds cost the server.
 
     Attributes
     ----------
     down, up : int
-        To devices and from them.
+        Bytes of the arrays in messages to devices and from them.
+    seconds : float
+        In which messages were made and replies counted.
     """
 
     def __init__(self) -> None:
         self.down = self.up = 0
+        self.seconds = 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add what is done within to `seconds`."""
+        begin = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - begin
 
     def sent(self, messages: Iterable[Message]) -> Iterator[Message]:
         """The messages, counted."""
@@ -95,15 +107,22 @@ class SignStrategy(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """A message for each device that takes part; see `FedAvg`."""
-        plain = super().configure_train(server_round, arrays, config, grid)
+        plain = list(super().configure_train(server_round, arrays, config, grid))
         number = self._first_round + server_round
-        made = [self._message(node.metadata.dst_node_id, arrays, number) for node in plain]
-        return list(self.traffic.sent(made))
+        with self.traffic.timed():
+            made = [self._message(node.metadata.dst_node_id, arrays, number) for node in plain]
+            return list(self.traffic.sent(made))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The state after a round, and means over the devices whose updates count."""
+        with self.traffic.timed():
+            return self._aggregated(server_round, replies)
+
+    def _aggregated(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         self.refused = {}
         number, updates, metrics = self._first_round + server_round, [], []
         for reply in self.traffic.received(replies):
@@ -267,7 +286,8 @@ class PlainAverage(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """See `FedAvg`."""
-        arrays, metrics = super().aggregate_train(server_round, self.traffic.received(replies))
+        with self.traffic.timed():
+            arrays, metrics = super().aggregate_train(server_round, self.traffic.received(replies))
         return arrays, metrics
 
     def record(self, state: State) -> ArrayRecord:

@@ -54,6 +54,7 @@ def options(base: Path, scratch: Path, **changed: Any) -> dict[str, Any]:
         "lr": 0.05,
         "rate": 0.1,
         "rounds": 4,
+        "feedback": False,
         "devices": DEVICES,
     } | changed
 

@@ -15,7 +15,7 @@ import pytest
 import bnnopt
 from bnnopt import TrainingSession
 from bnnopt.errors import ArtifactError, UsageError
-from bnnopt.fleet import Layout, RunOptions
+from bnnopt.fleet import Layout, RunOptions, State
 from tests.fleet.setting import (
     DEVICES,
     NETWORK,
@@ -47,9 +47,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def states(grid: Devices) -> dict[int, dict[str, bytes]]:
-    """What each device kept."""
+    """The network that each device kept."""
     return {
-        k: {n: a.numpy().tobytes() for n, a in context.state["bnnopt-state"].items()}
+        k: {n: context.state["bnnopt-state"][n].numpy().tobytes() for n in State._fields}
         for k, context in grid.contexts.items()
         if "bnnopt-state" in context.state
     }
@@ -244,7 +244,7 @@ def test_part_of_the_devices_takes_part(base: Path, tmp_path: Path) -> None:
 def test_feedback_keeps_what_a_sign_does_not_say(base: Path, tmp_path: Path) -> None:
     config = options(base, tmp_path, feedback=True)
     grid = run(config)
-    assert all("residual" in state for state in states(grid).values())
+    assert all("residual" in c.state["bnnopt-state"] for c in grid.contexts.values())
     assert log_of(config)[-1]["accuracy"] > 0.85
 
 
