@@ -25,9 +25,10 @@ NEEDS = {
     "drop-adam-second-moment": ["binary-weight-gradients"],
     "bnn-batch-norm-backward": ["l1-batch-norm"],
 }
-# Not a pass of -O2. Where one map serves dy and dx it leaves a layer alone: without the passes that
-# see to that it has every layer.
-FIVE_BITS = {
+# No passes of -O2, and the passes left out beside them. Where one map serves dy and dx
+# pow2-gradients leaves a layer alone: without the passes that see to that it has every layer.
+ENABLED = {
+    "int8-gradients": (),
     "pow2-gradients": (),
     "pow2-gradients, without stream-gradients and in-place": ("stream-gradients", "in-place"),
 }
@@ -62,8 +63,8 @@ def variants() -> dict[str, list[str]]:
         "all, -O2": [p.name for p in passes],
         **{name: [*lossless, *NEEDS.get(name, []), name] for name in lossy},
         **{
-            label: [name for name in lossless if name not in left_out] + ["pow2-gradients"]
-            for label, left_out in FIVE_BITS.items()
+            label: [name for name in lossless if name not in left_out] + [label.partition(",")[0]]
+            for label, left_out in ENABLED.items()
         },
     }
 

@@ -9,23 +9,12 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, in_place_pairs, size_bytes
-from bnnopt.ops import (
-    MIN_OPSET,
-    OPERATORS,
-    Emitter,
-    Form,
-    dims,
-    dtype,
-    family,
-    form,
-    in_form,
-    pow2_row_bytes,
-    traits,
-)
+from bnnopt.ops import Emitter, Form, dims, pow2_row_bytes, traits
 from bnnopt.passes.in_place import homes
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.rewriting import insert_after_definition, replace_node
-from bnnopt.training_step import TrainingStep, phase, readers
+from bnnopt.passes.shared.narrow_gradients import products_by_dy, read_narrow
+from bnnopt.passes.shared.rewriting import insert_after_definition
+from bnnopt.training_step import TrainingStep, readers
 
 
 @dataclass(frozen=True)
@@ -56,11 +45,7 @@ class Pow2Gradients(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        layers: dict[ir.Value, list[ir.Node]] = {}
-        for node in step.graph:
-            if _reading_pow2(node) is not None:
-                layers.setdefault(_dy(node), []).append(node)
-        home = homes(step)
+        layers, home = products_by_dy(step, Form.POW2), homes(step)
         return sum(self._pack(step, trace, dy, nodes, home) for dy, nodes in layers.items())
 
     def _pack(
@@ -90,31 +75,8 @@ class Pow2Gradients(Pass):
         packed = emit("Pow2Pack", dy, name=f"{dy.name}.pow2", n_outputs=2)
         _, unit = emit.nodes[0].outputs
         for node in nodes:
-            inputs = [
-                v for value in node.inputs for v in ((packed, unit) if value is dy else (value,))
-            ]
-            own = {name: attribute.value for name, attribute in node.attributes.items()}
-            own["dy_shape"] = list(dims(dy)[1:])
-            if traits(node).gives_dx:
-                own["dtype"] = int(dtype(dy))
-            replacement = Emitter(step.graph, phase(node))
-            reading = _reading_pow2(node)
-            assert reading is not None
-            name, n_outputs = str(node.outputs[0].name), len(node.outputs)
-            replacement(reading, *inputs, name=name, n_outputs=n_outputs, **own)
-            replace_node(step, node, replacement)
+            read_narrow(step, node, (packed, unit), Form.POW2, dy_shape=list(dims(dy)[1:]))
         insert_after_definition(step, dy, emit.nodes)
-
-
-def _reading_pow2(node: ir.Node) -> str | None:
-    """The operator that reads packed powers of two where that of the node reads dy."""
-    return None if Form.POW2 in form(node) else in_form(family(node), form(node) | Form.POW2)
-
-
-def _dy(node: ir.Node) -> ir.Value:
-    dy = node.inputs[[*OPERATORS[node.op_type].function(MIN_OPSET).input].index("dy")]
-    assert dy is not None
-    return dy
 
 
 def _late_readers(step: TrainingStep, buffer: Buffer, dy: ir.Value) -> list[ir.Node]:

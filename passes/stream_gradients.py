@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, size_bytes
 from bnnopt.metadata import Key
+from bnnopt.ops import OPERATORS, family
 from bnnopt.passes.in_place import homes, is_free, write_over
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.plan import dependencies
@@ -31,11 +32,12 @@ class StreamGradients(Pass):
     name: ClassVar[str] = "stream-gradients"
     after: ClassVar[Mapping[str, str]] = {
         "packed-products": "asks the kernels that were chosen whether they stream",
+        "int8-gradients": "writes over what is smaller by then",
     }
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        nodes = [node for node in step.graph if node.op_type == "BinaryConvInputGrad"]
+        nodes = [node for node in step.graph if _streams(node)]
         return sum(self._stream(step, trace, node) for node in nodes)
 
     def _stream(self, step: TrainingStep, trace: Trace, node: ir.Node) -> int:
@@ -43,10 +45,10 @@ class StreamGradients(Pass):
         assert dy is not None
         if Key.IN_PLACE in node.metadata_props:
             return 0
-        if size_bytes(dy) > size_bytes(dx):
-            return trace.skip(node, f"dy has {size_bytes(dy)} bytes, dx only {size_bytes(dx)}")
-        position = {other: i for i, other in enumerate(step.graph)}
         home = homes(step)
+        if home[dy].n_bytes > size_bytes(dx):
+            return trace.skip(node, f"dy has {home[dy].n_bytes} bytes, dx only {size_bytes(dx)}")
+        position = {other: i for i, other in enumerate(step.graph)}
         late = [n for n in _readers(home[dy]) if position[n] > position[node]]
         first = _with_what_they_need(late, dependencies(step), position, position[node])
         if node in first:
@@ -60,6 +62,11 @@ class StreamGradients(Pass):
         step.graph.insert_before(node, ordered)
         write_over(node, (0, 0))
         return 1
+
+
+def _streams(node: ir.Node) -> bool:
+    """Whether its kernel writes dx over dy."""
+    return family(node) == "BinaryConvInputGrad" and 0 in OPERATORS[node.op_type].in_place
 
 
 def _readers(buffer: Buffer) -> list[ir.Node]:

@@ -28,6 +28,7 @@ class Form(Flag):
     BYTES = auto()  # a momentum in int8, all else as HALF
     SIGNS = auto()  # reads or gives sign bits where the plain one has floats
     POW2 = auto()  # reads dy as packed powers of two
+    INT8 = auto()  # reads dy as integers and their unit
     L1 = auto()  # by mean absolute deviations
     PACKED = auto()  # gives or reads packed places where the plain one has indices
     TYPED = auto()  # gives the type that an attribute names
@@ -119,6 +120,13 @@ _LISTS = frozenset(
     {"x_shape", "w_shape", "dy_shape", "input_shape", "kernel_shape", "shape"}
     | {"strides", "pads", "dilations", "output_padding"}
 )
+
+
+def signature_of(operator: Operator) -> tuple[str, list[str], list[str], str]:
+    """Name, attributes, inputs and the only output of an operator."""
+    made = operator.function(MIN_OPSET)
+    (output,) = made.output
+    return operator.name, [*made.attribute], [*made.input], output
 
 
 def passed_on(names: Iterable[str]) -> str:

@@ -10,8 +10,6 @@ and 0 for c = 0.
 
 from __future__ import annotations
 
-import re
-
 import onnx_ir as ir
 
 from bnnopt.ops import binary_products
@@ -24,6 +22,7 @@ from bnnopt.ops.operator import (
     ints,
     packed_row_bytes,
     passed_on,
+    signature_of,
 )
 
 N_EXPONENT_BITS = 4
@@ -158,11 +157,8 @@ POW2_UNPACK = Operator(
 
 def _reading_pow2(plain: Operator) -> Operator:
     """The gradient of a binary product that reads its dy packed."""
-    match = re.fullmatch(r"\s*(\w+)\s*<(.*)>\s*\((.*)\) => \((\w+)\)", plain.signature, re.DOTALL)
-    assert match is not None, plain.signature
-    name, listed, inputs, output = match.groups()
-    gives_dx = output == "dx"
-    attributes = listed.split(", ")
+    name, attributes, inputs, output = signature_of(plain)
+    gives_dx, given = output == "dx", ", ".join(inputs)
     own = [*attributes, "dy_shape", *(["dtype"] if gives_dx else [])]
     result = "wide_dx" if gives_dx else output
     rounding = "dx = Cast <to: int = @dtype> (wide_dx)" if gives_dx else ""
@@ -173,10 +169,10 @@ def _reading_pow2(plain: Operator) -> Operator:
     `dy_shape`, the shape of dy behind its first axis. {_DX_TYPE if gives_dx else ""}All else is
     that operator's.
     """,
-        signature=f"{name}Pow2 <{', '.join(own)}> ({_with_pow2(inputs)}) => ({output})",
+        signature=f"{name}Pow2 <{', '.join(own)}> ({given.replace('dy', DECODED)}) => ({output})",
         body=f"""
         dy = bnnopt.Pow2Unpack <shape: ints = @dy_shape> ({DECODED})
-        {result} = bnnopt.{name} {passed_on(attributes)} ({inputs})
+        {result} = bnnopt.{name} {passed_on(attributes)} ({given})
         {rounding}
     """,
         type_rule=plain.type_rule,
@@ -186,10 +182,6 @@ def _reading_pow2(plain: Operator) -> Operator:
 
 
 _DX_TYPE = "dx is of the ONNX `dtype`: 1, float32, or 10, float16. "
-
-
-def _with_pow2(inputs: str) -> str:
-    return re.sub(r"\bdy\b", DECODED, inputs)
 
 
 BINARY_CONV_WEIGHT_GRAD_POW2 = _reading_pow2(binary_products.BINARY_CONV_WEIGHT_GRAD)

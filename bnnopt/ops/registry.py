@@ -13,6 +13,7 @@ from bnnopt.ops import (
     convolution,
     dropout,
     indexing,
+    int8,
     loss,
     normalization,
     optimizer_forms,
@@ -41,6 +42,7 @@ OPERATORS: dict[str, Operator] = {
         optimizers,
         optimizer_forms,  # a body's callees come before it: onnx's reference evaluator needs that
         binary_products,
+        int8,
         pow2,
         updates,
     )

@@ -356,6 +356,12 @@ _OWN: dict[str, Traits] = {
     "BinaryGemmWeightGrad": Traits(dy_input=1, gives_dw=True),
     "BinaryGemmWeightGradSigns": Traits(dy_input=1, gives_dw=True),
     "BinaryGemmInputGrad": Traits(dy_input=0, gives_dx=True),
+    "BinaryConvWeightGradInt8": Traits(gives_dw=True),
+    "BinaryConvWeightGradSignsInt8": Traits(gives_dw=True),
+    "BinaryConvInputGradInt8": Traits(gives_dx=True),
+    "BinaryGemmWeightGradInt8": Traits(gives_dw=True),
+    "BinaryGemmWeightGradSignsInt8": Traits(gives_dw=True),
+    "BinaryGemmInputGradInt8": Traits(gives_dx=True),
 }
 
 

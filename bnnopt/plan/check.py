@@ -24,7 +24,7 @@ _MAY_OVERWRITE = frozenset(
     | {"SwishSignGrad", "MaskedGrad", "BitmapReluGrad", "SoftmaxCrossEntropyGrad"}
     | {"BatchNormalizationTraining", "BatchNormalizationGrad", "BatchNormalizationSignsGrad"}
     | {"L1BatchNormalizationTraining", "L1BatchNormalizationGrad", "BatchNormalizationApply"}
-    | {"BatchNormalization", "BinaryConvInputGrad"}
+    | {"BatchNormalization", "BinaryConvInputGrad", "BinaryConvInputGradInt8", "Int8Pack"}
 )
 _OPTIMIZER = "Step"  # all optimisers are elementwise, and end in this
 

@@ -26,7 +26,7 @@ typedef int64_t i64;
 
 /* Types of elements, as ONNX numbers them; `TYPES` in compiled/calls.py. Of a product's result,
    BNN_U8 asks for packed signs; of a gradient that it reads, it means packed powers of two. */
-enum bnn_type { BNN_F32 = 1, BNN_U8 = 2, BNN_I16 = 5, BNN_F16 = 10 };
+enum bnn_type { BNN_F32 = 1, BNN_U8 = 2, BNN_I8 = 3, BNN_I16 = 5, BNN_F16 = 10 };
 
 /* A piece of work: the indices begin .. end - 1, on thread `thread` (0 .. bnn_threads() - 1). */
 typedef void (*bnn_body)(void *context, i64 begin, i64 end, int thread);
@@ -52,7 +52,7 @@ BNN_EXPORT int bnn_has_avx512(void);
 BNN_EXPORT void bnn_limit_kernels(int kernels);
 
 /* Bytes of an element of a map, which is no BNN_U8. */
-static inline i64 bnn_size_of(i64 type) { return type == BNN_F32 ? 4 : 2; }
+static inline i64 bnn_size_of(i64 type) { return type == BNN_F32 ? 4 : type == BNN_I8 ? 1 : 2; }
 static inline i64 bnn_min(i64 a, i64 b) { return a < b ? a : b; }
 static inline i64 bnn_max(i64 a, i64 b) { return a > b ? a : b; }
 static inline i64 bnn_ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }

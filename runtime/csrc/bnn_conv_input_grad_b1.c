@@ -4,7 +4,8 @@
    dy * w over the filters for every row, and each row is then added where its tap lies, in a window
    of some rows of dx; what falls on the padding is dropped. The window moves down with the bands of
    positions, and the rows that it leaves are rounded, once, to dx. See bnn_gemm_grad_b1.c for the
-   method.
+   method. Of a dy in int8 the tiles are sums in int16, the window holds integers until its rows are
+   multiplied by the unit.
 
    dx may be written over dy: some samples of dy are copied before theirs of dx are written. Where
    dx is larger it goes from the last samples to the first, so that it never meets what is still to
@@ -28,8 +29,10 @@ typedef struct {
     uint8_t *copy;          /* of their dy, if dx is written over it */
 } gradient;
 
+/* Of a dy in int8 rows are int8, tables and sums int16. */
 typedef struct {
-    float *rows, *tables, *sums, *window;
+    void *rows, *tables, *sums;
+    float *window;
     bnn_piece *pieces;
 } tile;
 
@@ -57,9 +60,26 @@ static i64 sample_at(const gradient *d, i64 sample, bnn_map *dy) {
     return (d->copy ? sample - d->sample : sample) * size;
 }
 
+/* Whether lanes can be read where they lie. */
+static int is_in_strips(const bnn_map *dy, i64 n_lanes) {
+    return (dy->type == BNN_F32 && n_lanes % STRIP == 0) ||
+           (dy->type == BNN_I8 && n_lanes % STRIP8 == 0);
+}
+
+/* Filters of a position, a row of lanes each. */
+static void copy_lanes(const bnn_map *dy, i64 first, i64 plane, i64 n, i64 run, i64 lane, tile t) {
+    for (i64 m = 0; m < n; m++) {
+        i64 to = m * LANES + lane;
+        if (dy->type == BNN_I8)
+            memcpy((int8_t *)t.rows + to, (const int8_t *)dy->data + first + m * plane, (size_t)run);
+        else
+            bnn_to_floats(dy, first + m * plane, (float *)t.rows + to, run);
+    }
+}
+
 /* dy of some filters at the band's positions from `begin` on: rows `pitch` apart. */
-static const float *take_rows(const gradient *d, const block *k, i64 begin, i64 n_lanes, i64 filter,
-                              i64 n, tile t, i64 *pitch) {
+static const void *take_rows(const gradient *d, const block *k, i64 begin, i64 n_lanes, i64 filter,
+                             i64 n, tile t, i64 *pitch) {
     i64 plane = d->g->ho * d->g->wo, per_sample = k->n_rows * d->g->wo, run = 0;
     *pitch = LANES;
     for (i64 lane = 0; lane < n_lanes; lane += run) {
@@ -67,12 +87,11 @@ static const float *take_rows(const gradient *d, const block *k, i64 begin, i64 
         bnn_map dy;
         i64 first = sample_at(d, k->sample + s, &dy) + filter * plane + k->row * d->g->wo + at;
         run = bnn_min(per_sample - at, n_lanes - lane);
-        if (run == n_lanes && dy.type == BNN_F32 && n_lanes % STRIP == 0) {
+        if (run == n_lanes && is_in_strips(&dy, n_lanes)) {
             *pitch = plane;
-            return (const float *)dy.data + first;
+            return (const uint8_t *)dy.data + first * bnn_size_of(dy.type);
         }
-        for (i64 m = 0; m < n; m++)
-            bnn_to_floats(&dy, first + m * plane, t.rows + m * LANES + lane, run);
+        copy_lanes(&dy, first, plane, n, run, lane, t);
     }
     return t.rows;
 }
@@ -105,31 +124,51 @@ static i64 list_pieces(const gradient *d, const block *k, const bnn_run *runs, i
     return count;
 }
 
-/* One tile of positions: sum over the filters, in portions that keep float32's accuracy. A portion
-   is a multiple of TERMS. */
+/* Add the sums of a tile to the window, and begin again. */
+static void add_sums(const gradient *d, const block *k, i64 n_pieces, tile t) {
+    const bnn_conv *g = d->g;
+    i64 row = g->kh * g->kw * LANES, window = g->samples * d->window_rows * g->w;
+    int is_int8 = d->dy.type == BNN_I8;
+    for (i64 c = 0; c < k->n_channels; c++) {
+        float *out = t.window + c * window;
+        if (is_int8)
+            d->cores->int8.scatter((int16_t *)t.sums + c * row, t.pieces, n_pieces, g->sw, out);
+        else
+            d->cores->scatter((float *)t.sums + c * row, t.pieces, n_pieces, g->sw, out);
+    }
+    memset(t.sums, 0, (size_t)(k->n_channels * row) * (is_int8 ? sizeof(int16_t) : sizeof(float)));
+}
+
+/* One tile of positions: sum over the filters, in portions: of integers as many as fit int16, of
+   floats as many as keep float32's accuracy, a multiple of TERMS. */
 static void add_tile(const gradient *d, const block *k, i64 begin, i64 n_lanes, tile t) {
     const bnn_conv *g = d->g;
-    i64 taps = g->kh * g->kw, filters = g->m / g->group;
-    i64 window = g->samples * d->window_rows * g->w, n_rows = k->n_channels * taps, pitch;
+    i64 taps = g->kh * g->kw, filters = g->m / g->group, n_rows = k->n_channels * taps, pitch;
+    i64 largest = 0;
     const i64 here = 0;
     bnn_run runs[LANES];
     i64 n_runs = bnn_runs(begin, begin + n_lanes, k->n_rows, g->wo, runs);
     i64 n_pieces = list_pieces(d, k, runs, n_runs, t.pieces);
-    for (i64 first = 0; first < filters; first += g->filters) {
-        i64 last = bnn_min(first + g->filters, filters);
-        memset(t.sums, 0, (size_t)(n_rows * LANES) * sizeof(float));
-        for (i64 m = first; m < last; m += TERMS) {
-            const uint64_t *words = d->words + m / TERMS * d->n_words + k->channel * taps;
-            i64 n = bnn_min(TERMS, last - m);
-            const float *rows =
-                take_rows(d, k, begin, n_lanes, d->group * filters + m, n, t, &pitch);
-            d->cores->sum(rows, pitch, n, bnn_round_up(n_lanes, STRIP), (const uint8_t *)words,
-                          n_rows, sizeof *words, &here, 1, t.tables, t.sums);
+    for (i64 m = 0; m < filters; m += TERMS) {
+        const uint8_t *words = (uint8_t *)(d->words + m / TERMS * d->n_words + k->channel * taps);
+        i64 n = bnn_min(TERMS, filters - m);
+        const void *rows = take_rows(d, k, begin, n_lanes, d->group * filters + m, n, t, &pitch);
+        if (d->dy.type == BNN_I8) {
+            i64 more = d->cores->int8.bound(rows, pitch, n, n_lanes);
+            if (largest + more > MOST) {
+                add_sums(d, k, n_pieces, t);
+                largest = 0;
+            }
+            largest += more;
+            d->cores->int8.sum(rows, pitch, n, bnn_round_up(n_lanes, STRIP8), words, n_rows,
+                               sizeof *d->words, &here, 1, t.tables, t.sums);
+        } else {
+            if (m > 0 && m % g->filters == 0) add_sums(d, k, n_pieces, t);
+            d->cores->sum(rows, pitch, n, bnn_round_up(n_lanes, STRIP), words, n_rows,
+                          sizeof *d->words, &here, 1, t.tables, t.sums);
         }
-        for (i64 c = 0; c < k->n_channels; c++)
-            d->cores->scatter(t.sums + c * taps * LANES, t.pieces, n_pieces, g->sw,
-                              t.window + c * window);
     }
+    add_sums(d, k, n_pieces, t);
 }
 
 static void add_band(const gradient *d, const block *k, tile t) {
@@ -150,10 +189,13 @@ static void finish_rows(const gradient *d, const block *k, tile t) {
     for (i64 c = 0; c < k->n_channels; c++) {
         i64 channel = d->group * (g->c / g->group) + k->channel + c;
         for (i64 s = 0; s < g->samples; s++, window += d->window_rows * g->w) {
-            if (s < k->n_samples && begin < end)
-                bnn_from_floats(window + (begin - top) * g->w, d->dx, d->dx_type,
+            float *done_rows = window + (begin - top) * g->w;
+            if (s < k->n_samples && begin < end) {
+                bnn_scale(&d->dy, done_rows, (end - begin) * g->w);
+                bnn_from_floats(done_rows, d->dx, d->dx_type,
                                 (((k->sample + s) * g->c + channel) * g->h + begin) * g->w,
                                 (end - begin) * g->w);
+            }
             memmove(window, window + done * g->w, (size_t)(kept * g->w) * sizeof(float));
             memset(window + kept * g->w, 0, (size_t)(done * g->w) * sizeof(float));
         }
@@ -196,6 +238,7 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
     i64 channels = g->c / g->group, n_blocks = bnn_ceil_div(channels, g->channels);
     tile t = take_tile(d, d->per_thread[thread]);
     memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
+    memset(t.sums, 0, (size_t)(g->channels * g->kh * g->kw * LANES) * sizeof(float));
     memset(t.window, 0, (size_t)window_bytes(d));
     for (i64 unit = begin; unit < end; unit++) {
         block k = {.sample = d->sample + unit / n_blocks * g->samples,
@@ -236,7 +279,8 @@ static void add_samples(gradient *d) {
 }
 
 /* dx (N, C, H, W) from dy (N, M, Ho, Wo) and w (M, C / group, kh, kw), w packed; dy and dx: float32
-   or float16, dy also powers of two with their unit; dx may begin where dy of its type does.
+   or float16, dy also powers of two or int8 with their unit; dx may begin where dy does, but for
+   powers of two.
    Returns 0, with nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_conv_input_grad_b1(const bnn_conv *g, const void *dy, const float *dy_unit,
                                       const uint8_t *w, void *dx, i64 dy_type, i64 dx_type,

@@ -7,7 +7,8 @@
    bnn_gemm_f32b1f32.c for the method.
 
    A bit of padding is 0 and so counts as -1: dy is added back for each tap that lies outside. Each
-   band's sums are added to dw, in the order of the bands, whatever the number of threads. */
+   band's sums are added to dw, in the order of the bands, whatever the number of threads. Those of
+   a dy in int8 are integers, which are multiplied by the unit at last. */
 #include "bnn_products.h"
 
 typedef struct {
@@ -24,10 +25,13 @@ typedef struct {
     int padded;     /* whether any tap lies outside at any position */
 } gradient;
 
+/* Of a dy in int8 rows are int8, and tables int16. */
 typedef struct {
     uint8_t *bits;
     i64 *offsets;
-    float *rows, *tables, *sums, *outside; /* outside: (taps, 64) */
+    void *rows, *tables;
+    int16_t *narrow; /* sums of integers, until they are added to `sums` */
+    float *sums, *outside; /* outside: (taps, 64) */
     float *finished; /* for a sink: dw of the unit, (filters, channels, taps), or a piece of a tile */
 } tile;
 
@@ -148,8 +152,15 @@ static void fill_bits(const gradient *d, bnn_band b, block k, uint8_t *bits) {
     }
 }
 
+static inline int is_int8(const gradient *d) { return d->dy.type == BNN_I8; }
+
+/* Row i of dy by position, 64 lanes. */
+static inline void *row_at(const gradient *d, void *rows, i64 i) {
+    return (uint8_t *)rows + i * LANES * bnn_size_of(is_int8(d) ? BNN_I8 : BNN_F32);
+}
+
 /* Add the dy of a position to all taps that lie outside there. */
-static void add_outside(const gradient *d, i64 y, i64 x, const float *dy, float *outside) {
+static void add_outside(const gradient *d, i64 y, i64 x, const void *dy, float *outside) {
     const bnn_conv *g = d->g;
     i64 top = y * g->sh - g->pt, left = x * g->sw - g->pl;
     i64 bottom = top + (g->kh - 1) * g->dh, right = left + (g->kw - 1) * g->dw;
@@ -158,7 +169,10 @@ static void add_outside(const gradient *d, i64 y, i64 x, const float *dy, float 
         i64 at_y = top + ky * g->dh;
         for (i64 kx = 0; kx < g->kw; kx++, outside += LANES) {
             i64 at_x = left + kx * g->dw;
-            if (at_y < 0 || at_y >= g->h || at_x < 0 || at_x >= g->w)
+            if (at_y >= 0 && at_y < g->h && at_x >= 0 && at_x < g->w) continue;
+            if (is_int8(d))
+                d->cores->int8.accumulate(outside, dy, LANES);
+            else
                 d->cores->accumulate(outside, dy, LANES);
         }
     }
@@ -166,39 +180,59 @@ static void add_outside(const gradient *d, i64 y, i64 x, const float *dy, float 
 
 /* dy by position for a piece of a row of the band: bytes at .. at + n_bytes - 1 of its bits. */
 static void take_row(const gradient *d, bnn_band b, block k, i64 sample, i64 row, i64 at, i64 n_bytes,
-                     tile t, float *rows) {
+                     tile t, void *rows) {
     const bnn_conv *g = d->g;
     i64 plane = g->ho * g->wo, filter = k.group * (g->m / g->group) + k.filter;
     i64 y = b.row + row, x = b.col + 8 * at, n_cols = bnn_clamp(b.cols - 8 * at, 0, 8 * n_bytes);
     i64 first = ((b.sample + sample) * g->m + filter) * plane + y * g->wo + x;
-    bnn_turn(d->cores, &d->dy, first, plane, n_cols, k.n_filters, rows);
-    memset(rows + n_cols * LANES, 0, (size_t)((8 * n_bytes - n_cols) * LANES) * sizeof(float));
+    uint8_t *behind = row_at(d, rows, n_cols), *end = row_at(d, rows, 8 * n_bytes);
+    if (is_int8(d))
+        bnn_turn_int8(d->cores, &d->dy, first, plane, n_cols, k.n_filters, rows);
+    else
+        bnn_turn(d->cores, &d->dy, first, plane, n_cols, k.n_filters, rows);
+    memset(behind, 0, (size_t)(end - behind));
     if (!d->padded) return;
-    for (i64 i = 0; i < n_cols; i++) add_outside(d, y, x + i, rows + i * LANES, t.outside);
+    for (i64 i = 0; i < n_cols; i++) add_outside(d, y, x + i, row_at(d, rows, i), t.outside);
 }
 
-/* One block of up to 48 positions: the band's bytes from `byte` on, whatever their rows. */
-static void add_positions(const gradient *d, bnn_band b, block k, i64 sample, i64 byte, tile t) {
+static void flush(const gradient *d, block k, tile t) {
+    d->cores->int8.flush(t.narrow, k.n_channels * d->g->kh * d->g->kw * LANES, t.sums);
+}
+
+/* One block of up to 48 positions: the band's bytes from `byte` on, whatever their rows. `largest`:
+   what a sum of integers has come to at most. */
+static void add_positions(const gradient *d, bnn_band b, block k, i64 sample, i64 byte, tile t,
+                          i64 *largest) {
     const bnn_conv *g = d->g;
     i64 n_bytes = bnn_min(TERMS / 8, b.rows * d->row_bytes - byte);
     for (i64 i = 0, n; i < n_bytes; i += n) {
         i64 row = (byte + i) / d->row_bytes, at = (byte + i) % d->row_bytes;
         n = bnn_min(d->row_bytes - at, n_bytes - i);
-        take_row(d, b, k, sample, row, at, n, t, t.rows + 8 * i * LANES);
+        take_row(d, b, k, sample, row, at, n, t, row_at(d, t.rows, 8 * i));
     }
     const uint8_t *bits = t.bits + sample * k.n_channels * g->kw * d->plane;
-    d->cores->sum(t.rows, LANES, 8 * n_bytes, bnn_round_up(k.n_filters, STRIP), bits + byte,
-                  k.n_channels, g->kw * d->plane, t.offsets, g->kh * g->kw, t.tables, t.sums);
+    if (!is_int8(d)) {
+        d->cores->sum(t.rows, LANES, 8 * n_bytes, bnn_round_up(k.n_filters, STRIP), bits + byte,
+                      k.n_channels, g->kw * d->plane, t.offsets, g->kh * g->kw, t.tables, t.sums);
+        return;
+    }
+    i64 more = d->cores->int8.bound(t.rows, LANES, 8 * n_bytes, k.n_filters);
+    if (*largest + more > MOST) flush(d, k, t);
+    *largest = more + (*largest + more > MOST ? 0 : *largest);
+    d->cores->int8.sum(t.rows, LANES, 8 * n_bytes, bnn_round_up(k.n_filters, STRIP8), bits + byte,
+                       k.n_channels, g->kw * d->plane, t.offsets, g->kh * g->kw, t.tables,
+                       t.narrow);
 }
 
 static void add_band(const gradient *d, bnn_band b, block k, tile t) {
     const bnn_conv *g = d->g;
-    i64 taps = g->kh * g->kw;
+    i64 taps = g->kh * g->kw, largest = 0;
     memset(t.sums, 0, (size_t)(k.n_channels * taps * LANES) * sizeof(float));
     memset(t.outside, 0, (size_t)(taps * LANES) * sizeof(float));
     for (i64 s = 0; s < b.samples; s++)
         for (i64 byte = 0; byte < b.rows * d->row_bytes; byte += TERMS / 8)
-            add_positions(d, b, k, s, byte, t);
+            add_positions(d, b, k, s, byte, t, &largest);
+    if (is_int8(d)) flush(d, k, t);
     if (d->padded)
         for (i64 c = 0; c < k.n_channels; c++)
             d->cores->accumulate(t.sums + c * taps * LANES, t.outside, taps * LANES);
@@ -210,10 +244,11 @@ static i64 piece_channels(const bnn_conv *g) {
 }
 
 /* Give the sink elements `from` .. from + n - 1 of the block's filters, which follow each other. */
-static void hand_on(const gradient *d, block k, i64 from, const float *dw, i64 n) {
+static void hand_on(const gradient *d, block k, i64 from, float *dw, i64 n) {
     const bnn_conv *g = d->g;
     i64 row = k.group * (g->m / g->group) + k.filter;
     i64 start = k.channel * g->kh * g->kw + from;
+    bnn_scale(&d->dy, dw, k.n_filters * n);
     for (i64 i = 0; i < k.n_filters; i++)
         d->sink.take(d->sink.context, row + i, start, dw + i * n, n);
 }
@@ -226,6 +261,7 @@ static void add_sums(const gradient *d, block k, i64 first, i64 band, tile t) {
     if (!d->sink.take) {
         float *dw = d->dw + (k.group * (g->m / g->group) + k.filter) * row + k.channel * taps;
         d->cores->spill(t.sums, n, k.n_filters, dw, row, band > 0);
+        for (i64 i = 0; band == last && i < k.n_filters; i++) bnn_scale(&d->dy, dw + i * row, n);
     } else if (last > 0) {
         float *dw = t.finished + (k.filter - first) * n;
         d->cores->spill(t.sums, n, k.n_filters, dw, n, band > 0);
@@ -250,6 +286,11 @@ static i64 bits_bytes(const gradient *d) {
     return g->samples * g->channels * g->kw * d->plane + 64;
 }
 
+static i64 narrow_bytes(const gradient *d) {
+    const bnn_conv *g = d->g;
+    return is_int8(d) ? g->channels * g->kh * g->kw * LANES * (i64)sizeof(int16_t) : 0;
+}
+
 static tile take_tile(const gradient *d, bnn_scratch scratch) {
     const bnn_conv *g = d->g;
     i64 taps = g->kh * g->kw, floats = sizeof(float);
@@ -258,6 +299,7 @@ static tile take_tile(const gradient *d, bnn_scratch scratch) {
               .rows = bnn_take(&scratch, TERMS * LANES * floats),
               .tables = bnn_take(&scratch, BNN_TABLES_BYTES),
               .sums = bnn_take(&scratch, g->channels * taps * LANES * floats),
+              .narrow = bnn_take(&scratch, narrow_bytes(d)),
               .outside = bnn_take(&scratch, taps * LANES * floats),
               .finished = bnn_take(&scratch, finished_bytes(d))};
     return t;
@@ -272,6 +314,7 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
     i64 n_filters = bnn_ceil_div(filters, g->filters);
     tile t = take_tile(d, d->per_thread[thread]);
     memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
+    memset(t.narrow, 0, (size_t)narrow_bytes(d));
     for (i64 ky = 0; ky < g->kh; ky++)
         for (i64 kx = 0; kx < g->kw; kx++)
             t.offsets[ky * g->kw + kx] =
@@ -296,7 +339,7 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
 }
 
 /* dw (M, C / group, kh, kw) from x (N, C, H, W), packed, and dy (N, M, Ho, Wo), float32 or
-   float16, or powers of two with their unit.
+   float16, or powers of two or int8 with their unit.
    dw: float32, or its signs (M, ceil(C / group kh kw / 8)) alone, a block of channels whole bytes;
    or NULL with an `update` of w (M, C / group, kh, kw), which takes dw as it is finished.
    Returns 0, with nothing done, if the scratch is too small. */
@@ -319,7 +362,7 @@ BNN_EXPORT int bnn_conv_weight_grad_b1(const bnn_conv *g, const uint8_t *x, cons
     i64 taps = g->kh * g->kw, floats = sizeof(float);
     i64 share = bnn_round_up(bits_bytes(&d), 64) + bnn_round_up(taps * 8, 64) +
                 BNN_TABLES_BYTES + (TERMS + g->channels * taps + taps) * LANES * floats +
-                bnn_round_up(finished_bytes(&d), 64);
+                bnn_round_up(finished_bytes(&d), 64) + narrow_bytes(&d);
     if (!bnn_share(&scratch, share, per_thread)) return 0;
     i64 filters = g->m / g->group, channels = g->c / g->group;
     i64 n_blocks = bnn_ceil_div(channels, g->channels) * bnn_ceil_div(filters, g->filters);

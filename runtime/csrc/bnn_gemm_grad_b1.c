@@ -5,7 +5,9 @@
    It is both gradients of a binary dense layer: of the weights, with d = dy and the bits of x
    (terms are samples), and of the input, with d = dy transposed and the bits of w (terms are
    filters). For every 6 terms the 64 signed sums of some lanes are tabled; 6 bits then choose one.
-   The input gradient of a few samples flips the signs of d one by one instead. Sums are float32; what is not is rounded, once, when a tile is finished.
+   The input gradient of a few samples flips the signs of d one by one instead. Sums are float32, or
+   int16 and then float32 where d is int8, to be multiplied by its unit at last; what is not float32
+   is rounded, once, when a tile is finished.
    Source: Arlazarov, Dinic, Kronrod, Faradzev (1970), "the method of the four Russians". */
 #include "bnn_products.h"
 
@@ -32,10 +34,33 @@ typedef struct {
     bnn_scratch *per_thread;
 } product;
 
+/* Of a d in int8 rows are int8, tables int16. */
 typedef struct {
-    float *rows, *tables, *sums, *finished;
+    void *rows, *tables;
+    float *sums, *finished;
+    int16_t *narrow; /* sums of integers, until they are added to `sums` */
     uint64_t *words;
 } tile;
+
+/* The same of integers. */
+static const int8_t *take_integers(const product *p, i64 term, i64 n_terms, i64 lane, i64 n_lanes,
+                                   tile t, i64 *pitch) {
+    const shape *s = &p->s;
+    i64 first = term * s->term_pitch + lane * s->lane_pitch;
+    const int8_t *d = (const int8_t *)p->d.data + first;
+    int8_t *rows = t.rows;
+    *pitch = LANES;
+    if (s->lane_pitch > 1) {
+        bnn_turn_int8(p->cores, &p->d, first, s->lane_pitch, n_terms, n_lanes, rows);
+    } else if (n_lanes % STRIP8 == 0) {
+        *pitch = s->term_pitch;
+        return d;
+    } else {
+        for (i64 i = 0; i < n_terms; i++)
+            memcpy(rows + i * LANES, d + i * s->term_pitch, (size_t)n_lanes);
+    }
+    return rows;
+}
 
 /* Rows of d from a term and a lane on, `pitch` apart. */
 static const float *take_rows(const product *p, i64 term, i64 n_terms, i64 lane, i64 n_lanes,
@@ -50,10 +75,12 @@ static const float *take_rows(const product *p, i64 term, i64 n_terms, i64 lane,
         return (const float *)p->d.data + first;
     } else {
         for (i64 i = 0; i < n_terms; i++)
-            bnn_to_floats(&p->d, first + i * s->term_pitch, t.rows + i * LANES, n_lanes);
+            bnn_to_floats(&p->d, first + i * s->term_pitch, (float *)t.rows + i * LANES, n_lanes);
     }
     return t.rows;
 }
+
+static int is_int8(const product *p) { return p->d.type == BNN_I8; }
 
 /* The bits of some terms, a block of them, by columns. */
 static void turn_bits(const product *p, i64 term, i64 n_terms, i64 bit, i64 n_bits, tile t) {
@@ -68,23 +95,35 @@ static void turn_bits(const product *p, i64 term, i64 n_terms, i64 bit, i64 n_bi
 static void add_terms(const product *p, i64 term, i64 n_terms, i64 n_bits, i64 lane, i64 n_lanes,
                       tile t) {
     const i64 here = 0;
-    i64 pitch;
+    i64 pitch, largest = 0;
     memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
     memset(t.sums, 0, (size_t)(n_bits * LANES) * sizeof(float));
     for (i64 i = 0; i < n_terms; i += TERMS) {
         i64 n = bnn_min(TERMS, n_terms - i);
         const uint64_t *words = t.words + i / TERMS * p->s.block;
-        const float *rows = take_rows(p, term + i, n, lane, n_lanes, t, &pitch);
-        p->cores->sum(rows, pitch, n, bnn_round_up(n_lanes, STRIP), (const uint8_t *)words, n_bits,
-                      sizeof *words, &here, 1, t.tables, t.sums);
+        if (is_int8(p)) {
+            const int8_t *rows = take_integers(p, term + i, n, lane, n_lanes, t, &pitch);
+            i64 more = p->cores->int8.bound(rows, pitch, n, n_lanes);
+            if (largest + more > MOST) p->cores->int8.flush(t.narrow, n_bits * LANES, t.sums);
+            largest = more + (largest + more > MOST ? 0 : largest);
+            p->cores->int8.sum(rows, pitch, n, bnn_round_up(n_lanes, STRIP8),
+                               (const uint8_t *)words, n_bits, sizeof *words, &here, 1, t.tables,
+                               t.narrow);
+        } else {
+            const float *rows = take_rows(p, term + i, n, lane, n_lanes, t, &pitch);
+            p->cores->sum(rows, pitch, n, bnn_round_up(n_lanes, STRIP), (const uint8_t *)words,
+                          n_bits, sizeof *words, &here, 1, t.tables, t.sums);
+        }
     }
+    if (is_int8(p)) p->cores->int8.flush(t.narrow, n_bits * LANES, t.sums);
 }
 
 /* Hand on a finished tile (n_lanes, block), or round it to the type of the result. */
 static void finish_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_lanes, tile t) {
     const shape *s = &p->s;
     for (i64 l = 0; l < n_lanes; l++) {
-        const float *row = t.finished + l * s->block;
+        float *row = t.finished + l * s->block;
+        bnn_scale(&p->d, row, n_bits);
         if (s->sink.take)
             s->sink.take(s->sink.context, lane + l, bit, row, n_bits);
         else
@@ -103,6 +142,7 @@ static void multiply_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n
                         term > 0);
     }
     if (!s->is_direct) finish_tile(p, bit, n_bits, lane, n_lanes, t);
+    for (i64 l = 0; s->is_direct && l < n_lanes; l++) bnn_scale(&p->d, out + l * s->n_bits, n_bits);
 }
 
 /* A block of few lanes, for which no tables are worth building. */
@@ -128,9 +168,14 @@ static i64 finished_bytes(const shape *s) {
     return s->is_direct ? 0 : LANES * s->block * (i64)sizeof(float);
 }
 
-static i64 share_bytes(const shape *s) {
+static i64 narrow_bytes(const product *p) {
+    return is_int8(p) ? p->s.block * LANES * (i64)sizeof(int16_t) : 0;
+}
+
+static i64 share_bytes(const product *p) {
+    const shape *s = &p->s;
     return bnn_round_up(words_bytes(s), 64) + BNN_TABLES_BYTES +
-           (TERMS + s->block) * LANES * (i64)sizeof(float) + finished_bytes(s);
+           (TERMS + s->block) * LANES * (i64)sizeof(float) + finished_bytes(s) + narrow_bytes(p);
 }
 
 static void multiply_blocks(void *context, i64 begin, i64 end, int thread) {
@@ -144,7 +189,9 @@ static void multiply_blocks(void *context, i64 begin, i64 end, int thread) {
               .rows = bnn_take(&scratch, TERMS * row),
               .tables = bnn_take(&scratch, BNN_TABLES_BYTES),
               .sums = bnn_take(&scratch, s->block * row),
-              .finished = bnn_take(&scratch, finished_bytes(s))};
+              .finished = bnn_take(&scratch, finished_bytes(s)),
+              .narrow = bnn_take(&scratch, narrow_bytes(p))};
+    memset(t.narrow, 0, (size_t)narrow_bytes(p));
     for (i64 bit = begin * s->block; bit < bnn_min(end * s->block, s->n_bits); bit += s->block) {
         i64 n_bits = bnn_min(s->block, s->n_bits - bit);
         if (s->n_lanes <= FEW && s->lane_pitch > 1) {
@@ -159,14 +206,14 @@ static void multiply_blocks(void *context, i64 begin, i64 end, int thread) {
 static int multiply(const shape *s, const uint8_t *bits, bnn_map d, void *out, uint8_t *memory,
                     i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
-    if (!bnn_share(&scratch, share_bytes(s), per_thread)) return 0;
     product p = {*s, bnn_best_cores(), bits, d, out, per_thread};
+    if (!bnn_share(&scratch, share_bytes(&p), per_thread)) return 0;
     bnn_parallel(bnn_ceil_div(s->n_bits, s->block), 1, multiply_blocks, &p);
     return 1;
 }
 
-/* dw (M, K) = dy (N, M) transposed times x (N, K), x packed. dy: float32, float16, or
-   powers of two with their unit. dw: float32, or its signs (M, ceil(K / 8)) alone; or NULL with an
+/* dw (M, K) = dy (N, M) transposed times x (N, K), x packed. dy: float32, float16, or powers of two
+   or int8 with their unit. dw: float32, or its signs (M, ceil(K / 8)) alone; or NULL with an
    `update` of w (M, K), which takes dw as it is finished. Returns 0, with nothing done, if the
    scratch is too small. */
 BNN_EXPORT int bnn_gemm_weight_grad_b1(const bnn_gemm *g, const uint8_t *x, const void *dy,
@@ -179,7 +226,7 @@ BNN_EXPORT int bnn_gemm_weight_grad_b1(const bnn_gemm *g, const uint8_t *x, cons
 }
 
 /* dx (N, K) = dy (N, M) times w (M, K), w packed; dy and dx: float32 or float16, dy also powers
-   of two with their unit. Returns 0, with nothing done, if the scratch is too small. */
+   of two or int8 with their unit. Returns 0, with nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_gemm_input_grad_b1(const bnn_gemm *g, const void *dy, const float *dy_unit,
                                       const uint8_t *w, void *dx, i64 dy_type, i64 dx_type,
                                       uint8_t *memory, i64 n_bytes) {

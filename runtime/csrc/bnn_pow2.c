@@ -9,7 +9,6 @@ enum {
     ONE = 127,                   /* exponent of 1, as a float has it */
     TO_NEAREST = 0x800000 - 0x3504F4, /* carries into the exponent from sqrt(2) on */
     INFINITE = 0x7f800000,
-    MAX_THREADS = 64,
 };
 
 /* ---- Decoding ---- */
@@ -75,8 +74,7 @@ struct codec {
     float *y, unit;
     i64 row, row_bytes, piece, pieces; /* elements and bytes a row, elements and number of pieces */
     i64 n;
-    int32_t base;                  /* exponent of the unit, as a float has it */
-    int32_t largest[MAX_THREADS];  /* magnitude, as its bits */
+    int32_t base; /* exponent of the unit, as a float has it */
 };
 
 static void decode_pieces(void *context, i64 begin, i64 end, int thread) {
@@ -90,32 +88,6 @@ static void decode_pieces(void *context, i64 begin, i64 end, int thread) {
 }
 
 /* ---- Encoding ---- */
-
-/* The largest magnitude; NaN is larger than infinity. */
-BNN_INLINE void find_largest(void *context, i64 begin, i64 end, int thread) {
-    struct codec *p = context;
-    float room[BNN_TILE];
-    int32_t found = p->largest[thread];
-    v8i lanes = {0};
-    for (i64 at = begin; at < end; at += BNN_TILE) {
-        const i64 m = bnn_min(BNN_TILE, end - at);
-        const float *x = bnn_floats(p->x, at, m, p->type, room);
-        i64 i = 0;
-        for (; i + 8 <= m; i += 8) {
-            v8i bits;
-            memcpy(&bits, x + i, sizeof bits);
-            bits &= INT32_MAX;
-            const v8i larger = bits > lanes;
-            lanes = (bits & larger) | (lanes & ~larger);
-        }
-        for (; i < m; i++) {
-            const int32_t bits = (int32_t)(bnn_bits_of_float(x[i]) & INT32_MAX);
-            found = bits > found ? bits : found;
-        }
-    }
-    for (int k = 0; k < 8; k++) found = lanes[k] > found ? lanes[k] : found;
-    p->largest[thread] = found;
-}
 
 BNN_INLINE uint32_t code_of(float x, int32_t base) {
     const int32_t magnitude = (int32_t)(bnn_bits_of_float(x) & INT32_MAX);
@@ -182,10 +154,8 @@ BNN_INLINE void encode_pieces(void *context, i64 begin, i64 end, int thread) {
         NAME(context, begin, end, thread);                                             \
     }
 
-VARIANT(find_largest, any)
 VARIANT(encode_pieces, any)
 #if BNN_X86_64
-BNN_AVX2 VARIANT(find_largest, avx2)
 BNN_AVX2 VARIANT(encode_pieces, avx2)
 #endif
 
@@ -209,10 +179,7 @@ BNN_EXPORT void bnn_pow2_pack(const void *x, uint8_t *packed, float *unit, i64 r
                               i64 type) {
     struct codec p = {.x = x, .packed = packed, .row = row, .type = type,
                       .row_bytes = bnn_pow2_row_bytes(row)};
-    bnn_parallel(rows * row, BNN_GRAIN, BNN_PICK(find_largest), &p);
-    int32_t largest = 0;
-    for (int i = 0; i < MAX_THREADS; i++) largest = p.largest[i] > largest ? p.largest[i] : largest;
-    *unit = unit_of(largest, &p.base);
+    *unit = unit_of(bnn_largest_magnitude(x, rows * row, type), &p.base);
     if (*unit > 0) run(&p, BNN_PICK(encode_pieces), rows);
     else memset(packed, 0, (size_t)(rows * p.row_bytes));
 }

@@ -146,6 +146,21 @@ static void decode_lanes(const bnn_map *d, i64 first, i64 pitch, i64 n_rows, i64
     }
 }
 
+/* What is wanted next, most likely; the stride is too long for the processor to guess. */
+static void fetch(const bnn_map *d, i64 first, i64 pitch, i64 n_rows, i64 n_lanes) {
+    const i64 size = bnn_size_of(d->type);
+    const uint8_t *from = (const uint8_t *)d->data + first * size;
+    for (i64 l = 0; l < n_lanes; l++)
+        for (i64 i = 0; i < n_rows * size; i += 64)
+            __builtin_prefetch(from + (l * pitch + n_rows) * size + i);
+}
+
+void bnn_turn_int8(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i64 n_rows,
+                   i64 n_lanes, int8_t *rows) {
+    cores->int8.turn((const int8_t *)d->data + first, pitch, n_rows, n_lanes, rows);
+    fetch(d, first, pitch, n_rows, n_lanes);
+}
+
 void bnn_turn(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i64 n_rows,
               i64 n_lanes, float *rows) {
     float wide[LANES * TERMS];
@@ -161,10 +176,5 @@ void bnn_turn(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i6
             bnn_to_floats(d, first + l * pitch, wide + l * TERMS, n_rows);
         cores->turn(wide, TERMS, n_rows, n_lanes, rows);
     }
-    /* What is wanted next, most likely; the stride is too long for the processor to guess. */
-    const i64 size = bnn_size_of(d->type);
-    const uint8_t *from = (const uint8_t *)d->data + first * size;
-    for (i64 l = 0; l < n_lanes; l++)
-        for (i64 i = 0; i < n_rows * size; i += 64)
-            __builtin_prefetch(from + (l * pitch + n_rows) * size + i);
+    fetch(d, first, pitch, n_rows, n_lanes);
 }

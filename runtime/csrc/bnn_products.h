@@ -15,9 +15,11 @@ enum {
     LANES = 64,    /* outputs side by side: positions or filters */
     STRINGS = 4,   /* outputs of a XNOR product computed together for each lane */
     STRIP = 16,    /* lanes that share a set of tables, which has to fit the first-level cache */
+    STRIP8 = 32,   /* the same of integers, whose sums are half as wide */
     GROUP = 6,     /* rows of the float operand behind one table */
     TABLE = 64,    /* their signed sums */
     TERMS = 48,    /* rows in one set of tables: eight groups */
+    MOST = 32767,  /* that a sum of integers comes to in int16 */
     OUTSIDE = 128, /* in place of a nibble: this tap lies in the padding and counts nothing */
 };
 
@@ -39,7 +41,8 @@ typedef struct {
 static inline i64 bnn_round_up(i64 a, i64 b) { return bnn_ceil_div(a, b) * b; }
 static inline i64 bnn_clamp(i64 a, i64 low, i64 high) { return bnn_max(low, bnn_min(a, high)); }
 
-/* A gradient dy: float32, float16, or powers of two in rows of `row` elements, times a unit. */
+/* A gradient dy: float32, float16, powers of two in rows of `row` elements, times a unit, or int8,
+   times a unit that the sums are multiplied by at last. */
 typedef struct {
     const void *data;
     i64 type, row;
@@ -50,12 +53,20 @@ static inline bnn_map bnn_map_of(const void *data, i64 type, const float *unit, 
     return (bnn_map){data, type, row, unit ? *unit : 1};
 }
 
-/* y[i] = x[first + i], n elements; of powers of two those of one row. */
+/* x *= the unit of d, if x are sums of its integers. */
+static inline void bnn_scale(const bnn_map *d, float *x, i64 n) {
+    if (d->type != BNN_I8) return;
+    for (i64 i = 0; i < n; i++) x[i] *= d->unit;
+}
+
+/* y[i] = x[first + i], n elements; of powers of two those of one row, of integers themselves. */
 static inline void bnn_to_floats(const bnn_map *x, i64 first, float *y, i64 n) {
     if (x->type == BNN_F32)
         memcpy(y, (const float *)x->data + first, (size_t)n * sizeof *y);
     else if (x->type == BNN_F16)
         bnn_decode_halves((const bnn_half *)x->data + first, y, n);
+    else if (x->type == BNN_I8)
+        for (i64 i = 0; i < n; i++) y[i] = ((const int8_t *)x->data)[first + i];
     else
         bnn_decode_pow2((const uint8_t *)x->data + first / x->row * bnn_pow2_row_bytes(x->row),
                         x->row, first % x->row, x->unit, y, n);
@@ -149,6 +160,24 @@ typedef struct {
     i64 from, to, n;
 } bnn_piece;
 
+/* Those of a dy in int8, whose sums are exact. */
+typedef struct {
+    /* As `sum` below, sums in int16; n_lanes is a multiple of STRIP8. */
+    void (*sum)(const int8_t *rows, i64 pitch, i64 n_terms, i64 n_lanes, const uint8_t *words,
+                i64 n_outer, i64 word_pitch, const i64 *offsets, i64 n_inner, int16_t *tables,
+                int16_t *sums);
+    /* The largest sum of magnitudes of n_terms <= TERMS rows in any lane: no sum of them with any
+       signs is larger. */
+    i64 (*bound)(const int8_t *rows, i64 pitch, i64 n_terms, i64 n_lanes);
+    /* out[i] += sums[i]; sums[i] = 0. */
+    void (*flush)(int16_t *sums, i64 n, float *out);
+    /* As `scatter`, `accumulate` and `turn`. */
+    void (*scatter)(const int16_t *sums, const bnn_piece *pieces, i64 n_pieces, i64 stride,
+                    float *out);
+    void (*accumulate)(float *a, const int8_t *b, i64 n);
+    void (*turn)(const int8_t *d, i64 pitch, i64 n_rows, i64 n_lanes, int8_t *rows);
+} bnn_int8_cores;
+
 /* The inner loops. All give the same bits. Counts of 64 lanes: 4 strings against a panel (n_steps, 64) of nibbles. */
 typedef struct {
     /* counts[i][lane] = number of differing bits; indices: (n_steps, 4) nibbles times 16. */
@@ -179,13 +208,19 @@ typedef struct {
     /* out[to + i * stride] += sums[from + i], i < n, piece by piece. */
     void (*scatter)(const float *sums, const bnn_piece *pieces, i64 n_pieces, i64 stride,
                     float *out);
+    bnn_int8_cores int8;
 } bnn_cores;
 
+/* Of integers as well: STRIP8 of them are as many bytes. */
 #define BNN_TABLES_BYTES (TERMS / GROUP * TABLE * STRIP * (i64)sizeof(float))
 
 /* As `turn`, from element `first` on. */
 void bnn_turn(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i64 n_rows,
               i64 n_lanes, float *rows);
+
+/* The same of a map in int8. */
+void bnn_turn_int8(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i64 n_rows,
+                   i64 n_lanes, int8_t *rows);
 
 extern const bnn_cores bnn_cores_portable;
 #if BNN_X86_64

@@ -37,4 +37,7 @@ BNN_INLINE void bnn_keep(const float *tile, void *y, i64 i, i64 n, enum bnn_type
     for (i64 j = 0; type == BNN_I16 && j < n; j++) integers[j] = (int16_t)tile[j];
 }
 
+/* The bits of the largest magnitude of n elements; NaN is larger than infinity. */
+int32_t bnn_largest_magnitude(const void *x, i64 n, enum bnn_type type);
+
 #endif

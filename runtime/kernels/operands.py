@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias, cast
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS
 from bnnopt.runtime.kernels.compiled.updates import FUSED
+from bnnopt.runtime.kernels.tiling import WITH_UNIT
 from bnnopt.runtime.kernels.windows import make_window
 
 Shape: TypeAlias = Sequence[int]
@@ -115,6 +116,11 @@ def _loss(o: Operands) -> Pairs:
 
 def _loss_grad(o: Operands) -> Pairs:
     return [(o.written(0), math.prod(o.input(1)))]
+
+
+def _int8_pack(o: Operands) -> Pairs:
+    n = math.prod(o.input(0))
+    return [(o.read(1), 1), (o.written(0), n), (o.written(1), 1)]
 
 
 # Codecs -------------------------------------------------------------------------------------------
@@ -253,7 +259,7 @@ def _window(o: Operands, space: Shape, kernel: Shape) -> Shape:
 
 
 class Product(NamedTuple):
-    """A product with its places: an index of an input, or -1 for the output; ``pow2`` dy is packed.
+    """A product with its places: an index of an input, or -1 for the output.
 
     Attributes
     ----------
@@ -284,13 +290,15 @@ def _conv(o: Operands) -> Pairs:
     return [(o.read(2), o.input(1)[0]), *_product_pairs(_real(FORWARD), o)]
 
 
-def _product(product: Product, pow2: bool = False) -> Rule:
+def _product(product: Product, name: str = "") -> Rule:
     """Of a binary convolution or dense product, or of a gradient of one."""
 
     def rule(o: Operands) -> Pairs:
-        if pow2:
+        if name.endswith(WITH_UNIT):
             dense = _with_dense_dy(product, o)
-            yield o.read(product.y), _pow2_bytes(_at(dense, product.y))
+            if "dy_shape" in o.attributes:
+                yield o.read(product.y), _pow2_bytes(_at(dense, product.y))
+            yield o.read(product.y + 1), 1
             o = dense
         yield from _product_pairs(product, o)
 
@@ -298,9 +306,11 @@ def _product(product: Product, pow2: bool = False) -> Rule:
 
 
 def _with_dense_dy(product: Product, o: Operands) -> Operands:
-    """The operands of a product whose dy is packed powers of two, and the unit behind it."""
+    """The operands of a product whose dy has its unit behind it, and may be packed."""
     place = product.y
-    y = (o.input(place)[0], *o.sizes("dy_shape"))
+    y = o.input(place)
+    if "dy_shape" in o.attributes:
+        y = (y[0], *o.sizes("dy_shape"))
     return o._replace(inputs=[*o.inputs[:place], y, *o.inputs[place + 2 :]])
 
 
@@ -354,17 +364,17 @@ def _fused(operator: str) -> Rule:
     """Of an optimiser step behind its product: w, what the product reads, states; dw comes last."""
     product, step = FUSED[operator]
     is_bits = FORMS[step].rule == BOP
-    pow2 = product.endswith("Pow2")
-    n_operands = 3 if pow2 else 2
+    has_unit = product.endswith(WITH_UNIT)
+    n_operands = 3 if has_unit else 2
 
     def rule(o: Operands) -> Pairs:
         w, operands = o.input(0), o.inputs[1 : 1 + n_operands]
         sides = o._replace(inputs=operands, outputs=[w, *o.outputs])
         kind = SIGNS_GRAD if is_bits else WEIGHT_GRAD
         kind = kind._replace(x_packed=product != "ConvWeightGrad")
-        yield from _product(kind, pow2)(sides)
+        yield from _product(kind, product)(sides)
         if is_bits:  # the momenta have the shape that bits hide
-            sides = _with_dense_dy(kind, sides) if pow2 else sides
+            sides = _with_dense_dy(kind, sides) if has_unit else sides
             x, bits, y = (_at(sides, place) for place in kind[:3])
             w = (y[1], *_sides(kind, sides, x, bits, y[2:])[1])
             yield o.read(1 + n_operands + FORMS[step].bytes), math.prod(w)
@@ -395,6 +405,7 @@ RULES: Mapping[str, Rule] = {
     "GlobalAveragePool": _planes,
     "SoftmaxCrossEntropy": _loss,
     "SoftmaxCrossEntropyGrad": _loss_grad,
+    "Int8Pack": _int8_pack,
     "ThresholdPack": _threshold_pack,
     "MaskedGrad": _masked_grad,
     **dict.fromkeys(("BitmapPack", "PrunedBitmapPack"), _bitmap_pack),
@@ -423,14 +434,14 @@ RULES: Mapping[str, Rule] = {
     "BitmapConvWeightGrad": _bitmap_weight_grad,
     **{f"Binary{kind}": _product(FORWARD) for kind in ("Conv", "Gemm")},
     **{
-        f"Binary{kind}{name}{form}": _product(product, bool(form))
+        f"Binary{kind}{name}{form}": _product(product, form)
         for kind in ("Conv", "Gemm")
         for name, product in {
             "InputGrad": INPUT_GRAD,
             "WeightGrad": WEIGHT_GRAD,
             "WeightGradSigns": SIGNS_GRAD,
         }.items()
-        for form in ("", "Pow2")
+        for form in ("", *WITH_UNIT)
     },
     **{operator: _fused(operator) for operator in FUSED},
     **{f"Gemm{step}": _fused_gemm for step in FORMS},

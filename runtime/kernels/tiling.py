@@ -27,6 +27,7 @@ MAX_COUNT = 65535  # of differing bits
 STAGED_UNITS = 8  # of work, for all threads, on the samples that are copied at a time
 WINDOW_BYTES = 1 << 19  # of the input gradient, float32, that is not finished
 FLOAT16 = 10  # as ONNX numbers it
+WITH_UNIT = "Pow2", "Int8"  # ends of the names of products that read a unit behind dy
 
 Shape = Sequence[int]
 Attributes = Mapping[str, Attribute]
@@ -302,6 +303,7 @@ def scratch_bytes(
     g = tiling(op, input_shapes, output_shapes, attributes)
     if g is None:
         return None
+    is_int8 = op.endswith("Int8")
     op, _ = _of_floats(op, input_shapes, attributes)
     if isinstance(g, Convolution):
         shared, shares = _CONVOLUTIONS[op][1](g)
@@ -309,18 +311,34 @@ def scratch_bytes(
     else:
         shared, shares = _DENSE[op][1](g)
         copied = 0
+    if is_int8:
+        shares = [*shares, _int16_sums(op, g)]
     return _up(shared, 64) + _up(copied, 64) + n_threads * sum(_up(share, 64) for share in shares)
+
+
+def _int16_sums(op: str, g: Tiling) -> int:
+    """Bytes of the sums of a dy in int8, beside those in float32; dx of a convolution has none."""
+    if op == "BinaryConvInputGrad":
+        return 0
+    rows = g.channels * g.taps if isinstance(g, Convolution) else g.block
+    return rows * LANES * 2
 
 
 def _of_floats(
     op: str, input_shapes: Sequence[Shape], attributes: Attributes
 ) -> tuple[str, Sequence[Shape]]:
-    """The product, and its input shapes, where dy is packed powers of two and their unit."""
-    if not op.endswith("Pow2"):
+    """The product, and its input shapes, of a dy that has a unit behind it, and may be packed."""
+    if not op.endswith(WITH_UNIT):
         return op, input_shapes
     dy = 0 if "InputGrad" in op else 1
-    shape = [input_shapes[dy][0], *_ints(attributes, "dy_shape")]
-    return op.removesuffix("Pow2"), [*input_shapes[:dy], shape, *input_shapes[dy + 2 :]]
+    shape = list(input_shapes[dy])
+    if "dy_shape" in attributes:
+        shape[1:] = _ints(attributes, "dy_shape")
+    return op.removesuffix("Pow2").removesuffix("Int8"), [
+        *input_shapes[:dy],
+        shape,
+        *input_shapes[dy + 2 :],
+    ]
 
 
 def _geometry(

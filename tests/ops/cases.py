@@ -293,25 +293,53 @@ def pow2_cases() -> list[Case]:
     for note, x in values.items():
         pack = case("Pow2Pack", note, x)
         table += [pack, case("Pow2Unpack", note, *pack.twin, shape=list(x.shape[1:]))]
-    for product in binary_product_cases():
-        plain = OPERATORS[product.operator]
-        form = in_form(plain.base, plain.form | Form.POW2)
-        if form is not None and product.note in ("same", "everything", "odd"):
-            dtypes = (1, 10) if "InputGrad" in form else (1,)
-            table += [packed_dy(form, product, dtype) for dtype in dtypes]
+    table += products_in(Form.POW2)
     return [*table, case("Pow2Unpack", "any-bits", *any_pow2(3, 13), shape=[13])]
 
 
-def packed_dy(form: str, product: Case, dtype: int) -> Case:
-    """The same product of its dy packed; dx in an ONNX dtype."""
-    is_dx, (a, b) = "InputGrad" in form, product.inputs
-    dy = (2.0 ** RNG.integers(-2, 5, (a if is_dx else b).shape)).astype(np.float32)
-    dy *= RNG.integers(-1, 2, dy.shape)
-    packed = case("Pow2Pack", "", dy).twin
+def int8_cases() -> list[Case]:
+    """The codec, and the products, whose integer sums are exact in any order."""
+    values = {
+        **{note: normal(*shape) for note, shape in SHAPES.items()},
+        "half": normal(2, 3, 7).astype(np.float16),
+        "zeros": np.array([[0.0, -0.0, 0.0]], np.float32),
+        "smallest": np.array([[1e-45, -1e-38, 3e-38]], np.float32),
+        "largest": np.array([[3.4e38, -3.4e38, 1e34]], np.float32),
+        "all-the-largest": np.full((2, 40), -0.3, np.float32),
+        "infinite": np.array([[1.0, -np.inf], [2.0, 0.0]], np.float32),
+        "not-a-number": np.array([[1.0, -2.0, np.nan]], np.float32),
+    }
+    packs = [
+        case("Int8Pack", note, x, np.array(7), seed=3 * i)
+        for i, (note, x) in enumerate(values.items())
+    ]
+    return [*packs, *products_in(Form.INT8)]
+
+
+def products_in(form: Form) -> list[Case]:
+    """The gradients of binary products that read their dy in a form."""
+    table = []
+    for product in binary_product_cases():
+        plain = OPERATORS[product.operator]
+        name = in_form(plain.base, plain.form | form)
+        if name is not None and product.note in ("same", "everything", "odd"):
+            dtypes = (1, 10) if "InputGrad" in name else (1,)
+            table += [narrow_dy(name, form, product, dtype) for dtype in dtypes]
+    return table
+
+
+def narrow_dy(name: str, form: Form, product: Case, dtype: int) -> Case:
+    """The same product of a dy of few values, packed; dx in an ONNX dtype."""
+    is_dx, (a, b) = "InputGrad" in name, product.inputs
+    shape = (a if is_dx else b).shape
+    own: dict[str, Attribute] = {"dtype": dtype} if is_dx else {}
+    if form is Form.POW2:
+        packed = few_powers(np.empty(shape))
+        own["dy_shape"] = list(shape[1:])
+    else:
+        packed = few_integers(np.empty(shape))
     inputs = (*packed, b) if is_dx else (a, *packed)
-    own: dict[str, Attribute] = {"dy_shape": list(dy.shape[1:])}
-    own |= {"dtype": dtype} if is_dx else {}
-    return case(form, f"{product.note}-{dtype}", *inputs, **product.attributes, **own)
+    return case(name, f"{product.note}-{dtype}", *inputs, **product.attributes, **own)
 
 
 def any_pow2(n: int, length: int) -> tuple[Array, Array]:
@@ -721,12 +749,19 @@ def update_cases() -> list[Case]:
             (few, *few_powers(matrix)),
             {"x_shape": [27], "dy_shape": [4]},
         ),
+        *updates("BinaryConvInt8", g.w_shape, (packed, *few_integers(dy)), bits),
+        *updates("BinaryGemmInt8", (4, 27), (few, *few_integers(matrix)), {"x_shape": [27]}),
     ]
 
 
 def few_powers(like: Array) -> tuple[Array, Array]:
-    """Packed powers of two whose sums are exact."""
-    return case("Pow2Pack", "", (2.0 ** RNG.integers(0, 7, like.shape)).astype(np.float32)).twin
+    """Packed powers of two and zeros whose sums are exact."""
+    x = (2.0 ** RNG.integers(-2, 5, like.shape)).astype(np.float32)
+    return case("Pow2Pack", "", x * RNG.integers(-1, 2, like.shape, np.int8)).twin
+
+
+def few_integers(like: Array) -> tuple[Array, Array]:
+    return RNG.integers(-127, 128, like.shape, np.int8), scalar(0.3)
 
 
 def updates(
@@ -843,4 +878,5 @@ CASES = [
     *l1_normalization_cases(),
     *level_cases(),
     *pow2_cases(),
+    *int8_cases(),
 ]

@@ -129,6 +129,34 @@ def test_a_power_of_two_is_at_most_half_an_octave_off(
     assert np.abs(wide).max() <= least * 2**15
 
 
+@settings(deadline=None)
+@given(shapes, seeds, st.integers(-30, 30), st.sampled_from([np.float32, np.float16]))
+def test_an_integer_is_next_to_its_element(
+    shape: tuple[int, ...], seed: int, octave: int, dtype: type[np.floating]
+):
+    rng = np.random.default_rng(seed)
+    scale = 2.0 ** (octave if dtype is np.float32 else 0)
+    x = (rng.standard_normal(shape) * scale).astype(dtype)
+    q, unit = KERNELS["Int8Pack"](x, np.array(seed % 100), seed=seed % 1000)
+    assert (q.dtype, unit.dtype) == (np.int8, np.float32)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(unit, np.abs(wide).max() / 127, rtol=1e-6)
+    assert (np.abs(q * float(unit) - wide) <= (1 + 1e-5) * unit).all()
+
+
+def test_integers_are_right_in_the_mean():
+    x = np.random.default_rng(5).standard_normal((8, 50)).astype(np.float32)
+    n, total = 2000, np.zeros(x.shape)
+    for step in range(n):
+        q, unit = KERNELS["Int8Pack"](x, np.array(step), seed=1)
+        total += q
+    off = total / n * float(unit) - x.astype(np.float64)
+    deviation = float(unit) / 2 / n**0.5  # at most, of a mean of n
+    assert np.abs(off).max() < 5 * deviation
+    nearest = np.rint(x / unit) * float(unit) - x
+    assert np.abs(nearest).max() > 5 * deviation
+
+
 @given(shapes, seeds, st.sampled_from([np.nan, np.inf, -np.inf]))
 def test_what_is_not_finite_poisons_the_whole_tensor(
     shape: tuple[int, ...], seed: int, poison: float
@@ -138,3 +166,6 @@ def test_what_is_not_finite_poisons_the_whole_tensor(
     x.flat[rng.integers(x.size)] = poison
     packed, unit = KERNELS["Pow2Pack"](x)
     assert np.isnan(KERNELS["Pow2Unpack"](packed, unit, shape=list(shape[1:]))).all()
+    q, unit = KERNELS["Int8Pack"](x, np.array(1), seed=0)
+    assert np.isnan(unit)
+    assert not q.any()

@@ -161,6 +161,19 @@ def test_signs_before_the_exponents_are_rejected():
     assert_rejected(case, [np.hstack([packed[:, -2:], packed[:, :-2]]), unit])
 
 
+def test_integers_to_nearest_are_rejected():
+    case = BY_NAME["Int8Pack-nine"]
+    _, unit = case.twin
+    assert_rejected(case, [np.rint(case.inputs[0] / unit).astype(np.int8), unit])
+
+
+def test_a_product_of_another_unit_is_rejected():
+    case = BY_NAME["BinaryGemmInputGradInt8-odd-1"]
+    dy, unit, w = case.inputs
+    other = dataclasses.replace(case, inputs=(dy, np.nextafter(unit, unit + 1), w))
+    assert_rejected(case, [*other.twin])
+
+
 def test_unrounded_float_attribute_is_seen():
     """0.1 is not a float32: a kernel in float64 must get what the model holds."""
     assert rounded({"beta": 0.1, "group": 2}) == {"beta": float(np.float32(0.1)), "group": 2}

@@ -40,5 +40,6 @@ def test_a_form_is_found_by_its_family_and_nothing_else() -> None:
         assert in_form(operator.base, operator.form) == name
     assert in_form("AdamStep", Form.SIGNS | Form.HALF) == "SignHalfAdamStep"
     assert in_form("BinaryConvAdamStep", Form.FUSED | Form.POW2) == "BinaryConvPow2AdamStep"
+    assert in_form("BinaryGemmBopStep", Form.FUSED | Form.INT8) == "BinaryGemmInt8BopStep"
     assert in_form("BopStep", Form.SIGNS) is None
     assert in_form("ConvWeightGrad", Form.POW2) is None

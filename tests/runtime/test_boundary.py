@@ -82,8 +82,8 @@ def test_constants_of_the_real_products(tmp_path: Path) -> None:
 
 
 def test_types_of_elements_and_rules_are_numbered_alike(tmp_path: Path) -> None:
-    types = asked(tmp_path, ["bnn.h"], ["BNN_F32", "BNN_U8", "BNN_I16", "BNN_F16"])
-    kinds = [np.dtype(name) for name in ("float32", "uint8", "int16", "float16")]
+    types = asked(tmp_path, ["bnn.h"], ["BNN_F32", "BNN_U8", "BNN_I8", "BNN_I16", "BNN_F16"])
+    kinds = [np.dtype(name) for name in ("float32", "uint8", "int8", "int16", "float16")]
     assert types == [calls.TYPES[kind] for kind in kinds]
     assert types == [onnx.helper.np_dtype_to_tensor_dtype(kind) for kind in kinds]
     rules = [name.removesuffix("Step").replace("AdamW", "Adam") for name in RULES]

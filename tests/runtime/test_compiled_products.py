@@ -460,3 +460,76 @@ def test_the_twin_goes_through_several_tiles():
         2 * np.unpackbits(a, axis=1, bitorder="little").astype(np.int64) - 1 for a in product.inputs
     )
     np.testing.assert_array_equal(product.twin(), x @ w.T)
+
+
+def with_integers(product: Product, dtype: int, seed: int) -> Product:
+    """The gradient of a dy in int8: of all magnitudes, of small ones, or all the largest."""
+    is_dx, rng = "InputGrad" in product.operator, np.random.default_rng(seed)
+    inputs, place = [*product.inputs], 0 if is_dx else 1
+    top = (127, 9, 127)[seed % 3]
+    dy = rng.integers(-top, top + 1, inputs[place].shape, np.int8)
+    if seed % 3 == 2:
+        dy[...] = top
+    unit = np.array(0.3, np.float32)
+    return Product(
+        f"{product.operator}Int8",
+        [*inputs[:place], dy, unit, *inputs[place + 1 :]],
+        {**product.attributes, **({"dtype": dtype} if is_dx else {})},
+    )
+
+
+def assert_integers_are_exact(product: Product) -> None:
+    """Sums below 2^24 are whole in float32 too, so that all there is to round is one product."""
+    want = KERNELS[product.operator](*product.inputs, **product.attributes)
+    assert isinstance(want, np.ndarray)
+    for kernels, threads in (("avx512", 1), ("avx2", 2), ("portable", 5)):
+        assert run(product, kernels=kernels, threads=threads).tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("note", CONVOLUTIONS)
+def test_convolutions_of_integers(note: str):
+    for seed, dtype in enumerate((1, 10, 1)):
+        _, dw, dx = conv_products(CONVOLUTIONS[note], seed=12)
+        assert_integers_are_exact(with_integers(dw, dtype, seed))
+        assert_integers_are_exact(with_integers(dx, dtype, seed))
+
+
+@pytest.mark.parametrize("shape", LAYERS, ids=str)
+def test_layers_of_integers(shape: tuple[int, int, int]):
+    for seed, dtype in enumerate((1, 10, 1)):
+        for product in layer_products(*shape, seed=13)[1:]:
+            assert_integers_are_exact(with_integers(product, dtype, seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(geometries(), st.integers(0, 2**32 - 1))
+def test_drawn_convolutions_of_integers(g: Geometry, seed: int):
+    for product in conv_products(g, seed)[1:]:
+        assert_integers_are_exact(with_integers(product, 1, seed))
+
+
+def test_signs_of_integer_sums() -> None:
+    for product in (conv_products(CONVOLUTIONS["seven"], 14)[1], layer_products(9, 40, 70, 14)[1]):
+        dw = with_integers(product, 1, 0)
+        want = np.packbits(run(dw, threads=2).reshape(len(dw.twin()), -1) >= 0, 1, "little")
+        signs = dataclasses.replace(dw, operator=dw.operator.replace("Int8", "SignsInt8"))
+        np.testing.assert_array_equal(run(signs, threads=2), want)
+        assert 0 < np.unpackbits(want).mean() < 1
+
+
+@pytest.mark.parametrize("note", ["many-samples", "many-larger", "strides", "grouped"])
+def test_a_wider_dx_written_over_integers_has_the_same_bits(note: str):
+    product = with_integers(conv_products(CONVOLUTIONS[note], seed=15)[2], 10, 0)
+    want, (dy, unit, w) = run(product, threads=1), product.inputs
+    for kernels, threads in (("avx512", 1), ("portable", 5)):
+        memory = Guarded(np.empty(max(want.nbytes, dy.nbytes), np.uint8), 0)
+        over = memory.array[: dy.nbytes].view(np.int8).reshape(dy.shape)
+        dx = memory.array[: want.nbytes].view(want.dtype).reshape(want.shape)
+        over[...] = dy
+        scratch = Guarded(np.empty(product.scratch_bytes(threads, dy.nbytes), np.uint8), 0)
+        with settings_of(kernels=kernels, threads=threads):
+            kernel = COMPILED[product.operator]
+            assert kernel([over, unit, w], [dx], product.attributes, scratch.array)
+        memory.check()
+        scratch.check()
+        assert dx.tobytes() == want.tobytes()

@@ -14,6 +14,7 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
     FLOAT16,
     FLOAT32,
+    INT8,
     TYPES,
     UINT8,
     Arrays,
@@ -31,7 +32,8 @@ BITS: Dtypes = (UINT8,)
 FLOATS: Dtypes = (FLOAT32, FLOAT16)
 WHOLE: Dtypes = (*FLOATS, np.dtype(np.int16))
 SUMS: Dtypes = (FLOAT32,)
-UNIT: Dtypes = (np.dtype("f4"),)  # behind a dy of packed powers of two
+INTEGERS: Dtypes = (INT8,)
+UNIT: Dtypes = (np.dtype("f4"),)  # behind a dy of packed powers of two, or of integers
 
 CONV = CFunction("int bnn_conv_b1b1(bnn_conv*, uint8_t*, uint8_t*, void*, i64, uint8_t*, i64)")
 CONV_INPUT_GRAD = CFunction(
@@ -54,16 +56,22 @@ GEMM_WEIGHT_GRAD = CFunction(
 FUNCTIONS: dict[str, tuple[CFunction, tuple[Dtypes, ...], Dtypes]] = {
     "BinaryConv": (CONV, (BITS, BITS), WHOLE),
     "BinaryConvInputGrad": (CONV_INPUT_GRAD, (FLOATS, BITS), FLOATS),
+    "BinaryConvInputGradInt8": (CONV_INPUT_GRAD, (INTEGERS, UNIT, BITS), FLOATS),
     "BinaryConvInputGradPow2": (CONV_INPUT_GRAD, (BITS, UNIT, BITS), FLOATS),
     "BinaryConvWeightGrad": (CONV_WEIGHT_GRAD, (BITS, FLOATS), SUMS),
     "BinaryConvWeightGradSigns": (CONV_WEIGHT_GRAD, (BITS, FLOATS), BITS),
+    "BinaryConvWeightGradInt8": (CONV_WEIGHT_GRAD, (BITS, INTEGERS, UNIT), SUMS),
+    "BinaryConvWeightGradSignsInt8": (CONV_WEIGHT_GRAD, (BITS, INTEGERS, UNIT), BITS),
     "BinaryConvWeightGradPow2": (CONV_WEIGHT_GRAD, (BITS, BITS, UNIT), SUMS),
     "BinaryConvWeightGradSignsPow2": (CONV_WEIGHT_GRAD, (BITS, BITS, UNIT), BITS),
     "BinaryGemm": (GEMM, (BITS, BITS), WHOLE),
     "BinaryGemmInputGrad": (GEMM_INPUT_GRAD, (FLOATS, BITS), FLOATS),
+    "BinaryGemmInputGradInt8": (GEMM_INPUT_GRAD, (INTEGERS, UNIT, BITS), FLOATS),
     "BinaryGemmInputGradPow2": (GEMM_INPUT_GRAD, (BITS, UNIT, BITS), FLOATS),
     "BinaryGemmWeightGrad": (GEMM_WEIGHT_GRAD, (BITS, FLOATS), SUMS),
     "BinaryGemmWeightGradSigns": (GEMM_WEIGHT_GRAD, (BITS, FLOATS), BITS),
+    "BinaryGemmWeightGradInt8": (GEMM_WEIGHT_GRAD, (BITS, INTEGERS, UNIT), SUMS),
+    "BinaryGemmWeightGradSignsInt8": (GEMM_WEIGHT_GRAD, (BITS, INTEGERS, UNIT), BITS),
     "BinaryGemmWeightGradPow2": (GEMM_WEIGHT_GRAD, (BITS, BITS, UNIT), SUMS),
     "BinaryGemmWeightGradSignsPow2": (GEMM_WEIGHT_GRAD, (BITS, BITS, UNIT), BITS),
 }
@@ -72,7 +80,8 @@ FUNCTIONS: dict[str, tuple[CFunction, tuple[Dtypes, ...], Dtypes]] = {
 def product(op: str) -> KernelCall:
     """The call of a binary product or of a gradient of one, by the name of its operator."""
     function, wanted, wanted_result = FUNCTIONS[op]
-    floats = wanted.index(FLOATS) if FLOATS in wanted else None
+    unit = wanted.index(UNIT) if UNIT in wanted else None
+    dy = unit - 1 if unit is not None else wanted.index(FLOATS) if FLOATS in wanted else None
 
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
         arrays = [array for array in (*inputs, outputs[0]) if array is not None]
@@ -83,11 +92,10 @@ def product(op: str) -> KernelCall:
         cut = tiling(op, [array.shape for array in operands], [result.shape], attributes)
         if cut is None or scratch.ctypes.data % 64:
             return False
-        types = [TYPES[UINT8]] if UNIT in wanted else []
         given: list[Array | None] = [*operands]
-        if floats is not None:
-            types.append(TYPES[operands[floats].dtype])
-            given.insert(floats + 1, None)  # the unit
+        if dy is not None and unit is None:
+            given.insert(dy + 1, None)
+        types = [TYPES[operands[dy].dtype]] if dy is not None else []
         types.append(TYPES[result.dtype])
         given += [result, *[None] * ("WeightGrad" in op)]  # and no optimiser that takes it
         return function(cut, *given, *types, scratch, scratch.size)

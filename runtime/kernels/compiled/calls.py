@@ -32,7 +32,7 @@ FLOAT16 = np.dtype(np.float16)
 INT64 = np.dtype(np.int64)
 UINT8 = np.dtype(np.uint8)
 INT8 = np.dtype(np.int8)
-TYPES = {FLOAT32: 1, UINT8: 2, np.dtype(np.int16): 5, FLOAT16: 10}
+TYPES = {FLOAT32: 1, UINT8: 2, INT8: 3, np.dtype(np.int16): 5, FLOAT16: 10}
 """Types of elements as ONNX and C's ``enum bnn_type`` number them."""
 
 
@@ -51,7 +51,7 @@ def covered(*arrays: Array | None, dtype: DTypeLike = FLOAT32) -> bool:
 
 def type_of(array: Array | None) -> int | None:
     """C's ``enum bnn_type`` of a map that is contiguous and aligned; None if it has no such."""
-    if array is None or array.dtype == UINT8 or not covered(array, dtype=array.dtype):
+    if array is None or array.dtype.itemsize == 1 or not covered(array, dtype=array.dtype):
         return None
     return TYPES.get(array.dtype)
 

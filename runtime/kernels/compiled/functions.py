@@ -164,6 +164,7 @@ _CONVERTERS: dict[str, Callable[..., object]] = {
     "void*": _of_array(),
     "float*": _of_array("f4"),
     "bnn_half*": _of_array("f2"),
+    "int8_t*": _of_array("i1"),
     "uint8_t*": _of_array("u1", "?"),
     "int32_t*": _of_array("i4"),
     "uint32_t*": _of_array("u4", "i4", "f4"),

@@ -1,4 +1,4 @@
-"""The compiled codecs of one bit per element."""
+"""The compiled codecs of signs, masks and gradients."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
+    INT8,
     Arrays,
     Attributes,
     covered,
+    integer,
     number,
     type_of,
 )
@@ -26,6 +28,7 @@ NOT_NEGATIVE_PACK = CFunction("void bnn_not_negative_pack(void*, uint8_t*, i64, 
 RANGE_PACK = CFunction("void bnn_range_pack(void*, uint8_t*, i64, i64, i64, float, float)")
 THRESHOLD_PACK = CFunction("void bnn_threshold_pack(void*, float*, uint8_t*, i64, i64, i64, i64)")
 MASKED_GRAD = CFunction("void bnn_masked_grad(void*, uint8_t*, void*, i64, i64, i64)")
+INT8_PACK = CFunction("void bnn_int8_pack(void*, i64*, int8_t*, float*, i64, i64, i64)")
 POW2_PACK = CFunction("void bnn_pow2_pack(void*, uint8_t*, float*, i64, i64, i64)")
 POW2_UNPACK = CFunction("void bnn_pow2_unpack_f32(uint8_t*, float*, float*, i64, i64)")
 
@@ -103,6 +106,18 @@ def masked_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch
     return _run_rows(MASKED_GRAD, dx, packed, dy, packed, dx, dy_type)
 
 
+def int8_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`int8.int8_pack`; q may begin where x does."""
+    (x, step), (q, unit) = inputs, outputs
+    x_type = type_of(x)
+    if x_type is None or not covered(q, dtype=INT8) or not covered(unit):
+        return False
+    if not covered(step, dtype=np.int64):
+        return False
+    assert x is not None
+    return INT8_PACK(x, step, q, unit, x.size, integer(attributes, "seed"), x_type)
+
+
 def pow2_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`pow2.pow2_pack`."""
     x, (packed, unit) = inputs[0], outputs
@@ -154,6 +169,7 @@ def _run_packed(
 
 KERNELS: dict[str, CompiledKernel] = {
     "BinarizePack": CompiledKernel(binarize_pack, repeatable=True),
+    "Int8Pack": CompiledKernel(int8_pack, repeatable=True),
     "MaskedGrad": CompiledKernel(masked_grad, repeatable=True),
     "PackBits": CompiledKernel(pack_bits, repeatable=True),
     "Pow2Pack": CompiledKernel(pow2_pack, repeatable=True),

@@ -21,8 +21,8 @@ from bnnopt.runtime.kernels.compiled.convolution import Cut, is_half, is_map, we
 from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction, again
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
+from bnnopt.runtime.kernels.tiling import WITH_UNIT, tiling
 from bnnopt.runtime.kernels.tiling import scratch_bytes as binary_scratch_bytes
-from bnnopt.runtime.kernels.tiling import tiling
 
 Shape = Sequence[int]
 
@@ -38,8 +38,10 @@ FUSED: dict[str, Fused] = {
     kind + step: Fused(product, step)
     for kind, product in {
         "BinaryConv": "BinaryConvWeightGradSigns",
+        "BinaryConvInt8": "BinaryConvWeightGradSignsInt8",
         "BinaryConvPow2": "BinaryConvWeightGradSignsPow2",
         "BinaryGemm": "BinaryGemmWeightGradSigns",
+        "BinaryGemmInt8": "BinaryGemmWeightGradSignsInt8",
         "BinaryGemmPow2": "BinaryGemmWeightGradSignsPow2",
         "Conv": "ConvWeightGrad",
     }.items()
@@ -82,7 +84,7 @@ _Item = TypeVar("_Item")
 def _split(product: str, inputs: Sequence[_Item]) -> tuple[_Item, list[_Item], list[_Item]]:
     """The weights, what the product reads beside them, and the rest."""
     w, *others = inputs
-    n = 3 if product.endswith("Pow2") else 2
+    n = 3 if product.endswith(WITH_UNIT) else 2
     return w, others[:n], others[n:]
 
 

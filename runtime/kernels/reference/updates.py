@@ -15,6 +15,10 @@ from bnnopt.runtime.kernels.reference.binary_products import (
     binary_gemm_weight_grad,
 )
 from bnnopt.runtime.kernels.reference.convolution import conv_weight_grad
+from bnnopt.runtime.kernels.reference.int8 import (
+    binary_conv_weight_grad_int8,
+    binary_gemm_weight_grad_int8,
+)
 from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.linear import dense_weight_grad
 from bnnopt.runtime.kernels.reference.optimizers import STEPS, sign_grad
@@ -27,13 +31,16 @@ from bnnopt.runtime.kernels.reference.pow2 import (
 
 FUSED_PRODUCTS: dict[str, Kernel] = {
     "BinaryConv": binary_conv_weight_grad,
+    "BinaryConvInt8": binary_conv_weight_grad_int8,
     "BinaryConvPow2": binary_conv_weight_grad_pow2,
     "BinaryGemm": binary_gemm_weight_grad,
+    "BinaryGemmInt8": binary_gemm_weight_grad_int8,
     "BinaryGemmPow2": binary_gemm_weight_grad_pow2,
     "Conv": conv_weight_grad,
     "Gemm": dense_weight_grad,
 }
-BY_FILTERS = ("BinaryConv", "BinaryGemm", "Conv")  # can make some filters' gradient alone
+# Those that can make some filters' gradient alone.
+BY_FILTERS = ("BinaryConv", "BinaryConvInt8", "BinaryGemm", "BinaryGemmInt8", "Conv")
 
 
 def masked(raw: Array, w: Array, *, scale: float, limit: float) -> Array:
