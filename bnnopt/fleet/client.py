@@ -18,10 +18,10 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 
 from bnnopt.errors import BnnoptError, UsageError
-from bnnopt.fleet.layout import Layout, State, digest, pack_signs, unpack_signs
+from bnnopt.fleet.layout import Layout, State, digest, pack_signs, unpack_counts, unpack_signs
 from bnnopt.fleet.options import RunOptions
 from bnnopt.fleet.shards import PARTITION, open_shard
-from bnnopt.fleet.votes import moved
+from bnnopt.fleet.votes import mean_sign, moved
 from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.data.normalization import choose
 from bnnopt.runtime.training import Recipe
@@ -99,11 +99,19 @@ def _trained_plainly(
 def _received(
     message: Message, context: Context, layout: Layout, session: TrainingSession
 ) -> State:
-    """The state that the server has: sent as it is, or as votes on what the device holds."""
-    content, config = message.content, message.content["config"]
+    """The state that the server has: as it is, as counts, or as votes on what the device holds."""
+    content = message.content
+    config: Any = content["config"]
     if "arrays" in content:
         arrays: Any = content["arrays"]
         return State(arrays["signed"].numpy(), arrays["averaged"].numpy())
+    if "counts" in content:
+        counts: Any = content["counts"]
+        positive, devices = (
+            unpack_counts(counts["planes"].numpy(), layout.n_signed),
+            config["devices"],
+        )
+        return State(mean_sign(positive, devices), counts["averaged"].numpy())
     state = _held(context, config) or layout.flat(session.parameters())
     if config["from"] == 0 and digest(state) != config["first"]:
         raise _StaleError("the folder of this device holds other weights than the server's")

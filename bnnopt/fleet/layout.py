@@ -15,6 +15,7 @@ from bnnopt.runtime import TrainingSession
 
 Floats = NDArray[np.float32]
 Bits = NDArray[np.uint8]
+Counts = NDArray[np.int64]
 
 
 class State(NamedTuple):
@@ -142,3 +143,28 @@ def unpack_signs(bits: Bits, n: int) -> Floats:
     """-1 and +1 of packed signs: (n,) float32."""
     ones = np.unpackbits(bits, count=n, bitorder="little").astype(np.float32)
     return 2 * ones - 1
+
+
+def pack_counts(counts: Counts, most: int) -> Bits:
+    """Whole numbers from 0 to `most` as planes of bits, the lowest first.
+
+    Parameters
+    ----------
+    counts : (n,) int64
+    most : int
+
+    Returns
+    -------
+    (bits of most, ceil(n / 8)) uint8
+        Each plane packed as in `pack_signs`.
+    """
+    planes = [np.packbits((counts >> k) & 1, bitorder="little") for k in range(most.bit_length())]
+    return np.stack(planes)
+
+
+def unpack_counts(planes: Bits, n: int) -> Counts:
+    """The reverse of `pack_counts`: (n,) int64."""
+    counts = np.zeros(n, np.int64)
+    for k, plane in enumerate(planes):
+        counts += np.unpackbits(plane, count=n, bitorder="little").astype(np.int64) << k
+    return counts

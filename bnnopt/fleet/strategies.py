@@ -26,8 +26,17 @@ from flwr.serverapp.strategy import FedAvg
 
 from bnnopt.errors import UsageError
 from bnnopt.fleet.client import STALE
-from bnnopt.fleet.layout import Bits, Layout, State, digest
-from bnnopt.fleet.votes import Update, by_samples, check, majority, mean_signs, moved, trimmed_mean
+from bnnopt.fleet.layout import Bits, Layout, State, digest, pack_counts
+from bnnopt.fleet.votes import (
+    Update,
+    by_samples,
+    check,
+    majority,
+    mean_sign,
+    moved,
+    positives,
+    trimmed_mean,
+)
 
 METRICS = ("loss", "accuracy")  # of a device's training; the median is told
 HEADER = 256  # bytes around an array that is sent, at most
@@ -172,12 +181,26 @@ class SignStrategy(FedAvg):
 class BinaryAverage(SignStrategy):
     """Devices send their binary weights; their mean is the latent weights of the next round.
 
-    Yang et al., arXiv:2110.02226. One bit a weight goes up, a float of 32 bits comes down.
+    Yang et al., arXiv:2110.02226. One bit a weight goes up. Of n devices a mean is one of n + 1
+    numbers: what comes down is how many have a positive sign, in as few bits as n takes.
     """
 
+    _counts: ArrayRecord | None = None  # of the last round; the first sends all weights
+    _devices = 0
+
+    def _message(self, node: int, arrays: ArrayRecord, number: int) -> Message:
+        if self._counts is None:
+            return super()._message(node, arrays, number)
+        config = ConfigRecord({"round": number, "devices": self._devices})
+        content = RecordDict({"counts": self._counts, "config": config})
+        return Message(content=content, message_type=MessageType.TRAIN, dst_node_id=node)
+
     def _next(self, updates: list[Update], number: int, random: np.random.Generator) -> State:
-        signs = [update.signs for update in updates]
-        return State(mean_signs(signs, self.layout.n_signed), trimmed_mean(updates))
+        positive = positives([update.signs for update in updates], self.layout.n_signed)
+        averaged, self._devices = trimmed_mean(updates), len(updates)
+        planes = pack_counts(positive, self._devices)
+        self._counts = ArrayRecord({"planes": Array(planes), "averaged": Array(averaged)})
+        return State(mean_sign(positive, self._devices), averaged)
 
 
 class SignMajority(SignStrategy):

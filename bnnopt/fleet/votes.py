@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnnopt.errors import UsageError
-from bnnopt.fleet.layout import Bits, Floats, Layout, State
+from bnnopt.fleet.layout import Bits, Counts, Floats, Layout, State
 
-Weights = NDArray[np.int64]
 MOST_MEDIANS = 2  # a vote counts no more than so many times the median one
 MOST_SAMPLES = 1 << 40  # of a device: sums of them stay exact
 TRIMMED, FEWEST = 0.2, 3  # the share that is left out at each end, from so many devices on
@@ -63,7 +61,7 @@ def check(update: Update, layout: Layout) -> None:
 
 
 def majority(
-    signs: Sequence[Bits], n: int, random: np.random.Generator, weights: Weights | None = None
+    signs: Sequence[Bits], n: int, random: np.random.Generator, weights: Counts | None = None
 ) -> Bits:
     """The sign that most devices have for each of n weights, packed; by chance where they tie.
 
@@ -85,7 +83,7 @@ def majority(
     return np.packbits(surplus > 0, bitorder="little")
 
 
-def by_samples(updates: Sequence[Update]) -> Weights:
+def by_samples(updates: Sequence[Update]) -> Counts:
     """What votes count by the samples that are behind them: (devices,) int64.
 
     At most twice the median: a device that overstates its samples has no more than two votes.
@@ -94,17 +92,19 @@ def by_samples(updates: Sequence[Update]) -> Weights:
     return np.minimum(samples, max(1, int(MOST_MEDIANS * np.median(samples))))
 
 
-def mean_signs(signs: Sequence[Bits], n: int) -> Floats:
-    """The mean of packed signs, in [-1, 1]: (n,) float32.
+def positives(signs: Sequence[Bits], n: int) -> Counts:
+    """How many of the devices have a positive sign for each of n weights: (n,) int64."""
+    return _positive(signs, n, np.ones(len(signs), np.int64))
+
+
+def mean_sign(positive: Counts, devices: int) -> Floats:
+    """The mean sign where so many of the devices have a positive one, in [-1, 1]: (n,) float32.
 
     Yang et al., "Communication-Efficient Federated Learning with Binary Neural Networks",
     arXiv:2110.02226: the mean of the devices' binary weights are the latent weights of the next
-    round.
+    round. Server and devices work it out alike, to the last bit.
     """
-    counts = np.ones(len(signs), np.int64)
-    return (_positive(signs, n, counts) * 2 - len(signs)).astype(np.float32) / np.float32(
-        len(signs)
-    )
+    return (positive * 2 - devices).astype(np.float32) / np.float32(devices)
 
 
 def trimmed_mean(updates: Sequence[Update]) -> Floats:
@@ -133,7 +133,7 @@ def moved(state: State, vote: Bits, rate: float, averaged: Floats) -> State:
     return State(state.signed + step, averaged)
 
 
-def _positive(signs: Sequence[Bits], n: int, weights: Weights) -> Weights:
+def _positive(signs: Sequence[Bits], n: int, weights: Counts) -> Counts:
     counts = np.zeros(n, np.int64)
     for bits, weight in zip(signs, weights, strict=True):
         counts += weight * np.unpackbits(bits, count=n, bitorder="little")

@@ -82,6 +82,16 @@ def test_only_votes_come_down(base: Path, tmp_path: Path) -> None:
     assert last["bytes-down"] - first["bytes-down"] == 3 * DEVICES * sent
 
 
+def test_counts_come_down_where_weights_are_averaged(base: Path, tmp_path: Path) -> None:
+    """Of five devices, in three bits."""
+    grid = run(config := options(base, tmp_path, strategy="binary-average"))
+    assert [full for _, full in grid.received] == [True] * DEVICES + [False] * 3 * DEVICES
+    first, last = (log_of(config)[i] for i in (1, 4))
+    layout = Layout.of(TrainingSession(config["folder"]), True)
+    sent = 3 * layout.n_bytes_of_signs + 4 * layout.n_averaged + 2 * 128  # numpy's headers
+    assert last["bytes-down"] - first["bytes-down"] == 3 * DEVICES * sent
+
+
 def test_a_device_that_missed_rounds_gets_their_votes(base: Path, tmp_path: Path) -> None:
     """It dies in rounds 2 and 3 before it replies, and has the others' state after round 4."""
     calls = 0

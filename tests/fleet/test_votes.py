@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnnopt.errors import UsageError
-from bnnopt.fleet.layout import Layout, State, pack_signs, unpack_signs
+from bnnopt.fleet.layout import Layout, State, pack_counts, pack_signs, unpack_counts, unpack_signs
 from bnnopt.fleet.options import RunOptions
 from bnnopt.fleet.shards import split
 from bnnopt.fleet.votes import (
@@ -20,8 +20,9 @@ from bnnopt.fleet.votes import (
     by_samples,
     check,
     majority,
-    mean_signs,
+    mean_sign,
     moved,
+    positives,
     trimmed_mean,
 )
 
@@ -57,7 +58,10 @@ def test_the_majority_is_that_of_a_count(n: int, devices: int, seed: int) -> Non
     found = unpack_signs(majority(packed, n, rng()), n)
     total = votes.sum(axis=0)
     np.testing.assert_array_equal(found[total != 0], np.sign(total)[total != 0])
-    np.testing.assert_allclose(mean_signs(packed, n), votes.mean(axis=0), rtol=1e-6)
+    planes = pack_counts(positives(packed, n), devices)
+    assert planes.shape == (devices.bit_length(), -(-n // 8))
+    mean = mean_sign(unpack_counts(planes, n), devices)
+    np.testing.assert_allclose(mean, votes.mean(axis=0), rtol=1e-6)
 
 
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 99))
