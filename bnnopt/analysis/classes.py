@@ -64,13 +64,13 @@ def _classify_kept(root: ir.Value, views: list[ir.Value]) -> VariableClass:
     if producer is None:
         return VariableClass.RETAINED
     is_result = root is producer.outputs[0] or root.dtype == ir.DataType.UINT8
-    gives_bits = family(producer) == _SIGNS_OF_NORM
+    gives_bits = family(producer).endswith(_SIGNS_OF_NORM)  # also behind a convolution
     if (gives_bits or family(producer) == _NORM) and not is_result:
         return VariableClass.STATISTICS
     only_masks = all(node.op_type == "MaskedGrad" for node in late_readers(views))
     is_mask = root.dtype in (ir.DataType.BOOL, ir.DataType.INT64)
     is_mask |= root.dtype == ir.DataType.UINT8 and traits(producer).makes_mask
-    is_mask |= gives_bits and root is producer.outputs[1]
+    is_mask |= gives_bits and root in producer.outputs[1:]
     packs_signs = producer.op_type == "SignPack" or gives_bits
     if is_mask or (packs_signs and only_masks):
         return VariableClass.MASKS

@@ -115,10 +115,13 @@ def like(*input_indices: int) -> TypeRule:
     return lambda node: [(dtype(node.inputs[i]), dims(node.inputs[i])) for i in input_indices]
 
 
-_INTEGERS = frozenset({"group", "stochastic", "seed"})
+_INTEGERS = frozenset(
+    {"group", "stochastic", "seed", "dtype"}
+    | {"plane", "width", "kernel_width", "row_dilation", "column_dilation"}
+)
 _LISTS = frozenset(
     {"x_shape", "w_shape", "dy_shape", "input_shape", "kernel_shape", "shape"}
-    | {"strides", "pads", "dilations", "output_padding"}
+    | {"strides", "pads", "dilations", "output_padding", "bit_values"}
 )
 
 
@@ -130,13 +133,17 @@ def signature_of(operator: Operator) -> tuple[str, list[str], list[str], str]:
 
 
 def passed_on(names: Iterable[str]) -> str:
-    """A function's attributes as it hands them on to another, in ONNX text."""
-    kinds = [
-        (name, "int" if name in _INTEGERS else "ints" if name in _LISTS else "float")
-        for name in names
-    ]
-    listed = ", ".join(f"{name}: {kind} = @{name}" for name, kind in kinds)
+    """A function's attributes as it hands them on to another, in ONNX text.
+
+    Of a mapping, the names of the other to its own.
+    """
+    own = names if isinstance(names, Mapping) else {name: name for name in names}
+    listed = ", ".join(f"{name}: {_kind(name)} = @{mine}" for name, mine in own.items())
     return f"<{listed}>" if listed else ""
+
+
+def _kind(name: str) -> str:
+    return "int" if name in _INTEGERS else "ints" if name in _LISTS else "float"
 
 
 def packed_row_bytes(shape: Dims, n_bits: int = 1) -> int:

@@ -12,6 +12,7 @@ from bnnopt.ops import (
     bitmap,
     convolution,
     dropout,
+    filter_blocks,
     indexing,
     int8,
     loss,
@@ -45,6 +46,7 @@ OPERATORS: dict[str, Operator] = {
         int8,
         pow2,
         updates,
+        filter_blocks,
     )
     for operator in module.OPERATORS
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bnnopt.passes.binary_output_int16 import BinaryOutputInt16
 from bnnopt.passes.binary_weight_gradients import BinaryWeightGradients
 from bnnopt.passes.bitmap import Bitmap
+from bnnopt.passes.block_filters import BlockFilters
 from bnnopt.passes.bnn_batch_norm_backward import BnnBatchNormBackward
 from bnnopt.passes.drop_adam_second_moment import DropAdamSecondMoment
 from bnnopt.passes.float16_activations import Float16Activations
@@ -99,6 +100,7 @@ STAGES = (
         "that make them, results move over what they are made from, and at last the nodes are "
         "put in the order that needs the least memory.",
         (
+            BlockFilters(),
             ImmediateUpdate(),
             FuseUpdates(),
             StreamGradients(),

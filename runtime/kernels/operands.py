@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias, cast
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS
 from bnnopt.runtime.kernels.compiled.updates import FUSED
+from bnnopt.runtime.kernels.reference.filter_blocks import CHAINS, OF_WINDOW
 from bnnopt.runtime.kernels.tiling import WITH_UNIT
 from bnnopt.runtime.kernels.windows import make_window
 
@@ -383,6 +384,28 @@ def _fused(operator: str) -> Rule:
     return rule
 
 
+def _filter_block(operator: str) -> Rule:
+    """Of a convolution, a pooling perhaps, and a batch norm that writes bits."""
+    chain = CHAINS[operator]
+    product = FORWARD if chain.product.startswith("Binary") else _real(FORWARD)
+
+    def rule(o: Operands) -> Pairs:
+        (x, w), channels = (o.input(0), o.input(1)), o.inputs[2 + chain.pools :]
+        y = [x[0], w[0], *_sides(product, o, x, w, ())[2]]
+        yield from _product_pairs(product, o._replace(outputs=[y]))
+        if chain.pools:
+            own = {name: o.attributes[f"pool_{name}"] for name in OF_WINDOW}
+            window = o._replace(attributes={**o.attributes, **own})
+            y = [*y[:2], *_window(window, y[2:], window.sizes("kernel_shape"))]
+            yield o.read(2), math.prod(y[2:])
+            yield o.written(8), packed(y, _place_bits(o))
+        if y[1:] != o.sizes("shape"):
+            raise ValueError(f"shape is {o.sizes('shape')} where a sample is {y[1:]}")
+        yield from _normalization_signs(o._replace(inputs=[y, *channels], outputs=o.outputs[:8]))
+
+    return rule
+
+
 def _fused_gemm(o: Operands) -> Pairs:
     return [(o.written(len(o.outputs) - 1), math.prod(o.input(0)))]
 
@@ -444,6 +467,7 @@ RULES: Mapping[str, Rule] = {
         for form in ("", *WITH_UNIT)
     },
     **{operator: _fused(operator) for operator in FUSED},
+    **{operator: _filter_block(operator) for operator in CHAINS},
     **{f"Gemm{step}": _fused_gemm for step in FORMS},
 }
 """By operator, of what the compiled kernels have."""

@@ -569,6 +569,51 @@ def level_cases() -> list[Case]:
     return table
 
 
+def filter_block_cases() -> list[Case]:
+    """Small integers all the way to the batch norm, which keeps clear of the bounds."""
+    table = []
+    for product, pools, dtype in [
+        (product, pools, dtype)
+        for product, dtypes in (("BinaryConv", (5, 1)), ("RealConv", (10, 1)))
+        for pools in (False, True)
+        for dtype in dtypes
+    ]:
+        read, own = _convolved(product, dtype)
+        (y,) = case(product, "", *read, **own).twin
+        origin: tuple[Array, ...] = ()
+        if pools:
+            g = POOLINGS["plain"]
+            window: dict[str, Attribute] = {
+                "kernel_shape": list(g.kernel), "strides": list(g.strides), "pads": list(g.pads),
+                "dilations": list(g.dilations),
+            }  # fmt: skip
+            origin, places = (window_origin(g),), pool_index_attributes(g)
+            y, _ = case("PackedMaxPool", "", y, *origin, **window, **places).twin
+            own |= places | {f"pool_{name}": value for name, value in window.items()}
+        own |= {"zero": 1.0, "low": -1.0, "high": 0.5, "epsilon": 1e-5, "momentum": 0.9}
+        own["shape"] = list(y.shape[1:])
+        for l1 in (False, True):
+            scale, mean, var = 1 + abs(normal(4)), normal(4), normal(4) ** 2
+            bias = clear_bias(RNG, y, scale, (0, -1, 0.5), l1=l1)
+            name = product + "Pool" * pools + "L1" * l1 + "BatchNormalizationSigns"
+            inputs = (*read, *origin, scale, bias, mean, var)
+            table.append(Case(name, f"dtype-{dtype}", inputs, own))
+    return table
+
+
+def _convolved(product: str, dtype: int) -> tuple[tuple[Array, Array], dict[str, Attribute]]:
+    """Operands whose products are small integers (2, 4, 6, 8), and the attributes."""
+    own: dict[str, Attribute] = {
+        "strides": [1, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1], "group": 1, "dtype": dtype,
+    }  # fmt: skip
+    x_shape, w_shape = [3, 6, 8], [3, 3, 3]
+    if product == "BinaryConv":
+        own |= {"x_shape": x_shape, "w_shape": w_shape}
+        return (random_bits(2, x_shape), random_bits(4, w_shape)), own
+    x, w = (RNG.integers(-1, 2, shape) for shape in ((2, *x_shape), (4, *w_shape)))
+    return (x.astype(np.float32), w.astype(np.float32)), own
+
+
 def loss_cases() -> list[Case]:
     masked = normal(3, 5)
     masked[:, 2] = -np.inf
@@ -877,6 +922,7 @@ CASES = [
     *update_cases(),
     *l1_normalization_cases(),
     *level_cases(),
+    *filter_block_cases(),
     *pow2_cases(),
     *int8_cases(),
 ]

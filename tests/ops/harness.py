@@ -23,6 +23,8 @@ Attribute = int | float | str | list[int]
 # Largest difference relative to the largest absolute value of the output. Operators that are not
 # named agree to the last bit: they only choose, count, move or take one rounded step at a time.
 # (But for the sign of a zero: onnxruntime's Where makes 0 of a chosen -0.)
+FILTER_BLOCKS = [name for name in OPERATORS if name.endswith("Signs") and "ConvPool" in name]
+FILTER_BLOCKS += [name.replace("Pool", "") for name in FILTER_BLOCKS]
 BOUNDS: dict[str, float] = {
     "BatchNormalizationGrad": 1e-5,  # sums in another order, then a difference of them
     "BatchNormalizationTraining": 1e-5,
@@ -33,6 +35,7 @@ BOUNDS: dict[str, float] = {
     "L1BatchNormalizationPoolGrad": 1e-5,
     "L1BatchNormalizationSigns": 1e-5,
     "L1BatchNormalizationTraining": 1e-5,
+    **dict.fromkeys(FILTER_BLOCKS, 1e-5),  # of their batch norms
     "BitmapConvWeightGrad": 1e-6,  # sums of some ten products in another order
     "BinaryConvInputGrad": 1e-6,  # sums of some ten terms in another order
     "BinaryConvWeightGrad": 1e-6,

@@ -41,6 +41,7 @@ RULES = {
     "runtime/kernels/compiled/optimizers.py": 1,
     "runtime/kernels/compiled/updates.py": 1,
     "runtime/kernels/operands.py": 7,  # which operand is which, read on the device before a run
+    "runtime/kernels/reference/filter_blocks.py": 2,  # products, norms
     "runtime/kernels/reference/optimizers.py": 2,
     "runtime/kernels/reference/updates.py": 2,
     "runtime/kernels/tiling.py": 2,

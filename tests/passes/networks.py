@@ -195,6 +195,16 @@ ZEROS = f"""g (float[batch,6] x) => (float[batch,3] y) {{
 }}"""
 ZEROS_WEIGHTS = {"w0": [7, 6], **batch_norm_weights(0, 7), "w1": [9, 7], "w2": [3, 9]}
 
+# As "binary", of maps that are worth cutting.
+WIDE = BINARY.replace("2,6,6", "2,16,16")
+WIDE_WEIGHTS = {
+    "w1": [96, 2, 3, 3],
+    **batch_norm_weights(1, 96),
+    "w2": [72, 96, 3, 3],
+    **batch_norm_weights(2, 72),
+    "w3": [3, 4608],
+}
+
 NETWORKS = {
     "binary": (BINARY, BINARY_WEIGHTS),
     "residual": (RESIDUAL, RESIDUAL_WEIGHTS),
@@ -208,6 +218,7 @@ OTHERS = {
     "stem": (STEM, STEM_WEIGHTS),
     "shifted": (SHIFTED, SHIFTED_WEIGHTS),
     "zeros": (ZEROS, ZEROS_WEIGHTS),
+    "wide": (WIDE, WIDE_WEIGHTS),
 }
 BATCH_NORM_NETWORKS = ("binary", "residual", "float")  # of images
 

@@ -9,6 +9,7 @@ import pytest
 from bnnopt.errors import UsageError
 from bnnopt.passes import PASSES, Pass, make_pass, select
 from bnnopt.passes.bitmap import Bitmap
+from bnnopt.passes.block_filters import BlockFilters
 from bnnopt.passes.float16_gradients import Float16Gradients
 from bnnopt.passes.float16_state import Float16State
 from bnnopt.passes.infra.spec import read_spec
@@ -17,6 +18,7 @@ from bnnopt.passes.rebuild_activations import RebuildActivations
 from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
 
 CONFIGURED = [
+    (BlockFilters(least_kib=0), "block-filters{least_kib=0}"),
     (PruneStored(0.98), "prune-stored{sparsity=0.98}"),
     (Bitmap(margin=1.5), "bitmap{margin=1.5}"),
     (Float16State(stochastic=False), "float16-state{stochastic=false}"),

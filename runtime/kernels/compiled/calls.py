@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -32,7 +32,13 @@ FLOAT16 = np.dtype(np.float16)
 INT64 = np.dtype(np.int64)
 UINT8 = np.dtype(np.uint8)
 INT8 = np.dtype(np.int8)
-TYPES = {FLOAT32: 1, UINT8: 2, INT8: 3, np.dtype(np.int16): 5, FLOAT16: 10}
+TYPES: dict[np.dtype[Any], int] = {
+    FLOAT32: 1,
+    UINT8: 2,
+    INT8: 3,
+    np.dtype(np.int16): 5,
+    FLOAT16: 10,
+}
 """Types of elements as ONNX and C's ``enum bnn_type`` number them."""
 
 

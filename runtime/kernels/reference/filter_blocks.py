@@ -1,0 +1,85 @@
+"""A convolution, its pooling and its batch norm after each other; see `ops.filter_blocks`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bnnopt.runtime.kernels import Array, Kernel
+from bnnopt.runtime.kernels.reference.adapters import real_conv
+from bnnopt.runtime.kernels.reference.binary_products import binary_conv
+from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.normalization import (
+    batch_normalization_signs,
+    l1_batch_normalization_signs,
+)
+from bnnopt.runtime.kernels.reference.pooling import packed_max_pool
+
+PRODUCTS: dict[str, Kernel] = {"BinaryConv": binary_conv, "RealConv": real_conv}
+NORMS: dict[str, Kernel] = {
+    "BatchNormalizationSigns": batch_normalization_signs,
+    "L1BatchNormalizationSigns": l1_batch_normalization_signs,
+}
+OF_WINDOW = ("kernel_shape", "strides", "pads", "dilations")  # a pooling has them as `pool_...`
+
+
+class Chain(NamedTuple):
+    """The operators that follow each other, a PackedMaxPool between them if it pools."""
+
+    product: str
+    pools: bool
+    norm: str
+
+
+CHAINS: dict[str, Chain] = {
+    product + "Pool" * pools + norm: Chain(product, pools, norm)
+    for product in PRODUCTS
+    for pools in (False, True)
+    for norm in NORMS
+}
+
+
+def blocked(product: Kernel, norm: Kernel, *, pools: bool) -> Kernel:
+    """The kernel that runs `product`, a pooling of places if it `pools`, and `norm`."""
+    of_product, of_pool = _options(product), _options(packed_max_pool)
+    of_norm = _options(batch_normalization_signs)
+    renamed = {name: f"pool_{name}" if name in OF_WINDOW else name for name in of_pool}
+
+    def run(x: Array, w: Array, *rest: Array, **given: Any) -> tuple[Array, ...]:
+        y = product(x, w, **{name: given[name] for name in of_product})
+        assert isinstance(y, np.ndarray)
+        kept: tuple[Array, ...] = ()
+        if pools:
+            origin, *rest_ = rest
+            y, *places = packed_max_pool(
+                y, origin, **{name: given[own] for name, own in renamed.items()}
+            )
+            rest, kept = tuple(rest_), tuple(places)
+        return (*norm(y, *rest, **{name: given[name] for name in of_norm}), *kept)
+
+    inputs = [*_inputs(product), *(_inputs(packed_max_pool)[1:] if pools else [])]
+    inputs += _inputs(batch_normalization_signs)[1:]
+    options = [*of_product.values(), *of_norm.values()]
+    if pools:
+        options += [p.replace(name=renamed[name]) for name, p in of_pool.items()]
+    run.__signature__ = inspect.Signature([*inputs, *options])  # type: ignore[attr-defined]
+    return run
+
+
+def _options(kernel: Kernel) -> Mapping[str, inspect.Parameter]:
+    found = inspect.signature(kernel).parameters
+    return {name: p for name, p in found.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _inputs(kernel: Kernel) -> list[inspect.Parameter]:
+    parameters = inspect.signature(kernel).parameters.values()
+    return [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+KERNELS: dict[str, NumpyKernel] = {
+    name: NumpyKernel(blocked(PRODUCTS[chain.product], NORMS[chain.norm], pools=chain.pools))
+    for name, chain in CHAINS.items()
+}

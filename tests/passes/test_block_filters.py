@@ -1,0 +1,90 @@
+"""block-filters: maps of a forward pass that are nowhere whole."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+import pytest
+
+from bnnopt.errors import UsageError
+from bnnopt.ops import dims
+from bnnopt.passes import select
+from bnnopt.passes.block_filters import BlockFilters
+from bnnopt.plan import make_plan
+from bnnopt.training_step import TrainingStep
+from tests.graphs import Network, apply, assert_bit_equal, ops, run_native, run_stock
+from tests.passes.networks import small
+
+PASS = BlockFilters()
+BITS = [
+    *("redirect-consumers", "sign-pack", "recompute-binary-products", "mask-pack", "pool-index"),
+    *("packed-products", "fuse-batch-norm-signs", "binary-output-int16"),
+]
+NARROW = [
+    *("l1-batch-norm", "float16-activations", "bnn-batch-norm-backward", "float16-gradients"),
+    *BITS,
+]
+
+
+@pytest.fixture(scope="module")
+def net() -> Network:
+    return small("wide")
+
+
+def largest(step: TrainingStep) -> int:
+    """Bytes of the largest value that a forward node makes."""
+    made = [
+        v for n in step.graph if n.metadata_props["bnnopt.phase"] == "forward" for v in n.outputs
+    ]
+    return max(v.dtype.itemsize * ir.Shape(dims(v)).numpy()[0] for v in made if v.dtype is not None)
+
+
+def test_a_pooled_convolution_and_its_norm_are_one_node(net: Network) -> None:
+    step = net.with_passes(*BITS)
+    assert "BinaryConv" in ops(step, "forward")
+    count, skipped = apply(PASS, step)
+    assert (count, skipped) == (1, [])
+    assert "BinaryConvPoolBatchNormalizationSigns" in ops(step, "forward")
+    assert not {"BinaryConv", "PackedMaxPool"} & {*ops(step, "forward")}
+    assert apply(PASS, step) == (0, [])
+
+
+def test_the_stem_as_well_where_it_writes_float16(net: Network) -> None:
+    step = net.with_passes(*NARROW)
+    assert apply(PASS, step)[0] == 2
+    assert {
+        "RealConvL1BatchNormalizationSigns",
+        "BinaryConvPoolL1BatchNormalizationSigns",
+    } <= {*ops(step, "forward")}
+
+
+@pytest.mark.parametrize("run", [run_native, run_stock])
+@pytest.mark.parametrize("passes", [BITS, NARROW], ids=["lossless", "lossy"])
+def test_the_same_bits(net: Network, run, passes: list[str]) -> None:
+    before = net.with_passes(*passes)
+    after = net.with_passes(*passes)
+    assert apply(PASS, after)[0] > 0
+    assert_bit_equal(run(net, after), run(net, before))
+
+
+def test_the_forward_pass_needs_less(net: Network) -> None:
+    """A plan of the forward nodes alone: the whole map of int16 was 4 x 72 x 16 x 16 x 2 bytes."""
+    passes = [*NARROW, "schedule"]
+    before, after = net.with_passes(*passes), net.with_passes(*passes, PASS.name)
+    plans = [make_plan(step) for step in (before, after)]
+    assert plans[1].arena_bytes <= plans[0].arena_bytes
+    assert PASS.name in {p.name for p in select("O3")} - {p.name for p in select("O2")}
+
+
+def test_what_is_left_says_why(net: Network) -> None:
+    alone = dataclasses.replace(PASS, least_kib=0)
+    step = small("binary").with_passes(*BITS)
+    count, skipped = apply(alone, step)
+    assert count == 0
+    assert "a block of it" in skipped[0][1]
+    step = net.with_passes("packed-products", "sign-pack", "fuse-batch-norm-signs")
+    count, skipped = apply(PASS, step)
+    assert count == 0
+    with pytest.raises(UsageError, match="least_kib"):
+        BlockFilters(least_kib=-1)
