@@ -1,5 +1,6 @@
 /* Softmax cross-entropy and its gradient over (n, classes, inner): one softmax for each of the
-   n inner places. Sums are taken in float64. */
+   n inner places. Sums and exponentials are taken in float64: rounded to float32 they are the same
+   with any C library, those of expf are not. */
 #include "bnn_variants.h"
 
 #include <math.h>
@@ -27,7 +28,7 @@ static void log_softmax(void *context, i64 begin, i64 end, int thread) {
         float most = x[0];
         for (i64 c = 0; c < stop; c += s->inner) most = x[c] > most ? x[c] : most;
         double sum = 0;
-        for (i64 c = 0; c < stop; c += s->inner) sum += expf(y[c] = x[c] - most);
+        for (i64 c = 0; c < stop; c += s->inner) sum += exp(y[c] = x[c] - most);
         const float log_sum = (float)log(sum);
         for (i64 c = 0; c < stop; c += s->inner) y[c] -= log_sum;
     }
@@ -39,7 +40,7 @@ static void softmax_less_label(void *context, i64 begin, i64 end, int thread) {
     for (i64 i = begin; i < end; i++) {
         const i64 first = first_class(s, i);
         for (i64 c = 0; c < s->classes; c++) {
-            const float probability = expf(s->x[first + c * s->inner]);
+            const float probability = (float)exp(s->x[first + c * s->inner]);
             s->y[first + c * s->inner] = (probability - (c == s->labels[i])) * s->factor;
         }
     }
