@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 import bnnopt
-from bnnopt.emit import emit, read_model, write_samples
+from bnnopt.emit import emit, write_samples
 from bnnopt.models.layers import dims_of
 from bnnopt.models.written import WrittenBuilder
 from bnnopt.runtime import TrainingSession
@@ -104,9 +104,9 @@ def in_python(folder: Path, train: Arrays, test: Arrays, epochs: int) -> Iterato
 
 def on_the_board(folder: Path, csrc: Path, train: Arrays, test: Arrays, epochs: int) -> str:
     """What the emulated program prints, behind the bytes of its sections."""
-    emit(folder, csrc)
+    model = emit(folder, csrc).model
     for part, arrays in (("train", train), ("test", test)):
-        write_samples(read_model(str(folder)), [arrays], csrc / f"{part}.bin")
+        write_samples(model, [arrays], csrc / f"{part}.bin")
     said = ""
     for target in (["cortex-m.elf", f"EPOCHS={epochs}"], ["run-cortex-m"]):
         done = subprocess.run(

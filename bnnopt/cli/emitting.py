@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,9 @@ from bnnopt.cli.terminal import say_line, say_note
 from bnnopt.cli.training import normalization_options
 from bnnopt.units import size
 
-WEIGHTS = ("auto", "const", "file")
+if TYPE_CHECKING:
+    from bnnopt.emit.model import Model
+
 _CHUNK = 1024  # samples at a time
 
 
@@ -23,36 +25,46 @@ _CHUNK = 1024  # samples at a time
 )
 @click.option(
     "--weights",
-    type=click.Choice(WEIGHTS),
-    default=WEIGHTS[0],
+    default="auto",
+    metavar="WHERE",
     show_default=True,
-    help="Where initial weights go: const arrays, a file, or by auto arrays up to 1 MiB.",
+    help="Where initial weights go: const (arrays), file, or by auto arrays up to 1 MiB.",
 )
 @click.option(
-    "--data", metavar="PATH", help="Also write these samples as train.bin, for the example."
+    "--checkpoint", metavar="FILE", help="Take its weights; if not given, the newest one's."
+)
+@click.option(
+    "--data",
+    metavar="PATH",
+    help="Also write these samples, shuffled, as train.bin for the example.",
 )
 @click.option("--valid", metavar="PATH", help="Also write these samples as test.bin.")
 @normalization_options
 def emit(
-    folder: Path, output: Path, weights: str, data: str | None, valid: str | None, **options: Any
+    folder: Path,
+    output: Path,
+    weights: str,
+    checkpoint: str | None,
+    data: str | None,
+    valid: str | None,
+    **options: Any,
 ) -> None:
     """Write the training step of FOLDER as a C99 program, for where there is no Python.
 
     One arena, constants in const arrays, the calls of the step one after the other, and the kernels
-    that they need; no malloc and no threads. Weights are those of the folder before training.
+    that they need; no malloc and no threads. It begins where the checkpoint is.
 
     \b
     Example:
       bnnopt emit out -o csrc
       bnnopt emit out -o csrc --data train.npz --valid valid.npz
     """
-    from bnnopt.cli import running
     from bnnopt.emit import emit as write
-    from bnnopt.emit import read_model, write_samples
-    from bnnopt.runtime import TrainingSession
-    from bnnopt.runtime.training.evaluation import prepared
+    from bnnopt.runtime.training import newest, where_from
 
-    found = write(folder, output, weights)
+    found_in = newest(folder, checkpoint)
+    found = write(folder, output, weights, found_in)
+    say_note(f"weights: {where_from(folder, found_in)}")
     sizes = found.arena_bytes, found.state_bytes, found.const_bytes
     arena, state, constants = map(size, sizes)
     say_line(f"written: {output}, {arena} of arena, {state} of state, {constants} of constants")
@@ -60,15 +72,34 @@ def emit(
         say_line(f"and up to {size(found.spill_bytes)} where more elements are not 0 than planned")
     if found.initial_file is not None:
         say_line(f"written: {output / found.initial_file}, the initial weights")
-    if data is None and valid is None:
-        return
-    model, session, normalization = read_model(os.fspath(folder)), TrainingSession(folder), None
-    for path, part in ((data, "train"), (valid, "test")):
+    parts = {"train": data, "test": valid}
+    if any(parts.values()):
+        _write_samples(found.model, folder, output, parts, {**options, "checkpoint": checkpoint})
+
+
+def _write_samples(
+    model: Model,
+    folder: Path,
+    output: Path,
+    parts: Mapping[str, str | None],
+    options: Mapping[str, Any],
+) -> None:
+    """The samples of each part that is given, normalised as in training."""
+    from bnnopt.cli import running
+    from bnnopt.emit import write_samples
+    from bnnopt.runtime import TrainingSession
+    from bnnopt.runtime.training import load_newest
+    from bnnopt.runtime.training.evaluation import prepared
+
+    session, normalization = TrainingSession(folder), None
+    load_newest(session, folder, options["checkpoint"])
+    for part, path in parts.items():
         if path is None:
             continue
         samples = running.samples(session, path, part)
         if normalization is None:
             normalization = running.normalization_of(session, samples, options, say_note)
-        batches = ((prepared(x, normalization, session), y) for x, y in samples.batches(_CHUNK))
-        n = write_samples(model, batches, output / f"{part}.bin")
+        batches = samples.batches(_CHUNK, shuffle=part == "train")
+        normalized = ((prepared(x, normalization, session), y) for x, y in batches)
+        n = write_samples(model, normalized, output / f"{part}.bin")
         say_line(f"written: {output / part}.bin, {n} samples")

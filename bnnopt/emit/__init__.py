@@ -7,6 +7,5 @@ functions.dry_run`), and what was noted is written down. There is no emitter for
 
 from bnnopt.emit.data import write_samples
 from bnnopt.emit.emitting import Emitted, emit
-from bnnopt.emit.model import read_model
 
-__all__ = ["Emitted", "emit", "read_model", "write_samples"]
+__all__ = ["Emitted", "emit", "write_samples"]

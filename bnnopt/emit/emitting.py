@@ -44,6 +44,8 @@ class Emitted(NamedTuple):
         Their names.
     initial_file : str, optional
         That of the initial state, if it is in a file.
+    model : Model
+        What was emitted.
     """
 
     arena_bytes: int
@@ -55,9 +57,15 @@ class Emitted(NamedTuple):
     state: Mapping[str, int]
     files: list[str]
     initial_file: str | None
+    model: Model
 
 
-def emit(folder: StrPath, output: StrPath, weights: str = "auto") -> Emitted:
+def emit(
+    folder: StrPath,
+    output: StrPath,
+    weights: str = "auto",
+    checkpoint: StrPath | None = None,
+) -> Emitted:
     """Write a folder's training step and network as a C99 program.
 
     Parameters
@@ -68,13 +76,17 @@ def emit(folder: StrPath, output: StrPath, weights: str = "auto") -> Emitted:
         Folder for the program; files that have its names are replaced.
     weights : str
         Where initial weights go: ``const`` arrays, a ``file``, or by ``auto`` arrays up to 1 MiB.
+    checkpoint : path, optional
+        Begin with its weights, statistics, state of the optimiser and number of steps; as the
+        folder has them if not given.
 
     Raises
     ------
     UsageError
         If something of the folder cannot be emitted; nothing is written then.
     ArtifactError
-        If the folder is not one of bnnopt's or is damaged, or `output` cannot be written.
+        If the folder or the checkpoint is not one of bnnopt's or is damaged, or `output` cannot be
+        written.
     """
     if weights not in WEIGHTS:
         raise UsageError(f"emit: weights {weights!r}; expected one of {', '.join(WEIGHTS)}")
@@ -82,7 +94,7 @@ def emit(folder: StrPath, output: StrPath, weights: str = "auto") -> Emitted:
         raise UsageError(
             "emit: bnnopt has no compiled kernels here; install a C compiler and bnnopt again"
         )
-    model = read_model(os.fsdecode(folder), weights)
+    model = read_model(os.fsdecode(folder), weights, checkpoint)
     source, other = (model_source(model, seed) for seed in _SEEDS)
     if source.text != other.text:
         raise UsageError(f"emit: {os.fsdecode(folder)}: {_difference(source, other)}")
@@ -91,7 +103,8 @@ def emit(folder: StrPath, output: StrPath, weights: str = "auto") -> Emitted:
     places = {buffer.name: buffer.offset for buffer in model.state}
     sizes = model.arena_bytes, model.state_bytes, source.const_bytes, model.spill_bytes
     batches = model.training.batch_size, model.evaluation.batch_size
-    return Emitted(*sizes, *batches, places, [*files], INITIAL_FILE if model.in_file else None)
+    initial_file = INITIAL_FILE if model.in_file else None
+    return Emitted(*sizes, *batches, places, [*files], initial_file, model)
 
 
 def _difference(source: Source, other: Source) -> str:

@@ -16,7 +16,9 @@ from bnnopt.errors import UsageError
 from bnnopt.plan import check_program, make_plan
 from bnnopt.runtime.artifact import check_files, read_artifact, read_program, read_tensors
 from bnnopt.runtime.backends import initial_buffers
+from bnnopt.runtime.checkpoint import read_checkpoint
 from bnnopt.runtime.executor import Array, worst_spill_bytes
+from bnnopt.runtime.files import StrPath
 from bnnopt.runtime.format import (
     CONSTANTS_FILE,
     EVALUATION,
@@ -56,6 +58,8 @@ class Model(NamedTuple):
         Frozen weights and constants.
     in_file : bool
         Whether the initial state is a file, and no arrays.
+    steps_done : int
+        That the initial weights have seen.
     """
 
     artifact: Artifact
@@ -65,6 +69,7 @@ class Model(NamedTuple):
     state_bytes: int
     fixed: list[Buffer]
     in_file: bool
+    steps_done: int
 
     @property
     def arena_bytes(self) -> int:
@@ -105,21 +110,15 @@ class Model(NamedTuple):
         return parameter.spec.n_bytes(self.training.batch_size) // self.training.batch_size
 
 
-def read_model(folder: str, weights: str = "auto") -> Model:
-    """Open a folder.
-
-    Parameters
-    ----------
-    folder : str
-    weights : str
-        ``const``, ``file`` or ``auto``, of `emit`.
+def read_model(folder: str, weights: str, checkpoint: StrPath | None) -> Model:
+    """Open a folder; the parameters are those of `emit`.
 
     Raises
     ------
     UsageError
         If what it does beside its programs cannot be emitted.
     ArtifactError
-        If it is not one of bnnopt's, or damaged.
+        If it is not one of bnnopt's, or damaged, or the checkpoint is not one of its.
     """
     artifact = read_artifact(folder)
     for reason in _beside_the_programs(artifact):
@@ -127,7 +126,7 @@ def read_model(folder: str, weights: str = "auto") -> Model:
     graphs = [f"{kind}.onnx" for kind in (TRAINING, EVALUATION)]
     check_files(folder, artifact, [*NativeBackend.files, *graphs])
     constants, _ = read_tensors(os.path.join(folder, CONSTANTS_FILE))
-    buffers: dict[str, Array] = initial_buffers(folder, artifact)
+    buffers, steps_done = _initial(folder, artifact, checkpoint)
     steps = [load_step(Path(folder, f"{kind}.onnx")) for kind in (TRAINING, EVALUATION)]
     known = read_program(folder, TRAINING), read_program(folder, EVALUATION)
     training = _planned(steps[0], known[0], folder)
@@ -139,7 +138,18 @@ def read_model(folder: str, weights: str = "auto") -> Model:
     fixed = [Buffer(name, array, -1) for name, array in (*frozen.items(), *constants.items())]
     n_bytes = sum(buffer.array.nbytes for buffer in state if buffer.array.any())
     in_file = weights == "file" or (weights == "auto" and n_bytes > MOST_CONST_BYTES)
-    return Model(artifact, training, evaluation, state, end, fixed, in_file)
+    return Model(artifact, training, evaluation, state, end, fixed, in_file, steps_done)
+
+
+def _initial(
+    folder: str, artifact: Artifact, checkpoint: StrPath | None
+) -> tuple[dict[str, Array], int]:
+    """What the state begins with, and the steps that it has seen."""
+    buffers: dict[str, Array] = initial_buffers(folder, artifact)
+    if checkpoint is None:
+        return buffers, 0
+    found = read_checkpoint(checkpoint, buffers)
+    return {name: found.tensors[name] for name in buffers}, found.steps_done
 
 
 def _beside_the_programs(artifact: Artifact) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bnnopt.emit.calls import Writer, comment, number, string
 from bnnopt.emit.memory import Memory
-from bnnopt.emit.model import Model
+from bnnopt.emit.model import COUNTER_BYTES, Model
 from bnnopt.emit.text import array_definition, filled, type_of
 from bnnopt.runtime.format import Program, ValueSpec
 
@@ -195,6 +195,9 @@ def _initial_arrays(model: Model) -> Iterator[str]:
 
 
 def _reset(model: Model) -> Iterator[str]:
+    if model.steps_done and not model.in_file:
+        yield f"    const int64_t done = {number(model.steps_done)};"
+        yield "    memcpy(bnn_state, &done, sizeof done);"
     for i, buffer in enumerate(() if model.in_file else model.filled):
         yield f"    memcpy(STATE({buffer.offset}), initial_{i}, {buffer.array.nbytes});"
 
@@ -202,6 +205,7 @@ def _reset(model: Model) -> Iterator[str]:
 def initial_state(model: Model) -> bytes:
     """The state before the first step."""
     state = bytearray(model.state_bytes)
+    state[:COUNTER_BYTES] = model.steps_done.to_bytes(COUNTER_BYTES, "little")
     for _, array, offset in model.state:
         state[offset : offset + array.nbytes] = array.tobytes()
     return bytes(state)

@@ -39,11 +39,22 @@ def load_newest(session: TrainingSession, out: StrPath, checkpoint: StrPath | No
     ArtifactError
         If the checkpoint is damaged or of another model.
     """
-    found = [checkpoint] if checkpoint is not None else Checkpoints(default_folder(out)).found()
-    if not found:
-        return f"{os.fspath(out)} has no checkpoint: those of the model file"
-    session.resume(found[0])
-    return os.fspath(found[0])
+    found = newest(out, checkpoint)
+    if found is not None:
+        session.resume(found)
+    return where_from(out, found)
+
+
+def newest(out: StrPath, checkpoint: StrPath | None = None) -> str | None:
+    """The checkpoint that is given, else the newest of an output folder; None if it has none."""
+    if checkpoint is not None:
+        return os.fspath(checkpoint)
+    return next(iter(Checkpoints(default_folder(out)).found()), None)
+
+
+def where_from(out: StrPath, checkpoint: str | None) -> str:
+    """Where weights come from, for people."""
+    return checkpoint or f"{os.fspath(out)} has no checkpoint: those of the model file"
 
 
 class Checkpoints:

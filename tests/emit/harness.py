@@ -41,8 +41,9 @@ class Program:
         folder: Path,
         flags: Sequence[str] = QUICK,
         compiler: str | None = COMPILER,
+        **options: Any,
     ) -> None:
-        self.emitted = emit(compiled, folder)
+        self.emitted = emit(compiled, folder, **options)
         name = self.emitted.initial_file
         self._initial = None if name is None else np.fromfile(folder / name, np.uint8)
         sources = [folder / "bnn_model.c", *sorted((folder / "kernels").glob("*.c"))]

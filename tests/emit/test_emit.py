@@ -12,13 +12,14 @@ import pytest
 
 import bnnopt
 from bnnopt.cli import main
-from bnnopt.emit import emit, read_model, write_samples
+from bnnopt.emit import emit, write_samples
 from bnnopt.emit.sources import sources_of
 from bnnopt.errors import UsageError
 from bnnopt.models import names
 from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.kernels.compiled.table import COMPILED, PORTABLE
 from bnnopt.runtime.library import library, portable_kernels
+from bnnopt.runtime.training import load_newest, newest
 from tests.cli.helpers import MODELS
 from tests.cli.test_outputs import TWO, TWO_WEIGHTS
 from tests.emit.harness import (
@@ -178,17 +179,57 @@ def test_a_call_that_follows_from_values_is_refused(
         emit(mlp, tmp_path)
 
 
-def test_samples_as_bytes(mlp: Path, tmp_path: Path) -> None:
+def test_samples_as_bytes(program: Program, tmp_path: Path) -> None:
     x, y = np.arange(3 * 784, dtype=np.float32).reshape(3, 784), np.array([7, 8, 9])
-    assert (
-        write_samples(read_model(str(mlp)), [(x[:2], y[:2]), (x[2:], y[2:])], tmp_path / "s") == 3
-    )
+    model = program.emitted.model
+    assert write_samples(model, [(x[:2], y[:2]), (x[2:], y[2:])], tmp_path / "s") == 3
     record = np.dtype([("x", "<f4", 784), ("y", "<i8")])
     found = np.fromfile(tmp_path / "s", record)
     np.testing.assert_array_equal(found["x"], x)
     np.testing.assert_array_equal(found["y"], y)
     with pytest.raises(UsageError, match="no labels"):
-        write_samples(read_model(str(mlp)), [(x, None)], tmp_path / "s")
+        write_samples(model, [(x, None)], tmp_path / "s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["const", "file"])
+def test_it_goes_on_from_the_newest_checkpoint(weights: str, tmp_path: Path) -> None:
+    """Predicts as `bnnopt predict` does, and its next step is the one of the session."""
+    graph = "g (float[batch,6] x) => (float[batch,4] y) { y = Gemm <transB = 1> (x, w) }"
+    folder, csrc = tmp_path / "out", tmp_path / "csrc"
+    bnnopt.optimize(write(graph, {"w": [4, 6]}, tmp_path), batch_size=4).save(folder)
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((4, 6)).astype(np.float32), random.integers(0, 4, 4)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    data = ["--data", str(tmp_path / "data.npz")]
+    main(["train", str(folder), *data, "--epochs", "3", "--quiet"])
+    main(
+        [
+            "emit",
+            str(folder),
+            "-o",
+            str(tmp_path / "by-command"),
+            "--weights",
+            weights,
+            "--valid",
+            data[1],
+        ]
+    )
+    program = Program(folder, csrc, weights=weights, checkpoint=newest(folder))
+    for name in program.emitted.files:
+        assert (tmp_path / "by-command" / name).read_bytes() == (csrc / name).read_bytes()
+    samples = np.fromfile(tmp_path / "by-command" / "test.bin", [("x", "<f4", 6), ("y", "<i8")])
+    x = np.ascontiguousarray(samples["x"])  # normalised
+    with settings_of(portable=True, threads=1), portable_kernels():
+        main(["predict", str(folder), *data, "-o", str(tmp_path / "y.npz")])
+        session = TrainingSession(folder, threads=1)
+        load_newest(session, folder)
+        assert session.steps_done == 3
+        losses = [session.step(x, y, 1e-2) for _ in range(2)]
+    program.reset()
+    want = np.load(tmp_path / "y.npz")["y"].tobytes()
+    assert program.output([x], len(want)) == want
+    assert [program.step([x, y], 1e-2) for _ in range(2)] == losses
 
 
 @pytest.mark.slow
