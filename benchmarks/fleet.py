@@ -30,9 +30,8 @@ from bnnopt.fleet.server import serve
 from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.data import Dataset, open_data
 from bnnopt.runtime.data.normalization import choose
-from bnnopt.runtime.training import Recipe, as_dataset, evaluate
+from bnnopt.runtime.training import as_dataset, evaluate
 
-ENGINES = ("loopback", "simulation", "process", "central")
 Options = Mapping[str, Any]
 
 
@@ -52,8 +51,9 @@ def simulation(home: Path, options: Options, devices: int, seconds: float) -> st
 def process(home: Path, options: Options, devices: int, seconds: float) -> str:
     """Devices and server in this process."""
     logging.disable()
+    grid: Any = Devices(options, devices)
     with identity():
-        serve(Devices(options, devices), RunOptions.of(options))
+        serve(grid, RunOptions.of(options))
     return ""
 
 
@@ -62,10 +62,10 @@ def central(home: Path, options: Options, devices: int, seconds: float) -> str:
     given = RunOptions.of(options)
     session = TrainingSession(given.folder)
     data, valid = _all_data(session, given, devices), _opened(session, given.valid, "test")
-    recipe = {"schedule": lambda step: given.lr, "normalization": choose(data)[0]}
+    recipe: dict[str, Any] = {"schedule": lambda step: given.lr, "normalization": choose(data)[0]}
     with open(given.log, "a", encoding="utf-8") as file:
         for number in range(1, given.rounds + 1):
-            session.fit(data, **Recipe(given.epochs, seed=given.seed + number, **recipe).__dict__)
+            session.fit(data, given.epochs, seed=given.seed + number, **recipe)
             scores = evaluate(session, valid, choose(valid)[0])
             told = {"round": number, "loss": scores.loss, "accuracy": scores.accuracy}
             file.write(json.dumps(told) + "\n")
@@ -88,13 +88,16 @@ def _opened(session: TrainingSession, path: str, part: str) -> Dataset:
     return open_data(path, spec.shape_at(1)[1:], spec.dtype, part)
 
 
+ENGINES = {f.__name__: f for f in (loopback, simulation, process, central)}
+
+
 def measured(engine: str, options: Options, devices: int, seconds: float) -> str:
     """The server's lines of a run with these options; what Flower said if there are none."""
     home = Path(tempfile.mkdtemp(prefix="bnnopt-fleet-"))
     log = home / "log.jsonl"
     places = {"log": str(log), "checkpoints": str(home / "state"), "devices": devices}
     try:
-        said = globals()[engine](home, {**options, **places}, devices, seconds)
+        said = ENGINES[engine](home, {**options, **places}, devices, seconds)
         return log.read_text() if log.exists() else said
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -104,7 +107,7 @@ def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
+    parser.add_argument("--engine", choices=ENGINES, default="loopback")
     for name in ("data", "valid"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--strategy", default="sign-majority")

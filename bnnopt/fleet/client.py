@@ -24,7 +24,6 @@ from bnnopt.fleet.shards import PARTITION, open_shard
 from bnnopt.fleet.votes import mean_sign, moved
 from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.data.normalization import choose
-from bnnopt.runtime.training import Recipe
 
 REFUSED, STALE = 1, 2  # codes of an error that a device replies with
 KEPT, ABOUT = "bnnopt-state", "bnnopt-about"
@@ -107,11 +106,8 @@ def _received(
         return State(arrays["signed"].numpy(), arrays["averaged"].numpy())
     if "counts" in content:
         counts: Any = content["counts"]
-        positive, devices = (
-            unpack_counts(counts["planes"].numpy(), layout.n_signed),
-            config["devices"],
-        )
-        return State(mean_sign(positive, devices), counts["averaged"].numpy())
+        positive = unpack_counts(counts["planes"].numpy(), layout.n_signed)
+        return State(mean_sign(positive, config["devices"]), counts["averaged"].numpy())
     state = _held(context, config) or layout.flat(session.parameters())
     if config["from"] == 0 and digest(state) != config["first"]:
         raise _StaleError("the folder of this device holds other weights than the server's")
@@ -152,12 +148,10 @@ def _fit(
     normalization, _ = choose(data)
     history = session.fit(
         data,
-        **Recipe(
-            options.epochs,
-            schedule=lambda step: options.lr,
-            seed=options.seed + number,
-            normalization=normalization,
-        ).__dict__,
+        options.epochs,
+        schedule=lambda step: options.lr,
+        seed=options.seed + number,
+        normalization=normalization,
     )
     last = history.epochs[-1]
     told = {"num-examples": len(data), "loss": last.loss, "accuracy": last.accuracy}
