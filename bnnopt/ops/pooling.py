@@ -76,8 +76,8 @@ PACKED_MAX_POOL = Operator(
 PACKED_MAX_POOL_GRAD = Operator(
     summary="""dx of y, packed = PackedMaxPool(x): dy added up where each maximum was, 0 elsewhere.
 
-    dy: (N, C, Ho, Wo) float; dx: (N, C, *input_shape), of dy's type; the sums are float32. packed,
-    origin and the attributes from `plane` on are PoolIndexUnpack's.
+    dy: (N, C, Ho, Wo) float, or int8 if no windows overlap; dx: (N, C, *input_shape), of dy's type;
+    the sums are float32. packed, origin and the attributes from `plane` on are PoolIndexUnpack's.
     """,
     signature=(
         "PackedMaxPoolGrad <input_shape, plane, width, kernel_width, row_dilation,"

@@ -182,7 +182,7 @@ BNN_INLINE void packed_max_pool_grad(void *context, i64 begin, i64 end) {
 BNN_BOTH(packed_max_pool_grad)
 
 /* dx = 0, then dx[origin[j] + offset of j's place] += dy[j] in order, in each plane; dy and dx are
-   of `type`. A dilated kernel is not wider than w. Returns whether it has done that: not for large
+   of `type`, of int8 if no windows overlap. A dilated kernel is not wider than w. Returns whether it has done that: not for large
    planes of halves. */
 BNN_EXPORT int bnn_packed_max_pool_grad(const void *dy, const uint8_t *packed,
                                         const int32_t *origin, void *dx, i64 type, i64 samples,

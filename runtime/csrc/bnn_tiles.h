@@ -9,6 +9,7 @@ enum { BNN_TILE = 512 }; /* floats: a few of them stay in the first cache */
 /* Element i. */
 BNN_INLINE float bnn_float_at(const void *x, i64 i, enum bnn_type type) {
     if (type == BNN_I16) return ((const int16_t *)x)[i];
+    if (type == BNN_I8) return ((const int8_t *)x)[i];
     if (type == BNN_F16) return bnn_half_to_float(((const bnn_half *)x)[i]);
     return ((const float *)x)[i];
 }
@@ -18,6 +19,11 @@ BNN_INLINE const float *bnn_floats(const void *x, i64 i, i64 n, enum bnn_type ty
     if (type == BNN_F32) return (const float *)x + i;
     if (type == BNN_F16) {
         bnn_decode_halves((const bnn_half *)x + i, tile, n);
+        return tile;
+    }
+    if (type == BNN_I8) {
+        const int8_t *bytes = (const int8_t *)x + i;
+        for (i64 j = 0; j < n; j++) tile[j] = bytes[j];
         return tile;
     }
     const int16_t *integers = (const int16_t *)x + i;
@@ -35,6 +41,8 @@ BNN_INLINE void bnn_keep(const float *tile, void *y, i64 i, i64 n, enum bnn_type
     if (type == BNN_F16) bnn_encode_halves(tile, (bnn_half *)y + i, n);
     int16_t *integers = (int16_t *)y + i;
     for (i64 j = 0; type == BNN_I16 && j < n; j++) integers[j] = (int16_t)tile[j];
+    int8_t *bytes = (int8_t *)y + i;
+    for (i64 j = 0; type == BNN_I8 && j < n; j++) bytes[j] = (int8_t)tile[j];
 }
 
 /* The bits of the largest magnitude of n elements; NaN is larger than infinity. */

@@ -313,7 +313,10 @@ def int8_cases() -> list[Case]:
         case("Int8Pack", note, x, np.array(7), seed=3 * i)
         for i, (note, x) in enumerate(values.items())
     ]
-    return [*packs, *products_in(Form.INT8)]
+    pool = next(c for c in packed_pooling_cases() if str(c) == "PackedMaxPoolGrad-plain")
+    dy, *places = pool.inputs
+    grad = case(pool.operator, "plain-int8", few_integers(dy)[0], *places, **pool.attributes)
+    return [*packs, grad, *products_in(Form.INT8)]
 
 
 def products_in(form: Form) -> list[Case]:

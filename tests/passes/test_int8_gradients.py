@@ -24,17 +24,30 @@ from tests.graphs import (
     Network,
     apply,
     assert_bit_equal,
+    network,
     node,
     ops,
     run_native,
     run_stock,
     zoo,
 )
-from tests.passes.networks import small
+from tests.passes.networks import batch_norm, batch_norm_weights, small
 
 PASS = Int8Gradients()
 EARLIER = ("redirect-consumers", "sign-pack", "packed-products")
 RUNNERS = {"native": run_native, "onnxruntime": run_stock}
+
+
+OVERLAPPING = f"""g (float[batch,2,7,7] x) => (float[batch,4] y) {{
+    c1 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)
+    {batch_norm("c1", "n1", 1)}
+    s1 = Sign (n1)
+    w2b = Sign (w2)
+    c2 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s1, w2b)
+    p2 = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (c2)
+    a = GlobalAveragePool (p2)
+    y = Flatten (a)
+}}"""
 
 
 def rewritten(net: Network, *earlier: str) -> TrainingStep:
@@ -68,6 +81,33 @@ def test_every_map_has_a_stream_of_its_own() -> None:
     step = rewritten(small("binary"))
     seeds = [n.attributes["seed"].as_int() for n in step.graph if n.op_type == "Int8Pack"]
     assert len(set(seeds)) == len(seeds) == 2
+
+
+def test_a_pooling_scatters_integers() -> None:
+    """The elements are rounded that are there before the pooling; the rest of its map is 0."""
+    net = small("binary", batch=16)
+    earlier = (*EARLIER, "pool-index")
+    step = rewritten(net, *earlier)
+    pool = node(step, "PackedMaxPoolGrad")
+    pack = pool.inputs[0].producer()
+    assert pack.op_type == "Int8Pack"
+    assert pool.outputs[0].dtype == ir.DataType.INT8
+    assert [n.inputs[2] for n in readers(pool.outputs[0]) if "Weight" in n.op_type] == [
+        pack.outputs[1]
+    ]
+    exact = run_native(net, net.with_passes(*earlier), 1).gradients[0]
+    found = run_native(net, step, 1).gradients[0]
+    assert PASS.min_cosine < cosine(found, exact, "w2") < 1
+
+
+def test_a_pooling_that_adds_is_left_in_floats() -> None:
+    """Windows of 3 x 3 that overlap: a sum of integers may not fit."""
+    step = network(
+        OVERLAPPING, {"w1": [4, 2, 3, 3], **batch_norm_weights(1, 4), "w2": [4, 4, 3, 3]}
+    ).with_passes(*EARLIER, "pool-index")
+    assert apply(PASS, step)[0] == 1
+    assert node(step, "PackedMaxPoolGrad").outputs[0].dtype == ir.DataType.FLOAT
+    assert node(step, "Int8Pack").inputs[0] is node(step, "PackedMaxPoolGrad").outputs[0]
 
 
 def test_another_reader_is_a_reason() -> None:

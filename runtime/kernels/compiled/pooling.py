@@ -10,6 +10,8 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
+    INT8,
+    TYPES,
     Arrays,
     Attributes,
     covered,
@@ -103,9 +105,9 @@ def packed_max_pool_grad(
 ) -> bool:
     """`pooling.packed_max_pool_grad`."""
     (dy, packed, origin), dx = inputs, outputs[0]
-    dy_type, n_bits = type_of(dy), _n_place_bits(attributes)
+    dy_type, n_bits = _gradient_type(dy), _n_place_bits(attributes)
     fits = covered(packed, dtype=np.uint8) and covered(origin, dtype=np.int32)
-    if not fits or dy_type is None or dy_type != type_of(dx) or n_bits is None:
+    if not fits or dy_type is None or dy_type != _gradient_type(dx) or n_bits is None:
         return False
     assert dy is not None
     assert dx is not None
@@ -115,7 +117,7 @@ def packed_max_pool_grad(
     names = ("kernel_width", "row_dilation", "column_dilation")
     geometry = [integer(attributes, name) for name in names]
     sizes = *dy.shape[:2], *dx.shape[2:], *dy.shape[2:]
-    pairs = int((n_bits, *geometry) == (2, 2, 1, 1) and _side_by_side(origin, *dx.shape[2:]))
+    pairs = int((n_bits, *geometry) == (2, 2, 1, 1) and side_by_side(origin, *dx.shape[2:]))
     numbers = dy_type, *sizes, *geometry, n_bits, pairs
     return PACKED_MAX_POOL_GRAD(dy, packed, origin, dx, *numbers)
 
@@ -156,7 +158,12 @@ def conv_tap_sums(inputs: Arrays, outputs: Arrays, attributes: Attributes, scrat
     return CONV_TAP_SUMS(dy, sums, window, dy_type, *dy.shape[:2])
 
 
-def _side_by_side(origin: Array, height: int, width: int) -> bool:
+def _gradient_type(array: Array | None) -> int | None:
+    """As `type_of`, of integers with a unit as well."""
+    return TYPES[INT8] if covered(array, dtype=INT8) else type_of(array)
+
+
+def side_by_side(origin: Array, height: int, width: int) -> bool:
     """Whether the windows of 2 x 2 begin on every second row and column, and end inside."""
     rows, columns = origin.shape
     first, last = int(origin[0, 0]), int(origin[-1, -1])
