@@ -5,7 +5,7 @@ valid ONNX model that stock tools can check, draw and run.
 """
 
 from bnnopt.ops.emit import Emitter
-from bnnopt.ops.filter_blocks import blocked_name
+from bnnopt.ops.filter_blocks import blocked_gradient_name, blocked_name
 from bnnopt.ops.inference import has_inference, infer_types, is_static
 from bnnopt.ops.operands import ShapeError
 from bnnopt.ops.operator import (
@@ -42,6 +42,7 @@ __all__ = [
     "Operator",
     "ShapeError",
     "Traits",
+    "blocked_gradient_name",
     "blocked_name",
     "dims",
     "dtype",

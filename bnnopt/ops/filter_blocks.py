@@ -1,17 +1,24 @@
-"""A convolution, its pooling and its batch norm in one operator: their maps are nowhere whole.
+"""Operators that work on some channels after the other, so that their maps are nowhere whole.
 
-For both kinds of convolution, with and without a max pooling, and both batch norms that write bits:
-BinaryConv, PackedMaxPool and L1BatchNormalizationSigns are BinaryConvPoolL1BatchNormalizationSigns.
-A batch norm sums over a channel alone, so its kernel works on some filters after the other.
+A convolution, its pooling and its batch norm, for both kinds of convolution, with and without a max
+pooling, and both batch norms that write bits: BinaryConv, PackedMaxPool and
+L1BatchNormalizationSigns are BinaryConvPoolL1BatchNormalizationSigns. And on the way back, from a
+binary convolution to the weights of the real one in front of it: the gradient of its input, that of
+a batch norm from bits, and that of the weights. No batch norm reads another channel.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.binary_products import BINARY_CONV
-from bnnopt.ops.convolution import REAL_CONV
-from bnnopt.ops.normalization import BATCH_NORMALIZATION_SIGNS, L1_BATCH_NORMALIZATION_SIGNS
+from bnnopt.ops.binary_products import BINARY_CONV, BINARY_CONV_INPUT_GRAD
+from bnnopt.ops.convolution import CONV_WEIGHT_GRAD, REAL_CONV
+from bnnopt.ops.int8 import INT8_PRODUCTS
+from bnnopt.ops.normalization import (
+    BATCH_NORMALIZATION_SIGNS,
+    BATCH_NORMALIZATION_SIGNS_GRAD,
+    L1_BATCH_NORMALIZATION_SIGNS,
+)
 from bnnopt.ops.operator import (
     MIN_OPSET,
     Form,
@@ -79,9 +86,53 @@ def _blocked(product: Operator, norm: Operator, *, pools: bool) -> Operator:
     )
 
 
-OPERATORS = tuple(
-    _blocked(product, norm, pools=pools)
-    for product in (BINARY_CONV, REAL_CONV)
-    for pools in (False, True)
-    for norm in (BATCH_NORMALIZATION_SIGNS, L1_BATCH_NORMALIZATION_SIGNS)
+def blocked_gradient_name(product: str) -> str:
+    """The operator that goes on to the weights in front of the batch norm."""
+    return f"{product}NormConvWeightGrad"
+
+
+def _first_weights(node: ir.Node) -> list[TypedDims]:
+    scale, x = node.inputs[-5], node.inputs[-1]
+    channels = (dtype(scale), dims(scale))
+    shape = (*dims(scale), dims(x)[1], *ints(node, "conv_kernel_shape"))
+    return [(ir.DataType.FLOAT, shape), channels, channels]
+
+
+def _blocked_gradient(product: Operator) -> Operator:
+    made = product.function(MIN_OPSET)
+    norm = BATCH_NORMALIZATION_SIGNS_GRAD.function(MIN_OPSET)
+    of_conv = {name: f"conv_{name}" for name in OF_WINDOW} | {"group": "group"}
+    own = [*made.attribute, *norm.attribute, *(f"conv_{name}" for name in OF_WINDOW)]
+    inputs = [*made.input, *norm.input[1:], "x"]
+    name = blocked_gradient_name(product.name)
+    return Operator(
+        summary=f"""{product.name}, {BATCH_NORMALIZATION_SIGNS_GRAD.name} and ConvWeightGrad.
+
+        Inputs and attributes are theirs; those of the last one's window begin with `conv_`. `group`
+        is 1. dw, dscale and dbias as they give them; no map is kept.
+        """,
+        signature=f"{name} <{', '.join(own)}> ({', '.join(inputs)}) => (dw, dscale, dbias)",
+        body=f"""
+        dx = bnnopt.{product.name} {passed_on(made.attribute)} ({", ".join(made.input)})
+        dy_conv, dscale, dbias =
+            bnnopt.{BATCH_NORMALIZATION_SIGNS_GRAD.name} {passed_on(norm.attribute)} (
+                dx, {", ".join(norm.input[1:])}
+            )
+        dw = bnnopt.{CONV_WEIGHT_GRAD.name} {passed_on(of_conv)} (x, dy_conv)
+        """,
+        type_rule=_first_weights,
+        family=blocked_gradient_name(product.base),
+        form=product.form,
+    )
+
+
+_INPUT_GRADS = (BINARY_CONV_INPUT_GRAD, *INT8_PRODUCTS)
+OPERATORS = (
+    *(
+        _blocked(product, norm, pools=pools)
+        for product in (BINARY_CONV, REAL_CONV)
+        for pools in (False, True)
+        for norm in (BATCH_NORMALIZATION_SIGNS, L1_BATCH_NORMALIZATION_SIGNS)
+    ),
+    *(_blocked_gradient(o) for o in _INPUT_GRADS if o.base == BINARY_CONV_INPUT_GRAD.name),
 )

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias, cast
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS
 from bnnopt.runtime.kernels.compiled.updates import FUSED
-from bnnopt.runtime.kernels.reference.filter_blocks import CHAINS, OF_WINDOW
+from bnnopt.runtime.kernels.reference.filter_blocks import CHAINS, GRADIENTS, OF_WINDOW
 from bnnopt.runtime.kernels.tiling import WITH_UNIT
 from bnnopt.runtime.kernels.windows import make_window
 
@@ -406,6 +406,26 @@ def _filter_block(operator: str) -> Rule:
     return rule
 
 
+def _filter_block_gradient(operator: str) -> Rule:
+    """From the dy of a binary convolution to the weights in front of a batch norm from bits."""
+    n_read = 2 + GRADIENTS[operator].endswith(WITH_UNIT)
+    product = INPUT_GRAD._replace(w=n_read - 1)
+
+    def rule(o: Operands) -> Pairs:
+        shape, dw = o.sizes("shape"), o.outputs[0]
+        dx, x = (o.input(0)[0], *shape), o.inputs[-1]
+        if x is None or dw is None:
+            raise ValueError("an operand is left out")
+        yield from _product_pairs(product, o._replace(inputs=o.inputs[:n_read], outputs=[dx]))
+        norm = o._replace(inputs=[dx, *o.inputs[n_read:-1]], outputs=[dx, *o.outputs[1:]])
+        yield from _normalization_signs_grad(norm)
+        own = {name: o.attributes[f"conv_{name}"] for name in OF_WINDOW}
+        last = Operands([x, dx], [dw], {"group": o.integer("group"), **own})
+        yield from _product_pairs(_real(WEIGHT_GRAD), last)
+
+    return rule
+
+
 def _fused_gemm(o: Operands) -> Pairs:
     return [(o.written(len(o.outputs) - 1), math.prod(o.input(0)))]
 
@@ -468,6 +488,7 @@ RULES: Mapping[str, Rule] = {
     },
     **{operator: _fused(operator) for operator in FUSED},
     **{operator: _filter_block(operator) for operator in CHAINS},
+    **{operator: _filter_block_gradient(operator) for operator in GRADIENTS},
     **{f"Gemm{step}": _fused_gemm for step in FORMS},
 }
 """By operator, of what the compiled kernels have."""

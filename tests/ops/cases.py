@@ -604,6 +604,29 @@ def filter_block_cases() -> list[Case]:
     return table
 
 
+def filter_block_gradient_cases() -> list[Case]:
+    """Numbers of a few digits, so that all sums agree, whatever their order."""
+    x_shape, own = [3, 6, 8], dict(_convolved("BinaryConv", 1)[1])
+    w, bits = random_bits(4, [3, 3, 3]), [random_bits(2, x_shape) for _ in range(2)]
+    own = {key: own[key] for key in ("strides", "pads", "dilations", "group", "w_shape")}
+    own |= {"input_shape": x_shape[1:], "output_padding": [0, 0], "shape": x_shape}
+    own |= {"conv_kernel_shape": [2, 2], "conv_strides": [1, 1], "conv_dilations": [1, 1]}
+    own["conv_pads"] = [1, 0, 0, 1]
+    x = whole_halves(normal(2, 5, *x_shape[1:])).astype(np.float32)
+    tables = [2.0 ** RNG.integers(-2, 2, shape) for shape in ((3,), (3,), (3, 4), (3, 4))]
+    rest = (*bits, *(np.asarray(table, np.float32) for table in tables), x)
+    dy = whole_halves(normal(2, 4, *x_shape[1:]))
+    table = [
+        case("BinaryConvInputGradNormConvWeightGrad", dtype, dy.astype(dtype), w, *rest, **own)
+        for dtype in ("float32", "float16")
+    ]
+    q, unit = RNG.integers(-9, 9, dy.shape, np.int8), np.array(0.5, np.float32)
+    for dtype in (1, 10):
+        name = "BinaryConvInputGradInt8NormConvWeightGrad"
+        table.append(case(name, f"dtype-{dtype}", q, unit, w, *rest, **own, dtype=dtype))
+    return table
+
+
 def _convolved(product: str, dtype: int) -> tuple[tuple[Array, Array], dict[str, Attribute]]:
     """Operands whose products are small integers (2, 4, 6, 8), and the attributes."""
     own: dict[str, Attribute] = {
@@ -926,6 +949,7 @@ CASES = [
     *l1_normalization_cases(),
     *level_cases(),
     *filter_block_cases(),
+    *filter_block_gradient_cases(),
     *pow2_cases(),
     *int8_cases(),
 ]

@@ -24,6 +24,7 @@ Attribute = int | float | str | list[int]
 # named agree to the last bit: they only choose, count, move or take one rounded step at a time.
 # (But for the sign of a zero: onnxruntime's Where makes 0 of a chosen -0.)
 FILTER_BLOCKS = [name for name in OPERATORS if name.endswith("Signs") and "ConvPool" in name]
+FILTER_BLOCKS += [name for name in OPERATORS if name.endswith("NormConvWeightGrad")]
 FILTER_BLOCKS += [name.replace("Pool", "") for name in FILTER_BLOCKS]
 BOUNDS: dict[str, float] = {
     "BatchNormalizationGrad": 1e-5,  # sums in another order, then a difference of them

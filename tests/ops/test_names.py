@@ -37,11 +37,11 @@ RULES = {
     "bnnopt/report/page/contents.py": 1,  # words for readers
     "passes/packed_products.py": 1,
     "runtime/kernels/compiled/binary_products.py": 1,  # operators of one C function
-    "runtime/kernels/compiled/convolution.py": 3,
+    "runtime/kernels/compiled/convolution.py": 2,
     "runtime/kernels/compiled/optimizers.py": 1,
     "runtime/kernels/compiled/updates.py": 1,
     "runtime/kernels/operands.py": 7,  # which operand is which, read on the device before a run
-    "runtime/kernels/reference/filter_blocks.py": 2,  # products, norms
+    "runtime/kernels/reference/filter_blocks.py": 3,  # products, norms, gradients
     "runtime/kernels/reference/optimizers.py": 2,
     "runtime/kernels/reference/updates.py": 2,
     "runtime/kernels/tiling.py": 2,

@@ -147,7 +147,7 @@ def test_kernel_is_as_near_to_float64_as_its_operator_promises(case: Case):
 @each_case
 def test_kernel_keeps_float64(case: Case):
     results = case.wide.twin
-    given = "dtype" in case.attributes and "BatchNormalization" not in case.operator
+    given = "dtype" in case.attributes and "Norm" not in case.operator
     reads_floats = any(a.dtype.kind == "f" for a in case.inputs) and not given
     for result, single in zip(results, case.twin, strict=True):
         rounds = (

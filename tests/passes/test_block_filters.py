@@ -52,11 +52,13 @@ def test_a_pooled_convolution_and_its_norm_are_one_node(net: Network) -> None:
 
 def test_the_stem_as_well_where_it_writes_float16(net: Network) -> None:
     step = net.with_passes(*NARROW)
-    assert apply(PASS, step)[0] == 2
+    assert apply(PASS, step)[0] == 3
     assert {
         "RealConvL1BatchNormalizationSigns",
         "BinaryConvPoolL1BatchNormalizationSigns",
     } <= {*ops(step, "forward")}
+    assert "BinaryConvInputGradNormConvWeightGrad" in ops(step, "backward")
+    assert "ConvWeightGrad" not in ops(step, "backward")
 
 
 @pytest.mark.parametrize("run", [run_native, run_stock])

@@ -11,9 +11,10 @@ import pytest
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled import filter_blocks
+from bnnopt.runtime.kernels.compiled.convolution import ALL_FILTERS
 from bnnopt.runtime.kernels.compiled.kernel import Sizes
 from bnnopt.runtime.kernels.compiled.table import COMPILED, scratch_bytes
-from bnnopt.runtime.kernels.reference.filter_blocks import CHAINS, OF_WINDOW
+from bnnopt.runtime.kernels.reference.filter_blocks import CHAINS, GRADIENTS, OF_WINDOW
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import MAX_THREADS, library
 from tests.runtime.compiled_calls import Guarded, settings_of
@@ -147,3 +148,77 @@ def test_it_takes_half_of_the_map_or_less() -> None:
     assert [(b.start, b.stop) for b in blocks] == [(0, 104), (104, 200)]
     groups = {**call.attributes, "group": 2}
     assert scratch_bytes(call.operator, Sizes([a.shape for a in call.inputs], [], groups)) == 0
+
+
+# The way back ------------------------------------------------------------------------------------
+
+BACK = {
+    "two-blocks": (40, 24, 8, 8, 3),
+    "one": (16, 9, 6, 4, 3),
+    "odd-kernel": (72, 10, 4, 6, 1),
+    "parts": (96, 8, 32, 16, 3),
+}
+
+
+def gradient_call(operator: str, name: str, half: bool, seed: int = 2) -> Call:
+    """From m filters over c channels to a first layer of 2 x 2 on 3 channels."""
+    c, m, h, w, k = BACK[name]
+    random = np.random.default_rng(seed)
+    dy = random.standard_normal((3, m, h, w)).astype(np.float16 if half else np.float32)
+    weights = KERNELS["SignPack"](random.standard_normal((m, c, k, k)).astype(np.float32))
+    bits = [KERNELS["SignPack"](random.standard_normal((3, c, h, w), np.float32)) for _ in "sm"]
+    tables = [random.standard_normal(s, np.float32) for s in ((c,), (c,), (c, 4), (c, 4))]
+    x = random.standard_normal((3, 3, h, w), np.float32)
+    pad = k // 2
+    own: dict[str, Attribute] = {
+        "strides": [1, 1], "pads": [pad] * 4, "dilations": [1, 1], "group": 1,
+        "w_shape": [c, k, k], "input_shape": [h, w], "output_padding": [0, 0], "shape": [c, h, w],
+    }  # fmt: skip
+    window = ([2, 2], [1, 1], [1, 0, 0, 1], [1, 1])
+    own |= {f"conv_{key}": value for key, value in zip(OF_WINDOW, window, strict=True)}
+    read: list[Array] = [dy]
+    if operator.startswith("BinaryConvInputGradInt8"):
+        read = [random.integers(-99, 99, dy.shape, np.int8), np.array(0.01, np.float32)]
+        own["dtype"] = 10 if half else 1
+    return Call(operator, [*read, weights, *bits, *tables, x], own)
+
+
+def gradient_one_by_one(call: Call) -> list[Array]:
+    product, attributes = GRADIENTS[call.operator], call.attributes
+    n = len(call.inputs) - 7  # two kinds of bits, four tables, x
+    *rest, x = call.inputs[n:]
+    (dx,) = compiled(product, call.inputs[:n], attributes)
+    dy, *sums = compiled("BatchNormalizationSignsGrad", [dx, *rest], attributes)
+    own = {name: attributes[f"conv_{name}"] for name in OF_WINDOW}
+    return [*compiled("ConvWeightGrad", [x, dy], {**attributes, **own}), *sums]
+
+
+@pytest.mark.parametrize("operator", GRADIENTS)
+@pytest.mark.parametrize("shape", BACK)
+@pytest.mark.parametrize("half", [False, True])
+def test_the_same_gradients_as_one_by_one(operator: str, shape: str, half: bool) -> None:
+    call = gradient_call(operator, shape, half)
+    for kernels, threads in (("avx512", 1), ("avx2", 4), ("portable", 2)):
+        with settings_of(kernels=kernels, threads=threads):
+            want, got = gradient_one_by_one(call), blocked(call)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_parts_of_a_batch_go_by_all_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a block of them would be summed in more parts, and rounded in other places."""
+    call = gradient_call("BinaryConvInputGradNormConvWeightGrad", "parts", half=True)
+    want = gradient_one_by_one(call)[0]
+    np.testing.assert_array_equal(blocked(call)[0], want)
+    told = filter_blocks.GradientLayout.of_conv.fget  # type: ignore[attr-defined]
+    untold = property(lambda layout: {**told(layout), ALL_FILTERS: 32})
+    monkeypatch.setattr(filter_blocks.GradientLayout, "of_conv", untold)
+    assert not np.array_equal(blocked(call)[0], want)
+
+
+def test_another_mask_is_noticed_and_sums_may_be_left_out() -> None:
+    call = gradient_call("BinaryConvInputGradNormConvWeightGrad", "two-blocks", half=True)
+    want = gradient_one_by_one(call)
+    assert blocked(call, without=1)[1] is None
+    call.inputs[3] = call.inputs[3] ^ 1
+    assert not np.array_equal(blocked(call)[0], want[0])

@@ -80,6 +80,7 @@ TURNED_FLOATS = 1 << 18  # weights that the input gradient turns at a time
 GRADIENT_ROWS = 288  # pairs of channel and tap: 32 channels of a 3 x 3 convolution
 GRADIENT_POSITIONS = 128
 COPIED_FLOATS = 1 << 15  # of x, with its padding
+ALL_FILTERS = "all_filters"  # what a weight gradient of some filters is told beside its attributes
 N_UNITS = 6  # of work that a weight gradient should have, for four threads
 PLANE_FLOATS = 1 << 13  # of a plane of a depthwise convolution at a time
 
@@ -221,9 +222,9 @@ def _cut(
         return None
     if g.group == g.c > 1:
         return _depthwise(operator, g)
-    return {"Conv": _forward, "ConvInputGrad": _input_grad, "ConvWeightGrad": _weight_grad}[
-        operator
-    ](g)
+    if operator == "ConvWeightGrad":
+        return _weight_grad(g, int(cast(int, attributes.get(ALL_FILTERS, g.m))))
+    return (_forward if operator == "Conv" else _input_grad)(g)
 
 
 def geometry_of(x: Shape, w: Shape, y: Shape, attributes: Attributes) -> Convolution | None:
@@ -282,7 +283,8 @@ def _gather_share(g: Convolution, n_channels: int, n_rows: int) -> list[int]:
     return [n_channels * g.taps * PANEL * FLOAT_BYTES, n_rows * PANEL * FLOAT_BYTES, n_rows * 8]
 
 
-def _weight_grad(g: Convolution) -> Cut:
+def _weight_grad(g: Convolution, n_filters: int) -> Cut:
+    """`n_filters` are those of the layer, where `g` has some: sums in parts go by all of them."""
     banded = g.banded(GRADIENT_POSITIONS, GRADIENT_POSITIONS)
     rows = (banded.rows - 1) * (g.sh if g.kh > 1 else 1) + (g.kh - 1) * g.dh + 1
     cols = (banded.cols - 1) * (g.sw if g.kw > 1 else 1) + (g.kw - 1) * g.dw + 1
@@ -296,6 +298,8 @@ def _weight_grad(g: Convolution) -> Cut:
     n_bands = math.ceil(g.n / cut.samples) * math.ceil(g.ho / cut.rows) * math.ceil(g.wo / cut.cols)
     n_units = g.group * n_blocks * math.ceil(g.group_filters / cut.filters)
     n_parts = min(n_bands, math.ceil(N_UNITS / n_units))
+    if n_filters != g.m:
+        n_parts = cast(int, _weight_grad(g._replace(m=n_filters), n_filters).extra[1])
     sums = tiles * cut.channels * g.taps * PANEL * FLOAT_BYTES
     share = [
         cut.channels * plane * FLOAT_BYTES,

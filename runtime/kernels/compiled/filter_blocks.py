@@ -1,13 +1,13 @@
-"""A convolution, its pooling and its batch norm, some filters after the other.
+"""Operators that follow each other, on some channels after the other.
 
-The compiled kernels of the three run on a block of filters each, whose maps lie in scratch memory:
-a filter's channel depends on no other. So the bits are the same as of whole maps.
+The compiled kernels of them run on a block of channels each, whose maps lie in scratch memory:
+no channel depends on another. So the bits are the same as of whole maps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -19,11 +19,13 @@ from bnnopt.runtime.kernels.compiled import binary_products, convolution, normal
 from bnnopt.runtime.kernels.compiled.calls import TYPES, Arrays, Attributes, integers, optional
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes
 from bnnopt.runtime.kernels.compiled.moving import copied
-from bnnopt.runtime.kernels.reference.filter_blocks import CHAINS, OF_WINDOW, Chain
+from bnnopt.runtime.kernels.reference.filter_blocks import CHAINS, GRADIENTS, OF_WINDOW, Chain
+from bnnopt.runtime.kernels.tiling import WITH_UNIT
 from bnnopt.runtime.kernels.windows import make_window
 
 N_BLOCKS = 2  # for each of them a convolution prepares its input
 FILTERS = 32  # of a block, at least
+CHANNELS = 32  # of a block on the way back: 288 rows of a 3 x 3 kernel, for tables to pay
 DTYPES: dict[int, np.dtype[Any]] = {number: dtype for dtype, number in TYPES.items()}
 
 Shape = Sequence[int]
@@ -126,6 +128,16 @@ def _aligned(shape: Shape, dtype: np.dtype[Any]) -> int:
     return -(-math.prod(shape) * dtype.itemsize // 64) * 64
 
 
+def _cut(scratch: Array, parts: Iterable[tuple[Shape, np.dtype[Any]]]) -> tuple[list[Array], Array]:
+    """Arrays at the beginning of the scratch memory, each aligned to 64, and the rest."""
+    arrays: list[Array] = []
+    for shape, dtype in parts:
+        n_bytes = math.prod(shape) * dtype.itemsize
+        arrays.append(scratch[:n_bytes].view(dtype).reshape(shape))
+        scratch = scratch[_aligned(shape, dtype) :]
+    return arrays, scratch
+
+
 def run(
     inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, operator: str
 ) -> bool:
@@ -144,14 +156,7 @@ def _run_block(
     layout: Layout, filters: slice, inputs: Arrays, outputs: Arrays, scratch: Array
 ) -> bool:
     chain, attributes = layout.chain, layout.attributes
-    taken = 0
-    arrays: list[Array] = []
-    for shape, dtype in layout.parts(filters):
-        n_bytes = math.prod(shape) * dtype.itemsize
-        arrays.append(scratch[taken : taken + n_bytes].view(dtype).reshape(shape))
-        taken += _aligned(shape, dtype)
-    y, signs, mask, *of_pool = arrays
-    rest = scratch[taken:]
+    (y, signs, mask, *of_pool), rest = _cut(scratch, layout.parts(filters))
     (x, w), (origin, *channels) = inputs[:2], inputs[2:] if chain.pools else (None, *inputs[2:])
     assert w is not None
     if not _KERNELS[chain.product]([x, w[filters]], [y], attributes, rest):
@@ -189,11 +194,160 @@ def scratch_bytes(operator: str, sizes: Sizes) -> int | None:
     return needed
 
 
-KERNELS: dict[str, CompiledKernel] = {
-    name: CompiledKernel(
-        partial(run, operator=name),
-        partial(scratch_bytes, name),
-        repeatable=_KERNELS[chain.product].repeatable,
+# The way back ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GradientLayout:
+    """Shapes of a gradient's way to the first weights, and how its channels are cut.
+
+    Attributes
+    ----------
+    product : str
+        What makes the gradient of the batch norm's output.
+    dy, w, x : shape
+        Of the product's gradient and its packed weights (M, bytes); of the first layer's input.
+    shape : shape
+        Of a sample of the batch norm.
+    """
+
+    product: str
+    dy: Shape
+    w: Shape
+    x: Shape
+    shape: Shape
+    dtype: np.dtype[Any]
+    attributes: Attributes
+
+    @classmethod
+    def of(
+        cls, operator: str, shapes: Sequence[Shape], attributes: Attributes, dtype: np.dtype[Any]
+    ) -> GradientLayout | None:
+        """None where a block's bits do not begin at whole bytes, or there are groups."""
+        product = GRADIENTS[operator]
+        place = 1 + product.endswith(WITH_UNIT)
+        shape = integers(attributes, "shape") or []
+        found = cls(product, shapes[0], shapes[place], shapes[-1], shape, dtype, attributes)
+        bits = math.prod(found.kernel), math.prod(shape[1:])
+        is_whole = all(CHANNELS * n % 8 == 0 for n in bits)
+        return found if is_whole and attributes["group"] == 1 else None
+
+    @property
+    def kernel(self) -> Shape:
+        """The product's."""
+        return (integers(self.attributes, "w_shape") or [])[1:]
+
+    def blocks(self) -> Iterator[slice]:
+        """The channels of each block."""
+        for start in range(0, self.shape[0], CHANNELS):
+            yield slice(start, min(start + CHANNELS, self.shape[0]))
+
+    def bits_of(self, channels: slice, each: int) -> slice:
+        """Where the bits of some channels are in a row, `each` of them a channel."""
+        return slice(channels.start * each // 8, -(-channels.stop * each // 8))
+
+    def parts(self, channels: slice) -> list[tuple[Shape, np.dtype[Any]]]:
+        """Of a block: weights, dx, signs, mask."""
+        n, byte = channels.stop - channels.start, np.dtype(np.uint8)
+        w = self.bits_of(channels, math.prod(self.kernel))
+        bits = self.bits_of(channels, math.prod(self.shape[1:]))
+        packed: tuple[Shape, np.dtype[Any]] = (self.dy[0], bits.stop - bits.start), byte
+        weights: tuple[Shape, np.dtype[Any]] = (self.w[0], w.stop - w.start), byte
+        return [weights, ((self.dy[0], n, *self.shape[1:]), self.dtype), packed, packed]
+
+    def room(self, channels: slice) -> int:
+        """Bytes of the parts, each aligned to 64."""
+        return sum(_aligned(shape, dtype) for shape, dtype in self.parts(channels))
+
+    def of_product(self, channels: slice) -> Attributes:
+        """The product's attributes for a block."""
+        return {**self.attributes, "w_shape": [channels.stop - channels.start, *self.kernel]}
+
+    @property
+    def of_conv(self) -> Attributes:
+        """The attributes of the first layer's weight gradient."""
+        own = {name: self.attributes[f"conv_{name}"] for name in OF_WINDOW}
+        return {**self.attributes, **own, convolution.ALL_FILTERS: self.shape[0]}
+
+    def scratch(self, channels: slice, n_threads: int) -> int | None:
+        """What the products need beside the parts."""
+        (w, _), (dx, _), *_ = self.parts(channels)
+        unit: list[Shape] = [()] * self.product.endswith(WITH_UNIT)
+        given = Sizes([self.dy, *unit, w], [dx], self.of_product(channels), n_threads=n_threads)
+        kernel = cast("list[int]", self.attributes["conv_kernel_shape"])
+        dw = (dx[1], self.x[1], *kernel)
+        last = Sizes([self.x, dx], [dw], self.of_conv, n_threads=n_threads)
+        rules = (_KERNELS[self.product].scratch, given), (_KERNELS["ConvWeightGrad"].scratch, last)
+        needed = [rule(sizes) for rule, sizes in rules if rule is not None]
+        found = [n for n in needed if n is not None]
+        return max(found) if len(found) == len(needed) else None
+
+
+def run_gradient(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array, *, operator: str
+) -> bool:
+    """`filter_blocks.blocked_gradient`; the sums may be left out."""
+    if any(array is None for array in inputs) or scratch.ctypes.data % 64:
+        return False
+    arrays = cast("list[Array]", inputs)
+    dtype = arrays[0].dtype if "dtype" not in attributes else DTYPES[cast(int, attributes["dtype"])]
+    layout = GradientLayout.of(operator, [a.shape for a in arrays], attributes, dtype)
+    return layout is not None and all(
+        _run_channels(layout, channels, arrays, outputs, scratch) for channels in layout.blocks()
     )
-    for name, chain in CHAINS.items()
+
+
+def _run_channels(
+    layout: GradientLayout, channels: slice, inputs: list[Array], outputs: Arrays, scratch: Array
+) -> bool:
+    (w, dx, signs, mask), rest = _cut(scratch, layout.parts(channels))
+    *given, all_w, all_signs, all_mask = inputs[:-5]
+    *tables, x = inputs[-5:]
+    bits = layout.bits_of(channels, math.prod(layout.shape[1:]))
+    own = layout.bits_of(channels, math.prod(layout.kernel))
+    moved = ((all_w, w, own), (all_signs, signs, bits), (all_mask, mask, bits))
+    if not all(copied(whole[:, where], part) for whole, part, where in moved):
+        return False
+    if not _KERNELS[layout.product]([*given, w], [dx], layout.of_product(channels), rest):
+        return False
+    sums = [None if o is None else o[channels] for o in (optional(outputs, i) for i in (1, 2))]
+    read = [dx, signs, mask, *(table[channels] for table in tables)]
+    norm = _KERNELS["BatchNormalizationSignsGrad"]
+    if not norm(read, [dx, *sums], layout.attributes, rest):
+        return False
+    dw = optional(outputs, 0)
+    assert dw is not None
+    return _KERNELS["ConvWeightGrad"]([x, dx], [dw[channels]], layout.of_conv, rest)
+
+
+def gradient_scratch_bytes(operator: str, sizes: Sizes) -> int | None:
+    """Bytes of the maps of a block, in float32 at most, and of what the products need."""
+    dtype = DTYPES[cast(int, sizes.attributes.get("dtype", 1))]
+    layout = GradientLayout.of(operator, sizes.inputs, sizes.attributes, dtype)
+    if layout is None:
+        return None
+    needed = 0
+    for channels in layout.blocks():
+        beside = layout.scratch(channels, sizes.n_threads)
+        if beside is None:
+            return None
+        needed = max(needed, layout.room(channels) + beside)
+    return needed
+
+
+KERNELS: dict[str, CompiledKernel] = {
+    **{
+        name: CompiledKernel(
+            partial(run, operator=name),
+            partial(scratch_bytes, name),
+            repeatable=_KERNELS[chain.product].repeatable,
+        )
+        for name, chain in CHAINS.items()
+    },
+    **{
+        name: CompiledKernel(
+            partial(run_gradient, operator=name), partial(gradient_scratch_bytes, name)
+        )
+        for name in GRADIENTS
+    },
 }

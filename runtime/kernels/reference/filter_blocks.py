@@ -1,4 +1,4 @@
-"""A convolution, its pooling and its batch norm after each other; see `ops.filter_blocks`."""
+"""Operators that follow each other on the same channels; see `ops.filter_blocks`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel
 from bnnopt.runtime.kernels.reference.adapters import real_conv
-from bnnopt.runtime.kernels.reference.binary_products import binary_conv
+from bnnopt.runtime.kernels.reference.binary_products import binary_conv, binary_conv_input_grad
+from bnnopt.runtime.kernels.reference.convolution import conv_weight_grad
+from bnnopt.runtime.kernels.reference.int8 import binary_conv_input_grad_int8
 from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.normalization import (
     batch_normalization_signs,
+    batch_normalization_signs_grad,
     l1_batch_normalization_signs,
 )
 from bnnopt.runtime.kernels.reference.pooling import packed_max_pool
 
 PRODUCTS: dict[str, Kernel] = {"BinaryConv": binary_conv, "RealConv": real_conv}
+INPUT_GRADS: dict[str, Kernel] = {
+    "BinaryConvInputGrad": binary_conv_input_grad,
+    "BinaryConvInputGradInt8": binary_conv_input_grad_int8,
+}
 NORMS: dict[str, Kernel] = {
     "BatchNormalizationSigns": batch_normalization_signs,
     "L1BatchNormalizationSigns": l1_batch_normalization_signs,
@@ -79,7 +86,39 @@ def _inputs(kernel: Kernel) -> list[inspect.Parameter]:
     return [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
+def blocked_gradient(product: Kernel) -> Kernel:
+    """The kernel that runs `product`, a batch norm's gradient from bits and `conv_weight_grad`."""
+    of_product, of_norm = _options(product), _options(batch_normalization_signs_grad)
+    n_read = len(_inputs(product))
+
+    def run(*inputs: Array, **given: Any) -> tuple[Array, ...]:
+        *rest, x = inputs[n_read:]
+        dx = product(*inputs[:n_read], **{name: given[name] for name in of_product})
+        assert isinstance(dx, np.ndarray)
+        dx, *sums = batch_normalization_signs_grad(dx, *rest, shape=given["shape"])
+        own = {name: given[f"conv_{name}"] for name in OF_WINDOW}
+        return conv_weight_grad(x, dx, **own, group=given["group"]), *sums
+
+    of_bits, x = _inputs(batch_normalization_signs_grad)[1:], _inputs(conv_weight_grad)[0]
+    options = _options(conv_weight_grad)
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            *(*_inputs(product), *of_bits, x),
+            *(*of_product.values(), *of_norm.values()),
+            *(options[name].replace(name=f"conv_{name}") for name in OF_WINDOW),
+        ]
+    )
+    return run
+
+
+GRADIENTS: dict[str, str] = {f"{product}NormConvWeightGrad": product for product in INPUT_GRADS}
 KERNELS: dict[str, NumpyKernel] = {
-    name: NumpyKernel(blocked(PRODUCTS[chain.product], NORMS[chain.norm], pools=chain.pools))
-    for name, chain in CHAINS.items()
+    **{
+        name: NumpyKernel(blocked(PRODUCTS[chain.product], NORMS[chain.norm], pools=chain.pools))
+        for name, chain in CHAINS.items()
+    },
+    **{
+        name: NumpyKernel(blocked_gradient(INPUT_GRADS[product]))
+        for name, product in GRADIENTS.items()
+    },
 }
