@@ -1,13 +1,15 @@
 """Training on a bare Cortex-M4 in QEMU, beside the same training in Python.
 
+    export BNNOPT_KERNELS=portable
     python -m benchmarks.microcontroller sensors --train har_train.npz --test har_test.npz
-    python -m benchmarks.microcontroller images --samples 8000 --test-samples 2000
+    python -m benchmarks.microcontroller images --samples 6000 --test-samples 1000
 
 `images` are those of Fashion-MNIST (Debian's dataset-fashion-mnist) if no files are named,
 `sensors` windows of six signals and 128 samples. The network is compiled at -O2 for batches of 8
 with Adam, emitted, and linked for 1 MiB of flash and 256 KiB of RAM; both take the samples in the
-same order at the same rate. Needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm.
-Emulated times mean nothing.
+same order at the same rate, and have to be equally right behind each epoch; without the variable
+Python rounds as the kernels of this machine do. Needs gcc-arm-none-eabi, libnewlib-arm-none-eabi
+and qemu-system-arm. Emulated times mean nothing.
 """
 
 from __future__ import annotations
