@@ -110,6 +110,15 @@ def test_a_pooling_that_adds_is_left_in_floats() -> None:
     assert node(step, "Int8Pack").inputs[0] is node(step, "PackedMaxPoolGrad").outputs[0]
 
 
+@pytest.mark.parametrize(("filters", "over"), [(8, True), (9, False), (16, False), (17, True)])
+def test_integers_lie_over_dy_where_the_buffer_is_of_use(filters: int, over: bool) -> None:
+    """Not beside a dx of half of dy or more that is too small to be written over dy."""
+    text = OVERLAPPING.replace("4] y", f"{filters}] y")
+    weights = {"w1": [8, 2, 3, 3], **batch_norm_weights(1, 8), "w2": [filters, 8, 3, 3]}
+    step = rewritten(network(text, weights))
+    assert (in_place_pairs(node(step, "Int8Pack")) == {0: 0}) is over
+
+
 def test_another_reader_is_a_reason() -> None:
     step = small("binary").with_passes(*EARLIER)
     dx = node(step, "BinaryConvInputGrad")
