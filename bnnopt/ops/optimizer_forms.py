@@ -77,8 +77,8 @@ ROUND_TO_BYTE = Operator(
     summary="""y = x / unit in int8, up or down by chance, so that its mean is that; at most 127.
 
     x: (M, *shape) float32; unit: (M, 1) float32, that of a row; step: int64 scalar. y: (M, *shape)
-    int8, 0 where the unit is 0. |x| / unit is rounded up where what is above a whole number and the
-    lower 19 of the element's RandomBits, times 2^-19, add up to 1.
+    int8, 0 where the unit is 0. |x| / unit is rounded up where floor(2^19 times what is above a
+    whole number) and the lower 19 of the element's RandomBits add up to 2^19.
     """,
     signature="RoundToByte <seed> (x, unit, step) => (y)",
     body="""
@@ -99,12 +99,13 @@ ROUND_TO_BYTE = Operator(
         bits = bnnopt.RandomBits <seed: int = @seed> (x, step)
         cut = Constant <value_int = 524288> ()
         drawn64 = Mod (bits, cut)
-        drawn = Cast <to = 1> (drawn64)
-        least = Constant <value_float = 1.9073486328125e-06> ()
-        share_like_x = Mul (drawn, least)
-        share = Flatten <axis = 1> (share_like_x)
-        sum = Add (rest, share)
-        rises = GreaterOrEqual (sum, one)
+        drawn_like_x = Cast <to = 1> (drawn64)
+        drawn = Flatten <axis = 1> (drawn_like_x)
+        steps = Constant <value_float = 524288.0> ()
+        share_steps = Mul (rest, steps)
+        share = Floor (share_steps)
+        sum = Add (share, drawn)
+        rises = GreaterOrEqual (sum, steps)
         up = Cast <to = 1> (rises)
         rounded = Add (below, up)
         minus = Neg (rounded)

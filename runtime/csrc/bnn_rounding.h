@@ -4,8 +4,6 @@
 
 #include "bnn_half.h"
 
-#include <math.h>
-
 /* lowbias32. */
 BNN_INLINE uint32_t random32(uint32_t i) {
     i ^= i >> 16;
@@ -20,6 +18,7 @@ BNN_INLINE uint32_t stream_start(i64 step, i64 seed) {
     return (uint32_t)step * 0x9E3779B1u + (uint32_t)seed;
 }
 
+enum { BYTE_BITS = 0x42fe0000 }; /* of 127 */
 enum { HALF_GAP = 10 << 23, LEAST_GAP = (127 - 24) << 23, HIGHEST_BITS = 0x477fe000 };
 static const float HIGHEST = 65504.0f;
 /* Of a state in half precision: it holds so many times the momentum. */
@@ -43,16 +42,25 @@ BNN_INLINE float chance_half(float x, uint32_t drawn) {
     return bnn_float_of_bits(bnn_bits_of_float(rounded) | sign | quiet_nan);
 }
 
-/* q[i] = m[i] / unit, up or down by chance, as RoundToByte says; 0 if the unit is 0. */
-BNN_INLINE void store_bytes(const float *m, int8_t *q, float unit, uint32_t counter, i64 n) {
+/* m[i] / unit, up or down by chance, as RoundToByte says; 0 if the unit is 0. Whole numbers in
+   floats: their narrowing is a loop of its own. In integers as in chance_half. */
+BNN_INLINE void round_to_bytes(float *m, float unit, uint32_t counter, i64 n) {
     const float inverse = unit > 0 ? 1 / unit : 0;
     for (i64 i = 0; i < n; i++) {
-        const float place = m[i] * inverse, size = fabsf(place), fitting = size < 127 ? size : 127;
-        const int32_t below = (int32_t)fitting, drawn = random32(counter + (uint32_t)i) & 0x7ffff;
-        const float sum = fitting - (float)below + (float)drawn * 0x1p-19f;
-        const int32_t rounded = below + (sum >= 1);
-        q[i] = (int8_t)(place < 0 ? -rounded : rounded);
+        const uint32_t place = bnn_bits_of_float(m[i] * inverse);
+        const int32_t all = (int32_t)(place & 0x7fffffff);
+        const float size = bnn_float_of_bits((uint32_t)(all < BYTE_BITS ? all : BYTE_BITS));
+        const int32_t below = (int32_t)size, rest = (int32_t)((size - (float)below) * 0x1p19f);
+        const int32_t drawn = (int32_t)(random32(counter + (uint32_t)i) & 0x7ffff);
+        const float rounded = (float)(below + ((rest + drawn) >> 19));
+        const uint32_t sign = all > 0x7f800000 ? 0 : place & 0x80000000; /* none of NaN */
+        m[i] = bnn_float_of_bits(bnn_bits_of_float(rounded) | sign);
     }
+}
+
+BNN_INLINE void store_bytes(float *m, int8_t *q, float unit, uint32_t counter, i64 n) {
+    round_to_bytes(m, unit, counter, n);
+    for (i64 i = 0; i < n; i++) q[i] = (int8_t)(int32_t)m[i];
 }
 
 BNN_INLINE void store_nearest(float *x, void *y, i64 n) {

@@ -258,7 +258,7 @@ def round_to_byte(x: Array, unit: Array, step: Array, *, seed: int) -> Array:
     magnitude = np.where(magnitude < 127, magnitude, x.dtype.type(127))
     below = np.floor(magnitude)
     drawn = (random_bits(x, step, seed=seed) & 0x7FFFF).reshape(place.shape)
-    rises = magnitude - below + drawn.astype(x.dtype) * x.dtype.type(2**-19) >= 1
+    rises = np.floor((magnitude - below) * 2**19) + drawn >= 2**19
     rounded = (below + rises).astype(np.int8)
     return np.asarray(np.where(place < 0, -rounded, rounded)).reshape(x.shape)
 
