@@ -131,7 +131,7 @@ def test_another_reader_is_a_reason() -> None:
     assert reasons == {str(dx.inputs[0].name): "kept anyway: Add 'twice' reads it"}
 
 
-@pytest.mark.parametrize("backend", RUNNERS)
+@pytest.mark.parametrize("backend", ["native", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["binary", "residual"])
 def test_gradients_turn_less_than_stated(name: str, backend: str) -> None:
     net, run = small(name, batch=16), RUNNERS[backend]
