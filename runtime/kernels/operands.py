@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, cast
 
 from bnnopt.runtime.format import Attribute
+from bnnopt.runtime.kernels.chains import CHAINS, GRADIENTS, OF_WINDOW
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS
 from bnnopt.runtime.kernels.compiled.updates import FUSED
-from bnnopt.runtime.kernels.reference.filter_blocks import CHAINS, GRADIENTS, OF_WINDOW
 from bnnopt.runtime.kernels.tiling import WITH_UNIT
 from bnnopt.runtime.kernels.windows import make_window
 

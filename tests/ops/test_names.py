@@ -36,6 +36,7 @@ RULES = {
     "bnnopt/frontend/training_artifacts.py": 1,  # operators that onnxruntime-training adds, too
     "bnnopt/report/page/contents.py": 1,  # words for readers
     "passes/packed_products.py": 1,
+    "runtime/kernels/chains.py": 3,  # products, norms, gradients
     "runtime/kernels/compiled/binary_products.py": 1,  # operators of one C function
     "runtime/kernels/compiled/convolution.py": 2,
     "runtime/kernels/compiled/optimizers.py": 1,

@@ -10,11 +10,11 @@ import pytest
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.chains import CHAINS, GRADIENTS, OF_WINDOW
 from bnnopt.runtime.kernels.compiled import filter_blocks
 from bnnopt.runtime.kernels.compiled.convolution import ALL_FILTERS
 from bnnopt.runtime.kernels.compiled.kernel import Sizes
 from bnnopt.runtime.kernels.compiled.table import COMPILED, scratch_bytes
-from bnnopt.runtime.kernels.reference.filter_blocks import CHAINS, GRADIENTS, OF_WINDOW
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import MAX_THREADS, library
 from tests.runtime.compiled_calls import Guarded, settings_of

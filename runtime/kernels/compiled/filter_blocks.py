@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.chains import CHAINS, GRADIENTS, OF_WINDOW, Chain
 from bnnopt.runtime.kernels.compiled import binary_products, convolution, normalization, pooling
 from bnnopt.runtime.kernels.compiled.calls import TYPES, Arrays, Attributes, integers, optional
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes
 from bnnopt.runtime.kernels.compiled.moving import copied
-from bnnopt.runtime.kernels.reference.filter_blocks import CHAINS, GRADIENTS, OF_WINDOW, Chain
 from bnnopt.runtime.kernels.tiling import WITH_UNIT
 from bnnopt.runtime.kernels.windows import make_window
 
@@ -39,8 +38,7 @@ _KERNELS: dict[str, CompiledKernel] = {
 }
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Shapes of a chain, and how its filters are cut.
 
     Attributes
@@ -197,8 +195,7 @@ def scratch_bytes(operator: str, sizes: Sizes) -> int | None:
 # The way back ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class GradientLayout:
+class GradientLayout(NamedTuple):
     """Shapes of a gradient's way to the first weights, and how its channels are cut.
 
     Attributes

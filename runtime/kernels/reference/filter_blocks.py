@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel
+from bnnopt.runtime.kernels.chains import CHAINS, GRADIENTS, OF_WINDOW
 from bnnopt.runtime.kernels.reference.adapters import real_conv
 from bnnopt.runtime.kernels.reference.binary_products import binary_conv, binary_conv_input_grad
 from bnnopt.runtime.kernels.reference.convolution import conv_weight_grad
@@ -29,23 +30,6 @@ INPUT_GRADS: dict[str, Kernel] = {
 NORMS: dict[str, Kernel] = {
     "BatchNormalizationSigns": batch_normalization_signs,
     "L1BatchNormalizationSigns": l1_batch_normalization_signs,
-}
-OF_WINDOW = ("kernel_shape", "strides", "pads", "dilations")  # a pooling has them as `pool_...`
-
-
-class Chain(NamedTuple):
-    """The operators that follow each other, a PackedMaxPool between them if it pools."""
-
-    product: str
-    pools: bool
-    norm: str
-
-
-CHAINS: dict[str, Chain] = {
-    product + "Pool" * pools + norm: Chain(product, pools, norm)
-    for product in PRODUCTS
-    for pools in (False, True)
-    for norm in NORMS
 }
 
 
@@ -111,7 +95,6 @@ def blocked_gradient(product: Kernel) -> Kernel:
     return run
 
 
-GRADIENTS: dict[str, str] = {f"{product}NormConvWeightGrad": product for product in INPUT_GRADS}
 KERNELS: dict[str, NumpyKernel] = {
     **{
         name: NumpyKernel(blocked(PRODUCTS[chain.product], NORMS[chain.norm], pools=chain.pools))
