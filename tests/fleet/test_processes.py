@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
-from bnnopt.fleet import RunOptions, write_app
-from tests.fleet import misbehaving
-from tests.fleet.setting import DEVICES, log_of, options, parameters, write_base
-
 pytest.importorskip("flwr.app")
 from benchmarks.fleet_grid import Devices, Reply, identity
 from benchmarks.fleet_processes import Fleet, fleet
+from bnnopt.fleet import RunOptions, write_app
 from bnnopt.fleet.server import serve
+from tests.fleet import misbehaving
+from tests.fleet.setting import DEVICES, log_of, options, parameters, write_base
 
 PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]

@@ -20,8 +20,9 @@ from bnnopt.runtime.kernels.compiled.updates import FUSED
 from bnnopt.runtime.library import library
 from tests.graphs import run_native, zoo
 from tests.runtime.compiled_calls import CALLS, Call, Source
-from tests.runtime.test_compiled_products import small_products
+from tests.runtime.test_compiled_products import small_products, with_integers
 from tests.runtime.test_compiled_updates import small_updates
+from tests.runtime.test_filter_blocks import CHAINS, call_of
 
 pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
 SHAPE = (6, 5, 7, 8)
@@ -33,6 +34,12 @@ def calls() -> dict[str, Call]:
     table = {name: CALLS[name](Source(3, SHAPE, special=False)) for name in REPEATABLE & set(CALLS)}
     for product in small_products():
         table[product.operator] = Call(product.operator, [*product.inputs], product.attributes)
+        if product.operator.endswith(("Grad", "Signs")):
+            narrow = with_integers(product, 1, 3)
+            table[narrow.operator] = Call(narrow.operator, [*narrow.inputs], narrow.attributes)
+    for name in REPEATABLE & set(CHAINS):
+        chain = call_of(name, "two-blocks", 5)
+        table[name] = Call(name, [*chain.inputs], chain.attributes)
     return table | {update.operator: update for update in small_updates()}
 
 
