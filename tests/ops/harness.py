@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+import pytest
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import InlinePass
 
-from bnnopt.ops import DOMAIN, DOMAIN_VERSION, MIN_OPSET, OPERATORS, Emitter, functions_for
+from bnnopt.ops import DOMAIN, DOMAIN_VERSION, MIN_OPSET, OPERATORS, Emitter, Form, functions_for
 from bnnopt.runtime.kernels.reference.table import KERNELS
 
 Array = NDArray[np.generic]
@@ -84,6 +85,13 @@ class Case:
     def twin(self) -> tuple[Array, ...]:
         """What the numpy kernel gives."""
         return run_twin(self)
+
+
+def marked(operator: str, value: object) -> object:
+    """`value` for pytest's parameters: of the products that step weights Adam's are not slow."""
+    is_one_of_many = Form.FUSED in OPERATORS[operator].form and operator.endswith("Step")
+    is_slow = is_one_of_many and not operator.endswith("AdamStep")
+    return pytest.param(value, marks=pytest.mark.slow) if is_slow else value
 
 
 def build(case: Case, opset: int = MIN_OPSET) -> ir.Model:

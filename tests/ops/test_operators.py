@@ -25,6 +25,7 @@ from tests.ops.harness import (
     assert_typed,
     build,
     inlined,
+    marked,
     newest_opset,
     run_onnxruntime,
     run_reference,
@@ -57,7 +58,8 @@ REFERENCE_BUGS = {
 }
 KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
-each_case = pytest.mark.parametrize("case", CASES, ids=str)
+MARKED = [marked(case.operator, case) for case in CASES]
+each_case = pytest.mark.parametrize("case", MARKED, ids=str)
 each_opset = pytest.mark.parametrize("opset", [MIN_OPSET, newest_opset()])
 
 
@@ -108,7 +110,9 @@ def test_body_on_onnxruntime_agrees_with_the_kernel(case: Case, opset: int):
     assert_typed(model, results)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if str(c) not in REFERENCE_BUGS], ids=str)
+@pytest.mark.parametrize(
+    "case", [marked(c.operator, c) for c in CASES if str(c) not in REFERENCE_BUGS], ids=str
+)
 @each_opset
 def test_body_on_the_reference_evaluator_agrees_with_the_kernel(case: Case, opset: int):
     results = run_reference(ir.to_proto(build(case, opset)), case)
