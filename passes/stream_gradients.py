@@ -32,7 +32,6 @@ class StreamGradients(Pass):
     name: ClassVar[str] = "stream-gradients"
     after: ClassVar[Mapping[str, str]] = {
         "packed-products": "asks the kernels that were chosen whether they stream",
-        "int8-gradients": "writes over what is smaller by then",
     }
 
     def run(self, step: TrainingStep, trace: Trace) -> int:

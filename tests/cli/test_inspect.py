@@ -144,7 +144,7 @@ def test_what_is_large_has_advice(page_of_folder: Page) -> None:
 def test_the_page_of_a_model_has_all_levels(bnnopt: Cli, workspace: Path) -> None:
     bnnopt("inspect", MODELS / "relu-mini.onnx", "-b", "8", "--html", "page.html")
     versions = Page(workspace / "page.html").data["versions"]
-    assert [v["label"] for v in versions] == ["before any pass", "-O1", "-O2"]
+    assert [v["label"] for v in versions] == ["before any pass", "-O1", "-O2", "-O3"]
 
 
 @pytest.mark.slow

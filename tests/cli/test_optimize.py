@@ -216,13 +216,13 @@ def needed(report: Any) -> int:
 
 @pytest.mark.slow
 def test_budget_that_nothing_fits(mistake: Mistake, optimized: Any) -> None:
-    least = needed(optimized("-O2"))
+    least = needed(optimized("-O3"))
     arguments = ("optimize", MLP, "-b", "20", "-o", "out", "--json", "r.json", "--budget")
     line = mistake(*arguments, f"{least - (1 << 20)}B", exit_code=3)
     assert "1.00 MiB too much; take a smaller --batch-size" in line
     mistake(*arguments, "0B", exit_code=3)
     smallest = line.partition("smallest plan needs ")[2].partition(" (")[0]
-    assert optimized("--budget", smallest)["level"] == "O2"
+    assert optimized("--budget", smallest)["level"] == "O3"
 
 
 def test_budget_with_passes_runs_those_only(optimized: Any, mistake: Mistake) -> None:

@@ -66,6 +66,7 @@ def test_what_is_left_says_why() -> None:
     assert skipped[0][1] == "a filter of 6 elements: its unit needs as much"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_first_step_is_that_of_float16(optimizer: str) -> None:
     """It reads no momentum, and writes weights before it rounds one."""
