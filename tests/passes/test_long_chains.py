@@ -18,7 +18,7 @@ def chain(n: int, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "n", [100, *(pytest.param(n, marks=pytest.mark.slow) for n in (400, 2000))]
+    "n", [100, *(pytest.param(n, marks=pytest.mark.slow) for n in (400, 1000))]
 )
 def test_a_chain_of_relus(n: int, tmp_path: Path) -> None:
     path = chain(n, tmp_path)

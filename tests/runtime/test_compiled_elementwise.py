@@ -45,7 +45,7 @@ def test_an_operand_that_is_left_out_is_not_covered(operator):
 
 
 @each_operator
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     shape=small_shapes,
     seed=seeds,

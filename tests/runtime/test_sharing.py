@@ -27,7 +27,7 @@ from tests.passes.networks import BINARY, BINARY_WEIGHTS
 Array = NDArray[Any]
 BATCH = 16
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
-often = pytest.mark.parametrize("repeats", [5, pytest.param(200, marks=pytest.mark.slow)])
+often = pytest.mark.parametrize("repeats", [5, pytest.param(80, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")
