@@ -72,6 +72,16 @@ def test_another_order_is_tried_where_the_first_leaves_a_gap() -> None:
     assert min(map(lowest_places, (by_size, by_start))) > 64 * 8
 
 
+def test_from_the_ground_up_where_no_order_by_size_or_time_will_do() -> None:
+    lives = [(5, 6, 10), (6, 3, 3), (2, 6, 8), (3, 3, 7)]  # 10 units at once, from step 6 on
+    intervals = [Interval(64 * n, first, last) for n, first, last in lives]
+    assert place(intervals)[1] == 64 * 10
+    by_size = sorted(intervals, key=lambda i: (-i.n_bytes, i.first))
+    by_start = sorted(intervals, key=lambda i: (i.first, -i.n_bytes))
+    by_life = sorted(intervals, key=lambda i: (i.first - i.last, -i.n_bytes))
+    assert min(map(lowest_places, (by_size, by_start, by_life))) > 64 * 10
+
+
 def lowest_places(intervals: list[Interval]) -> int:
     """The arena that comes of placing each as low as those before it allow."""
     placed: list[tuple[int, Interval]] = []
