@@ -305,13 +305,31 @@ static tile take_tile(const gradient *d, bnn_scratch scratch) {
     return t;
 }
 
-/* A unit: some channels of a group, and up to `filters` of its filters, over the whole batch. */
+/* Filters of a unit of work. */
+static i64 unit_filters(const gradient *d) { return is_int8(d) ? STRIP8 : STRIP; }
+
+/* Some channels of a group with a strip of its filters or several, over the whole batch. */
+static void add_unit(const gradient *d, block k, i64 first, i64 last, tile t) {
+    const bnn_conv *g = d->g;
+    i64 n = last - first, width = bnn_round_up(bnn_ceil_div(n, bnn_ceil_div(n, LANES)), STRIP);
+    for (i64 band = 0; band < bnn_n_bands(g); band++) {
+        bnn_band b = bnn_band_at(g, band);
+        fill_bits(d, b, k, t.bits);
+        for (k.filter = first; k.filter < last; k.filter += width) {
+            k.n_filters = bnn_min(width, last - k.filter);
+            add_band(d, b, k, t);
+            add_sums(d, k, first, band, t);
+        }
+    }
+}
+
+/* Strips that follow each other share the bits of their channels, if one thread has them. */
 static void add_units(void *context, i64 begin, i64 end, int thread) {
     const gradient *d = context;
     const bnn_conv *g = d->g;
-    i64 channels = g->c / g->group, filters = g->m / g->group;
-    i64 n_channels = bnn_ceil_div(channels, g->channels);
-    i64 n_filters = bnn_ceil_div(filters, g->filters);
+    i64 channels = g->c / g->group, filters = g->m / g->group, width = unit_filters(d), n = 1;
+    i64 n_channels = bnn_ceil_div(channels, g->channels), strips = bnn_ceil_div(filters, width);
+    i64 most = bnn_max(1, g->filters / width);
     tile t = take_tile(d, d->per_thread[thread]);
     memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
     memset(t.narrow, 0, (size_t)narrow_bytes(d));
@@ -320,21 +338,13 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
             t.offsets[ky * g->kw + kx] =
                 kx * d->plane +
                 (ky * g->dh % g->sh * d->phase_rows + ky * g->dh / g->sh) * d->row_bytes;
-    for (i64 unit = begin; unit < end; unit++) {
-        block k = {.group = unit / (n_channels * n_filters),
-                   .channel = unit / n_filters % n_channels * g->channels};
+    for (i64 unit = begin; unit < end; unit += n) {
+        i64 strip = unit % strips;
+        block k = {.group = unit / (n_channels * strips),
+                   .channel = unit / strips % n_channels * g->channels};
         k.n_channels = bnn_min(g->channels, channels - k.channel);
-        i64 first = unit % n_filters * g->filters, last = bnn_min(first + g->filters, filters);
-        i64 width = bnn_round_up(bnn_ceil_div(last - first, bnn_ceil_div(last - first, LANES)), STRIP);
-        for (i64 band = 0; band < bnn_n_bands(g); band++) {
-            bnn_band b = bnn_band_at(g, band);
-            fill_bits(d, b, k, t.bits);
-            for (k.filter = first; k.filter < last; k.filter += width) {
-                k.n_filters = bnn_min(width, last - k.filter);
-                add_band(d, b, k, t);
-                add_sums(d, k, first, band, t);
-            }
-        }
+        n = bnn_min(bnn_min(most, strips - strip), end - unit);
+        add_unit(d, k, strip * width, bnn_min((strip + n) * width, filters), t);
     }
 }
 
@@ -364,8 +374,8 @@ BNN_EXPORT int bnn_conv_weight_grad_b1(const bnn_conv *g, const uint8_t *x, cons
                 BNN_TABLES_BYTES + (TERMS + g->channels * taps + taps) * LANES * floats +
                 bnn_round_up(finished_bytes(&d), 64) + narrow_bytes(&d);
     if (!bnn_share(&scratch, share, per_thread)) return 0;
-    i64 filters = g->m / g->group, channels = g->c / g->group;
-    i64 n_blocks = bnn_ceil_div(channels, g->channels) * bnn_ceil_div(filters, g->filters);
-    bnn_parallel(g->group * n_blocks, 1, add_units, &d);
+    i64 filters = g->m / g->group, channels = g->c / g->group, width = unit_filters(&d);
+    i64 n_units = g->group * bnn_ceil_div(channels, g->channels) * bnn_ceil_div(filters, width);
+    bnn_parallel(n_units, bnn_grain_of_units(n_units, LANES / width), add_units, &d);
     return 1;
 }

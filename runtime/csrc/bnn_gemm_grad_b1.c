@@ -5,14 +5,14 @@
    It is both gradients of a binary dense layer: of the weights, with d = dy and the bits of x
    (terms are samples), and of the input, with d = dy transposed and the bits of w (terms are
    filters). For every 6 terms the 64 signed sums of some lanes are tabled; 6 bits then choose one.
-   The input gradient of a few samples flips the signs of d one by one instead. Sums are float32, or
+   Both gradients of a few samples flip the signs of d one by one instead. Sums are float32, or
    int16 and then float32 where d is int8, to be multiplied by its unit at last; what is not float32
    is rounded, once, when a tile is finished.
    Source: Arlazarov, Dinic, Kronrod, Faradzev (1970), "the method of the four Russians". */
 #include "bnn_products.h"
 
 enum {
-    FEW = 3,       /* so few lanes do without tables */
+    FEW = 3,       /* so few samples do without tables */
     PORTION = 256, /* terms that they sum at a time, to keep float32's accuracy */
 };
 
@@ -118,12 +118,15 @@ static void add_terms(const product *p, i64 term, i64 n_terms, i64 n_bits, i64 l
     if (is_int8(p)) p->cores->int8.flush(t.narrow, n_bits * LANES, t.sums);
 }
 
-/* Hand on a finished tile (n_lanes, block), or round it to the type of the result. */
+/* Hand on a finished tile (n_lanes, block), or round it to the type of the result, if it is not
+   there. */
 static void finish_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_lanes, tile t) {
     const shape *s = &p->s;
     for (i64 l = 0; l < n_lanes; l++) {
-        float *row = t.finished + l * s->block;
+        float *row = s->is_direct ? (float *)p->out + (lane + l) * s->n_bits + bit
+                                  : t.finished + l * s->block;
         bnn_scale(&p->d, row, n_bits);
+        if (s->is_direct) continue;
         if (s->sink.take)
             s->sink.take(s->sink.context, lane + l, bit, row, n_bits);
         else
@@ -131,35 +134,47 @@ static void finish_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_l
     }
 }
 
-static void multiply_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_lanes, tile t) {
+/* Some lanes of a block, whose bits are turned unless they are. */
+static void multiply_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_lanes,
+                          int is_turned, tile t) {
     const shape *s = &p->s;
     float *out = s->is_direct ? (float *)p->out + lane * s->n_bits + bit : t.finished;
     for (i64 term = 0; term < s->n_terms; term += s->chunk) {
         i64 n_terms = bnn_min(s->chunk, s->n_terms - term);
-        if (lane == 0 || s->n_terms > s->chunk) turn_bits(p, term, n_terms, bit, n_bits, t);
+        if (!is_turned || s->n_terms > s->chunk) turn_bits(p, term, n_terms, bit, n_bits, t);
         add_terms(p, term, n_terms, n_bits, lane, n_lanes, t);
         p->cores->spill(t.sums, n_bits, n_lanes, out, s->is_direct ? s->n_bits : s->block,
                         term > 0);
     }
-    if (!s->is_direct) finish_tile(p, bit, n_bits, lane, n_lanes, t);
-    for (i64 l = 0; s->is_direct && l < n_lanes; l++) bnn_scale(&p->d, out + l * s->n_bits, n_bits);
+    finish_tile(p, bit, n_bits, lane, n_lanes, t);
 }
 
-/* A block of few lanes, for which no tables are worth building. */
-static void multiply_few(const product *p, i64 bit, i64 n_bits, tile t) {
+/* The numbers of a lane, as floats. */
+static void take_lane(const product *p, i64 term, i64 n_terms, i64 lane, float *d) {
     const shape *s = &p->s;
-    i64 row_bytes = bnn_ceil_div(s->n_bits, 8);
-    memset(t.finished, 0, (size_t)(s->n_lanes * s->block) * sizeof(float));
-    for (i64 term = 0; term < s->n_terms; term += PORTION) {
-        i64 n = bnn_min(PORTION, s->n_terms - term);
-        for (i64 lane = 0; lane < s->n_lanes; lane++) {
-            bnn_to_floats(&p->d, lane * s->lane_pitch + term, t.rows, n);
+    i64 first = term * s->term_pitch + lane * s->lane_pitch;
+    if (s->term_pitch == 1)
+        bnn_to_floats(&p->d, first, d, n_terms);
+    else
+        for (i64 i = 0; i < n_terms; i++) bnn_to_floats(&p->d, first + i * s->term_pitch, d + i, 1);
+}
+
+/* A tile of few lanes or terms, for which no tables are worth building. */
+static void multiply_few(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_lanes, tile t) {
+    const shape *s = &p->s;
+    i64 row_bytes = bnn_ceil_div(s->n_bits, 8), pitch = s->is_direct ? s->n_bits : s->block;
+    float *out = s->is_direct ? (float *)p->out + lane * s->n_bits + bit : t.finished;
+    for (i64 l = 0; l < n_lanes; l++) {
+        memset(out + l * pitch, 0, (size_t)n_bits * sizeof(float));
+        for (i64 term = 0; term < s->n_terms; term += PORTION) {
+            i64 n = bnn_min(PORTION, s->n_terms - term);
+            take_lane(p, term, n, lane + l, t.rows);
             for (i64 i = 0; i < n_bits; i += LANES)
                 p->cores->flip(p->bits + term * row_bytes + (bit + i) / 8, row_bytes, n, t.rows,
-                               bnn_min(LANES, n_bits - i), t.finished + lane * s->block + i);
+                               bnn_min(LANES, n_bits - i), out + l * pitch + i);
         }
     }
-    finish_tile(p, bit, n_bits, 0, s->n_lanes, t);
+    finish_tile(p, bit, n_bits, lane, n_lanes, t);
 }
 
 static i64 words_bytes(const shape *s) { return bnn_ceil_div(s->chunk, TERMS) * s->block * 8; }
@@ -178,12 +193,19 @@ static i64 share_bytes(const product *p) {
            (TERMS + s->block) * LANES * (i64)sizeof(float) + finished_bytes(s) + narrow_bytes(p);
 }
 
-static void multiply_blocks(void *context, i64 begin, i64 end, int thread) {
+/* Terms of the weight gradient are samples, lanes of the input gradient. */
+static int is_few(const shape *s) {
+    return (s->lane_pitch > 1 ? s->n_lanes : s->n_terms) <= FEW;
+}
+
+/* Lanes of a unit of work, which also is some bits; neighbours are worked on together. */
+static i64 unit_lanes(const product *p) { return is_int8(p) ? STRIP8 : STRIP; }
+
+static void multiply_units(void *context, i64 begin, i64 end, int thread) {
     const product *p = context;
     const shape *s = &p->s;
-    i64 row = LANES * sizeof(float);
-    i64 n_tiles = bnn_ceil_div(s->n_lanes, LANES), width = bnn_ceil_div(s->n_lanes, n_tiles);
-    width = bnn_round_up(width, STRIP);
+    i64 row = LANES * sizeof(float), width = unit_lanes(p), n = 1;
+    i64 strips = bnn_ceil_div(s->n_lanes, width);
     bnn_scratch scratch = p->per_thread[thread];
     tile t = {.words = bnn_take(&scratch, words_bytes(s)),
               .rows = bnn_take(&scratch, TERMS * row),
@@ -192,14 +214,15 @@ static void multiply_blocks(void *context, i64 begin, i64 end, int thread) {
               .finished = bnn_take(&scratch, finished_bytes(s)),
               .narrow = bnn_take(&scratch, narrow_bytes(p))};
     memset(t.narrow, 0, (size_t)narrow_bytes(p));
-    for (i64 bit = begin * s->block; bit < bnn_min(end * s->block, s->n_bits); bit += s->block) {
-        i64 n_bits = bnn_min(s->block, s->n_bits - bit);
-        if (s->n_lanes <= FEW && s->lane_pitch > 1) {
-            multiply_few(p, bit, n_bits, t);
-            continue;
-        }
-        for (i64 lane = 0; lane < s->n_lanes; lane += width)
-            multiply_tile(p, bit, n_bits, lane, bnn_min(width, s->n_lanes - lane), t);
+    for (i64 unit = begin; unit < end; unit += n) {
+        i64 bit = unit / strips * s->block, n_bits = bnn_min(s->block, s->n_bits - bit);
+        i64 lane = unit % strips * width;
+        n = bnn_min(bnn_min(LANES / width, strips - unit % strips), end - unit);
+        i64 n_lanes = bnn_min(n * width, s->n_lanes - lane);
+        if (is_few(s))
+            multiply_few(p, bit, n_bits, lane, n_lanes, t);
+        else
+            multiply_tile(p, bit, n_bits, lane, n_lanes, unit > begin && lane > 0, t);
     }
 }
 
@@ -208,7 +231,9 @@ static int multiply(const shape *s, const uint8_t *bits, bnn_map d, void *out, u
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     product p = {*s, bnn_best_cores(), bits, d, out, per_thread};
     if (!bnn_share(&scratch, share_bytes(&p), per_thread)) return 0;
-    bnn_parallel(bnn_ceil_div(s->n_bits, s->block), 1, multiply_blocks, &p);
+    i64 width = unit_lanes(&p);
+    i64 n_units = bnn_ceil_div(s->n_bits, s->block) * bnn_ceil_div(s->n_lanes, width);
+    bnn_parallel(n_units, bnn_grain_of_units(n_units, LANES / width), multiply_units, &p);
     return 1;
 }
 

@@ -41,6 +41,13 @@ typedef struct {
 static inline i64 bnn_round_up(i64 a, i64 b) { return bnn_ceil_div(a, b) * b; }
 static inline i64 bnn_clamp(i64 a, i64 low, i64 high) { return bnn_max(low, bnn_min(a, high)); }
 
+/* Units of work that a thread takes at a time, `whole` of which fill a tile: whole tiles, and no
+   more than leaves some to each thread for as many turns as it can. */
+static inline i64 bnn_grain_of_units(i64 n, i64 whole) {
+    i64 threads = bnn_threads();
+    return bnn_max(bnn_min(whole, bnn_ceil_div(n, threads)), n / (4 * threads));
+}
+
 /* A gradient dy: float32, float16, powers of two in rows of `row` elements, times a unit, or int8,
    times a unit that the sums are multiplied by at last. */
 typedef struct {

@@ -13,12 +13,15 @@ from typing import NamedTuple, cast
 from bnnopt.runtime.format import Attribute
 
 LANES = 64  # outputs side by side
+STRIP = 16  # of them that share tables of signed sums: the least that a thread takes
 STRINGS = 4  # outputs of a XNOR product together, for each lane
 TERMS = 48  # rows of floats of a set of tables
 TABLES_BYTES = (TERMS * LANES + 8 * 64 * 16) * 4  # those rows, and their signed sums for 16 lanes
 MAX_STEPS = 2048  # nibbles that a panel of a XNOR product holds for each lane
 INDEX_BYTES = 1 << 18  # nibbles of the weights at a time
+MAX_BITS = 512  # of a block of a dense product
 MAX_ROWS = 1152  # rows of partial sums: 128 channels of a 3 x 3 convolution
+SHARED_LANES = 4 * LANES  # that share the bits of a band
 HELD_LANES = 2 * LANES  # that keep the sums of their bands until they are handed on
 PIECE = 256  # floats of a row that are handed on at a time where there is one band
 MAX_TERMS = 85 * TERMS  # terms of a partial sum in float32
@@ -135,10 +138,8 @@ def conv_weight_grad(inputs: Sequence[Shape], dw: Shape, attributes: Attributes)
     shape = _shape(attributes, "x_shape")
     kernel = _shape(attributes, "kernel_shape")
     g = _geometry(dy[0], shape[0], shape[1:], dy[1], kernel, dy[2:], attributes)
-    n_tiles = math.ceil(g.group_filters / LANES)
-    channels = _block(g, n_tiles)
-    n_units = g.group * n_tiles * math.ceil(g.group_channels / channels)
-    filters = min(g.group_filters, LANES * max(1, min(4, n_units // 4)))  # they share the bits
+    channels = _block(g, math.ceil(g.group_filters / STRIP))
+    filters = min(g.group_filters, SHARED_LANES)
     return g.banded(2048, 1024)._replace(channels=channels, filters=filters)
 
 
@@ -206,17 +207,19 @@ def gemm_weight_grad(inputs: Sequence[Shape], dw: Shape, attributes: Attributes)
     """BinaryGemmWeightGrad and its signs: terms are samples."""
     (k,) = _shape(attributes, "x_shape")
     _, dy = inputs
-    return _signed_sums(dy[0], dy[1], k, dy[0])
+    return _signed_sums(dy[0], dy[1], k, n_lanes=dy[1], n_terms=dy[0])
 
 
 def gemm_input_grad(inputs: Sequence[Shape], dx: Shape, attributes: Attributes) -> Dense:
     """BinaryGemmInputGrad: terms are filters."""
     dy, _ = inputs
-    return _signed_sums(dy[0], dy[1], dx[1], dy[1])
+    return _signed_sums(dy[0], dy[1], dx[1], n_lanes=dy[0], n_terms=dy[1])
 
 
-def _signed_sums(n: int, m: int, k: int, n_terms: int) -> Dense:
-    block = min(512, max(64, _up(math.ceil(k / 8), 64)))
+def _signed_sums(n: int, m: int, k: int, *, n_lanes: int, n_terms: int) -> Dense:
+    """Blocks of bits as long as there are four units of work: tables are built once for a block."""
+    n_blocks = math.ceil(4 / math.ceil(n_lanes / STRIP))
+    block = min(MAX_BITS, _up(math.ceil(k / n_blocks), 64))
     return Dense(n, m, k, block, min(n_terms, 42 * TERMS))
 
 
@@ -361,7 +364,10 @@ def _geometry(
 
 
 def _block(g: Convolution, n_others: int) -> int:
-    """Channels of a block: few enough for the sums and for four units of work in all."""
+    """Channels of a block: few enough for the sums and for four units of work in all.
+
+    As many as that allows: tables are built once for a block.
+    """
     at_most = max(1, MAX_ROWS // g.taps)
     n_blocks = max(math.ceil(g.group_channels / at_most), math.ceil(4 / n_others))
     return max(math.ceil(g.group_channels / n_blocks), min(16, at_most, g.group_channels))
