@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,19 @@ def onnxruntime(folder: Path, threads: int, x: Any, labels: Any, memory: Memory)
 
 
 def pytorch(
-    folder: Path, threads: int, x: Any, labels: Any, memory: Memory, *, compiled: bool = False
+    folder: Path,
+    threads: int,
+    x: Any,
+    labels: Any,
+    memory: Memory,
+    *,
+    compiled: bool = False,
+    fused: bool = False,
 ) -> Step:
-    """The network that the file was exported from, or a twin of a zoo network, in eager mode."""
+    """The network that the file was exported from, or a twin of a zoo network, in eager mode.
+
+    Adam runs operator by operator for lists of tensors, or `fused`.
+    """
     import torch
 
     torch.set_num_threads(threads)
@@ -89,7 +100,7 @@ def pytorch(
     data, target = torch.from_numpy(x), torch.from_numpy(labels)
     memory.start()
     parameters, loss = _network(folder, **model)
-    optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
+    optimizer = torch.optim.Adam(parameters, LEARNING_RATE, fused=fused or None)
     forward = torch.compile(loss) if compiled else loss
 
     def step() -> None:
@@ -103,7 +114,7 @@ def pytorch(
 
 
 def _network(
-    folder: Path, name: str, is_zoo: bool = False, size: int = 0
+    folder: Path, name: str, is_zoo: bool = False, size: int | None = None
 ) -> tuple[list[Any], Callable[..., Any]]:
     """Parameters, and the loss of a batch and its labels; `size` is that of a float network."""
     import torch
@@ -112,7 +123,7 @@ def _network(
         from tests.exports.float_networks import make_float_network
         from tests.exports.torch_models import make_model
 
-        module = make_float_network(name, size) if size else make_model(name)
+        module = make_float_network(name, size) if size is not None else make_model(name)
         cross_entropy = torch.nn.functional.cross_entropy
         return [*module.parameters()], lambda x, labels: cross_entropy(module(x), labels)
     import onnx
@@ -180,6 +191,7 @@ CONTESTANTS: dict[str, Callable[..., Step]] = {
     "bnnopt": native,
     "bnnopt on onnxruntime": onnxruntime,
     "PyTorch eager": pytorch,
+    "PyTorch fused Adam": partial(pytorch, fused=True),
     "torch.compile": compiled_pytorch,
     "onnxruntime-training": onnxruntime_training,
 }

@@ -7,10 +7,11 @@ fastest step of each counts: read the ratios. Memory is the growth of a process 
 its peak. On a machine that others use, compare processor time on one thread: ``--threads 1
 --cpu-time``.
 
-Models are those of ``tests/exports/torch_models.py``, and ``resnet-e-18`` and ``bi-real-18`` of the
-zoo. Needs the oracle extra. onnxruntime-training, which trains float networks only, needs an
-environment of its own: ``--ort-training`` names an interpreter that has it
-(onnxruntime-training-cpu 1.19.2, onnx, numpy < 2 and torch).
+Models are those of ``tests/exports/torch_models.py``, ``float_networks.py`` and
+``small_networks.py``, and ``resnet-e-18`` and ``bi-real-18`` of the zoo. Needs the oracle extra.
+onnxruntime-training, which trains float networks only, needs an environment of its own:
+``--ort-training`` names an interpreter that has it (onnxruntime-training-cpu 1.19.2, onnx,
+numpy < 2 and torch).
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def main() -> None:
     """Print seconds a step, resident memory, and their ratios to PyTorch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="binarynet")
-    parser.add_argument("--size", type=int, default=224, help="of the images of a zoo model")
+    parser.add_argument("--size", type=int, default=224, help="of the images, if variable")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--level", default="O1")
@@ -115,20 +116,25 @@ def prepare(folder: Path, options: argparse.Namespace) -> int:
 
     import bnnopt
     from bnnopt.models import build
-    from tests.exports.torch_models import export, make_batch
+    from tests.exports.float_networks import FLOAT_NETWORKS, make_float_network, sample_shape
+    from tests.exports.small_networks import SMALL_NETWORKS
+    from tests.exports.torch_models import export, input_shape, write
 
-    is_zoo, path = options.model in ZOO, folder / "model.onnx"
-    if is_zoo:
-        ir.save(build(options.model, size=options.size, classes=10), path)
-        random = np.random.default_rng(0)
-        shape = (options.batch_size, 3, options.size, options.size)
-        x = random.uniform(-1, 1, shape).astype(np.float32)
-        labels = random.integers(0, 10, options.batch_size)
+    name, size, path = options.model, options.size, folder / "model.onnx"
+    model, shape = {"name": name}, (3, size, size)
+    if name in ZOO:
+        ir.save(build(name, size=size, classes=10), path)
+        model["is_zoo"] = True
+    elif name in FLOAT_NETWORKS or name in SMALL_NETWORKS:
+        shape, model["size"] = sample_shape(name, size), size
+        write(make_float_network(name, size), path, shape)
     else:
-        export(options.model, path)
-        x, labels = make_batch(options.model, options.batch_size, seed=0)
-    np.savez(folder / "batch.npz", x=x, labels=labels)
-    (folder / "model.json").write_text(json.dumps({"name": options.model, "is_zoo": is_zoo}))
+        export(name, path)
+        shape = input_shape(name)
+    random = np.random.default_rng(0)
+    x = random.uniform(-1, 1, (options.batch_size, *shape)).astype(np.float32)
+    np.savez(folder / "batch.npz", x=x, labels=random.integers(0, 10, options.batch_size))
+    (folder / "model.json").write_text(json.dumps(model))
     optimized = bnnopt.optimize(path, batch_size=options.batch_size, level=options.level)
     optimized.save(folder / "out")
     return optimized.report.optimized.peak_bytes

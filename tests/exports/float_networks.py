@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tests.exports.small_networks import SMALL_NETWORKS
+
 N_CLASSES = 10
 
 
@@ -98,14 +100,17 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]
 
 
-class Vgg(nn.Module):
-    """VGG-16 without batch norm: Simonyan and Zisserman, arXiv:1409.1556."""
+VGG11, VGG16 = (1, 1, 2, 2, 2), (2, 2, 3, 3, 3)
 
-    def __init__(self, size: int, hidden: int = 4096) -> None:
+
+class Vgg(nn.Module):
+    """VGG without batch norm: Simonyan and Zisserman, arXiv:1409.1556."""
+
+    def __init__(self, size: int, hidden: int = 4096, depths: tuple[int, ...] = VGG16) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         c_in = 3
-        for width, n in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for width, n in zip((64, 128, 256, 512, 512), depths, strict=True):
             for _ in range(n):
                 layers += [nn.Conv2d(c_in, width, 3, padding=1), nn.ReLU(inplace=True)]
                 c_in = width
@@ -236,11 +241,17 @@ FLOAT_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": lambda size: ResNet(BasicBlock, [2, 2, 2, 2]),
     "resnet34": lambda size: ResNet(BasicBlock, [3, 4, 6, 3]),
     "resnet50": lambda size: ResNet(Bottleneck, [3, 4, 6, 3]),
+    "vgg11": lambda size, **options: Vgg(size, **options, depths=VGG11),
     "vgg16": Vgg,
     "alexnet": AlexNet,
     "squeezenet1_1": lambda size: SqueezeNet(),
     "mobilenet_v2": lambda size: MobileNetV2(),
 }
+
+
+def sample_shape(name: str, size: int) -> tuple[int, ...]:
+    """Of the input of a network, without the batch."""
+    return SMALL_NETWORKS[name][1] if name in SMALL_NETWORKS else (3, size, size)
 
 
 def small_size(name: str) -> int:
@@ -249,8 +260,14 @@ def small_size(name: str) -> int:
 
 
 def make_float_network(name: str, size: int, seed: int = 0, **options: int) -> nn.Module:
-    """A network in train mode for (N, 3, size, size), weights ~ N(0, 2 / fan-in), biases 0."""
-    model = FLOAT_NETWORKS[name](size, **options).train()
+    """A network in train mode for (N, 3, size, size), weights ~ N(0, 2 / fan-in), biases 0.
+
+    Those of `small_networks` have a size of their own.
+    """
+    if name in SMALL_NETWORKS:
+        model = SMALL_NETWORKS[name][0](**options).train()
+    else:
+        model = FLOAT_NETWORKS[name](size, **options).train()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
