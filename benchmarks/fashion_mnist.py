@@ -41,7 +41,7 @@ Images, Labels = NDArray[np.uint8], NDArray[np.int64]
 DATA = Path("/usr/share/datasets/fashion-mnist")
 BATCH, RATE = 100, 1e-3
 EPOCHS = {"mlp": 10, "cnv": 12}
-CONTESTANTS = ("O0", "O1", "O2", "torch")
+CONTESTANTS = ("O0", "O1", "O2", "O3", "torch")
 NORMALIZE = ("--scale", "127.5", "--mean", "1")
 
 
@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--model", choices=EPOCHS, default="mlp")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=CONTESTANTS, default=CONTESTANTS)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--epoch-time", action="store_true", help="Instead of all of that.")
     options = parser.parse_args()
@@ -233,7 +234,7 @@ def main() -> None:
         return
     known = {(r["contestant"], r["seed"]) for r in runs}
     for seed in range(options.seeds):
-        for contestant in CONTESTANTS:
+        for contestant in options.only:
             if (contestant, seed) not in known:
                 found = train(options.model, contestant, seed)
                 with options.results.open("a") as file:

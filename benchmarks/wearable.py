@@ -11,8 +11,8 @@ each person; y (n,), one of six activities; user (n,), 1 to 30. Trained on peopl
 of the others the first half of every activity is for personalisation, and the second half measures
 before and after: the last layer alone at -O1, while the batch norms in front of it take up the
 statistics of the person or keep theirs (--freeze-batch-norm); and all layers at -O1 and -O2. With
---levels there is nothing but -O1 and -O2 on people 1 to 21: a seed moves the accuracy on nine
-others by more than a level does, so that takes many.
+--levels there is nothing but the levels, -O3 too, on people 1 to 21: a seed moves the accuracy on
+nine others by more than a level does, so that takes many.
 
 The network: 64 real filters, then binary layers of 64, 128 and 128 filters and a dense one of 128,
 each with batch norm and signs; Adam, batch 64, cosine schedule from 2e-3.
@@ -51,6 +51,7 @@ WAYS: Mapping[str, dict[str, Any]] = {
     "all layers, -O2": {"level": "O2"},
 }
 OWN_RATE = 5e-4
+LEVELS = ("O1", "O2", "O3")
 
 
 def network() -> nn.Module:
@@ -125,7 +126,7 @@ def torch_accuracy(module: nn.Module, data: Samples) -> float:
 
 
 def runs(path: Path, seed: int, folder: Path, is_whole: bool) -> Iterator[dict[str, Any]]:
-    """All results of a seed, one after the other; of the two levels alone if it is not whole."""
+    """All results of a seed, one after the other; of the levels alone if it is not whole."""
     x, y, user = read(path)
     known, new = user <= TRAINED_ON, user > TRAINED_ON
     torch.manual_seed(seed)
@@ -133,7 +134,7 @@ def runs(path: Path, seed: int, folder: Path, is_whole: bool) -> Iterator[dict[s
     file = bnnopt.torch.export(
         module.train(), torch.zeros(BATCH, *x.shape[1:]), folder / "net.onnx"
     )
-    for level in ("O1", "O2"):
+    for level in LEVELS[:2] if is_whole else LEVELS:
         session = session_of(file, folder / level, level=level, batch_size=BATCH)
         start = time.perf_counter()
         fit(session, (x[known], y[known]), EPOCHS, RATE, seed)
@@ -187,13 +188,18 @@ def levels(found: list[Mapping[str, Any]]) -> str:
     """Mean of each level and of their differences by seed, with standard errors."""
     lines = ["| level | accuracy % on 9 others | lowest | highest |", "|---|---|---|---|"]
     by_level = {
-        run: {r["seed"]: r["accuracy"] for r in found if r["run"] == run} for run in ("-O1", "-O2")
+        level: {r["seed"]: r["accuracy"] for r in found if r["run"] == f"-{level}"}
+        for level in LEVELS
     }
-    for run, accuracies in by_level.items():
+    for level, accuracies in by_level.items():
         values = [*accuracies.values()]
-        lines.append(f"| {run} | {_with_error(values)} | {min(values):.1f} | {max(values):.1f} |")
-    cost = [by_level["-O1"][seed] - accuracy for seed, accuracy in by_level["-O2"].items()]
-    return "\n".join([*lines, f"\n-O1 less -O2, by seed: {_with_error(cost)}"])
+        lines.append(
+            f"| -{level} | {_with_error(values)} | {min(values):.1f} | {max(values):.1f} |"
+        )
+    for level in LEVELS[1:]:
+        cost = [by_level["O1"][seed] - accuracy for seed, accuracy in by_level[level].items()]
+        lines.append(f"\n-O1 less -{level}, by seed: {_with_error(cost)}")
+    return "\n".join(lines)
 
 
 def _with_error(values: list[float]) -> str:
@@ -211,7 +217,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--levels", action="store_true", help="-O1 and -O2 alone, as two means.")
+    parser.add_argument("--levels", action="store_true", help="-O1 to -O3 alone, as means.")
     options = parser.parse_args()
     if options.table and options.levels:
         print(levels([json.loads(line) for line in options.results.read_text().splitlines()]))
