@@ -23,7 +23,7 @@ from bnnopt.ops import (
 )
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import drop_unread, redirect, take_over
-from bnnopt.plan import dependencies
+from bnnopt.plan import waits_for
 from bnnopt.runtime.kernels.compiled.kernel import Sizes
 from bnnopt.runtime.kernels.compiled.table import covers
 from bnnopt.training_step import (
@@ -186,8 +186,8 @@ def _other_readers(step: TrainingStep, node: ir.Node, product: ir.Node) -> list[
         earlier |= new
         pending += new
     made = node.inputs[1].producer() if node.inputs[1] is not None else None
-    waits_for = dependencies(step)[node] - earlier - {made}
-    return [other for other in step.graph if other in waits_for and phase(other) != "forward"]
+    late = waits_for(step, node) - earlier - {made}
+    return [other for other in step.graph if other in late and phase(other) != "forward"]
 
 
 def _read_copy(step: TrainingStep, w: ir.Value, nodes: list[ir.Node]) -> list[ir.Node]:

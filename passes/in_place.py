@@ -40,7 +40,7 @@ class InPlace(Pass):
             if free:
                 o, i = free[0]
                 write_over(node, free[0])
-                _merge(home, node.outputs[o], node.inputs[i])
+                merge(home, node.outputs[o], node.inputs[i])
                 count += 1
         return count
 
@@ -55,7 +55,7 @@ def write_over(node: ir.Node, pair: tuple[int, int]) -> None:
     node.metadata_props[Key.IN_PLACE] = "{}:{}".format(*pair)
 
 
-def _merge(home: dict[ir.Value, Buffer], output: ir.Value, taken: ir.Value | None) -> None:
+def merge(home: dict[ir.Value, Buffer], output: ir.Value, taken: ir.Value | None) -> None:
     """Let the buffers of two values be one."""
     assert taken is not None
     a, b = home[taken], home[output]

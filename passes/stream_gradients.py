@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import Buffer, size_bytes
+from bnnopt.analysis import Buffer, shown_by, size_bytes
 from bnnopt.metadata import Key
 from bnnopt.ops import OPERATORS, family
-from bnnopt.passes.in_place import homes, is_free, write_over
+from bnnopt.passes.in_place import homes, is_free, merge, write_over
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.plan import dependencies
 from bnnopt.training_step import TrainingStep, readers
@@ -36,31 +36,67 @@ class StreamGradients(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        nodes = [node for node in step.graph if _streams(node)]
-        return sum(self._stream(step, trace, node) for node in nodes)
+        count, order = 0, _Order.of(step)
+        for node in [node for node in step.graph if _streams(node)]:
+            if Key.IN_PLACE in node.metadata_props:
+                continue
+            earlier = _what_has_to_go_first(node, order)
+            if isinstance(earlier, str):
+                trace.skip(node, earlier)
+                continue
+            step.graph.remove(earlier)
+            step.graph.insert_before(node, earlier)
+            write_over(node, (0, 0))
+            count += 1
+            order.written_over(node, step)
+        return count
 
-    def _stream(self, step: TrainingStep, trace: Trace, node: ir.Node) -> int:
+
+@dataclass
+class _Order:
+    """Where nodes stand, what they wait for, and which values share a buffer."""
+
+    position: dict[ir.Node, int]
+    before: dict[ir.Node, set[ir.Node]]
+    home: dict[ir.Value, Buffer]
+
+    @classmethod
+    def of(cls, step: TrainingStep) -> _Order:
+        return cls(_positions(step), dependencies(step), homes(step))
+
+    def written_over(self, node: ir.Node, step: TrainingStep) -> None:
+        """Follow what was done: `node` has taken the buffer of its dy, and others stand before it.
+
+        Buffers keep the first and last positions that they had.
+        """
         dy, dx = node.inputs[0], node.outputs[0]
         assert dy is not None
-        if Key.IN_PLACE in node.metadata_props:
-            return 0
-        home = homes(step)
-        if home[dy].n_bytes > size_bytes(dx):
-            return trace.skip(node, f"dy has {home[dy].n_bytes} bytes, dx only {size_bytes(dx)}")
-        position = {other: i for i, other in enumerate(step.graph)}
-        late = [n for n in _readers(home[dy]) if position[n] > position[node]]
-        first = _with_what_they_need(late, dependencies(step), position, position[node])
-        if node in first:
-            return trace.skip(node, "its dy is read by something that needs its dx")
-        last = max(map(position.__getitem__, _readers(home[dy])))
-        dying = replace(home[dy], last=position[node]) if home[dy].last == last else home[dy]
-        if not is_free(node, (0, 0), {**home, dy: dying}, position[node]):
-            return trace.skip(node, "its dy is kept, or read twice")
-        ordered = sorted(first, key=position.__getitem__)
-        step.graph.remove(ordered)
-        step.graph.insert_before(node, ordered)
-        write_over(node, (0, 0))
-        return 1
+        others = (reader for value in shown_by(dy) for reader in readers(value))
+        self.before[node].update(reader for reader in others if reader is not node)
+        merge(self.home, dx, dy)
+        self.position = _positions(step)
+
+
+def _positions(step: TrainingStep) -> dict[ir.Node, int]:
+    return {node: i for i, node in enumerate(step.graph)}
+
+
+def _what_has_to_go_first(node: ir.Node, order: _Order) -> list[ir.Node] | str:
+    """What is to move before the node, so that it may write dx over dy; else why it may not."""
+    dy, dx = node.inputs[0], node.outputs[0]
+    assert dy is not None
+    home, position = order.home[dy], order.position
+    if home.n_bytes > size_bytes(dx):
+        return f"dy has {home.n_bytes} bytes, dx only {size_bytes(dx)}"
+    late = [n for n in _readers(home) if position[n] > position[node]]
+    first = _with_what_they_need(late, order.before, position, position[node])
+    if node in first:
+        return "its dy is read by something that needs its dx"
+    is_output = any(v.is_graph_output() for v in home.values)
+    dying = replace(home, last=len(position) if is_output else position[node])
+    if not is_free(node, (0, 0), {**order.home, dy: dying}, position[node]):
+        return "its dy is kept, or read twice"
+    return sorted(first, key=position.__getitem__)
 
 
 def _streams(node: ir.Node) -> bool:

@@ -22,6 +22,7 @@ from bnnopt.analysis.storage import (
     late_readers,
     roots,
     saved_bytes,
+    shown_by,
     size_bytes,
 )
 from bnnopt.analysis.values import (
@@ -63,5 +64,6 @@ __all__ = [
     "roots",
     "saved_bytes",
     "scaled_signs",
+    "shown_by",
     "size_bytes",
 ]

@@ -67,6 +67,24 @@ def roots(step: TrainingStep) -> dict[ir.Value, ir.Value]:
     return found
 
 
+def shown_by(value: ir.Value) -> list[ir.Value]:
+    """All values that show the elements that `value` shows, itself among them; see `roots`."""
+    maker = value.producer()
+    while maker is not None and is_view(maker) and maker.inputs[0] is not None:
+        value = maker.inputs[0]
+        maker = value.producer()
+    found = [value]
+    for shown in found:
+        found += [
+            output
+            for node in readers(shown)
+            if is_view(node) and node.inputs[0] is shown
+            for output in node.outputs
+            if output.name
+        ]
+    return found
+
+
 def buffers(step: TrainingStep) -> list[Buffer]:
     """All buffers of the step, in the order in which they are first defined."""
     taken_over: dict[ir.Value, ir.Value] = {}

@@ -4,7 +4,7 @@ Every operator is an ONNX function with a body in standard operators, so a graph
 valid ONNX model that stock tools can check, draw and run.
 """
 
-from bnnopt.ops.emit import Emitter
+from bnnopt.ops.emit import Emitter, shared_names
 from bnnopt.ops.filter_blocks import blocked_gradient_name, blocked_name
 from bnnopt.ops.inference import has_inference, infer_types, is_static
 from bnnopt.ops.operands import ShapeError
@@ -60,6 +60,7 @@ __all__ = [
     "packed_row_bytes",
     "plain",
     "pow2_row_bytes",
+    "shared_names",
     "traits",
     "transposed_window",
     "window",

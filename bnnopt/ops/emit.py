@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +17,37 @@ from bnnopt.ops.operator import DOMAIN
 from bnnopt.ops.registry import OPERATORS
 
 Attribute = int | float | str | Sequence[int] | Sequence[float]
+_SHARED = "bnnopt.names"
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a graph has: the names of values, and the constants by their bytes."""
+
+    taken: set[str | None]
+    constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value]
+
+    @classmethod
+    def of(cls, graph: ir.Graph) -> _Names:
+        constants = {
+            _key(value.const_value.numpy()): value
+            for value in graph.initializers.values()
+            if value.const_value is not None and Key.GRADIENT not in value.metadata_props
+        }
+        return cls({value.name for value in _values(graph)}, constants)
+
+
+@contextmanager
+def shared_names(graph: ir.Graph) -> Iterator[None]:
+    """Let the emitters on a graph share what they know of its names, which takes long to find.
+
+    A name that is given up meanwhile stays taken.
+    """
+    graph.meta[_SHARED] = _Names.of(graph)
+    try:
+        yield
+    finally:
+        del graph.meta[_SHARED]
 
 
 class Emitter:
@@ -34,12 +67,8 @@ class Emitter:
         self.phase = phase
         self._graph = graph
         self._opset = graph.opset_imports[""]
-        self._taken = {value.name for value in _values(graph)}
-        self._constants = {
-            _key(value.const_value.numpy()): value
-            for value in graph.initializers.values()
-            if value.const_value is not None and Key.GRADIENT not in value.metadata_props
-        }
+        names = graph.meta.get(_SHARED) or _Names.of(graph)
+        self._taken, self._constants = names.taken, names.constants
 
     def __call__(
         self,
@@ -73,7 +102,8 @@ class Emitter:
         """An initialiser holding `value`, shared with every equal one."""
         array = np.asarray(value, dtype)
         key = _key(array)
-        if key not in self._constants:
+        known = self._constants.get(key)
+        if known is None or self._graph.initializers.get(str(known.name)) is not known:
             initializer = ir.val(
                 self.unique(name),
                 dtype=ir.DataType.from_numpy(array.dtype),

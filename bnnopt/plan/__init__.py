@@ -2,7 +2,7 @@
 
 from bnnopt.plan.arena import ALIGNMENT, Interval, aligned, place
 from bnnopt.plan.check import OverlapError, check_program
-from bnnopt.plan.order import dependencies, memory_order, reorder
+from bnnopt.plan.order import dependencies, memory_order, reorder, waits_for
 from bnnopt.plan.plan import MemoryPlan, live_bytes, make_plan
 from bnnopt.plan.process import process_bytes
 
@@ -20,4 +20,5 @@ __all__ = [
     "place",
     "process_bytes",
     "reorder",
+    "waits_for",
 ]

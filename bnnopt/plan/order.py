@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Sequence
 
 import onnx_ir as ir
 
-from bnnopt.analysis import Buffer, buffers, in_place_pairs, is_persistent, roots
+from bnnopt.analysis import Buffer, buffers, in_place_pairs, is_persistent, roots, shown_by
 from bnnopt.plan.workspace import workspace_bytes
 from bnnopt.training_step import TrainingStep, phase, readers
 
@@ -31,6 +31,15 @@ def dependencies(step: TrainingStep) -> Dependencies:
         for value in views[root_of[target]]:
             before[node].update(reader for reader in readers(value) if reader is not node)
     return before
+
+
+def waits_for(step: TrainingStep, node: ir.Node) -> set[ir.Node]:
+    """What must run before one node; see `dependencies`."""
+    found = set(_producers(node))
+    for writer, target in _overwrites(step):
+        for value in shown_by(target) if writer is node else ():
+            found.update(reader for reader in readers(value) if reader is not node)
+    return found
 
 
 def _overwrites(step: TrainingStep) -> Iterable[tuple[ir.Node, ir.Value]]:

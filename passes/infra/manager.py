@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from bnnopt.errors import UsageError, did_you_mean
 from bnnopt.metadata import Key
-from bnnopt.ops import functions_for
+from bnnopt.ops import functions_for, shared_names
 from bnnopt.passes.infra.base import Pass, Skip, Trace
 from bnnopt.passes.infra.graph_check import BrokenGraph, check_graph, interface
 from bnnopt.passes.infra.spec import read_spec
@@ -116,7 +116,8 @@ def run_passes(
         storage = not candidate.changes_storage
         expected = interface(step, storage)
         before = _looks(step)
-        rewrites = candidate.run(step, trace)
+        with shared_names(step.graph):
+            rewrites = candidate.run(step, trace)
         _sign(step, before, candidate.name)
         try:
             check_graph(step, expected, storage)
