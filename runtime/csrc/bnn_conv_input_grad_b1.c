@@ -102,40 +102,49 @@ static inline void clip(i64 first, i64 n, i64 stride, i64 offset, i64 size, i64 
     *end = offset >= size ? *begin : bnn_min(first + n, (size - 1 - offset) / stride + 1);
 }
 
-/* What a channel's rows of sums (taps, 64) add to its window: the parts of `runs` that lie inside. */
+/* What the sums (taps, 64) of a run add to row y of the window at tap row ky: what lies inside. */
+static bnn_piece *list_row(const gradient *d, const bnn_run *run, i64 y, i64 ky, bnn_piece *piece) {
+    const bnn_conv *g = d->g;
+    i64 row = (run->sample * d->window_rows + y) * g->w, begin, end;
+    for (i64 kx = 0; kx < g->kw; kx++) {
+        i64 offset = kx * g->dw - g->pl, from = (ky * g->kw + kx) * LANES + run->lane - run->col;
+        clip(run->col, run->n, g->sw, offset, g->w, &begin, &end);
+        i64 col = begin * g->sw + offset;
+        if (begin < end)
+            *piece++ = (bnn_piece){from + begin, row + col, (int32_t)(end - begin), (int32_t)col};
+    }
+    return piece;
+}
+
+/* What a channel's rows of sums add to its window, by rows of the window. */
 static i64 list_pieces(const gradient *d, const block *k, const bnn_run *runs, i64 n_runs,
                        bnn_piece *pieces) {
     const bnn_conv *g = d->g;
-    i64 count = 0, top = k->row * g->sh - g->pt;
-    for (i64 ky = 0, from = 0; ky < g->kh; ky++) {
-        for (i64 kx = 0; kx < g->kw; kx++, from += LANES) {
-            i64 offset = kx * g->dw - g->pl;
-            for (i64 i = 0; i < n_runs; i++) {
-                i64 y = runs[i].row * g->sh + ky * g->dh, begin, end;
-                if (top + y < 0 || top + y >= g->h) continue;
-                clip(runs[i].col, runs[i].n, g->sw, offset, g->w, &begin, &end);
-                if (begin >= end) continue;
-                i64 row = runs[i].sample * d->window_rows + y;
-                pieces[count++] = (bnn_piece){from + runs[i].lane + begin - runs[i].col,
-                                              row * g->w + begin * g->sw + offset, end - begin};
+    i64 top = k->row * g->sh - g->pt, n = 0;
+    bnn_piece *piece = pieces;
+    for (i64 i = 0; i < n_runs; i += n) {
+        for (n = 1; i + n < n_runs && runs[i + n].sample == runs[i].sample;) n++;
+        i64 first = runs[i].row * g->sh, last = runs[i + n - 1].row * g->sh + (g->kh - 1) * g->dh;
+        for (i64 y = bnn_max(first, -top); y <= bnn_min(last, g->h - 1 - top); y++)
+            for (i64 ky = 0; ky < g->kh; ky++) {
+                i64 above = y - ky * g->dh - first;
+                if (above >= 0 && above % g->sh == 0 && above / g->sh < n)
+                    piece = list_row(d, runs + i + above / g->sh, y, ky, piece);
             }
-        }
     }
-    return count;
+    return piece - pieces;
 }
 
 /* Add the sums of a tile to the window, and begin again. */
 static void add_sums(const gradient *d, const block *k, i64 n_pieces, tile t) {
     const bnn_conv *g = d->g;
     i64 row = g->kh * g->kw * LANES, window = g->samples * d->window_rows * g->w;
+    const bnn_pieces p = {t.pieces, n_pieces, g->sw, g->w, k->n_channels, row, window};
     int is_int8 = d->dy.type == BNN_I8;
-    for (i64 c = 0; c < k->n_channels; c++) {
-        float *out = t.window + c * window;
-        if (is_int8)
-            d->cores->int8.scatter((int16_t *)t.sums + c * row, t.pieces, n_pieces, g->sw, out);
-        else
-            d->cores->scatter((float *)t.sums + c * row, t.pieces, n_pieces, g->sw, out);
-    }
+    if (is_int8)
+        d->cores->int8.scatter(&p, t.sums, t.window);
+    else
+        d->cores->scatter(&p, t.sums, t.window);
     memset(t.sums, 0, (size_t)(k->n_channels * row) * (is_int8 ? sizeof(int16_t) : sizeof(float)));
 }
 

@@ -162,10 +162,18 @@ typedef struct {
 /* Cut lanes begin .. end - 1 of a band of samples x rows x cols at the ends of its rows. */
 i64 bnn_runs(i64 begin, i64 end, i64 rows, i64 cols, bnn_run runs[LANES]);
 
-/* n sums that lie in a row, and where they are added. */
+/* n sums that lie in a row, and where they are added: from column `col` of a row of dx on. */
 typedef struct {
-    i64 from, to, n;
+    i64 from, to;
+    int32_t n, col;
 } bnn_piece;
+
+/* Those of a tile, the pieces of a row behind each other; the same for each channel. */
+typedef struct {
+    const bnn_piece *pieces;
+    i64 n_pieces, stride, width;              /* of a row */
+    i64 n_channels, sums_pitch, window_pitch; /* from one to the next */
+} bnn_pieces;
 
 /* Those of a dy in int8, whose sums are exact. */
 typedef struct {
@@ -179,8 +187,7 @@ typedef struct {
     /* out[i] += sums[i]; sums[i] = 0. */
     void (*flush)(int16_t *sums, i64 n, float *out);
     /* As `scatter`, `accumulate` and `turn`. */
-    void (*scatter)(const int16_t *sums, const bnn_piece *pieces, i64 n_pieces, i64 stride,
-                    float *out);
+    void (*scatter)(const bnn_pieces *p, const int16_t *sums, float *out);
     void (*accumulate)(float *a, const int8_t *b, i64 n);
     void (*turn)(const int8_t *d, i64 pitch, i64 n_rows, i64 n_lanes, int8_t *rows);
 } bnn_int8_cores;
@@ -212,9 +219,8 @@ typedef struct {
     void (*turn)(const float *d, i64 pitch, i64 n_rows, i64 n_lanes, float *rows);
     /* a[i] += b[i]. */
     void (*accumulate)(float *a, const float *b, i64 n);
-    /* out[to + i * stride] += sums[from + i], i < n, piece by piece. */
-    void (*scatter)(const float *sums, const bnn_piece *pieces, i64 n_pieces, i64 stride,
-                    float *out);
+    /* out[to + i * stride] += sums[from + i], i < n, piece by piece, for each channel. */
+    void (*scatter)(const bnn_pieces *p, const float *sums, float *out);
     bnn_int8_cores int8;
 } bnn_cores;
 

@@ -18,6 +18,10 @@ static inline __attribute__((always_inline)) lanes64 lookup(uint8_t index, lanes
     __m128i table = _mm_load_si128((const __m128i *)(bnn_differing + index));
     return (lanes64)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), (__m512i)lanes);
 }
+
+#define SCATTER_ROWS
+#include "bnn_products_scatter_avx512.inc"
+
 #include "bnn_products_cores.inc"
 BNN_TARGET_END
 #endif
