@@ -30,7 +30,7 @@ from bnnopt.runtime.kernels.tiling import scratch_bytes
 from bnnopt.runtime.library import library
 
 Clock = Callable[[], float]
-INSTRUCTIONS = ("portable", "avx2", "avx512")
+INSTRUCTIONS = ("portable", "avx2", "avx512", "avx512-popcount")
 RNG = np.random.default_rng(0)
 CONVOLUTIONS = [  # batch, channels, filters, size, kernel, stride
     (20, 128, 128, 32, 3, 1),
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument(
-        "--kernels", choices=INSTRUCTIONS, default="avx512", help="none above these"
+        "--kernels", choices=INSTRUCTIONS, default=INSTRUCTIONS[-1], help="none above these"
     )
     parser.add_argument("--cpu-time", action="store_true", help="processor time, not wall time")
     options = parser.parse_args()

@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--density", type=float, default=0.5)
-    parser.add_argument("--kernels", choices=INSTRUCTIONS, default="avx512")
+    parser.add_argument("--kernels", choices=INSTRUCTIONS, default=INSTRUCTIONS[-1])
     parser.add_argument("--cpu-time", action="store_true", help="processor time, not wall time")
     options = parser.parse_args()
     loaded = library()

@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--kernels", choices=INSTRUCTIONS, default="avx512")
+    parser.add_argument("--kernels", choices=INSTRUCTIONS, default=INSTRUCTIONS[-1])
     parser.add_argument("--cpu-time", action="store_true", help="processor time, not wall time")
     options = parser.parse_args()
     _with_threads(options.threads)

@@ -42,12 +42,19 @@ BNN_EXPORT void bnn_set_threads(int n);
 BNN_EXPORT void bnn_set_default_threads(int n);
 
 /* The instructions that kernels are written for; each set contains the ones before it. */
-enum { BNN_PORTABLE_KERNELS, BNN_AVX2_KERNELS, BNN_AVX512_KERNELS };
+enum {
+    BNN_PORTABLE_KERNELS,
+    BNN_AVX2_KERNELS,
+    BNN_AVX512_KERNELS,
+    BNN_AVX512_POPCOUNT_KERNELS,
+};
 
 /* Whether the AVX2, FMA, POPCNT and F16C kernels may run here; 0 on other machines. */
 BNN_EXPORT int bnn_has_avx2(void);
 /* Whether those with AVX-512 (F, BW, DQ, VL) may. */
 BNN_EXPORT int bnn_has_avx512(void);
+/* Whether those may that count the bits of words (VPOPCNTDQ). */
+BNN_EXPORT int bnn_has_avx512_popcount(void);
 /* Leave out all kernels above these; the tests compare the sets with each other. */
 BNN_EXPORT void bnn_limit_kernels(int kernels);
 

@@ -4,25 +4,12 @@
    of that row, and padding is a byte that counts nothing. A tile of 64 positions collects, for
    every four channels and every tap, its nibbles in a panel; for four filters at a time the count
    of differing bits is looked up for all 64. y = valid bits - 2 * differing bits, exact. */
-#include "bnn_products.h"
-
-typedef struct {
-    const bnn_conv *g;
-    const bnn_cores *cores;
-    const uint8_t *x, *x_end, *w;
-    void *y;
-    i64 y_type;
-    uint8_t *indices;            /* (filters / 4, n_steps, 4): weight nibbles times 16 */
-    bnn_scratch *per_thread;
-    i64 group, channel, filter;  /* the present block: first channel and filter within the group */
-    i64 n_channels, n_filters, n_steps;
-    i64 in_rows, phase, pitch;   /* nibble rows: how many; bytes of a stride phase, of all phases */
-} forward;
+#include "bnn_conv_b1b1.h"
 
 /* Nibbles of four filters, tap by tap, in the order of the panel. */
 static void index_filters(void *context, i64 begin, i64 end, int thread) {
     (void)thread;
-    const forward *f = context;
+    const bnn_forward *f = context;
     const bnn_conv *g = f->g;
     i64 taps = g->kh * g->kw, row_bytes = bnn_ceil_div(g->c / g->group * taps, 8);
     i64 first = f->group * (g->m / g->group) + f->filter;
@@ -53,7 +40,7 @@ static inline void copy_eights(uint8_t *to, const uint8_t *from, i64 n) {
 
 /* A row of nibbles between its padding, from column `col` of x on; columns that the stride puts
    into different phases lie apart. */
-static void place_row(const forward *f, const uint8_t *row, i64 col, uint8_t *out) {
+static void place_row(const bnn_forward *f, const uint8_t *row, i64 col, uint8_t *out) {
     const bnn_conv *g = f->g;
     if (g->sw == 1) {
         i64 low = bnn_clamp(-col, 0, f->pitch), high = bnn_clamp(g->w - col, low, f->pitch);
@@ -68,7 +55,7 @@ static void place_row(const forward *f, const uint8_t *row, i64 col, uint8_t *ou
 }
 
 /* Four channels of rows begin .. end - 1 of x as nibbles, one byte a column, in `lines`. */
-static void nibble_lines(const forward *f, i64 first_bit, i64 begin, i64 end, i64 col,
+static void nibble_lines(const bnn_forward *f, i64 first_bit, i64 begin, i64 end, i64 col,
                          i64 n_strings, uint8_t *lines) {
     const bnn_conv *g = f->g;
     i64 low = bnn_clamp(col, 0, g->w), high = bnn_clamp(col + f->pitch, low, g->w);
@@ -82,7 +69,7 @@ static void nibble_lines(const forward *f, i64 first_bit, i64 begin, i64 end, i6
                     lines + low);
 }
 
-static void nibble_planes(const forward *f, bnn_band b, uint8_t *lines, uint8_t *planes) {
+static void nibble_planes(const bnn_forward *f, bnn_band b, uint8_t *lines, uint8_t *planes) {
     const bnn_conv *g = f->g;
     i64 row_bytes = bnn_ceil_div(g->c * g->h * g->w, 8);
     i64 channel = f->group * (g->c / g->group) + f->channel;
@@ -103,7 +90,7 @@ static void nibble_planes(const forward *f, bnn_band b, uint8_t *lines, uint8_t 
 }
 
 /* Panel (n_steps, 64): the nibbles of every tap for the lanes of a tile. */
-static void fill_panel(const forward *f, i64 samples, const bnn_run *runs, i64 n_runs,
+static void fill_panel(const bnn_forward *f, i64 samples, const bnn_run *runs, i64 n_runs,
                        const uint8_t *planes, uint8_t *panel) {
     const bnn_conv *g = f->g;
     i64 starts[LANES];
@@ -122,7 +109,7 @@ static void fill_panel(const forward *f, i64 samples, const bnn_run *runs, i64 n
 }
 
 /* Bits of the block that are not padding, for every lane. */
-static void count_valid(const forward *f, bnn_band b, const bnn_run *runs, i64 n_runs,
+static void count_valid(const bnn_forward *f, bnn_band b, const bnn_run *runs, i64 n_runs,
                         int32_t *valid) {
     const bnn_conv *g = f->g;
     for (i64 i = 0; i < n_runs; i++) {
@@ -135,15 +122,19 @@ static void count_valid(const forward *f, bnn_band b, const bnn_run *runs, i64 n
 }
 
 /* All filters of the block on one tile, whose lanes are contiguous within each sample. */
-static void multiply_tile(const forward *f, bnn_band b, const bnn_run *runs, i64 n_runs,
-                          const uint8_t *panel) {
+static void multiply_tile(const bnn_forward *f, bnn_band b, const bnn_run *runs, i64 n_runs,
+                          const uint8_t *panel, const uint64_t *masks) {
     const bnn_conv *g = f->g;
     i64 plane = g->ho * g->wo, first = f->group * (g->m / g->group) + f->filter;
     int32_t valid[LANES];
     uint16_t counts[STRINGS][LANES] __attribute__((aligned(64)));
     count_valid(f, b, runs, n_runs, valid);
     for (i64 m = 0; m < f->n_filters; m += STRINGS) {
-        f->cores->count(panel, f->indices + m * f->n_steps, f->n_steps, counts);
+        if (f->words)
+            f->words->count((const uint64_t *)panel, masks,
+                            (const uint64_t *)f->indices + m * f->n_steps, f->n_steps, counts);
+        else
+            f->cores->count(panel, f->indices + m * f->n_steps, f->n_steps, counts);
         for (i64 i = 0; i < bnn_min(STRINGS, f->n_filters - m); i++) {
             for (i64 r = 0, n = 0; r < n_runs; r += n) {
                 i64 lanes = 0;
@@ -158,39 +149,65 @@ static void multiply_tile(const forward *f, bnn_band b, const bnn_run *runs, i64
     }
 }
 
-static i64 planes_bytes(const forward *f, i64 samples) {
+static i64 planes_bytes(const bnn_forward *f, i64 samples) {
     return bnn_ceil_div(f->n_channels, 4) * samples * f->in_rows * f->pitch + 64;
 }
 
-static i64 lines_bytes(const forward *f) {
+static i64 words_bytes(const bnn_forward *f) {
+    return bnn_ceil_div(f->n_channels, 64) * f->g->samples * f->in_rows * f->pitch *
+           (i64)sizeof(uint64_t);
+}
+
+static i64 lines_bytes(const bnn_forward *f) {
     return bnn_min(f->in_rows, f->g->h) * f->g->w + 64;
 }
 
-static void convolve_bands(void *context, i64 begin, i64 end, int thread) {
-    const forward *f = context;
-    for (i64 unit = begin; unit < end; unit++) {
-        bnn_band b = bnn_band_at(f->g, unit);
-        bnn_scratch scratch = f->per_thread[thread];
-        uint8_t *panel = bnn_take(&scratch, f->n_steps * LANES + 64);
-        uint8_t *lines = bnn_take(&scratch, lines_bytes(f));
-        uint8_t *planes = bnn_take(&scratch, planes_bytes(f, f->g->samples));
-        nibble_planes(f, b, lines, planes);
-        i64 n_positions = b.samples * b.rows * b.cols;
-        for (i64 p = 0; p < n_positions; p += LANES) {
-            bnn_run runs[LANES];
-            i64 n_runs = bnn_runs(p, bnn_min(p + LANES, n_positions), b.rows, b.cols, runs);
-            fill_panel(f, b.samples, runs, n_runs, planes, panel);
-            multiply_tile(f, b, runs, n_runs, panel);
-        }
+static void convolve_nibbles(const bnn_forward *f, bnn_band b, bnn_scratch scratch) {
+    uint8_t *panel = bnn_take(&scratch, f->n_steps * LANES + 64);
+    uint8_t *lines = bnn_take(&scratch, lines_bytes(f));
+    uint8_t *planes = bnn_take(&scratch, planes_bytes(f, f->g->samples));
+    i64 n_positions = b.samples * b.rows * b.cols;
+    nibble_planes(f, b, lines, planes);
+    for (i64 p = 0; p < n_positions; p += LANES) {
+        bnn_run runs[LANES];
+        i64 n_runs = bnn_runs(p, bnn_min(p + LANES, n_positions), b.rows, b.cols, runs);
+        fill_panel(f, b.samples, runs, n_runs, planes, panel);
+        multiply_tile(f, b, runs, n_runs, panel, NULL);
     }
 }
 
-static void convolve_block(forward *f) {
+static void convolve_words(const bnn_forward *f, bnn_band b, bnn_scratch scratch) {
+    i64 size = sizeof(uint64_t), n_positions = b.samples * b.rows * b.cols;
+    uint64_t *panel = bnn_take(&scratch, f->n_steps * LANES * size);
+    uint64_t *masks = bnn_take(&scratch, f->n_steps * size);
+    uint64_t *planes = bnn_take(&scratch, words_bytes(f));
+    bnn_word_planes(f, b, planes);
+    for (i64 p = 0; p < n_positions; p += LANES) {
+        bnn_run runs[LANES];
+        i64 n_runs = bnn_runs(p, bnn_min(p + LANES, n_positions), b.rows, b.cols, runs);
+        bnn_fill_words(f, b, runs, n_runs, planes, panel, masks);
+        multiply_tile(f, b, runs, n_runs, (const uint8_t *)panel, masks);
+    }
+}
+
+static void convolve_bands(void *context, i64 begin, i64 end, int thread) {
+    const bnn_forward *f = context;
+    for (i64 unit = begin; unit < end; unit++) {
+        bnn_band b = bnn_band_at(f->g, unit);
+        if (f->words)
+            convolve_words(f, b, f->per_thread[thread]);
+        else
+            convolve_nibbles(f, b, f->per_thread[thread]);
+    }
+}
+
+static void convolve_block(bnn_forward *f) {
     const bnn_conv *g = f->g;
     f->n_channels = bnn_min(g->channels, g->c / g->group - f->channel);
     f->n_filters = bnn_min(g->filters, g->m / g->group - f->filter);
-    f->n_steps = bnn_ceil_div(f->n_channels, 4) * g->kh * g->kw;
-    bnn_parallel(bnn_round_up(f->n_filters, STRINGS), 8 * STRINGS, index_filters, f);
+    f->n_steps = bnn_ceil_div(f->n_channels, f->words ? 64 : 4) * g->kh * g->kw;
+    bnn_parallel(bnn_round_up(f->n_filters, STRINGS), 8 * STRINGS,
+                 f->words ? bnn_index_words : index_filters, f);
     bnn_parallel(bnn_n_bands(g), 1, convolve_bands, f);
 }
 
@@ -201,8 +218,9 @@ BNN_EXPORT int bnn_conv_b1b1(const bnn_conv *g, const uint8_t *x, const uint8_t 
                              i64 y_type, uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     i64 x_bytes = g->n * bnn_ceil_div(g->c * g->h * g->w, 8), taps = g->kh * g->kw;
-    forward f = {.g = g, .cores = bnn_best_cores(), .x = x, .x_end = x + x_bytes, .w = w, .y = y,
-                 .y_type = y_type, .per_thread = per_thread};
+    bnn_forward f = {.g = g, .cores = bnn_best_cores(), .x = x, .x_end = x + x_bytes, .w = w, .y = y,
+                 .y_type = y_type, .per_thread = per_thread,
+                 .words = bnn_fills_words(g->channels) ? bnn_best_word_cores() : NULL};
     f.phase = g->cols + (g->kw - 1) * g->dw / g->sw;
     f.pitch = f.phase * g->sw;
     f.in_rows = (g->rows - 1) * g->sh + (g->kh - 1) * g->dh + 1;

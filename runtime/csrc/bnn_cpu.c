@@ -1,7 +1,7 @@
 /* What the processor can do. */
 #include "bnn.h"
 
-static int highest = BNN_AVX512_KERNELS;
+static int highest = BNN_AVX512_POPCOUNT_KERNELS;
 
 int bnn_has_avx2(void) {
 #if BNN_X86_64
@@ -18,6 +18,15 @@ int bnn_has_avx512(void) {
     return highest >= BNN_AVX512_KERNELS && bnn_has_avx2() && __builtin_cpu_supports("avx512f") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl");
+#else
+    return 0;
+#endif
+}
+
+int bnn_has_avx512_popcount(void) {
+#if BNN_X86_64
+    return highest >= BNN_AVX512_POPCOUNT_KERNELS && bnn_has_avx512() &&
+           __builtin_cpu_supports("avx512vpopcntdq");
 #else
     return 0;
 #endif

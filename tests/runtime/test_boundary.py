@@ -27,7 +27,7 @@ CSRC = Path(__file__).parents[2] / "runtime" / "csrc"
 COMPILER = shutil.which("cc")
 # Exported for `library` and the tests, which pass ints.
 CONTROLS = {"bnn_threads", "bnn_set_threads", "bnn_set_default_threads"}
-CONTROLS |= {"bnn_has_avx2", "bnn_has_avx512", "bnn_limit_kernels"}
+CONTROLS |= {"bnn_has_avx2", "bnn_has_avx512", "bnn_has_avx512_popcount", "bnn_limit_kernels"}
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 

@@ -56,6 +56,9 @@ CONVOLUTIONS = {
     "line-stride": Geometry(3, 6, 4, (41,), (4,), (3,), (1, 2), (2,), group=2),
     "many-samples": Geometry(70, 5, 6, (7, 9), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "many-larger": Geometry(70, 9, 6, (7, 9), (3, 3), (1, 1), (0, 0, 0, 0), (1, 1)),
+    "words": Geometry(2, 64, 9, (5, 61), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "words-stride": Geometry(2, 100, 6, (11, 130), (3, 2), (3, 2), (2, 0, 1, 3), (2, 3)),
+    "words-many-taps": Geometry(1, 96, 6, (9, 9), (8, 8), (1, 1), (4, 3, 4, 3), (1, 1), group=2),
     "whole-padding": Geometry(1, 3, 2, (2, 2), (1, 1), (1, 1), (2, 3, 3, 2), (1, 1)),
 }
 LAYERS = [  # N, K, M
@@ -207,7 +210,7 @@ def geometries(draw: st.DrawFn) -> Geometry:
     ]
     space = tuple(draw(st.integers(low, low + 30)) for low in least)
     group = draw(st.sampled_from([1, 1, 1, 2, 3]))
-    c, m = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    c, m = draw(st.integers(1, 24) | st.integers(43, 72)), draw(st.integers(1, 24))
     n = draw(st.integers(1, 5))
     return Geometry(n, c * group, m * group, space, kernel, strides, pads, dilations, group)
 
