@@ -36,12 +36,6 @@ BROADCAST(greater, uint8_t, x > z)
 BROADCAST(greater_or_equal, uint8_t, x >= z)
 BROADCAST(equal, uint8_t, x == z)
 
-/* y = a where the condition holds, else b; a and b are stepped through, or one element (step 0). */
-BNN_EXPORT void bnn_where_f32(const uint8_t *condition, const float *a, const float *b, float *y,
-                              i64 n, i64 a_step, i64 b_step) {
-    for (i64 i = 0; i < n; i++) y[i] = condition[i] ? a[i * a_step] : b[i * b_step];
-}
-
 /* 0 and 1 of booleans. */
 BNN_EXPORT void bnn_cast_b8f32(const uint8_t *x, float *y, i64 n) {
     for (i64 i = 0; i < n; i++) y[i] = x[i] != 0;
@@ -58,31 +52,6 @@ BNN_EXPORT void bnn_one_hot_f32(const i64 *indices, const float *values, float *
     for (i64 i = 0; i < n * depth * inner; i++) {
         const i64 index = indices[i / (depth * inner) * inner + i % inner];
         y[i] = values[(index < 0 ? index + depth : index) == i / inner % depth];
-    }
-}
-
-/* y = exp(x - max) / sum along `classes` of (n, classes, inner); y may be x's buffer. */
-BNN_EXPORT void bnn_softmax_f32(const float *x, float *y, i64 n, i64 classes, i64 inner) {
-    for (i64 i = 0; i < n * inner; i++) {
-        const i64 first = i / inner * classes * inner + i % inner, stop = first + classes * inner;
-        float most = x[first];
-        double sum = 0;
-        for (i64 c = first; c < stop; c += inner) most = x[c] > most || x[c] != x[c] ? x[c] : most;
-        for (i64 c = first; c < stop; c += inner) sum += y[c] = expf(x[c] - most);
-        for (i64 c = first; c < stop; c += inner) y[c] /= (float)sum;
-    }
-}
-
-/* y = x - max - log(sum of exp(x - max)) along `classes`, as above. */
-BNN_EXPORT void bnn_log_softmax_f32(const float *x, float *y, i64 n, i64 classes, i64 inner) {
-    for (i64 i = 0; i < n * inner; i++) {
-        const i64 first = i / inner * classes * inner + i % inner, stop = first + classes * inner;
-        float most = x[first];
-        double sum = 0;
-        for (i64 c = first; c < stop; c += inner) most = x[c] > most || x[c] != x[c] ? x[c] : most;
-        for (i64 c = first; c < stop; c += inner) sum += expf(y[c] = x[c] - most);
-        const float total = logf((float)sum);
-        for (i64 c = first; c < stop; c += inner) y[c] -= total;
     }
 }
 

@@ -2,9 +2,8 @@
 
    Every output may be the buffer of an input of the same size. Maps of half precision are worked on
    in float32, a block at a time, and rounded once. */
-#include <math.h>
-
 #include "bnn_half.h"
+#include "bnn_math.h"
 
 struct map {
     const float *a, *b;
@@ -73,10 +72,12 @@ ELEMENTWISE(binarize_minus, a[i] > 0 ? 1.0f : -1.0f)
 ELEMENTWISE(clip_grad, a[i] * (float)((b[i] >= s) & (b[i] <= t)))
 ELEMENTWISE(relu_grad, a[i] * (b[i] > 0 ? 1.0f : 0.0f))
 ELEMENTWISE(relu, a[i] <= 0 ? 0.0f : a[i]) /* NaN stays */
-/* erfc, not 1 + erf: it keeps its digits where a is below 0. */
-ELEMENTWISE(gelu, 0.5f * a[i] * erfcf(-0.70710678118654752f * a[i]))
-ELEMENTWISE(gelu_tanh, 0.5f * a[i] * (1 + tanhf(0.79788456080286536f *
-                                                (a[i] + 0.044715f * a[i] * a[i] * a[i]))))
+ELEMENTWISE(gelu, bnn_gelu(a[i]))
+ELEMENTWISE(gelu_tanh, bnn_gelu_tanh(a[i]))
+ELEMENTWISE(exp, bnn_exp(a[i]))
+ELEMENTWISE(erf, bnn_erf(a[i]))
+ELEMENTWISE(tanh, bnn_tanh(a[i]))
+ELEMENTWISE(sigmoid, bnn_sigmoid(a[i]))
 ELEMENTWISE(clip_low, a[i] < s ? s : a[i])
 ELEMENTWISE(clip_high, a[i] > t ? t : a[i])
 ELEMENTWISE(clip, (a[i] < s ? s : a[i]) > t ? t : (a[i] < s ? s : a[i]))
@@ -90,17 +91,47 @@ ELEMENTWISE(mul_scalar, a[i] * s)
 ELEMENTWISE(div, a[i] / b[i])
 ELEMENTWISE(div_scalar, a[i] / s)
 ELEMENTWISE(scalar_div, s / a[i])
+ELEMENTWISE(leaky_relu, a[i] < 0 ? s * a[i] : a[i])
 /* For programs without numpy, which does these as well. */
 ELEMENTWISE(abs, fabsf(a[i]))
 ELEMENTWISE(neg, -a[i])
 ELEMENTWISE(sqrt, sqrtf(a[i]))
 ELEMENTWISE(round, rintf(a[i]))
-ELEMENTWISE(exp, expf(a[i]))
-ELEMENTWISE(log, logf(a[i]))
-ELEMENTWISE(tanh, tanhf(a[i]))
-ELEMENTWISE(erf, erff(a[i]))
 ELEMENTWISE(sign, a[i] > 0 ? 1.0f : a[i] < 0 ? -1.0f : a[i] == 0 ? 0.0f : a[i]) /* NaN stays */
-ELEMENTWISE(sigmoid, (a[i] < 0 ? expf(a[i]) : 1.0f) / (1 + expf(-fabsf(a[i]))))
-ELEMENTWISE(softplus, (a[i] > 0 ? a[i] : 0.0f) + log1pf(expf(-fabsf(a[i]))))
-ELEMENTWISE(leaky_relu, a[i] < 0 ? s * a[i] : a[i])
 ELEMENTWISE(approx_sign_grad, a[i] * (fabsf(b[i]) > 1 ? 0.0f : 2 - 2 * fabsf(b[i])))
+ELEMENTWISE(log, logf(a[i]))
+ELEMENTWISE(softplus, (a[i] > 0 ? a[i] : 0.0f) + log1pf(bnn_exp(-fabsf(a[i]))))
+
+struct choice {
+    const uint8_t *condition;
+    const float *a, *b;
+    float *y;
+    i64 a_step, b_step;
+};
+
+BNN_INLINE void where(void *context, i64 begin, i64 end) {
+    const struct choice c = *(const struct choice *)context;
+    const uint8_t *condition = c.condition;
+    const float *a = c.a, *b = c.b, one_a = *a, one_b = *b;
+    float *y = c.y;
+    if (c.a_step && c.b_step) {
+        BNN_SAME_OR_APART
+        for (i64 i = begin; i < end; i++) y[i] = condition[i] ? a[i] : b[i];
+    } else if (c.a_step) {
+        BNN_SAME_OR_APART
+        for (i64 i = begin; i < end; i++) y[i] = condition[i] ? a[i] : one_b;
+    } else if (c.b_step) {
+        BNN_SAME_OR_APART
+        for (i64 i = begin; i < end; i++) y[i] = condition[i] ? one_a : b[i];
+    } else {
+        for (i64 i = begin; i < end; i++) y[i] = condition[i] ? one_a : one_b;
+    }
+}
+BNN_BOTH(where)
+
+/* y = a where the condition holds, else b; a and b are stepped through, or one element (step 0). */
+BNN_EXPORT void bnn_where_f32(const uint8_t *condition, const float *a, const float *b, float *y,
+                              i64 n, i64 a_step, i64 b_step) {
+    struct choice c = {condition, a, b, y, a_step, b_step};
+    if (n) bnn_parallel(n, BNN_GRAIN, BNN_PICK(where), &c);
+}

@@ -52,16 +52,22 @@ BOUNDS = {
     "BatchNormalizationSignsGrad": 1e-5,
     "BatchNormalizationTraining": 1e-5,
     "ConvTapSums": 1e-6,
-    "Gelu": 1e-6,  # the twin computes in float64
+    "Erf": 1e-6,  # the functions of C are its own: see bnn_math.h and test_math.py
+    "Exp": 1e-6,
+    "Gelu": 1e-6,
     "GlobalAveragePool": 1e-6,
     "L1BatchNormalizationGrad": 1e-5,
     "L1BatchNormalizationPoolGrad": 1e-5,
     "L1BatchNormalizationSigns": 1e-5,
     "L1BatchNormalizationTraining": 1e-5,
+    "LogSoftmax": 1e-6,
     "ReduceMean": 1e-6,  # the twins sum in float32
     "ReduceSum": 1e-6,
+    "Sigmoid": 1e-6,
+    "Softmax": 1e-6,
     "SoftmaxCrossEntropy": 1e-6,
     "SoftmaxCrossEntropyGrad": 1e-6,
+    "Tanh": 1e-6,
 }
 
 
@@ -80,11 +86,19 @@ class Call:
     scales: tuple[float, ...] = ()
 
     def twin(self) -> tuple[Array, ...]:
+        """What numpy makes of it; read-only, for it is computed once."""
+        return self._results
+
+    @functools.cached_property
+    def _results(self) -> tuple[Array, ...]:
         copies = [None if a is None else a.copy() for a in self.inputs]
         with np.errstate(all="ignore"):
-            results = KERNELS[self.operator](*copies, **self.attributes)
-        found = results if isinstance(results, tuple) else (results,)
-        return tuple(np.array(result, order="C") for result in found)  # it may be a view
+            made = KERNELS[self.operator](*copies, **self.attributes)
+        found = made if isinstance(made, tuple) else (made,)
+        results = tuple(np.array(result, order="C") for result in found)  # it may be a view
+        for result in results:
+            result.flags.writeable = False
+        return results
 
 
 class Scratched(Protocol):
@@ -622,6 +636,21 @@ def reduction(operator: str, s: Source) -> Call:
     return Call(operator, [x, *axes], {"keepdims": s.integer(0, 1)}, scales=(scale,))
 
 
+def softmax(operator: str, s: Source) -> Call:
+    shape = normalized_shape(s)
+    x = s.finite(*shape) * np.float32(s.number(1, 30))
+    return Call(operator, [x], {"axis": s.integer(-1, len(shape) - 1)}, {0: 0})
+
+
+def where(s: Source) -> Call:
+    """Of two tensors, or of numbers in their place."""
+    full = [s.floats(*s.shape) for _ in range(2)]
+    one = [s.floats(*shape) for shape in ((), (1,))]
+    a, b = [full, [full[0], one[0]], [one[1], full[1]], one][s.integer(0, 3)]
+    in_place = {0: 1} if a.shape == s.shape else {}
+    return Call("Where", [s.rng.random(s.shape) < 0.5, a, b], {}, in_place)
+
+
 def softmax_cross_entropy(s: Source) -> Call:
     shape = normalized_shape(s)
     logits = s.finite(*shape) * np.float32(s.number(1, 30))
@@ -660,6 +689,8 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Dropout": dropout,
     "DrawUniform": draw_uniform,
     "Gelu": lambda s: unary("Gelu", s, approximate=["none", "tanh"][s.integer(0, 1)]),
+    "Erf": lambda s: unary("Erf", s),
+    "Exp": lambda s: unary("Exp", s),
     "GlobalAveragePool": global_average,
     "Int8Pack": int8_pack,
     "L1BatchNormalizationGrad": lambda s: batch_normalization("L1BatchNormalizationGrad", s),
@@ -669,6 +700,8 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "L1BatchNormalizationTraining": lambda s: batch_normalization(
         "L1BatchNormalizationTraining", s
     ),
+    "LeakyRelu": lambda s: unary("LeakyRelu", s, alpha=0.25),
+    "LogSoftmax": lambda s: softmax("LogSoftmax", s),
     "MaskedGrad": masked_grad,
     "L1BatchNormalizationPoolGrad": pool_batch_normalization_grad,
     "MaxPool": lambda s: pooling("MaxPool", s),
@@ -688,14 +721,18 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "ReduceSum": lambda s: reduction("ReduceSum", s),
     "Relu": lambda s: unary("Relu", s),
     "ReluGrad": lambda s: binary("ReluGrad", s),
+    "Sigmoid": lambda s: unary("Sigmoid", s),
     "SignPack": lambda s: Call("SignPack", [s.any_map(s.floats(*s.shape))]),
     "SignUnpack": lambda s: unpack("SignUnpack", s),
+    "Softmax": lambda s: softmax("Softmax", s),
     "SoftmaxCrossEntropy": softmax_cross_entropy,
     "SoftmaxCrossEntropyGrad": softmax_cross_entropy_grad,
     "Sub": lambda s: arithmetic("Sub", s),
+    "Tanh": lambda s: unary("Tanh", s),
     "ThresholdPack": threshold_pack,
     "Transpose": transpose,
     "UnpackBits": lambda s: unpack("UnpackBits", s),
+    "Where": where,
     **{name: functools.partial(optimizer, name) for name in FORMS},
     **{name: functools.partial(bop, name) for name in ("BopStep", "HalfBopStep", "ByteBopStep")},
 }

@@ -26,14 +26,8 @@ NONE = np.empty(0, np.uint8)
 # The functions of C's library and numpy's own differ in the last bits, and BLAS sums in another
 # order. What is not named is equal to the last bit.
 ROUNDED = {
-    "Erf",
-    "Exp",
     "Log",
-    "Sigmoid",
-    "Tanh",
-    "Softmax",
     "Softplus",
-    "LogSoftmax",
     "Gemm",
     "MatMul",
     "ConvTranspose",
@@ -48,8 +42,8 @@ def ints(*values: int) -> Array:
     return np.array(values, np.int64)
 
 
-def unary(**attributes: Attribute) -> list[Case]:
-    return [([x], attributes) for x in (floats(3, 5), SPECIAL)]
+def unary() -> list[Case]:
+    return [([x], {}) for x in (floats(3, 5), SPECIAL)]
 
 
 def binary() -> list[Case]:
@@ -66,10 +60,6 @@ def matrices() -> list[Case]:
             given = [a, b] if c is None else [a, b, c]
             found.append(([*given], {"transA": turn_a, "transB": turn_b}))
     return found
-
-
-def along() -> list[Case]:
-    return [([floats(2, 3, 4)], {"axis": axis}) for axis in (0, 1, -1)]
 
 
 def stacks() -> list[Case]:
@@ -98,8 +88,8 @@ def pool_gradient() -> Case:
 
 
 CASES: Mapping[str, list[Case]] = {
-    **dict.fromkeys(("Abs", "Erf", "Exp", "Log", "Neg", "Round", "Sigmoid", "Sign"), unary()),
-    **dict.fromkeys(("Sqrt", "Tanh", "Identity", "Softplus"), unary()),
+    **dict.fromkeys(("Abs", "Log", "Neg", "Round", "Sign"), unary()),
+    **dict.fromkeys(("Sqrt", "Identity", "Softplus"), unary()),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "Min"), binary()),
     **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), binary()),
     "ApproxSignGrad": [([floats(4, 9), 2 * floats(4, 9)], {})],
@@ -114,7 +104,6 @@ CASES: Mapping[str, list[Case]] = {
     "Gather": [([floats(5, 2, 3), np.array([[0, -1], [4, 2]])], {})],
     "GatherGrad": [([floats(2, 2, 3), np.array([[1, 4], [1, -5]])], {"axis": 0, "length": 5})],
     "Gemm": matrices(),
-    "LeakyRelu": unary(alpha=0.25),
     "MatMul": stacks(),
     "MaxPoolGrad": [pool_gradient()],
     "OneHot": [
@@ -132,13 +121,8 @@ CASES: Mapping[str, list[Case]] = {
     ],
     "Shape": [([floats(3, 4, 5)], {}), ([floats(3, 4, 5)], {"start": 1})],
     "Slice": [([floats(5, 6), ints(4, 1), ints(0, 5), ints(0, 1), ints(-1, 2)], {})],
-    **dict.fromkeys(("Softmax", "LogSoftmax"), along()),
     "Split": [([floats(2, 7), ints(3, 4)], {"axis": 1}), ([floats(6, 2)], {"num_outputs": 4})],
     "Transpose": [([floats(2, 3, 4).astype(np.float16)], {"perm": [2, 0, 1]})],
-    "Where": [
-        ([RANDOM.random((3, 4)) < 0.5, floats(3, 4), floats(3, 4)], {}),
-        ([RANDOM.random((3, 4)) < 0.5, np.array(2, np.float32), floats(3, 4)], {}),
-    ],
 }
 
 

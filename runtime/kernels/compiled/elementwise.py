@@ -29,6 +29,7 @@ from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 DROPOUT = CFunction("void bnn_dropout_f32(float*, float*, uint8_t*, i64*, i64, i64, i64, float)")
 DRAW_UNIFORM = CFunction("void bnn_draw_uniform_f32(float*, i64*, i64, i64, float, float)")
 TO_HALF = CFunction("void bnn_cast_f32f16(float*, bnn_half*, i64)")
+WHERE = CFunction("void bnn_where_f32(uint8_t*, float*, float*, float*, i64, i64, i64)")
 TO_FLOAT = CFunction("void bnn_cast_f16f32(bnn_half*, float*, i64)")
 
 FORMS = {
@@ -64,6 +65,16 @@ def relu_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: 
     """`binarize.relu_grad`."""
     dy, y = inputs
     return y is not None and mapped("relu_grad", dy, y, outputs[0])
+
+
+def unary(name: str, **default: float) -> KernelCall:
+    """An elementwise function of one input, with at most one attribute as its number."""
+
+    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+        s = [number({**default, **attributes}, key) for key in default]
+        return mapped(name, inputs[0], None, outputs[0], *s)
+
+    return run
 
 
 def activation(name: str, by: str = "", **kinds: str) -> KernelCall:
@@ -184,6 +195,20 @@ def _stretched(a: Sequence[int], b: Sequence[int]) -> tuple[int, int, int] | Non
     return math.prod(a[:first]), math.prod(a[first:end]), math.prod(a[end:])
 
 
+def where(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`elementwise.where` of equal shapes, or of one number."""
+    (condition, a, b), y = inputs, outputs[0]
+    if not covered(condition, dtype=np.bool_) or not covered(a, b, y):
+        return False
+    assert condition is not None
+    assert a is not None
+    assert b is not None
+    assert y is not None
+    if condition.size != y.size or not {a.size, b.size} <= {1, y.size}:
+        return False
+    return WHERE(condition, a, b, y, y.size, int(a.size > 1), int(b.size > 1))
+
+
 def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`elementwise.cast` between float32 and float16."""
     (x,), y = inputs, outputs[0]
@@ -198,6 +223,12 @@ def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
 
 
 KERNELS: dict[str, CompiledKernel] = {
+    "Erf": CompiledKernel(unary("erf"), repeatable=True),
+    "Exp": CompiledKernel(unary("exp"), repeatable=True),
+    "LeakyRelu": CompiledKernel(unary("leaky_relu", alpha=0.01), repeatable=True),
+    "Sigmoid": CompiledKernel(unary("sigmoid"), repeatable=True),
+    "Tanh": CompiledKernel(unary("tanh"), repeatable=True),
+    "Where": CompiledKernel(where, repeatable=True),
     "Add": CompiledKernel(add),
     "Sub": CompiledKernel(sub),
     "Mul": CompiledKernel(mul),

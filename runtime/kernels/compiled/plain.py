@@ -17,35 +17,21 @@ from bnnopt.runtime.kernels.compiled.calls import (
     KernelCall,
     covered,
     integer,
-    number,
     optional,
 )
 from bnnopt.runtime.kernels.compiled.convolution import geometry_of
-from bnnopt.runtime.kernels.compiled.elementwise import function_of, mapped
+from bnnopt.runtime.kernels.compiled.elementwise import function_of, mapped, unary
 from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
-from bnnopt.runtime.kernels.compiled.reduction import groups_of
+from bnnopt.runtime.kernels.compiled.reduction import around, groups_of
 from bnnopt.runtime.kernels.formulas import axes_of
 
-WHERE = CFunction("void bnn_where_f32(uint8_t*, float*, float*, float*, i64, i64, i64)")
 CAST_BOOL = CFunction("void bnn_cast_b8f32(uint8_t*, float*, i64)")
 CAST_INTEGER = CFunction("void bnn_cast_i64f32(i64*, float*, i64)")
 ONE_HOT = CFunction("void bnn_one_hot_f32(i64*, float*, float*, i64, i64, i64)")
-SOFTMAX = CFunction("void bnn_softmax_f32(float*, float*, i64, i64, i64)")
-LOG_SOFTMAX = CFunction("void bnn_log_softmax_f32(float*, float*, i64, i64, i64)")
 REDUCE_MAX = CFunction("void bnn_reduce_max_f32(float*, float*, i64, i64, i64, i64)")
 CONV_TRANSPOSE = CFunction("void bnn_conv_transpose_f32(bnn_conv*, float*, float*, float*, float*)")
 MAX_POOL_GRAD = CFunction("int bnn_max_pool_grad_f16(bnn_half*, i64*, bnn_half*, i64, i64, i64)")
-
-
-def unary(name: str, parameter: str = "") -> KernelCall:
-    """An elementwise function of one input, with one attribute as its number."""
-
-    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-        s = number(attributes, parameter) if parameter else 0.0
-        return mapped(name, inputs[0], None, outputs[0], s)
-
-    return run
 
 
 def approx_sign_grad(
@@ -76,20 +62,6 @@ def broadcast(name: str, dtype: type[np.generic] = np.float32) -> KernelCall:
     return run
 
 
-def where(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`elementwise.where` of equal shapes, or of one number."""
-    (condition, a, b), y = inputs, outputs[0]
-    if not covered(condition, dtype=np.bool_) or not covered(a, b, y):
-        return False
-    assert condition is not None
-    assert a is not None
-    assert b is not None
-    assert y is not None
-    if condition.size != y.size or not {a.size, b.size} <= {1, y.size}:
-        return False
-    return WHERE(condition, a, b, y, y.size, int(a.size > 1), int(b.size > 1))
-
-
 def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`elementwise.cast` of booleans and int64 to float32, and to the dtype that x has."""
     x, y = inputs[0], outputs[0]
@@ -109,25 +81,7 @@ def one_hot(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Ar
     if not covered(indices, dtype=INT64) or not covered(values, y) or y is None or not y.size:
         return False
     axis = integer({"axis": -1, **attributes}, "axis") % y.ndim
-    return ONE_HOT(indices, values, y, *_around(y, axis))
-
-
-def along(function: CFunction) -> KernelCall:
-    """A function of one input along one axis."""
-
-    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-        x, y = inputs[0], outputs[0]
-        if x is None or not covered(x, y) or not x.size:
-            return False
-        axis = integer({"axis": -1, **attributes}, "axis") % x.ndim
-        return function(x, y, *_around(x, axis))
-
-    return run
-
-
-def _around(x: Array, axis: int) -> tuple[int, int, int]:
-    """Elements in front of an axis, along it, and behind it."""
-    return math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+    return ONE_HOT(indices, values, y, *around(y, axis))
 
 
 def reduce_max(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -177,16 +131,12 @@ KERNELS: dict[str, CompiledKernel] = {
     "ConvTranspose": CompiledKernel(conv_transpose),
     "Div": CompiledKernel(broadcast("div")),
     "Equal": CompiledKernel(broadcast("equal", np.bool_)),
-    "Erf": CompiledKernel(unary("erf")),
-    "Exp": CompiledKernel(unary("exp")),
     "Gemm": CompiledKernel(linear.gemm),
     "Greater": CompiledKernel(broadcast("greater", np.bool_)),
     "GreaterOrEqual": CompiledKernel(broadcast("greater_or_equal", np.bool_)),
-    "LeakyRelu": CompiledKernel(unary("leaky_relu", "alpha")),
     "Less": CompiledKernel(broadcast("less", np.bool_)),
     "LessOrEqual": CompiledKernel(broadcast("less_or_equal", np.bool_)),
     "Log": CompiledKernel(unary("log")),
-    "LogSoftmax": CompiledKernel(along(LOG_SOFTMAX)),
     "MatMul": CompiledKernel(linear.matmul),
     "Max": CompiledKernel(broadcast("max")),
     "MaxPoolGrad": CompiledKernel(max_pool_grad),
@@ -197,12 +147,8 @@ KERNELS: dict[str, CompiledKernel] = {
     "PRelu": CompiledKernel(broadcast("prelu")),
     "ReduceMax": CompiledKernel(reduce_max),
     "Round": CompiledKernel(unary("round")),
-    "Sigmoid": CompiledKernel(unary("sigmoid")),
     "Sign": CompiledKernel(unary("sign")),
-    "Softmax": CompiledKernel(along(SOFTMAX)),
     "Softplus": CompiledKernel(unary("softplus")),
     "Sqrt": CompiledKernel(unary("sqrt")),
     "Sub": CompiledKernel(broadcast("sub")),
-    "Tanh": CompiledKernel(unary("tanh")),
-    "Where": CompiledKernel(where),
 }

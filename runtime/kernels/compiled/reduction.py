@@ -1,4 +1,4 @@
-"""The compiled sums and means along axes."""
+"""The compiled sums, means and softmax along axes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from bnnopt.runtime.kernels.compiled.functions import CFunction, is_dry_run
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 from bnnopt.runtime.kernels.formulas import axes_of
 
+LOG_SOFTMAX = CFunction("void bnn_log_softmax_f32(float*, float*, i64, i64, i64)")
+SOFTMAX = CFunction("void bnn_softmax_f32(float*, float*, i64, i64, i64)")
 REDUCE = CFunction("void bnn_reduce_f32(float*, float*, i64, i64, i64, i64, i64)")
 
 
@@ -52,6 +54,24 @@ def global_average_pool(
     return REDUCE(x, y, 1, 1, planes, length, length)
 
 
+def along(function: CFunction) -> KernelCall:
+    """A function of one input along one axis."""
+
+    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+        x, y = inputs[0], outputs[0]
+        if x is None or not covered(x, y) or not x.size:
+            return False
+        axis = integer({"axis": -1, **attributes}, "axis") % x.ndim
+        return function(x, y, *around(x, axis))
+
+    return run
+
+
+def around(x: Array, axis: int) -> tuple[int, int, int]:
+    """Elements in front of an axis, along it, and behind it."""
+    return math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+
+
 def groups_of(shape: Sequence[int], summed: Collection[int]) -> list[int] | None:
     """Lengths of what is kept, summed, kept and summed in turn; None if axes alternate more."""
     lengths = [1]
@@ -70,6 +90,8 @@ def groups_of(shape: Sequence[int], summed: Collection[int]) -> list[int] | None
 
 KERNELS: dict[str, CompiledKernel] = {
     "GlobalAveragePool": CompiledKernel(global_average_pool, repeatable=True),
+    "LogSoftmax": CompiledKernel(along(LOG_SOFTMAX), repeatable=True),
     "ReduceMean": CompiledKernel(reduce(mean=True)),
     "ReduceSum": CompiledKernel(reduce(mean=False)),
+    "Softmax": CompiledKernel(along(SOFTMAX), repeatable=True),
 }

@@ -136,7 +136,8 @@ def elu(x: Array, *, alpha: float = 1.0) -> Array:
 @np.errstate(all="ignore")
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)), with full relative accuracy in both tails."""
-    e = np.exp(-np.abs(x))  # at most 1: nothing overflows
+    wide = x.astype(np.result_type(x, np.float32), copy=False)
+    e = np.exp(-np.abs(wide))  # at most 1: nothing overflows
     return np.asarray(np.where(x < 0, e, 1) / (1 + e)).astype(x.dtype, copy=False)
 
 
