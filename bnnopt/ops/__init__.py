@@ -7,6 +7,7 @@ valid ONNX model that stock tools can check, draw and run.
 from bnnopt.ops.emit import Emitter, shared_names
 from bnnopt.ops.filter_blocks import blocked_gradient_name, blocked_name
 from bnnopt.ops.inference import has_inference, infer_types, is_static
+from bnnopt.ops.int4 import int4_row_bytes
 from bnnopt.ops.operands import ShapeError
 from bnnopt.ops.operator import (
     DOMAIN,
@@ -53,6 +54,7 @@ __all__ = [
     "has_inference",
     "in_form",
     "infer_types",
+    "int4_row_bytes",
     "ints",
     "is_static",
     "is_view",

@@ -29,6 +29,7 @@ class Form(Flag):
     SIGNS = auto()  # reads or gives sign bits where the plain one has floats
     POW2 = auto()  # reads dy as packed powers of two
     INT8 = auto()  # reads dy as integers and their unit
+    INT4 = auto()  # reads dy as packed integers and their unit
     L1 = auto()  # by mean absolute deviations
     PACKED = auto()  # gives or reads packed places where the plain one has indices
     TYPED = auto()  # gives the type that an attribute names
@@ -116,7 +117,7 @@ def like(*input_indices: int) -> TypeRule:
 
 
 _INTEGERS = frozenset(
-    {"group", "stochastic", "seed", "dtype"}
+    {"group", "stochastic", "seed", "dtype", "one_in"}
     | {"plane", "width", "kernel_width", "row_dilation", "column_dilation"}
 )
 _LISTS = frozenset(

@@ -14,6 +14,7 @@ from bnnopt.ops import (
     dropout,
     filter_blocks,
     indexing,
+    int4,
     int8,
     loss,
     normalization,
@@ -44,6 +45,7 @@ OPERATORS: dict[str, Operator] = {
         optimizer_forms,  # a body's callees come before it: onnx's reference evaluator needs that
         binary_products,
         int8,
+        int4,
         pow2,
         updates,
         filter_blocks,

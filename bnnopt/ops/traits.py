@@ -356,11 +356,17 @@ _OWN: dict[str, Traits] = {
     "BinaryGemmWeightGrad": Traits(dy_input=1, gives_dw=True),
     "BinaryGemmWeightGradSigns": Traits(dy_input=1, gives_dw=True),
     "BinaryGemmInputGrad": Traits(dy_input=0, gives_dx=True),
+    "BinaryConvWeightGradInt4": Traits(gives_dw=True),
     "BinaryConvWeightGradInt8": Traits(gives_dw=True),
+    "BinaryConvWeightGradSignsInt4": Traits(gives_dw=True),
     "BinaryConvWeightGradSignsInt8": Traits(gives_dw=True),
+    "BinaryConvInputGradInt4": Traits(gives_dx=True),
     "BinaryConvInputGradInt8": Traits(gives_dx=True),
+    "BinaryGemmWeightGradInt4": Traits(gives_dw=True),
     "BinaryGemmWeightGradInt8": Traits(gives_dw=True),
+    "BinaryGemmWeightGradSignsInt4": Traits(gives_dw=True),
     "BinaryGemmWeightGradSignsInt8": Traits(gives_dw=True),
+    "BinaryGemmInputGradInt4": Traits(gives_dx=True),
     "BinaryGemmInputGradInt8": Traits(gives_dx=True),
 }
 

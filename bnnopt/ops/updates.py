@@ -1,10 +1,10 @@
 """Products whose weight gradient goes straight to the optimiser, so that it is nowhere kept.
 
 For every operator that makes a weight gradient, and every optimiser step, one that does both:
-BinaryConvWeightGrad and AdamStep are BinaryConvAdamStep, and with Pow2 or Int8 behind BinaryConv
-where dy is packed powers of two or integers. Its kernel finishes the gradient tile by tile, over
-the whole batch, and steps the weights of each tile at once. A dense layer of real numbers has a
-Gemm for its weight gradient: Gemm and AdamStep are GemmAdamStep.
+BinaryConvWeightGrad and AdamStep are BinaryConvAdamStep, and with Pow2, Int8 or Int4 behind
+BinaryConv where dy is packed powers of two or integers. Its kernel finishes the gradient tile by
+tile, over the whole batch, and steps the weights of each tile at once. A dense layer of real
+numbers has a Gemm for its weight gradient: Gemm and AdamStep are GemmAdamStep.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from bnnopt.ops.binary_products import BINARY_CONV_WEIGHT_GRAD, BINARY_GEMM_WEIGHT_GRAD
 from bnnopt.ops.convolution import CONV_WEIGHT_GRAD
+from bnnopt.ops.int4 import BINARY_CONV_WEIGHT_GRAD_INT4, BINARY_GEMM_WEIGHT_GRAD_INT4
 from bnnopt.ops.int8 import BINARY_CONV_WEIGHT_GRAD_INT8, BINARY_GEMM_WEIGHT_GRAD_INT8
 from bnnopt.ops.operator import MIN_OPSET, Form, Operator, TypeRule, dims, dtype, passed_on
 from bnnopt.ops.optimizer_forms import OF_BITS, OF_FLOATS, OF_SIGNS
@@ -48,9 +49,11 @@ class _Product(NamedTuple):
 
 _GRADIENTS = (
     BINARY_CONV_WEIGHT_GRAD,
+    BINARY_CONV_WEIGHT_GRAD_INT4,
     BINARY_CONV_WEIGHT_GRAD_INT8,
     BINARY_CONV_WEIGHT_GRAD_POW2,
     BINARY_GEMM_WEIGHT_GRAD,
+    BINARY_GEMM_WEIGHT_GRAD_INT4,
     BINARY_GEMM_WEIGHT_GRAD_INT8,
     BINARY_GEMM_WEIGHT_GRAD_POW2,
     CONV_WEIGHT_GRAD,

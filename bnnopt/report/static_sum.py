@@ -19,6 +19,7 @@ _CHOICES: dict[str, dict[str, int | bool]] = {
     "float16-state": {"weights": 16, "momenta": 16},
     "state-8bit": {"momenta": 8},
     "float16-gradients": {"outputs": 16, "dy": 16, "real_x": 16},
+    "int4-gradients": {"dy": 4},
     "int8-gradients": {"dy": 8},
     "pow2-gradients": {"dy": 5},
     "bnn-batch-norm-backward": {"normalized": True, "statistics": 16},

@@ -20,6 +20,7 @@ from bnnopt.passes.immediate_update import ImmediateUpdate
 from bnnopt.passes.in_place import InPlace
 from bnnopt.passes.infra.base import Pass
 from bnnopt.passes.input_gradient_sums import InputGradientSums
+from bnnopt.passes.int4_gradients import Int4Gradients
 from bnnopt.passes.int8_gradients import Int8Gradients
 from bnnopt.passes.l1_batch_norm import L1BatchNorm
 from bnnopt.passes.mask_pack import MaskPack
@@ -92,7 +93,14 @@ STAGES = (
         "Narrow types",
         "Types follow the kernels: an operator that reads bits or int16 is known by now, and so is "
         "the one that has no form in half precision.",
-        (BinaryOutputInt16(), Float16Gradients(), Int8Gradients(), Float16State(), State8bit()),
+        (
+            BinaryOutputInt16(),
+            Float16Gradients(),
+            Int4Gradients(),
+            Int8Gradients(),
+            Float16State(),
+            State8bit(),
+        ),
     ),
     Stage(
         "Order and place",

@@ -26,7 +26,7 @@ typedef int64_t i64;
 
 /* Types of elements, as ONNX numbers them; `TYPES` in compiled/calls.py. Of a product's result,
    BNN_U8 asks for packed signs; of a gradient that it reads, it means packed powers of two. */
-enum bnn_type { BNN_F32 = 1, BNN_U8 = 2, BNN_I8 = 3, BNN_I16 = 5, BNN_F16 = 10 };
+enum bnn_type { BNN_F32 = 1, BNN_U8 = 2, BNN_I8 = 3, BNN_I16 = 5, BNN_F16 = 10, BNN_I4 = 22 };
 
 /* A piece of work: the indices begin .. end - 1, on thread `thread` (0 .. bnn_threads() - 1). */
 typedef void (*bnn_body)(void *context, i64 begin, i64 end, int thread);

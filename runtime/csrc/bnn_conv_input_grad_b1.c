@@ -29,7 +29,7 @@ typedef struct {
     uint8_t *copy;          /* of their dy, if dx is written over it */
 } gradient;
 
-/* Of a dy in int8 rows are int8, tables and sums int16. */
+/* Of a dy of integers rows are int8, tables and sums int16. */
 typedef struct {
     void *rows, *tables, *sums;
     float *window;
@@ -70,8 +70,8 @@ static int is_in_strips(const bnn_map *dy, i64 n_lanes) {
 static void copy_lanes(const bnn_map *dy, i64 first, i64 plane, i64 n, i64 run, i64 lane, tile t) {
     for (i64 m = 0; m < n; m++) {
         i64 to = m * LANES + lane;
-        if (dy->type == BNN_I8)
-            memcpy((int8_t *)t.rows + to, (const int8_t *)dy->data + first + m * plane, (size_t)run);
+        if (bnn_is_whole(dy))
+            bnn_to_integers(dy, first + m * plane, (int8_t *)t.rows + to, run);
         else
             bnn_to_floats(dy, first + m * plane, (float *)t.rows + to, run);
     }
@@ -140,12 +140,12 @@ static void add_sums(const gradient *d, const block *k, i64 n_pieces, tile t) {
     const bnn_conv *g = d->g;
     i64 row = g->kh * g->kw * LANES, window = g->samples * d->window_rows * g->w;
     const bnn_pieces p = {t.pieces, n_pieces, g->sw, g->w, k->n_channels, row, window};
-    int is_int8 = d->dy.type == BNN_I8;
-    if (is_int8)
+    int is_whole = bnn_is_whole(&d->dy);
+    if (is_whole)
         d->cores->int8.scatter(&p, t.sums, t.window);
     else
         d->cores->scatter(&p, t.sums, t.window);
-    memset(t.sums, 0, (size_t)(k->n_channels * row) * (is_int8 ? sizeof(int16_t) : sizeof(float)));
+    memset(t.sums, 0, (size_t)(k->n_channels * row) * (is_whole ? sizeof(int16_t) : sizeof(float)));
 }
 
 /* One tile of positions: sum over the filters, in portions: of integers as many as fit int16, of
@@ -162,7 +162,7 @@ static void add_tile(const gradient *d, const block *k, i64 begin, i64 n_lanes, 
         const uint8_t *words = (uint8_t *)(d->words + m / TERMS * d->n_words + k->channel * taps);
         i64 n = bnn_min(TERMS, filters - m);
         const void *rows = take_rows(d, k, begin, n_lanes, d->group * filters + m, n, t, &pitch);
-        if (d->dy.type == BNN_I8) {
+        if (bnn_is_whole(&d->dy)) {
             i64 more = d->cores->int8.bound(rows, pitch, n, n_lanes);
             if (largest + more > MOST) {
                 add_sums(d, k, n_pieces, t);
@@ -288,8 +288,8 @@ static void add_samples(gradient *d) {
 }
 
 /* dx (N, C, H, W) from dy (N, M, Ho, Wo) and w (M, C / group, kh, kw), w packed; dy and dx: float32
-   or float16, dy also powers of two or int8 with their unit; dx may begin where dy does, but for
-   powers of two.
+   or float16, dy also powers of two or integers with their unit; dx may begin where dy does, but
+   where that is packed.
    Returns 0, with nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_conv_input_grad_b1(const bnn_conv *g, const void *dy, const float *dy_unit,
                                       const uint8_t *w, void *dx, i64 dy_type, i64 dx_type,

@@ -152,11 +152,11 @@ static void fill_bits(const gradient *d, bnn_band b, block k, uint8_t *bits) {
     }
 }
 
-static inline int is_int8(const gradient *d) { return d->dy.type == BNN_I8; }
+static inline int is_whole(const gradient *d) { return bnn_is_whole(&d->dy); }
 
 /* Row i of dy by position, 64 lanes. */
 static inline void *row_at(const gradient *d, void *rows, i64 i) {
-    return (uint8_t *)rows + i * LANES * bnn_size_of(is_int8(d) ? BNN_I8 : BNN_F32);
+    return (uint8_t *)rows + i * LANES * bnn_size_of(is_whole(d) ? BNN_I8 : BNN_F32);
 }
 
 /* Add the dy of a position to all taps that lie outside there. */
@@ -170,7 +170,7 @@ static void add_outside(const gradient *d, i64 y, i64 x, const void *dy, float *
         for (i64 kx = 0; kx < g->kw; kx++, outside += LANES) {
             i64 at_x = left + kx * g->dw;
             if (at_y >= 0 && at_y < g->h && at_x >= 0 && at_x < g->w) continue;
-            if (is_int8(d))
+            if (is_whole(d))
                 d->cores->int8.accumulate(outside, dy, LANES);
             else
                 d->cores->accumulate(outside, dy, LANES);
@@ -186,7 +186,7 @@ static void take_row(const gradient *d, bnn_band b, block k, i64 sample, i64 row
     i64 y = b.row + row, x = b.col + 8 * at, n_cols = bnn_clamp(b.cols - 8 * at, 0, 8 * n_bytes);
     i64 first = ((b.sample + sample) * g->m + filter) * plane + y * g->wo + x;
     uint8_t *behind = row_at(d, rows, n_cols), *end = row_at(d, rows, 8 * n_bytes);
-    if (is_int8(d))
+    if (is_whole(d))
         bnn_turn_int8(d->cores, &d->dy, first, plane, n_cols, k.n_filters, rows);
     else
         bnn_turn(d->cores, &d->dy, first, plane, n_cols, k.n_filters, rows);
@@ -211,7 +211,7 @@ static void add_positions(const gradient *d, bnn_band b, block k, i64 sample, i6
         take_row(d, b, k, sample, row, at, n, t, row_at(d, t.rows, 8 * i));
     }
     const uint8_t *bits = t.bits + sample * k.n_channels * g->kw * d->plane;
-    if (!is_int8(d)) {
+    if (!is_whole(d)) {
         d->cores->sum(t.rows, LANES, 8 * n_bytes, bnn_round_up(k.n_filters, STRIP), bits + byte,
                       k.n_channels, g->kw * d->plane, t.offsets, g->kh * g->kw, t.tables, t.sums);
         return;
@@ -232,7 +232,7 @@ static void add_band(const gradient *d, bnn_band b, block k, tile t) {
     for (i64 s = 0; s < b.samples; s++)
         for (i64 byte = 0; byte < b.rows * d->row_bytes; byte += TERMS / 8)
             add_positions(d, b, k, s, byte, t, &largest);
-    if (is_int8(d)) flush(d, k, t);
+    if (is_whole(d)) flush(d, k, t);
     if (d->padded)
         for (i64 c = 0; c < k.n_channels; c++)
             d->cores->accumulate(t.sums + c * taps * LANES, t.outside, taps * LANES);
@@ -288,7 +288,7 @@ static i64 bits_bytes(const gradient *d) {
 
 static i64 narrow_bytes(const gradient *d) {
     const bnn_conv *g = d->g;
-    return is_int8(d) ? g->channels * g->kh * g->kw * LANES * (i64)sizeof(int16_t) : 0;
+    return is_whole(d) ? g->channels * g->kh * g->kw * LANES * (i64)sizeof(int16_t) : 0;
 }
 
 static tile take_tile(const gradient *d, bnn_scratch scratch) {
@@ -306,7 +306,7 @@ static tile take_tile(const gradient *d, bnn_scratch scratch) {
 }
 
 /* Filters of a unit of work. */
-static i64 unit_filters(const gradient *d) { return is_int8(d) ? STRIP8 : STRIP; }
+static i64 unit_filters(const gradient *d) { return is_whole(d) ? STRIP8 : STRIP; }
 
 /* Some channels of a group with a strip of its filters or several, over the whole batch. */
 static void add_unit(const gradient *d, block k, i64 first, i64 last, tile t) {

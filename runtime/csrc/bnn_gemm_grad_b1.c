@@ -47,17 +47,16 @@ static const int8_t *take_integers(const product *p, i64 term, i64 n_terms, i64 
                                    tile t, i64 *pitch) {
     const shape *s = &p->s;
     i64 first = term * s->term_pitch + lane * s->lane_pitch;
-    const int8_t *d = (const int8_t *)p->d.data + first;
     int8_t *rows = t.rows;
     *pitch = LANES;
     if (s->lane_pitch > 1) {
         bnn_turn_int8(p->cores, &p->d, first, s->lane_pitch, n_terms, n_lanes, rows);
-    } else if (n_lanes % STRIP8 == 0) {
+    } else if (p->d.type == BNN_I8 && n_lanes % STRIP8 == 0) {
         *pitch = s->term_pitch;
-        return d;
+        return (const int8_t *)p->d.data + first;
     } else {
         for (i64 i = 0; i < n_terms; i++)
-            memcpy(rows + i * LANES, d + i * s->term_pitch, (size_t)n_lanes);
+            bnn_to_integers(&p->d, first + i * s->term_pitch, rows + i * LANES, n_lanes);
     }
     return rows;
 }
@@ -80,7 +79,7 @@ static const float *take_rows(const product *p, i64 term, i64 n_terms, i64 lane,
     return t.rows;
 }
 
-static int is_int8(const product *p) { return p->d.type == BNN_I8; }
+static int is_whole(const product *p) { return bnn_is_whole(&p->d); }
 
 /* The bits of some terms, a block of them, by columns. */
 static void turn_bits(const product *p, i64 term, i64 n_terms, i64 bit, i64 n_bits, tile t) {
@@ -101,7 +100,7 @@ static void add_terms(const product *p, i64 term, i64 n_terms, i64 n_bits, i64 l
     for (i64 i = 0; i < n_terms; i += TERMS) {
         i64 n = bnn_min(TERMS, n_terms - i);
         const uint64_t *words = t.words + i / TERMS * p->s.block;
-        if (is_int8(p)) {
+        if (is_whole(p)) {
             const int8_t *rows = take_integers(p, term + i, n, lane, n_lanes, t, &pitch);
             i64 more = p->cores->int8.bound(rows, pitch, n, n_lanes);
             if (largest + more > MOST) p->cores->int8.flush(t.narrow, n_bits * LANES, t.sums);
@@ -115,7 +114,7 @@ static void add_terms(const product *p, i64 term, i64 n_terms, i64 n_bits, i64 l
                           n_bits, sizeof *words, &here, 1, t.tables, t.sums);
         }
     }
-    if (is_int8(p)) p->cores->int8.flush(t.narrow, n_bits * LANES, t.sums);
+    if (is_whole(p)) p->cores->int8.flush(t.narrow, n_bits * LANES, t.sums);
 }
 
 /* Hand on a finished tile (n_lanes, block), or round it to the type of the result, if it is not
@@ -184,7 +183,7 @@ static i64 finished_bytes(const shape *s) {
 }
 
 static i64 narrow_bytes(const product *p) {
-    return is_int8(p) ? p->s.block * LANES * (i64)sizeof(int16_t) : 0;
+    return is_whole(p) ? p->s.block * LANES * (i64)sizeof(int16_t) : 0;
 }
 
 static i64 share_bytes(const product *p) {
@@ -199,7 +198,7 @@ static int is_few(const shape *s) {
 }
 
 /* Lanes of a unit of work, which also is some bits; neighbours are worked on together. */
-static i64 unit_lanes(const product *p) { return is_int8(p) ? STRIP8 : STRIP; }
+static i64 unit_lanes(const product *p) { return is_whole(p) ? STRIP8 : STRIP; }
 
 static void multiply_units(void *context, i64 begin, i64 end, int thread) {
     const product *p = context;

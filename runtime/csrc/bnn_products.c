@@ -157,6 +157,13 @@ static void fetch(const bnn_map *d, i64 first, i64 pitch, i64 n_rows, i64 n_lane
 
 void bnn_turn_int8(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i64 n_rows,
                    i64 n_lanes, int8_t *rows) {
+    if (d->type == BNN_I4) {
+        int8_t whole[LANES * TERMS];
+        for (i64 l = 0; l < n_lanes; l++)
+            bnn_to_integers(d, first + l * pitch, whole + l * TERMS, n_rows);
+        cores->int8.turn(whole, TERMS, n_rows, n_lanes, rows);
+        return;
+    }
     cores->int8.turn((const int8_t *)d->data + first, pitch, n_rows, n_lanes, rows);
     fetch(d, first, pitch, n_rows, n_lanes);
 }

@@ -4,6 +4,7 @@
 #define BNN_PRODUCTS_H
 
 #include "bnn_half.h"
+#include "bnn_int4.h"
 #include "bnn_pow2.h"
 #include "bnn_update.h"
 
@@ -48,8 +49,8 @@ static inline i64 bnn_grain_of_units(i64 n, i64 whole) {
     return bnn_max(bnn_min(whole, bnn_ceil_div(n, threads)), n / (4 * threads));
 }
 
-/* A gradient dy: float32, float16, powers of two in rows of `row` elements, times a unit, or int8,
-   times a unit that the sums are multiplied by at last. */
+/* A gradient dy: float32, float16, powers of two in rows of `row` elements, times a unit, or
+   integers, int8 or of four bits in such rows, times a unit that the sums are multiplied by at last. */
 typedef struct {
     const void *data;
     i64 type, row;
@@ -60,20 +61,36 @@ static inline bnn_map bnn_map_of(const void *data, i64 type, const float *unit, 
     return (bnn_map){data, type, row, unit ? *unit : 1};
 }
 
+static inline int bnn_is_whole(const bnn_map *d) { return d->type == BNN_I8 || d->type == BNN_I4; }
+
+/* y[i] = integer first + i of x, n of them; of packed ones those of one row. */
+static inline void bnn_to_integers(const bnn_map *x, i64 first, int8_t *y, i64 n) {
+    if (x->type == BNN_I8)
+        memcpy(y, (const int8_t *)x->data + first, (size_t)n);
+    else
+        bnn_decode_int4((const uint8_t *)x->data + first / x->row * bnn_int4_row_bytes(x->row),
+                        first % x->row, y, n);
+}
+
 /* x *= the unit of d, if x are sums of its integers. */
 static inline void bnn_scale(const bnn_map *d, float *x, i64 n) {
-    if (d->type != BNN_I8) return;
+    if (!bnn_is_whole(d)) return;
     for (i64 i = 0; i < n; i++) x[i] *= d->unit;
 }
 
-/* y[i] = x[first + i], n elements; of powers of two those of one row, of integers themselves. */
+/* y[i] = x[first + i], n elements; of packed ones those of one row, of integers themselves. */
 static inline void bnn_to_floats(const bnn_map *x, i64 first, float *y, i64 n) {
+    int8_t whole[LANES];
     if (x->type == BNN_F32)
         memcpy(y, (const float *)x->data + first, (size_t)n * sizeof *y);
     else if (x->type == BNN_F16)
         bnn_decode_halves((const bnn_half *)x->data + first, y, n);
-    else if (x->type == BNN_I8)
-        for (i64 i = 0; i < n; i++) y[i] = ((const int8_t *)x->data)[first + i];
+    else if (bnn_is_whole(x))
+        for (i64 i = 0; i < n; i += LANES) {
+            const i64 m = bnn_min(LANES, n - i);
+            bnn_to_integers(x, first + i, whole, m);
+            for (i64 j = 0; j < m; j++) y[i + j] = whole[j];
+        }
     else
         bnn_decode_pow2((const uint8_t *)x->data + first / x->row * bnn_pow2_row_bytes(x->row),
                         x->row, first % x->row, x->unit, y, n);
@@ -231,7 +248,7 @@ typedef struct {
 void bnn_turn(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i64 n_rows,
               i64 n_lanes, float *rows);
 
-/* The same of a map in int8. */
+/* The same of a map of integers. */
 void bnn_turn_int8(const bnn_cores *cores, const bnn_map *d, i64 first, i64 pitch, i64 n_rows,
                    i64 n_lanes, int8_t *rows);
 

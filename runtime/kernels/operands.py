@@ -99,6 +99,10 @@ def _pow2_bytes(shape: Shape) -> int:
     return shape[0] * (-(-row // 2) + -(-row // 8))
 
 
+def _int4_bytes(shape: Shape) -> int:
+    return packed(shape, 4)
+
+
 # Elementwise, sums, the loss ----------------------------------------------------------------------
 
 
@@ -122,6 +126,10 @@ def _loss_grad(o: Operands) -> Pairs:
 def _int8_pack(o: Operands) -> Pairs:
     n = math.prod(o.input(0))
     return [(o.read(1), 1), (o.written(0), n), (o.written(1), 1)]
+
+
+def _int4_pack(o: Operands) -> Pairs:
+    return [(o.read(1), 1), (o.written(0), _int4_bytes(o.input(0))), (o.written(1), 1)]
 
 
 # Codecs -------------------------------------------------------------------------------------------
@@ -298,7 +306,8 @@ def _product(product: Product, name: str = "") -> Rule:
         if name.endswith(WITH_UNIT):
             dense = _with_dense_dy(product, o)
             if "dy_shape" in o.attributes:
-                yield o.read(product.y), _pow2_bytes(_at(dense, product.y))
+                n_bytes = _int4_bytes if name.endswith("Int4") else _pow2_bytes
+                yield o.read(product.y), n_bytes(_at(dense, product.y))
             yield o.read(product.y + 1), 1
             o = dense
         yield from _product_pairs(product, o)
@@ -448,6 +457,7 @@ RULES: Mapping[str, Rule] = {
     "GlobalAveragePool": _planes,
     "SoftmaxCrossEntropy": _loss,
     "SoftmaxCrossEntropyGrad": _loss_grad,
+    "Int4Pack": _int4_pack,
     "Int8Pack": _int8_pack,
     "ThresholdPack": _threshold_pack,
     "MaskedGrad": _masked_grad,

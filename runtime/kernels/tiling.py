@@ -30,7 +30,7 @@ MAX_COUNT = 65535  # of differing bits
 STAGED_UNITS = 8  # of work, for all threads, on the samples that are copied at a time
 WINDOW_BYTES = 1 << 19  # of the input gradient, float32, that is not finished
 FLOAT16 = 10  # as ONNX numbers it
-WITH_UNIT = "Pow2", "Int8"  # ends of the names of products that read a unit behind dy
+WITH_UNIT = "Pow2", "Int8", "Int4"  # ends of the names of products that read a unit behind dy
 
 Shape = Sequence[int]
 Attributes = Mapping[str, Attribute]
@@ -306,7 +306,7 @@ def scratch_bytes(
     g = tiling(op, input_shapes, output_shapes, attributes)
     if g is None:
         return None
-    is_int8 = op.endswith("Int8")
+    is_whole = op.endswith(("Int8", "Int4"))
     op, _ = _of_floats(op, input_shapes, attributes)
     if isinstance(g, Convolution):
         shared, shares = _CONVOLUTIONS[op][1](g)
@@ -314,13 +314,13 @@ def scratch_bytes(
     else:
         shared, shares = _DENSE[op][1](g)
         copied = 0
-    if is_int8:
+    if is_whole:
         shares = [*shares, _int16_sums(op, g)]
     return _up(shared, 64) + _up(copied, 64) + n_threads * sum(_up(share, 64) for share in shares)
 
 
 def _int16_sums(op: str, g: Tiling) -> int:
-    """Bytes of the sums of a dy in int8, beside those in float32; dx of a convolution has none."""
+    """Bytes of a dy of integers' sums, beside those in float32; dx of a convolution has none."""
     if op == "BinaryConvInputGrad":
         return 0
     rows = g.channels * g.taps if isinstance(g, Convolution) else g.block
@@ -337,7 +337,7 @@ def _of_floats(
     shape = list(input_shapes[dy])
     if "dy_shape" in attributes:
         shape[1:] = _ints(attributes, "dy_shape")
-    return op.removesuffix("Pow2").removesuffix("Int8"), [
+    return op[: -len(WITH_UNIT[0])], [
         *input_shapes[:dy],
         shape,
         *input_shapes[dy + 2 :],

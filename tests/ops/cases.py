@@ -9,6 +9,7 @@ import numpy as np
 from bnnopt.ops import OPERATORS, Form, in_form, n_index_bits
 from bnnopt.ops.operator import MIN_OPSET
 from bnnopt.ops.optimizers import RULES
+from bnnopt.runtime.kernels.reference.int4 import pack_codes
 from tests.ops.harness import Array, Attribute, Case
 from tests.ops.oracles import Geometry, clear_bias, max_pool, window_origin
 
@@ -319,6 +320,27 @@ def int8_cases() -> list[Case]:
     return [*packs, grad, *products_in(Form.INT8)]
 
 
+def int4_cases() -> list[Case]:
+    """The codec, cut off by every number of halvings, and the products."""
+    values = {
+        **{note: normal(*shape) for note, shape in SHAPES.items()},
+        "half": normal(2, 3, 7).astype(np.float16),
+        "tails": (normal(4, 33) ** 5).astype(np.float32),
+        "halves-of-halves": (2.0 ** -np.arange(40)).astype(np.float32).reshape(2, 20),
+        "zeros": np.array([[0.0, -0.0, 0.0]], np.float32),
+        "smallest": np.array([[1e-45, -1e-38, 3e-38]], np.float32),
+        "largest": np.array([[3.4e38, -3.4e38, 1e34]], np.float32),
+        "all-the-largest": np.full((2, 40), -0.3, np.float32),
+        "infinite": np.array([[1.0, -np.inf], [2.0, 0.0]], np.float32),
+        "not-a-number": np.array([[1.0, -2.0, np.nan]], np.float32),
+    }
+    table = []
+    for i, (note, x) in enumerate(values.items()):
+        pack = case("Int4Pack", note, x, np.array(7), seed=3 * i, one_in=8)
+        table += [pack, case("Int4Unpack", note, pack.twin[0], shape=list(x.shape[1:]))]
+    return [*table, *products_in(Form.INT4)]
+
+
 def products_in(form: Form) -> list[Case]:
     """The gradients of binary products that read their dy in a form."""
     table = []
@@ -336,11 +358,10 @@ def narrow_dy(name: str, form: Form, product: Case, dtype: int) -> Case:
     is_dx, (a, b) = "InputGrad" in name, product.inputs
     shape = (a if is_dx else b).shape
     own: dict[str, Attribute] = {"dtype": dtype} if is_dx else {}
-    if form is Form.POW2:
-        packed = few_powers(np.empty(shape))
+    few = {Form.POW2: few_powers, Form.INT8: few_integers, Form.INT4: few_nibbles}
+    packed = few[form](np.empty(shape))
+    if form is not Form.INT8:
         own["dy_shape"] = list(shape[1:])
-    else:
-        packed = few_integers(np.empty(shape))
     inputs = (*packed, b) if is_dx else (a, *packed)
     return case(name, f"{product.note}-{dtype}", *inputs, **product.attributes, **own)
 
@@ -820,6 +841,13 @@ def update_cases() -> list[Case]:
             (few, *few_powers(matrix)),
             {"x_shape": [27], "dy_shape": [4]},
         ),
+        *updates("BinaryConvInt4", g.w_shape, (packed, *few_nibbles(dy)), pow2),
+        *updates(
+            "BinaryGemmInt4",
+            (4, 27),
+            (few, *few_nibbles(matrix)),
+            {"x_shape": [27], "dy_shape": [4]},
+        ),
         *updates("BinaryConvInt8", g.w_shape, (packed, *few_integers(dy)), bits),
         *updates("BinaryGemmInt8", (4, 27), (few, *few_integers(matrix)), {"x_shape": [27]}),
     ]
@@ -833,6 +861,10 @@ def few_powers(like: Array) -> tuple[Array, Array]:
 
 def few_integers(like: Array) -> tuple[Array, Array]:
     return RNG.integers(-127, 128, like.shape, np.int8), scalar(0.3)
+
+
+def few_nibbles(like: Array) -> tuple[Array, Array]:
+    return pack_codes(RNG.integers(-7, 8, like.shape, np.int8)), scalar(0.3)
 
 
 def updates(
@@ -951,5 +983,6 @@ CASES = [
     *filter_block_cases(),
     *filter_block_gradient_cases(),
     *pow2_cases(),
+    *int4_cases(),
     *int8_cases(),
 ]

@@ -157,6 +157,23 @@ def test_integers_are_right_in_the_mean():
     assert np.abs(nearest).max() > 5 * deviation
 
 
+@settings(deadline=None)
+@given(shapes, seeds, st.integers(2, 999), st.sampled_from([np.float32, np.float16]))
+def test_a_nibble_is_next_to_its_element_unless_that_is_cut_off(
+    shape: tuple[int, ...], seed: int, one_in: int, dtype: type[np.floating]
+):
+    x = (np.random.default_rng(seed).standard_normal(shape) ** 3).astype(dtype)
+    packed, unit = KERNELS["Int4Pack"](x, np.array(seed % 100), seed=seed % 1000, one_in=one_in)
+    q = KERNELS["Int4Unpack"](packed, shape=list(shape[1:])).astype(np.float64)
+    wide, reach = x.astype(np.float64), 7 * float(unit)
+    is_beyond = np.abs(wide) > reach * (1 + 1e-6)
+    assert is_beyond.sum() * one_in <= x.size
+    assert (np.abs(q * float(unit) - wide)[~is_beyond] <= (1 + 1e-5) * unit).all()
+    assert (q[is_beyond] == 7 * np.sign(wide[is_beyond])).all()
+    n_beyond_half = np.count_nonzero(np.abs(wide) > reach / 2 * (1 + 1e-6))
+    assert n_beyond_half * one_in > x.size or reach * 2**5 < np.abs(wide).max() * (1 + 1e-5)
+
+
 @given(shapes, seeds, st.sampled_from([np.nan, np.inf, -np.inf]))
 def test_what_is_not_finite_poisons_the_whole_tensor(
     shape: tuple[int, ...], seed: int, poison: float
@@ -169,3 +186,6 @@ def test_what_is_not_finite_poisons_the_whole_tensor(
     q, unit = KERNELS["Int8Pack"](x, np.array(1), seed=0)
     assert np.isnan(unit)
     assert not q.any()
+    packed, unit = KERNELS["Int4Pack"](x, np.array(1), seed=0, one_in=9)
+    assert np.isnan(unit)
+    assert not KERNELS["Int4Unpack"](packed, shape=list(shape[1:])).any()

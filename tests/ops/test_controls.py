@@ -168,6 +168,18 @@ def test_integers_to_nearest_are_rejected():
     assert_rejected(case, [np.rint(case.inputs[0] / unit).astype(np.int8), unit])
 
 
+def test_nibbles_in_the_other_order_are_rejected():
+    case = BY_NAME["Int4Pack-nine"]
+    packed, unit = case.twin
+    assert_rejected(case, [packed << 4 | packed >> 4, unit])
+
+
+def test_nibbles_of_a_unit_that_cuts_nothing_off_are_rejected():
+    case = BY_NAME["Int4Pack-tails"]
+    whole = dataclasses.replace(case, attributes={**case.attributes, "one_in": 2**20})
+    assert_rejected(case, [*whole.twin])
+
+
 def test_a_product_of_another_unit_is_rejected():
     case = BY_NAME["BinaryGemmInputGradInt8-odd-1"]
     dy, unit, w = case.inputs

@@ -45,6 +45,8 @@ REFERENCE_BUGS = {
     "BinaryConvInputGrad-one-dimension-dilated-group",
     "BinaryConvInputGrad-everything",
     "BinaryConvInputGrad-everything-float16",
+    "BinaryConvInputGradInt4-everything-1",
+    "BinaryConvInputGradInt4-everything-10",
     "BinaryConvInputGradInt8-everything-1",
     "BinaryConvInputGradInt8-everything-10",
     "BinaryConvInputGradPow2-everything-1",

@@ -55,26 +55,32 @@ def outcome(net: Network, passes: Sequence[Pass]) -> tuple[object, ...]:
 
 
 @functools.cache
-def outcome_in_order(name: str, lossless: bool, rival: str | None) -> tuple[object, ...]:
-    chosen = [p for p in PASSES if (p.lossless or not lossless) and p.name != rival]
+def outcome_in_order(name: str, lossless: bool, rivals: frozenset[str]) -> tuple[object, ...]:
+    chosen = [p for p in PASSES if (p.lossless or not lossless) and p.name not in rivals]
     return outcome(net_of(name), chosen)
 
 
-RIVALS = {"pow2-gradients": "int8-gradients"}
+# They leave a pass nothing to do.
+RIVALS = {
+    "int8-gradients": frozenset({"int4-gradients"}),
+    "pow2-gradients": frozenset({"int4-gradients", "int8-gradients"}),
+}
 
 
 def differs(later: Pass, earlier: str, name: str, lossless: bool) -> bool:
     """Whether the network compiles to something else where `later` runs right before `earlier`."""
-    rival = RIVALS.get(later.name)  # which leaves it nothing to do
+    rivals = RIVALS.get(later.name, frozenset())
     passes = [
-        p for p in PASSES if (p.lossless or not lossless) and p is not later and p.name != rival
+        p
+        for p in PASSES
+        if (p.lossless or not lossless) and p is not later and p.name not in rivals
     ]
     places = [i for i, p in enumerate(passes) if p.name == earlier]
     if not places or (lossless and not later.lossless):
         return False
     moved = [*passes[: places[0]], later, *passes[places[0] :]]
     try:
-        return outcome(net_of(name), moved) != outcome_in_order(name, lossless, rival)
+        return outcome(net_of(name), moved) != outcome_in_order(name, lossless, rivals)
     except Exception:  # a graph that the pass does not expect: it needs what comes before it
         return True
 

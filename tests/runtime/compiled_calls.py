@@ -332,6 +332,19 @@ def int8_pack(s: Source) -> Call:
     return Call("Int8Pack", [x, np.array(s.integer(0, 99))], {"seed": s.integer(0, 9)}, {0: 0})
 
 
+def int4_pack(s: Source) -> Call:
+    """As the powers of two."""
+    (x,) = pow2_pack(s).inputs
+    number = np.array(s.integer(0, 99))
+    return Call("Int4Pack", [x, number], {"seed": s.integer(0, 9), "one_in": s.integer(2, 99)})
+
+
+def int4_unpack(s: Source) -> Call:
+    n_bytes = math.ceil(math.prod(s.shape[1:]) / 2)
+    packed = s.rng.integers(0, 256, (s.shape[0], n_bytes), np.uint8)
+    return Call("Int4Unpack", [packed], {"shape": list(s.shape[1:])})
+
+
 def draw_uniform(s: Source) -> Call:
     options: dict[str, Attribute] = {"low": s.number(0, -1.5), "scale": s.number(1, 0.7)}
     options["seed"] = s.integer(0, 2**32 - 1)
@@ -692,6 +705,8 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Erf": lambda s: unary("Erf", s),
     "Exp": lambda s: unary("Exp", s),
     "GlobalAveragePool": global_average,
+    "Int4Pack": int4_pack,
+    "Int4Unpack": int4_unpack,
     "Int8Pack": int8_pack,
     "L1BatchNormalizationGrad": lambda s: batch_normalization("L1BatchNormalizationGrad", s),
     "L1BatchNormalizationSigns": lambda s: batch_normalization_signs(

@@ -17,6 +17,7 @@ from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.reference.binary_products import TILE_BYTES
+from bnnopt.runtime.kernels.reference.int4 import pack_codes
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.kernels.tiling import scratch_bytes
 from bnnopt.runtime.library import library
@@ -470,50 +471,56 @@ def test_the_twin_goes_through_several_tiles():
     np.testing.assert_array_equal(product.twin(), x @ w.T)
 
 
-def with_integers(product: Product, dtype: int, seed: int) -> Product:
-    """The gradient of a dy in int8: of all magnitudes, of small ones, or all the largest."""
+def with_integers(product: Product, dtype: int, seed: int, n_bits: int = 8) -> Product:
+    """The gradient of a dy of integers: of all magnitudes, of small ones, or all the largest."""
     is_dx, rng = "InputGrad" in product.operator, np.random.default_rng(seed)
     inputs, place = [*product.inputs], 0 if is_dx else 1
-    top = (127, 9, 127)[seed % 3]
+    largest = 2 ** (n_bits - 1) - 1
+    top = (largest, min(largest, 9), largest)[seed % 3]
     dy = rng.integers(-top, top + 1, inputs[place].shape, np.int8)
     if seed % 3 == 2:
         dy[...] = top
-    unit = np.array(0.3, np.float32)
+    unit, own = np.array(0.3, np.float32), {"dtype": dtype} if is_dx else {}
+    if n_bits == 4:
+        own["dy_shape"] = list(dy.shape[1:])
+        dy = pack_codes(dy)
     return Product(
-        f"{product.operator}Int8",
+        f"{product.operator}Int{n_bits}",
         [*inputs[:place], dy, unit, *inputs[place + 1 :]],
-        {**product.attributes, **({"dtype": dtype} if is_dx else {})},
+        {**product.attributes, **own},
     )
 
 
-def assert_integers_are_exact(product: Product, seed: int) -> None:
+def assert_integers_are_exact(product: Product, seed: int, n_bits: int = 8) -> None:
     """Sums below 2^24 are whole in float32: all there is to round is a product, and a half."""
-    whole = with_integers(product, 1, seed)
+    whole = with_integers(product, 1, seed, n_bits)
     want = whole.twin().astype(np.float32)  # of a product that is exact in float64
     for kernels, threads in (("avx512", 1), ("avx2", 2), ("portable", 5)):
         assert run(whole, kernels=kernels, threads=threads).tobytes() == want.tobytes()
     if "InputGrad" in product.operator:
-        half = run(with_integers(product, 10, seed), threads=2)
+        half = run(with_integers(product, 10, seed, n_bits), threads=2)
         assert half.tobytes() == want.astype(np.float16).tobytes()
 
 
+@pytest.mark.parametrize("n_bits", [4, 8])
 @pytest.mark.parametrize("note", CONVOLUTIONS)
-def test_convolutions_of_integers(note: str):
+def test_convolutions_of_integers(note: str, n_bits: int):
     for seed, product in enumerate(conv_products(CONVOLUTIONS[note], seed=12)[1:], len(note)):
-        assert_integers_are_exact(product, seed)
+        assert_integers_are_exact(product, seed, n_bits)
 
 
+@pytest.mark.parametrize("n_bits", [4, 8])
 @pytest.mark.parametrize("shape", LAYERS, ids=str)
-def test_layers_of_integers(shape: tuple[int, int, int]):
+def test_layers_of_integers(shape: tuple[int, int, int], n_bits: int):
     for seed, product in enumerate(layer_products(*shape, seed=13)[1:], sum(shape)):
-        assert_integers_are_exact(product, seed)
+        assert_integers_are_exact(product, seed, n_bits)
 
 
 @settings(max_examples=20, deadline=None)
-@given(geometries(), st.integers(0, 2**32 - 1))
-def test_drawn_convolutions_of_integers(g: Geometry, seed: int):
+@given(geometries(), st.integers(0, 2**32 - 1), st.sampled_from([4, 8]))
+def test_drawn_convolutions_of_integers(g: Geometry, seed: int, n_bits: int):
     for product in conv_products(g, seed)[1:]:
-        assert_integers_are_exact(product, seed)
+        assert_integers_are_exact(product, seed, n_bits)
 
 
 def test_signs_of_integer_sums() -> None:

@@ -132,7 +132,7 @@ def small_updates() -> list[Call]:
     """Each fused operator once."""
     binary = [conv_products(CONVOLUTIONS["tile"], seed=3)[1], layer_products(5, 70, 9, seed=3)[1]]
     products: list[Product | RealProduct] = [*binary, *(with_packed_dy(p)[1] for p in binary)]
-    products += [with_integers(p, 1, 3) for p in binary]
+    products += [with_integers(p, 1, 3, n_bits) for p in binary for n_bits in (4, 8)]
     products.append(calls_of(REAL_CONVOLUTIONS["pointwise"], seed=3)[1])
     cases = [fused(product, step, seed=3) for product in products for step in STEPS]
     joined = [

@@ -35,8 +35,9 @@ def calls() -> dict[str, Call]:
     for product in small_products():
         table[product.operator] = Call(product.operator, [*product.inputs], product.attributes)
         if product.operator.endswith(("Grad", "Signs")):
-            narrow = with_integers(product, 1, 3)
-            table[narrow.operator] = Call(narrow.operator, [*narrow.inputs], narrow.attributes)
+            for n_bits in (4, 8):
+                narrow = with_integers(product, 1, 3, n_bits)
+                table[narrow.operator] = Call(narrow.operator, [*narrow.inputs], narrow.attributes)
     for name in REPEATABLE & set(CHAINS):
         chain = call_of(name, "two-blocks", 5)
         table[name] = Call(name, [*chain.inputs], chain.attributes)

@@ -41,6 +41,7 @@ _CODECS = {
     "BitmapPack": "bitmap",
     "PrunedBitmapPack": "pruned bitmap",
     "Pow2Pack": "powers of two",
+    "Int4Pack": "int4",
     "Int8Pack": "int8",
 }
 

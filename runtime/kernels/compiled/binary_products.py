@@ -33,6 +33,7 @@ FLOATS: Dtypes = (FLOAT32, FLOAT16)
 WHOLE: Dtypes = (*FLOATS, np.dtype(np.int16))
 SUMS: Dtypes = (FLOAT32,)
 INTEGERS: Dtypes = (INT8,)
+INT4_TYPE = 22  # of packed integers, as ONNX and C number it
 UNIT: Dtypes = (np.dtype("f4"),)  # behind a dy of packed powers of two, or of integers
 
 CONV = CFunction("int bnn_conv_b1b1(bnn_conv*, uint8_t*, uint8_t*, void*, i64, uint8_t*, i64)")
@@ -57,22 +58,28 @@ FUNCTIONS: dict[str, tuple[CFunction, tuple[Dtypes, ...], Dtypes]] = {
     "BinaryConv": (CONV, (BITS, BITS), WHOLE),
     "BinaryConvInputGrad": (CONV_INPUT_GRAD, (FLOATS, BITS), FLOATS),
     "BinaryConvInputGradInt8": (CONV_INPUT_GRAD, (INTEGERS, UNIT, BITS), FLOATS),
+    "BinaryConvInputGradInt4": (CONV_INPUT_GRAD, (BITS, UNIT, BITS), FLOATS),
     "BinaryConvInputGradPow2": (CONV_INPUT_GRAD, (BITS, UNIT, BITS), FLOATS),
     "BinaryConvWeightGrad": (CONV_WEIGHT_GRAD, (BITS, FLOATS), SUMS),
     "BinaryConvWeightGradSigns": (CONV_WEIGHT_GRAD, (BITS, FLOATS), BITS),
     "BinaryConvWeightGradInt8": (CONV_WEIGHT_GRAD, (BITS, INTEGERS, UNIT), SUMS),
     "BinaryConvWeightGradSignsInt8": (CONV_WEIGHT_GRAD, (BITS, INTEGERS, UNIT), BITS),
+    "BinaryConvWeightGradInt4": (CONV_WEIGHT_GRAD, (BITS, BITS, UNIT), SUMS),
     "BinaryConvWeightGradPow2": (CONV_WEIGHT_GRAD, (BITS, BITS, UNIT), SUMS),
+    "BinaryConvWeightGradSignsInt4": (CONV_WEIGHT_GRAD, (BITS, BITS, UNIT), BITS),
     "BinaryConvWeightGradSignsPow2": (CONV_WEIGHT_GRAD, (BITS, BITS, UNIT), BITS),
     "BinaryGemm": (GEMM, (BITS, BITS), WHOLE),
     "BinaryGemmInputGrad": (GEMM_INPUT_GRAD, (FLOATS, BITS), FLOATS),
     "BinaryGemmInputGradInt8": (GEMM_INPUT_GRAD, (INTEGERS, UNIT, BITS), FLOATS),
+    "BinaryGemmInputGradInt4": (GEMM_INPUT_GRAD, (BITS, UNIT, BITS), FLOATS),
     "BinaryGemmInputGradPow2": (GEMM_INPUT_GRAD, (BITS, UNIT, BITS), FLOATS),
     "BinaryGemmWeightGrad": (GEMM_WEIGHT_GRAD, (BITS, FLOATS), SUMS),
     "BinaryGemmWeightGradSigns": (GEMM_WEIGHT_GRAD, (BITS, FLOATS), BITS),
     "BinaryGemmWeightGradInt8": (GEMM_WEIGHT_GRAD, (BITS, INTEGERS, UNIT), SUMS),
     "BinaryGemmWeightGradSignsInt8": (GEMM_WEIGHT_GRAD, (BITS, INTEGERS, UNIT), BITS),
+    "BinaryGemmWeightGradInt4": (GEMM_WEIGHT_GRAD, (BITS, BITS, UNIT), SUMS),
     "BinaryGemmWeightGradPow2": (GEMM_WEIGHT_GRAD, (BITS, BITS, UNIT), SUMS),
+    "BinaryGemmWeightGradSignsInt4": (GEMM_WEIGHT_GRAD, (BITS, BITS, UNIT), BITS),
     "BinaryGemmWeightGradSignsPow2": (GEMM_WEIGHT_GRAD, (BITS, BITS, UNIT), BITS),
 }
 
@@ -95,13 +102,18 @@ def product(op: str) -> KernelCall:
         given: list[Array | None] = [*operands]
         if dy is not None and unit is None:
             given.insert(dy + 1, None)
-        types = [TYPES[operands[dy].dtype]] if dy is not None else []
+        types = [dy_type(op, operands[dy])] if dy is not None else []
         types.append(TYPES[result.dtype])
         given += [result, *[None] * ("WeightGrad" in op)]  # and no optimiser that takes it
         return function(cut, *given, *types, scratch, scratch.size)
 
     run.__doc__ = f"{op}; False, with nothing written, where the numpy kernel has to do it."
     return run
+
+
+def dy_type(op: str, dy: Array) -> int:
+    """C's ``enum bnn_type`` of the dy that a product reads."""
+    return INT4_TYPE if op.endswith("Int4") else TYPES[dy.dtype]
 
 
 def _scratch(name: str) -> ScratchRule:

@@ -29,6 +29,8 @@ RANGE_PACK = CFunction("void bnn_range_pack(void*, uint8_t*, i64, i64, i64, floa
 THRESHOLD_PACK = CFunction("void bnn_threshold_pack(void*, float*, uint8_t*, i64, i64, i64, i64)")
 MASKED_GRAD = CFunction("void bnn_masked_grad(void*, uint8_t*, void*, i64, i64, i64)")
 INT8_PACK = CFunction("void bnn_int8_pack(void*, i64*, int8_t*, float*, i64, i64, i64)")
+INT4_PACK = CFunction("void bnn_int4_pack(void*, i64*, uint8_t*, float*, i64, i64, i64, i64, i64)")
+INT4_UNPACK = CFunction("void bnn_int4_unpack(uint8_t*, int8_t*, i64, i64)")
 POW2_PACK = CFunction("void bnn_pow2_pack(void*, uint8_t*, float*, i64, i64, i64)")
 POW2_UNPACK = CFunction("void bnn_pow2_unpack_f32(uint8_t*, float*, float*, i64, i64)")
 
@@ -118,6 +120,26 @@ def int8_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: 
     return INT8_PACK(x, step, q, unit, x.size, integer(attributes, "seed"), x_type)
 
 
+def int4_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`int4.int4_pack`."""
+    (x, step), (packed, unit) = inputs, outputs
+    x_type = type_of(x)
+    if x_type is None or not covered(packed, dtype=np.uint8) or not covered(unit):
+        return False
+    if not covered(step, dtype=np.int64):
+        return False
+    numbers = integer(attributes, "seed"), integer(attributes, "one_in"), x_type
+    return _run_int4(INT4_PACK, x, packed, x, step, packed, unit, *numbers)
+
+
+def int4_unpack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`int4.int4_unpack`."""
+    packed, q = inputs[0], outputs[0]
+    if not covered(packed, dtype=np.uint8) or not covered(q, dtype=INT8):
+        return False
+    return _run_int4(INT4_UNPACK, q, packed, packed, q)
+
+
 def pow2_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`pow2.pow2_pack`."""
     x, (packed, unit) = inputs[0], outputs
@@ -149,6 +171,13 @@ def _run_pow2(
     return _run_packed(function, full, packed, lambda row: -(-row // 2) - (-row // 8), arguments)
 
 
+def _run_int4(
+    function: CFunction, full: Array | None, packed: Array | None, *arguments: Argument
+) -> bool:
+    """The same of integers in four bits."""
+    return _run_packed(function, full, packed, lambda row: -(-row // 2), arguments)
+
+
 def _run_packed(
     function: CFunction,
     full: Array | None,
@@ -169,6 +198,8 @@ def _run_packed(
 
 KERNELS: dict[str, CompiledKernel] = {
     "BinarizePack": CompiledKernel(binarize_pack, repeatable=True),
+    "Int4Pack": CompiledKernel(int4_pack, repeatable=True),
+    "Int4Unpack": CompiledKernel(int4_unpack, repeatable=True),
     "Int8Pack": CompiledKernel(int8_pack, repeatable=True),
     "MaskedGrad": CompiledKernel(masked_grad, repeatable=True),
     "PackBits": CompiledKernel(pack_bits, repeatable=True),

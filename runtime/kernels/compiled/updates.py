@@ -7,9 +7,8 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.binary_products import FUNCTIONS
+from bnnopt.runtime.kernels.compiled.binary_products import FUNCTIONS, dy_type
 from bnnopt.runtime.kernels.compiled.calls import (
-    TYPES,
     Arrays,
     Attributes,
     check_finite,
@@ -38,9 +37,11 @@ FUSED: dict[str, Fused] = {
     kind + step: Fused(product, step)
     for kind, product in {
         "BinaryConv": "BinaryConvWeightGradSigns",
+        "BinaryConvInt4": "BinaryConvWeightGradSignsInt4",
         "BinaryConvInt8": "BinaryConvWeightGradSignsInt8",
         "BinaryConvPow2": "BinaryConvWeightGradSignsPow2",
         "BinaryGemm": "BinaryGemmWeightGradSigns",
+        "BinaryGemmInt4": "BinaryGemmWeightGradSignsInt4",
         "BinaryGemmInt8": "BinaryGemmWeightGradSignsInt8",
         "BinaryGemmPow2": "BinaryGemmWeightGradSignsPow2",
         "Conv": "ConvWeightGrad",
@@ -100,7 +101,7 @@ def _binary(operator: str, operands: Sequence[Array], attributes: Attributes) ->
         return None
     x, dy, *unit = operands
     before: list[Argument] = [cut, x, dy, unit[0] if unit else None]
-    return _Call(function, before, [TYPES[dy.dtype], 0])
+    return _Call(function, before, [dy_type(product, dy), 0])
 
 
 def _real(operator: str, operands: Sequence[Array], attributes: Attributes) -> _Call | None:

@@ -15,6 +15,10 @@ from bnnopt.runtime.kernels.reference.binary_products import (
     binary_gemm_weight_grad,
 )
 from bnnopt.runtime.kernels.reference.convolution import conv_weight_grad
+from bnnopt.runtime.kernels.reference.int4 import (
+    binary_conv_weight_grad_int4,
+    binary_gemm_weight_grad_int4,
+)
 from bnnopt.runtime.kernels.reference.int8 import (
     binary_conv_weight_grad_int8,
     binary_gemm_weight_grad_int8,
@@ -31,9 +35,11 @@ from bnnopt.runtime.kernels.reference.pow2 import (
 
 FUSED_PRODUCTS: dict[str, Kernel] = {
     "BinaryConv": binary_conv_weight_grad,
+    "BinaryConvInt4": binary_conv_weight_grad_int4,
     "BinaryConvInt8": binary_conv_weight_grad_int8,
     "BinaryConvPow2": binary_conv_weight_grad_pow2,
     "BinaryGemm": binary_gemm_weight_grad,
+    "BinaryGemmInt4": binary_gemm_weight_grad_int4,
     "BinaryGemmInt8": binary_gemm_weight_grad_int8,
     "BinaryGemmPow2": binary_gemm_weight_grad_pow2,
     "Conv": conv_weight_grad,
