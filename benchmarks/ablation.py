@@ -28,6 +28,7 @@ NEEDS = {
 # No passes of -O2, and the passes left out beside them. Where one map serves dy and dx
 # pow2-gradients leaves a layer alone: without the passes that see to that it has every layer.
 ENABLED = {
+    "int4-gradients": (),
     "int8-gradients": (),
     "pow2-gradients": (),
     "pow2-gradients, without stream-gradients and in-place": ("stream-gradients", "in-place"),

@@ -71,6 +71,7 @@ FOLDERS: Mapping[str, Compiled] = {
     "binary-o1": Compiled("binary", {"level": "O1"}),
     "binary-o2": Compiled("binary", {"level": "O2"}),
     "binary-bop": Compiled("binary", {"level": "O2", "optimizer": "bop"}),
+    "binary-int4": Compiled("binary", {"level": "O2", "enable": ["int4-gradients"]}),
     "binary-int8": Compiled("binary", {"level": "O2", "enable": ["int8-gradients"]}),
     "binary-pow2": Compiled("binary", {"level": "O2", "enable": ["pow2-gradients"]}),
     "residual-o0": Compiled("residual", {"level": "O0", "optimizer": "sgd"}),
