@@ -1,87 +1,122 @@
-/* Softmax and its logarithm along the middle axis of (n, classes, inner). Sums are taken in float64. */
+/* Softmax and its logarithm along the middle axis of (n, classes, inner): rows, or where inner is
+   more than 1 strips of neighbours, class by class. Sums are taken in float64. */
 #include "bnn_math.h"
+
+enum { STRIP = 64 }; /* most neighbours that are taken along */
 
 struct softmax {
     const float *x;
     float *y;
-    i64 classes, inner;
+    i64 classes, inner, strips;
+    int is_log;
 };
 
-enum { LANES = 8, BLOCK = 64 };
+/* The larger one; NaN wins. */
+BNN_INLINE float larger(float x, float most) { return x > most || x != x ? x : most; }
 
-/* The largest of a run; NaN wins. */
-BNN_INLINE float largest(const float *x, i64 n, i64 step) {
-    float lanes[LANES];
+BNN_INLINE float largest(const float *x, i64 n) {
+    v8f most = {x[0], x[0], x[0], x[0], x[0], x[0], x[0], x[0]}, v;
     i64 i = 0;
-    for (int l = 0; l < LANES; l++) lanes[l] = x[0];
-    if (step == 1)
-        for (; i + LANES <= n; i += LANES)
-            for (int l = 0; l < LANES; l++)
-                lanes[l] = x[i + l] > lanes[l] || x[i + l] != x[i + l] ? x[i + l] : lanes[l];
-    float most = lanes[0];
-    for (int l = 1; l < LANES; l++) most = lanes[l] > most || lanes[l] != lanes[l] ? lanes[l] : most;
-    for (; i < n; i++) most = x[i * step] > most || x[i * step] != x[i * step] ? x[i * step] : most;
-    return most;
-}
-
-/* The sum of exp(x - most) along a run; what is summed goes to y if it is not NULL. */
-BNN_INLINE double sum_of_exp(const float *x, float *y, i64 n, i64 step, float most) {
-    double lanes[LANES] = {0};
-    float block[BLOCK];
-    for (i64 i = 0; i < n; i += BLOCK) {
-        const i64 width = bnn_min(BLOCK, n - i);
-        if (step == 1)
-            for (i64 l = 0; l < width; l++) block[l] = bnn_exp(x[i + l] - most);
-        else
-            for (i64 l = 0; l < width; l++) block[l] = bnn_exp(x[(i + l) * step] - most);
-        for (i64 l = width; l % LANES; l++) block[l] = 0;
-        for (i64 l = 0; l < width; l += LANES)
-            for (int lane = 0; lane < LANES; lane++) lanes[lane] += block[l + lane];
-        if (y)
-            for (i64 l = 0; l < width; l++) y[(i + l) * step] = block[l];
+    for (; i + 8 <= n; i += 8) {
+        memcpy(&v, x + i, sizeof v);
+        const v8i is_larger = (v > most) | (v != v);
+        most = (v8f)(((v8i)v & is_larger) | ((v8i)most & ~is_larger));
     }
-    double sum = 0;
-    for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
-    return sum;
+    float one = most[0];
+    for (int lane = 1; lane < 8; lane++) one = larger(most[lane], one);
+    for (; i < n; i++) one = larger(x[i], one);
+    return one;
 }
 
-BNN_INLINE i64 first_of(const struct softmax *s, i64 i) {
-    return i / s->inner * s->classes * s->inner + i % s->inner;
+BNN_INLINE double sum_of(const float *x, i64 n) {
+    v4d a, b, sums[2] = {{0}};
+    i64 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        bnn_load_wide(&a, x + i);
+        bnn_load_wide(&b, x + i + 4);
+        sums[0] += a, sums[1] += b;
+    }
+    for (; i < n; i++) sums[0][i % 4] += x[i];
+    a = sums[0] + sums[1];
+    return bnn_sum4(&a);
 }
 
-BNN_INLINE void softmax(void *context, i64 begin, i64 end) {
+/* Rows begin .. end - 1; y may be x. */
+BNN_INLINE void softmax_rows(void *context, i64 begin, i64 end) {
+    const struct softmax s = *(const struct softmax *)context;
+    const i64 n = s.classes;
+    for (i64 row = begin; row < end; row++) {
+        const float *x = s.x + row * n, most = largest(x, n);
+        float *y = s.y + row * n;
+        BNN_SAME_OR_APART
+        for (i64 c = 0; c < n; c++) y[c] = bnn_exp(x[c] - most);
+        const float sum = (float)sum_of(y, n);
+        for (i64 c = 0; c < n; c++) y[c] /= sum;
+    }
+}
+
+BNN_INLINE void log_softmax_rows(void *context, i64 begin, i64 end) {
+    const struct softmax s = *(const struct softmax *)context;
+    const i64 n = s.classes;
+    for (i64 row = begin; row < end; row++) {
+        const float *x = s.x + row * n, most = largest(x, n);
+        float *y = s.y + row * n, block[STRIP];
+        double sum = 0;
+        for (i64 c = 0; c < n; c += STRIP) {
+            const i64 width = bnn_min(STRIP, n - c);
+            for (i64 l = 0; l < width; l++) block[l] = bnn_exp(x[c + l] - most);
+            sum += sum_of(block, width);
+        }
+        const float total = (float)log(sum);
+        BNN_SAME_OR_APART
+        for (i64 c = 0; c < n; c++) y[c] = (x[c] - most) - total;
+    }
+}
+
+/* Strips begin .. end - 1. */
+BNN_INLINE void softmax_strips(void *context, i64 begin, i64 end) {
     const struct softmax s = *(const struct softmax *)context;
     for (i64 i = begin; i < end; i++) {
-        const float *x = s.x + first_of(&s, i);
-        float *y = s.y + first_of(&s, i);
-        const float most = largest(x, s.classes, s.inner);
-        const float sum = (float)sum_of_exp(x, y, s.classes, s.inner, most);
-        for (i64 c = 0; c < s.classes; c++) y[c * s.inner] /= sum;
+        const i64 at = i % s.strips * STRIP, width = bnn_min(STRIP, s.inner - at);
+        const i64 first = i / s.strips * s.classes * s.inner + at, stop = s.classes * s.inner;
+        const float *x = s.x + first;
+        float *y = s.y + first, most[STRIP], totals[STRIP];
+        double sums[STRIP] = {0};
+        for (i64 l = 0; l < width; l++) most[l] = x[l];
+        for (i64 c = 0; c < stop; c += s.inner)
+            for (i64 l = 0; l < width; l++) most[l] = larger(x[c + l], most[l]);
+        for (i64 c = 0; c < stop; c += s.inner)
+            for (i64 l = 0; l < width; l++) sums[l] += bnn_exp(x[c + l] - most[l]);
+        for (i64 l = 0; l < width; l++) totals[l] = (float)(s.is_log ? log(sums[l]) : sums[l]);
+        for (i64 c = 0; c < stop; c += s.inner) {
+            BNN_SAME_OR_APART
+            for (i64 l = 0; l < width; l++) {
+                const float z = x[c + l] - most[l];
+                y[c + l] = s.is_log ? z - totals[l] : bnn_exp(z) / totals[l];
+            }
+        }
     }
 }
 
-BNN_INLINE void log_softmax(void *context, i64 begin, i64 end) {
-    const struct softmax s = *(const struct softmax *)context;
-    for (i64 i = begin; i < end; i++) {
-        const float *x = s.x + first_of(&s, i);
-        float *y = s.y + first_of(&s, i);
-        const float most = largest(x, s.classes, s.inner);
-        const float total = (float)log(sum_of_exp(x, NULL, s.classes, s.inner, most));
-        for (i64 c = 0; c < s.classes; c++) y[c * s.inner] = (x[c * s.inner] - most) - total;
-    }
-}
+BNN_BOTH(softmax_rows)
+BNN_BOTH(log_softmax_rows)
+BNN_BOTH(softmax_strips)
 
-BNN_BOTH(softmax)
-BNN_BOTH(log_softmax)
+static void run(struct softmax *s, i64 n, bnn_body rows) {
+    const i64 size = 8 * s->classes; /* as if it were so many more: an exponential takes its time */
+    s->strips = bnn_ceil_div(s->inner, STRIP);
+    if (s->inner == 1) bnn_parallel(n, bnn_grain_of(size), rows, s);
+    else bnn_parallel(n * s->strips, bnn_grain_of(STRIP * size), BNN_PICK(softmax_strips), s);
+}
 
 /* y = exp(x - max) / sum along `classes`; y may be x's buffer. */
 BNN_EXPORT void bnn_softmax_f32(const float *x, float *y, i64 n, i64 classes, i64 inner) {
-    struct softmax s = {x, y, classes, inner};
-    bnn_parallel(n * inner, bnn_grain_of(4 * classes), BNN_PICK(softmax), &s);
+    struct softmax s = {.x = x, .y = y, .classes = classes, .inner = inner};
+    run(&s, n, BNN_PICK(softmax_rows));
 }
 
 /* y = x - max - log(sum of exp(x - max)) along `classes`; y may be x's buffer. */
 BNN_EXPORT void bnn_log_softmax_f32(const float *x, float *y, i64 n, i64 classes, i64 inner) {
-    struct softmax s = {x, y, classes, inner};
-    bnn_parallel(n * inner, bnn_grain_of(4 * classes), BNN_PICK(log_softmax), &s);
+    struct softmax s = {.x = x, .y = y, .classes = classes, .inner = inner, .is_log = 1};
+    run(&s, n, BNN_PICK(log_softmax_rows));
 }

@@ -14,7 +14,10 @@ from bnnopt.ops import dims, dtype
 
 
 def matmul(g: Context) -> Grads:
-    """Forward: y = a b. Backward: da = dy b^T, db = a^T dy; batch axes broadcast."""
+    """Forward: y = a b. Backward: da = dy b^T, db = a^T dy; batch axes broadcast.
+
+    Of a matrix b that goes with all of a stack db is one product, the rows of all in one.
+    """
     a, b = g.x(0), g.x(1)
     if len(dims(a)) == 2 and len(dims(b)) == 2:
         return _gemm_grads(g, transposed=(False, False), alpha=1.0)
@@ -23,7 +26,10 @@ def matmul(g: Context) -> Grads:
     grads = {}
     if 0 in g.wanted:
         grads[0] = g.unbroadcast(g.emit("MatMul", g.dy, _swapped(g, b)), a)
-    if 1 in g.wanted:
+    if 1 in g.wanted and len(dims(b)) == 2:
+        rows, dy = (g.emit("Reshape", x, g.integers([-1, dims(x)[-1]])) for x in (a, g.dy))
+        grads[1] = g.grad_of(1, "Gemm", rows, dy, transA=1)
+    elif 1 in g.wanted:
         grads[1] = g.unbroadcast(g.grad_of(1, "MatMul", _swapped(g, a), g.dy), b)
     return grads
 

@@ -11,7 +11,14 @@ from bnnopt.runtime.kernels.reference.parts import OUT
 
 
 def matmul(a: Array, b: Array, *, out: Array | None = None) -> Array:
-    """Matrix product of the last two axes, the others broadcast; written to `out` if given."""
+    """Matrix product of the last two axes, the others broadcast; written to `out` if given.
+
+    Where all of a stack go with one matrix, that is one product.
+    """
+    if a.ndim > 2 and b.ndim == 2 and a.flags.c_contiguous and a.size:
+        rows = a.reshape(-1, a.shape[-1])
+        flat = None if out is None else out.reshape(-1, b.shape[1])
+        return np.matmul(rows, b, out=flat).reshape(*a.shape[:-1], b.shape[1])
     return np.asarray(np.matmul(a, b, out=out))
 
 
