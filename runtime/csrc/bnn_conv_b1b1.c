@@ -5,6 +5,7 @@
    every four channels and every tap, its nibbles in a panel; for four filters at a time the count
    of differing bits is looked up for all 64. y = valid bits - 2 * differing bits, exact. */
 #include "bnn_conv_b1b1.h"
+#include "bnn_depthwise.h"
 
 /* Nibbles of four filters, tap by tap, in the order of the panel. */
 static void index_filters(void *context, i64 begin, i64 end, int thread) {
@@ -216,6 +217,8 @@ static void convolve_block(bnn_forward *f) {
    Returns 0, with nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_conv_b1b1(const bnn_conv *g, const uint8_t *x, const uint8_t *w, void *y,
                              i64 y_type, uint8_t *memory, i64 n_bytes) {
+    if (is_depthwise(g))
+        return bnn_conv_depthwise_b1b1(g, x, w, y, y_type, memory, n_bytes);
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     i64 x_bytes = g->n * bnn_ceil_div(g->c * g->h * g->w, 8), taps = g->kh * g->kw;
     bnn_forward f = {.g = g, .cores = bnn_best_cores(), .x = x, .x_end = x + x_bytes, .w = w, .y = y,

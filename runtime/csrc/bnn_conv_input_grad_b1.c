@@ -10,7 +10,7 @@
    dx may be written over dy: some samples of dy are copied before theirs of dx are written. Where
    dx is larger it goes from the last samples to the first, so that it never meets what is still to
    be read. */
-#include "bnn_products.h"
+#include "bnn_depthwise.h"
 
 typedef struct {
     const bnn_conv *g;
@@ -294,6 +294,9 @@ static void add_samples(gradient *d) {
 BNN_EXPORT int bnn_conv_input_grad_b1(const bnn_conv *g, const void *dy, const float *dy_unit,
                                       const uint8_t *w, void *dx, i64 dy_type, i64 dx_type,
                                       uint8_t *memory, i64 n_bytes) {
+    if (is_depthwise(g))
+        return bnn_conv_depthwise_input_grad_b1(g, dy, dy_unit, w, dx, dy_type, dx_type,
+                                                memory, n_bytes);
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     i64 channels = g->c / g->group, n_sets = bnn_ceil_div(g->m / g->group, TERMS);
     gradient d = {.g = g, .cores = bnn_best_cores(), .w = w, .dx = dx,

@@ -9,7 +9,7 @@
    A bit of padding is 0 and so counts as -1: dy is added back for each tap that lies outside. Each
    band's sums are added to dw, in the order of the bands, whatever the number of threads. Those of
    a dy in int8 are integers, which are multiplied by the unit at last. */
-#include "bnn_products.h"
+#include "bnn_depthwise.h"
 
 typedef struct {
     const bnn_conv *g;
@@ -356,6 +356,9 @@ static void add_units(void *context, i64 begin, i64 end, int thread) {
 BNN_EXPORT int bnn_conv_weight_grad_b1(const bnn_conv *g, const uint8_t *x, const void *dy,
                                        const float *dy_unit, void *dw, const bnn_update *update,
                                        i64 dy_type, i64 dw_type, uint8_t *memory, i64 n_bytes) {
+    if (is_depthwise(g))
+        return bnn_conv_depthwise_weight_grad_b1(g, x, dy, dy_unit, dw, update, dy_type, dw_type,
+                                                 memory, n_bytes);
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     bnn_sign_rows signs = {dw_type == BNN_U8 ? dw : NULL,
                            bnn_ceil_div(g->c / g->group * g->kh * g->kw, 8)};

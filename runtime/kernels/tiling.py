@@ -29,6 +29,8 @@ MAX_TAPS = 4096  # larger kernels are left to numpy
 MAX_COUNT = 65535  # of differing bits
 STAGED_UNITS = 8  # of work, for all threads, on the samples that are copied at a time
 WINDOW_BYTES = 1 << 19  # of the input gradient, float32, that is not finished
+PLANE_FLOATS = 1 << 13  # of a plane of a depthwise convolution at a time
+SUM_LANES = 16  # parts that a sum over positions is kept in there
 FLOAT16 = 10  # as ONNX numbers it
 WITH_UNIT = "Pow2", "Int8", "Int4"  # ends of the names of products that read a unit behind dy
 
@@ -83,6 +85,11 @@ class Convolution(NamedTuple):
         return self.m // self.group
 
     @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel is a group: planes of it, one by one, meet one filter."""
+        return self.group == self.c > 1
+
+    @property
     def n_bands(self) -> int:
         """Bands of a batch."""
         cut = (self.n, self.samples), (self.ho, self.rows), (self.wo, self.cols)
@@ -116,6 +123,8 @@ def conv(input_shapes: Sequence[Shape], y: Shape, attributes: Attributes) -> Con
     """BinaryConv: nibble planes of a band, a panel of a tile, indices of a block of filters."""
     channels, kernel = _shape(attributes, "x_shape"), _shape(attributes, "w_shape")[1:]
     g = _geometry(y[0], channels[0], channels[1:], y[1], kernel, y[2:], attributes)
+    if g.is_depthwise:
+        return _planes(g)
     is_half = attributes["dtype"] == FLOAT16  # which cannot hold partial sums: one block
     block = g.group_channels if is_half else min(g.group_channels, max(4, MAX_STEPS // g.taps * 4))
     steps = math.ceil(block / 4) * g.taps
@@ -138,6 +147,8 @@ def conv_weight_grad(inputs: Sequence[Shape], dw: Shape, attributes: Attributes)
     shape = _shape(attributes, "x_shape")
     kernel = _shape(attributes, "kernel_shape")
     g = _geometry(dy[0], shape[0], shape[1:], dy[1], kernel, dy[2:], attributes)
+    if g.is_depthwise:
+        return _planes(g)
     channels = _block(g, math.ceil(g.group_filters / STRIP))
     filters = min(g.group_filters, SHARED_LANES)
     return g.banded(2048, 1024)._replace(channels=channels, filters=filters)
@@ -148,6 +159,8 @@ def conv_weight_grad_signs(
 ) -> Convolution:
     """BinaryConvWeightGradSigns: the same, in blocks of channels that end at whole bytes."""
     g = conv_weight_grad(inputs, signs, attributes)
+    if g.is_depthwise:
+        return g
     channels = _up(g.channels, 8 // math.gcd(8, g.taps))
     filters = min(g.filters, HELD_LANES) if g.n_bands > 1 else g.filters
     return g._replace(channels=min(channels, g.group_channels), filters=filters)
@@ -172,6 +185,8 @@ def conv_input_grad(inputs: Sequence[Shape], dx: Shape, attributes: Attributes) 
     dy, _ = inputs
     kernel = _shape(attributes, "w_shape")[1:]
     g = _geometry(dy[0], dx[1], dx[2:], dy[1], kernel, dy[2:], attributes)
+    if g.is_depthwise:
+        return _planes_of_dx(g)
     g = g.banded(256, g.wo)
     channels = _block(g, math.ceil(g.n / g.samples))
     channels = min(channels, max(1, WINDOW_BYTES // _window_bytes(g)))
@@ -190,6 +205,36 @@ def _conv_input_grad_scratch(g: Convolution) -> tuple[int, list[int]]:
     pieces = g.taps * min(LANES, LANES // g.wo + 2) * 24
     window = g.channels * _window_bytes(g)
     return words, [TABLES_BYTES + g.channels * g.taps * LANES * 4, window, pieces]
+
+
+def _planes(g: Convolution) -> Convolution:
+    """A depthwise convolution or its weight gradient: rows of positions of a plane."""
+    pitch = g.wo + (g.kw - 1) * g.dw // g.sw
+    return g._replace(rows=max(1, PLANE_FLOATS // (g.sh * g.sw * pitch)))
+
+
+def _planes_of_dx(g: Convolution) -> Convolution:
+    """Its input gradient: rows of a plane of dx, for every phase of the strides."""
+    pitch = math.ceil(g.w / g.sw) + (g.kw - 1) * g.dw // g.sw
+    staged = min(g.n, math.ceil(STAGED_UNITS / g.c))
+    return g._replace(rows=max(1, PLANE_FLOATS // pitch), staged=staged)
+
+
+def _planes_scratch(g: Convolution, *, of_dx: bool) -> tuple[int, list[int]]:
+    """Of a thread: a band with its padding, its sums, what is decoded of it, the taps."""
+    if of_dx:
+        height, width, step_y, step_x = g.ho, g.wo, 1, 1
+        n_rows, cols = math.ceil(g.h / g.sh), math.ceil(g.w / g.sw)
+    else:
+        height, width, n_rows, cols, step_y, step_x = g.h, g.w, g.ho, g.wo, g.sh, g.sw
+    rows = min(n_rows, g.rows)
+    pitch = cols + (g.kw - 1) * g.dw // g.sw
+    band = rows + (g.kh - 1) * g.dh // g.sh
+    decoded = max(min(band * step_y, height) * width, rows * cols) + 8
+    slack = 4 * SUM_LANES
+    floats = [step_y * step_x * band * pitch + slack, rows * pitch + slack, decoded]
+    floats += [g.taps * SUM_LANES] * 2 + [g.taps + 8] * 2
+    return 0, [*(4 * n for n in floats), 8 * g.taps, 24 * g.taps]
 
 
 def gemm(inputs: Sequence[Shape], y: Shape, attributes: Attributes) -> Dense:
@@ -276,7 +321,7 @@ def tiling(
     if len(_ints(attributes, "strides")) > 2:
         return None
     g = _CONVOLUTIONS[op][0](input_shapes, output_shapes[0], attributes)
-    is_counted = op != "BinaryConv" or g.channels * g.taps <= MAX_COUNT
+    is_counted = op != "BinaryConv" or g.channels * g.taps <= MAX_COUNT  # 0 channels of planes
     return g if g.taps <= MAX_TAPS and is_counted else None
 
 
@@ -308,13 +353,16 @@ def scratch_bytes(
         return None
     is_whole = op.endswith(("Int8", "Int4"))
     op, _ = _of_floats(op, input_shapes, attributes)
-    if isinstance(g, Convolution):
+    if isinstance(g, Convolution) and g.is_depthwise:
+        shared, shares = _planes_scratch(g, of_dx=op == "BinaryConvInputGrad")
+        copied = overwritten_bytes // g.n * g.staged
+    elif isinstance(g, Convolution):
         shared, shares = _CONVOLUTIONS[op][1](g)
         copied = overwritten_bytes // g.n * g.staged
     else:
         shared, shares = _DENSE[op][1](g)
         copied = 0
-    if is_whole:
+    if is_whole and not (isinstance(g, Convolution) and g.is_depthwise):
         shares = [*shares, _int16_sums(op, g)]
     return _up(shared, 64) + _up(copied, 64) + n_threads * sum(_up(share, 64) for share in shares)
 

@@ -20,13 +20,19 @@ from tests.autodiff.interpreter import run, stock
 
 torch = pytest.importorskip("torch")
 
-from tests.exports.torch_models import MODELS, export, make_batch, randomize_biases  # noqa: E402
+from tests.exports.torch_models import (  # noqa: E402
+    FOR_BENCHMARKS,
+    MODELS,
+    export,
+    make_batch,
+    randomize_biases,
+)
 
 pytestmark = pytest.mark.oracle
 
 Array = NDArray[Any]
 BATCH = 8
-OPTIONS = {"binarynet": {"width": 1 / 8}}
+OPTIONS = {"binarynet": {"width": 1 / 8}, "binary-depthwise": {"width": 8}}
 LEAST_COSINE = 0.9999
 NORM_BOUND = 1e-3
 
@@ -120,7 +126,7 @@ def test_one_step_agrees(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *FOR_BENCHMARKS])
 def test_one_step_agrees_in_float64(name: str, tmp_path: Path) -> None:
     """Where rounding flips no sign, all that is left is the formulas."""
     path = tmp_path / "net.onnx"

@@ -52,6 +52,9 @@ CONVOLUTIONS = {
     "many-bands": Geometry(3, 4, 5, (60, 60), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "kernel-over-image": Geometry(2, 4, 4, (3, 3), (7, 7), (1, 1), (3, 3, 3, 3), (1, 1)),
     "depthwise": Geometry(2, 12, 12, (9, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), group=12),
+    "depthwise-stride": Geometry(3, 5, 10, (13, 70), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), group=5),
+    "depthwise-bands": Geometry(1, 2, 2, (130, 90), (5, 3), (1, 1), (2, 0, 2, 3), (1, 2), group=2),
+    "depthwise-line": Geometry(2, 6, 12, (57,), (6,), (3,), (4, 2), (2,), group=6),
     "grouped": Geometry(2, 12, 30, (9, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), group=3),
     "long-line": Geometry(2, 3, 5, (2600,), (5,), (1,), (2, 2), (1,)),
     "line-stride": Geometry(3, 6, 4, (41,), (4,), (3,), (1, 2), (2,), group=2),
@@ -211,7 +214,7 @@ def geometries(draw: st.DrawFn) -> Geometry:
     ]
     space = tuple(draw(st.integers(low, low + 30)) for low in least)
     group = draw(st.sampled_from([1, 1, 1, 2, 3]))
-    c, m = draw(st.integers(1, 24) | st.integers(43, 72)), draw(st.integers(1, 24))
+    c, m = draw(st.just(1) | st.integers(1, 24) | st.integers(43, 72)), draw(st.integers(1, 24))
     n = draw(st.integers(1, 5))
     return Geometry(n, c * group, m * group, space, kernel, strides, pads, dilations, group)
 
