@@ -94,7 +94,7 @@ def is_portable() -> bool:
     """Whether kernels have to give the same bits everywhere, as emitted C does.
 
     They do where ``BNNOPT_KERNELS`` is ``portable``, or in `portable_kernels`: instructions that
-    only one processor has are not used, and matrix products not made by BLAS.
+    only one processor has are not used, and matrix products are plain loops.
 
     Raises
     ------

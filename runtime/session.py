@@ -60,8 +60,7 @@ class TrainingSession(OpenNetwork):
         ``native`` (compiled kernels, or numpy's, over the planned arena) or ``onnxruntime``.
     threads : int, optional
         As many as there are processors if not given; at most 4 for the native backend (also
-        ``BNNOPT_NUM_THREADS``). Its real matrix products run in numpy's BLAS, on
-        ``OMP_NUM_THREADS``.
+        ``BNNOPT_NUM_THREADS``).
     undo : bool
         Copy weights and state before each step, so that one that breaks off is always undone; this
         takes ``persistent_bytes`` more memory. If not, see `step`.

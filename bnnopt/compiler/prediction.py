@@ -74,12 +74,12 @@ def predicting(
 ) -> TrainingStep:
     """An evaluation with its weights inside, whose predictions are the same.
 
-    To the last bit, but for what BLAS rounds otherwise in another batch size or layout of a real
-    weight. What follows from weights alone is worked out: of binary weights their sign bits stay. A
-    batch norm between a product of signs and a sign becomes a threshold a channel, a bias in front
-    of it and a clip (Hardtanh) behind it as well: the products are integers, so everything that can
-    come is tried. A pool in between takes the largest integer. A binary convolution that sees its
-    whole input at once is a dense layer.
+    To the last bit, but for what real products round otherwise in another batch size or layout of
+    their weight. What follows from weights alone is worked out: of binary weights their sign bits
+    stay. A batch norm between a product of signs and a sign becomes a threshold a channel, a bias
+    in front of it and a clip (Hardtanh) behind it as well: the products are integers, so everything
+    that can come is tried. A pool in between takes the largest integer. A binary convolution that
+    sees its whole input at once is a dense layer.
 
     Parameters
     ----------

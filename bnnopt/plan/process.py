@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
-
-from bnnopt.analysis import fan_in
-from bnnopt.ops import dims, is_view, traits
+from bnnopt.ops import is_view
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.training_step import TrainingStep
 
@@ -14,27 +11,16 @@ from bnnopt.training_step import TrainingStep
 BASE = 15 << 17  # the compiled kernels' code, stacks of threads, what opening a folder leaves
 PER_ENTRY = 1280  # of a node or a value: views, bound calls, attributes
 NUMPY = 11 << 17  # where nodes run on numpy: its code and BLAS's, arrays of a part of a value
-BLAS_DEPTH = 384  # terms of a sum for which a BLAS packs operands at a time
 
 
 def process_bytes(step: TrainingStep) -> int:
     """Bytes that a process grows by when it opens and runs a step, beside the planned peak.
 
-    An estimate from above, on x86-64 with numpy's OpenBLAS. What Python and numpy take before, and
+    An estimate from above, on x86-64. What Python and numpy take before, and
     the data that are handed over, are not in it.
     """
     nodes = [node for node in step.graph if not is_view(node)]
     made = sum(1 for node in step.graph for value in node.outputs if value.name)
     values = len(step.graph.inputs) + len(step.graph.initializers) + made
     needed = BASE + PER_ENTRY * (len(step.graph) + values)
-    on_numpy = [node for node in nodes if node.op_type not in COMPILED]
-    if not on_numpy:
-        return needed
-    return needed + NUMPY + max(map(_packed_bytes, on_numpy))
-
-
-def _packed_bytes(node: ir.Node) -> int:
-    """Bytes that BLAS copies the operands of (m, k) times (k, n) into, some terms at a time."""
-    if not traits(node).product:
-        return 0
-    return 4 * min(BLAS_DEPTH, fan_in(node)) * sum(dims(node.outputs[0])[-2:])
+    return needed + NUMPY * any(node.op_type not in COMPILED for node in nodes)

@@ -1,5 +1,5 @@
-/* Products of real matrices where there is no BLAS: each sum is taken in order, in float32, so that
-   the same source gives the same bits on every machine. */
+/* Products of real matrices without scratch memory, slowly: each sum is taken in order, in float32, so
+   that the same source gives the same bits on every machine. */
 #include "bnn_variants.h"
 
 struct gemm {

@@ -30,7 +30,7 @@ def rows_at_a_time(row: int) -> int:
 def row_blocks(n_rows: int, row: int) -> Iterator[slice]:
     """The rows of a weight gradient, some at a time: the sums of each are made by one product.
 
-    BLAS sums in an order that depends on the shapes. This one is the same whether the gradient is
+    The order of a sum depends on the shapes. This one is the same whether the gradient is
     kept, or stepped block by block.
     """
     size = rows_at_a_time(row)

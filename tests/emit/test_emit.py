@@ -17,7 +17,7 @@ from bnnopt.emit.sources import sources_of
 from bnnopt.errors import UsageError
 from bnnopt.models import names
 from bnnopt.runtime import TrainingSession
-from bnnopt.runtime.kernels.compiled.table import COMPILED, PORTABLE
+from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.library import library, portable_kernels
 from bnnopt.runtime.training import load_newest, newest
 from tests.cli.helpers import MODELS
@@ -153,7 +153,7 @@ def test_every_level_and_optimiser(level: str, optimizer: str, tmp_path: Path) -
 def test_what_has_no_kernel_is_refused(
     mlp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(PORTABLE, "Gemm")
+    monkeypatch.delitem(COMPILED, "Gemm")
     with pytest.raises(SystemExit) as stop:
         main(["emit", str(mlp), "-o", str(tmp_path / "csrc")])
     assert stop.value.code == 2

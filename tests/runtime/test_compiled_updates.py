@@ -13,7 +13,6 @@ from bnnopt.runtime.kernels.compiled.kernel import Sizes
 from bnnopt.runtime.kernels.compiled.linear import STEPS as DENSE_STEPS
 from bnnopt.runtime.kernels.compiled.optimizers import FORMS
 from bnnopt.runtime.kernels.compiled.table import COMPILED, scratch_bytes
-from bnnopt.runtime.kernels.reference import linear
 from bnnopt.runtime.kernels.reference.packing import binarize_pack
 from bnnopt.runtime.kernels.reference.updates import masked, scaled
 from bnnopt.runtime.library import MAX_THREADS, library
@@ -208,7 +207,9 @@ def test_a_dense_layer_of_real_numbers(
     monkeypatch.setattr(formulas, "BLOCK", block)
     call = dense_update(name, Source(block, (7, 33), special=False))
     w, a, b, *rest = call.inputs
-    gradient = masked(linear.dense_weight_grad(a, b), w, scale=0.3, limit=0.7)
+    product = np.empty_like(w)
+    assert COMPILED["Gemm"]([a, b], [product], {"transA": 1}, np.empty(0))
+    gradient = masked(product, w, scale=0.3, limit=0.7)
     numbers = {key: n for key, n in call.attributes.items() if key not in ("scale", "limit")}
     step = Call(name, [w, gradient, *rest], numbers)
     want = [np.empty_like(array) for array in step.twin()]

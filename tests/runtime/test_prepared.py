@@ -41,7 +41,11 @@ def calls() -> dict[str, Call]:
     for name in REPEATABLE & set(CHAINS):
         chain = call_of(name, "two-blocks", 5)
         table[name] = Call(name, [*chain.inputs], chain.attributes)
-    return table | {update.operator: update for update in small_updates()}
+    table |= {update.operator: update for update in small_updates()}
+    s = Source(4, SHAPE, special=False)
+    table["Gemm"] = Call("Gemm", [s.finite(20, 30), s.finite(30, 9), s.finite(9)])
+    table["MatMul"] = Call("MatMul", [s.finite(2, 3, 30), s.finite(30, 9)])
+    return table
 
 
 def other_values(call: Call) -> None:

@@ -1,7 +1,7 @@
-"""Dense layers of real numbers, whose products are BLAS's.
+"""Dense layers of real numbers.
 
-Where the bits have to be those of any machine (`library.is_portable`) C makes them, slowly. In a
-step of weights the gradient is made block by block, and C takes each.
+Where the bits have to be those of any machine (`library.is_portable`) a plain loop makes their
+products. A weight gradient is made block by block; in a step of weights each is taken at once.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from bnnopt.runtime.kernels.compiled.calls import (
     number,
     optional,
 )
+from bnnopt.runtime.kernels.compiled.elementwise import function_of
 from bnnopt.runtime.kernels.compiled.functions import CFunction, again
-from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes
 from bnnopt.runtime.kernels.compiled.optimizers import (
     BOP,
     FORMS,
@@ -34,7 +35,8 @@ from bnnopt.runtime.kernels.compiled.optimizers import (
 from bnnopt.runtime.kernels.formulas import row_blocks, rows_at_a_time
 from bnnopt.runtime.library import is_portable
 
-GEMM = CFunction("void bnn_gemm_f32(float*, float*, float*, i64*, i64, i64, i64, i64)")
+GEMM = CFunction("void bnn_gemm_f32f32f32(float*, float*, float*, i64*, i64, i64, i64, i64)")
+PORTABLE_GEMM = CFunction("void bnn_gemm_f32(float*, float*, float*, i64*, i64, i64, i64, i64)")
 
 Shape = Sequence[int]
 
@@ -56,9 +58,15 @@ def gemm(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
     assert a is not None
     assert b is not None
     assert y is not None
-    a = a.T if integer(options, "transA") else a
-    b = b.T if integer(options, "transB") else b
-    return _multiply(a, b, y) and (c is None or elementwise.add([y, c], [y], {}, scratch))
+    if integer(options, "transA") and not integer(options, "transB"):
+        for rows in row_blocks(*y.shape):
+            _multiply(a[:, rows].T, b, y[rows])
+    else:
+        a = a.T if integer(options, "transA") else a
+        _multiply(a, b.T if integer(options, "transB") else b, y)
+    if c is not None and c.shape == y.shape[1:]:
+        return function_of("add", "stretched_f32")(y, c, y, *y.shape, 1)
+    return c is None or elementwise.add([y, c], [y], {}, scratch)
 
 
 def matmul(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -71,15 +79,21 @@ def matmul(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Arr
     assert y is not None
     if min(a.ndim, b.ndim) < 2:
         return False
+    if b.ndim == 2:  # then it goes with the rows of all
+        (k, n), n_rows = b.shape, math.prod(a.shape[:-1])
+        a, y = a.reshape(n_rows, k), y.reshape(n_rows, n)
     stacks = {x.shape[:-2] for x in (a, b) if math.prod(x.shape[:-2]) > 1}
-    return len(stacks) <= 1 and _multiply(a, b, y)
+    if len(stacks) <= 1:
+        _multiply(a, b, y)
+    return len(stacks) <= 1
 
 
-def _multiply(a: Array, b: Array, y: Array) -> bool:
+def _multiply(a: Array, b: Array, y: Array) -> None:
     """y = a b, (..., M, K) times (..., K, N) of any strides; one may go with each of a stack."""
     batches = math.prod(y.shape[:-2])
     strides = [n_bytes // 4 for x in (a, b) for n_bytes in (_batch_bytes(x), *x.strides[-2:])]
-    return GEMM(a, b, y, strides, batches, *y.shape[-2:], a.shape[-1])
+    function = PORTABLE_GEMM if is_portable() else GEMM
+    function(a, b, y, strides, batches, *y.shape[-2:], a.shape[-1])
 
 
 def _batch_bytes(x: Array) -> int:
@@ -117,11 +131,7 @@ def _in_blocks(
         if update is None:
             return False
         tile = scratch.view(np.float32)[: (rows.stop - rows.start) * w.shape[1]]
-        product = a[:, rows].T, b, tile.reshape(-1, w.shape[1])
-        if is_portable():
-            _multiply(*product)
-        else:
-            again(partial(np.matmul, *product))
+        _multiply(a[:, rows].T, b, tile.reshape(-1, w.shape[1]))
         if dw is not None:
             update.dw = dw[rows].ctypes.data
         OPTIMIZER_STEP(update, None, tile, None)
@@ -141,7 +151,14 @@ def scratch_bytes(w: Shape) -> int:
     return n_bytes + -n_bytes % 64
 
 
+def _no_scratch(sizes: Sizes) -> int:
+    """Panels and tiles lie on the stack: their size does not depend on the shapes."""
+    return 0
+
+
 KERNELS: dict[str, CompiledKernel] = {
+    "Gemm": CompiledKernel(gemm, _no_scratch, repeatable=True),
+    "MatMul": CompiledKernel(matmul, _no_scratch, repeatable=True),
     **{
         f"Gemm{step}": CompiledKernel(
             partial(fused_step, step=step),

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled import linear, moving
+from bnnopt.runtime.kernels.compiled import moving
 from bnnopt.runtime.kernels.compiled.calls import (
     FLOAT16,
     INT64,
@@ -131,13 +131,11 @@ KERNELS: dict[str, CompiledKernel] = {
     "ConvTranspose": CompiledKernel(conv_transpose),
     "Div": CompiledKernel(broadcast("div")),
     "Equal": CompiledKernel(broadcast("equal", np.bool_)),
-    "Gemm": CompiledKernel(linear.gemm),
     "Greater": CompiledKernel(broadcast("greater", np.bool_)),
     "GreaterOrEqual": CompiledKernel(broadcast("greater_or_equal", np.bool_)),
     "Less": CompiledKernel(broadcast("less", np.bool_)),
     "LessOrEqual": CompiledKernel(broadcast("less_or_equal", np.bool_)),
     "Log": CompiledKernel(unary("log")),
-    "MatMul": CompiledKernel(linear.matmul),
     "Max": CompiledKernel(broadcast("max")),
     "MaxPoolGrad": CompiledKernel(max_pool_grad),
     "Min": CompiledKernel(broadcast("min")),

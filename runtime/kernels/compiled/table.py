@@ -47,7 +47,7 @@ COMPILED: dict[str, CompiledKernel] = {
 }
 
 PORTABLE: dict[str, CompiledKernel] = {**moving.KERNELS, **plain.KERNELS}
-"""What numpy and BLAS do better, in C for where there are none: see `kernel_of`."""
+"""What numpy does better, in C for where there are none: see `kernel_of`."""
 
 GROWING = frozenset(name for name, kernel in COMPILED.items() if kernel.grows)
 """Operators whose values may need more than the plan has, and are freed behind their readers."""
