@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import size_bytes
-from bnnopt.ops import Emitter, Form, dims, family, form, ints, traits
+from bnnopt.ops import Emitter, Form, dims, family, form, ints
 from bnnopt.passes.float16_state import SEED_STRIDE
 from bnnopt.passes.in_place import homes, is_free, write_over
 from bnnopt.passes.infra.base import Pass, Trace
@@ -78,17 +78,8 @@ def _narrow(step: TrainingStep, dy: ir.Value, nodes: list[ir.Node], seed: int) -
     insert_after_definition(step, dy, emit.nodes)
     if pool is not None:
         step.graph.remove(pool, safe=True)
-    elif _pays_over(dy, q) and is_free(pack, (0, 0), homes(step), [*step.graph].index(pack)):
+    if is_free(pack, (0, 0), homes(step), [*step.graph].index(pack)):
         write_over(pack, (0, 0))
-
-
-def _pays_over(dy: ir.Value, q: ir.Value) -> bool:
-    """Whether q had better lie over dy, in its larger buffer, beside dx.
-
-    Not so where dx is half of dy or more, but too small to be written over it.
-    """
-    dx = sum(size_bytes(node.outputs[0]) for node in readers(q) if traits(node).gives_dx)
-    return not size_bytes(dy) <= 2 * dx < 2 * size_bytes(dy)
 
 
 def _pooling(dy: ir.Value) -> ir.Node | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -47,6 +47,9 @@ class Buffer:
         reads it (the number of nodes: still there after the last).
     persistent : bool
         It outlives the step (a weight, a state, a statistic, a constant).
+    onto : Value or None
+        One that is larger, in whose place this begins: it has gone when the node has run that
+        wrote over it, and this begins with the node after that one.
     """
 
     values: tuple[ir.Value, ...]
@@ -54,6 +57,7 @@ class Buffer:
     first: int
     last: int
     persistent: bool
+    onto: ir.Value | None = None
 
 
 def roots(step: TrainingStep) -> dict[ir.Value, ir.Value]:
@@ -88,12 +92,16 @@ def shown_by(value: ir.Value) -> list[ir.Value]:
 def buffers(step: TrainingStep) -> list[Buffer]:
     """All buffers of the step, in the order in which they are first defined."""
     taken_over: dict[ir.Value, ir.Value] = {}
+    shrunk: dict[ir.Value, ir.Value] = {}
     root_of = roots(step)
     for node in step.graph:
         for o, i in in_place_pairs(node).items():
             source = node.inputs[i]
             assert source is not None
-            _take_over(taken_over, root_of[node.outputs[o]], root_of[source])
+            if size_bytes(node.outputs[o]) < size_bytes(source):
+                shrunk[root_of[node.outputs[o]]] = source
+            else:
+                _take_over(taken_over, root_of[node.outputs[o]], root_of[source])
     for target, output in step.updates():
         _take_over(taken_over, root_of[output], root_of[target])
     groups: dict[ir.Value, list[ir.Value]] = {}
@@ -101,7 +109,10 @@ def buffers(step: TrainingStep) -> list[Buffer]:
         groups.setdefault(_owner(taken_over, root), []).append(value)
     position = {node: i for i, node in enumerate(step.graph)}
     outputs = {value for value in step.graph.outputs if Key.UPDATES not in value.metadata_props}
-    return [_buffer(values, position, outputs) for values in groups.values()]
+    found = {owner: _buffer(values, position, outputs) for owner, values in groups.items()}
+    for owner, source in shrunk.items():
+        found[owner] = replace(found[owner], first=found[owner].first + 1, onto=source)
+    return [*found.values()]
 
 
 def _owner(taken_over: dict[ir.Value, ir.Value], root: ir.Value) -> ir.Value:

@@ -21,11 +21,15 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 @dataclass(frozen=True)
 class Interval:
-    """`n_bytes` needed from step `first` to step `last`, both included."""
+    """`n_bytes` needed from step `first` to step `last`, both included.
+
+    Where `onto` is the index of one that ends at the step before, both begin at the same byte.
+    """
 
     n_bytes: int
     first: int
     last: int
+    onto: int | None = None
 
 
 def aligned(n_bytes: int) -> int:
@@ -33,27 +37,61 @@ def aligned(n_bytes: int) -> int:
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
+class Block(NamedTuple):
+    """Intervals that begin at one byte, each at the step after the one before ends."""
+
+    parts: tuple[Interval, ...]
+    n_bytes: int
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Interval]) -> Block:
+        """Of the intervals in order of time."""
+        return cls(tuple(parts), max(i.n_bytes for i in parts), parts[0].first, parts[-1].last)
+
+
 Placement = tuple[list[int], int]
-Order = Callable[[Interval], tuple[int, ...]]
-Way = Callable[[Sequence[Interval], Order], Placement]
+Order = Callable[[Block], tuple[int, ...]]
+Way = Callable[[Sequence[Block], Order], Placement]
 
 
 def place(intervals: Sequence[Interval]) -> Placement:
     """Offsets of the intervals, and the size of the arena, in bytes."""
     needed = _needed(intervals)
+    members = _blocks(intervals)
+    blocks = [Block.of([intervals[i] for i in indices]) for indices in members]
     ways: list[tuple[Way, Order]] = [
-        (_into_gaps, lambda i: (-i.n_bytes, -i.last)),
-        (_onto_skyline, lambda i: (i.first, -i.last)),
-        (_onto_skyline, lambda i: (-i.last, -i.first)),
-        (_onto_skyline, lambda i: (-i.last, i.first)),
+        (_into_gaps, lambda b: (-b.n_bytes, -b.last)),
+        (_onto_skyline, lambda b: (b.first, -b.last)),
+        (_onto_skyline, lambda b: (-b.last, -b.first)),
+        (_onto_skyline, lambda b: (-b.last, b.first)),
     ]
     best: Placement | None = None
     for place_all, order in ways:
         if best is None or best[1] > needed:
-            plan = place_all(intervals, order)
+            plan = place_all(blocks, order)
             best = plan if best is None else min(best, plan, key=lambda plan: plan[1])
     assert best is not None
-    return best
+    offsets = [0] * len(intervals)
+    for indices, offset in zip(members, best[0], strict=True):
+        for index in indices:
+            offsets[index] = offset
+    return offsets, best[1]
+
+
+def _blocks(intervals: Sequence[Interval]) -> list[list[int]]:
+    """Indices of the intervals that begin at one byte, in order of time."""
+    follower = {
+        interval.onto: i for i, interval in enumerate(intervals) if interval.onto is not None
+    }
+    found = []
+    for index, interval in enumerate(intervals):
+        if interval.onto is None:
+            found.append([index])
+            while found[-1][-1] in follower:
+                found[-1].append(follower[found[-1][-1]])
+    return found
 
 
 def _needed(intervals: Sequence[Interval]) -> int:
@@ -65,27 +103,31 @@ def _needed(intervals: Sequence[Interval]) -> int:
     return max(itertools.accumulate(change[step] for step in sorted(change)), default=0)
 
 
-def _into_gaps(intervals: Sequence[Interval], order: Order) -> Placement:
+def _into_gaps(blocks: Sequence[Block], order: Order) -> Placement:
     """Each in its turn into the lowest gap that those before it leave."""
-    offsets = [0] * len(intervals)
-    placed = np.zeros((4, len(intervals)), np.int64)  # first and last step, start and stop
-    firsts, lasts, starts, stops = placed
-    size = 0
-    for n, index in enumerate(sorted(range(len(intervals)), key=lambda i: order(intervals[i]))):
-        interval, n_bytes = intervals[index], aligned(intervals[index].n_bytes)
-        meets = (firsts[:n] <= interval.last) & (lasts[:n] >= interval.first)
-        start = offsets[index] = _lowest_gap(starts[:n][meets], stops[:n][meets], n_bytes)
-        placed[:, n] = interval.first, interval.last, start, start + n_bytes
-        size = max(size, start + n_bytes)
+    offsets = [0] * len(blocks)
+    placed = np.zeros((4, sum(len(block.parts) for block in blocks)), np.int64)
+    firsts, lasts, starts, stops = placed  # steps, both included, and bytes
+    n = size = 0
+    for index in sorted(range(len(blocks)), key=lambda i: order(blocks[i])):
+        taken = []
+        for part in blocks[index].parts:
+            meets = (firsts[:n] <= part.last) & (lasts[:n] >= part.first)
+            taken.append((starts[:n][meets] - aligned(part.n_bytes), stops[:n][meets]))
+        start = offsets[index] = _lowest_outside(*map(np.concatenate, zip(*taken, strict=True)))
+        for part in blocks[index].parts:
+            placed[:, n] = part.first, part.last, start, start + aligned(part.n_bytes)
+            n += 1
+        size = max(size, start + aligned(blocks[index].n_bytes))
     return offsets, size
 
 
-def _lowest_gap(starts: NDArray[np.int64], stops: NDArray[np.int64], n_bytes: int) -> int:
-    """The lowest offset at which so many bytes overlap with nothing that is taken."""
-    order = np.lexsort((stops, starts))
+def _lowest_outside(after: NDArray[np.int64], before: NDArray[np.int64]) -> int:
+    """The lowest offset of 0 or more that lies in none of these open ranges."""
+    order = np.lexsort((before, after))
     ends = np.zeros(len(order) + 1, np.int64)  # up to where all is taken, before each and after all
-    np.maximum.accumulate(stops[order], out=ends[1:])
-    fits = np.flatnonzero(starts[order] - ends[:-1] >= n_bytes)
+    np.maximum.accumulate(before[order], out=ends[1:])
+    fits = np.flatnonzero(after[order] >= ends[:-1])
     return int(ends[fits[0] if fits.size else -1])
 
 
@@ -97,12 +139,12 @@ class _Stretch(NamedTuple):
     last: int
 
 
-def _onto_skyline(intervals: Sequence[Interval], order: Order) -> Placement:
+def _onto_skyline(blocks: Sequence[Block], order: Order) -> Placement:
     """Onto the lowest stretch the first that fits between its ends, until none does: up it goes."""
-    offsets = [0] * len(intervals)
-    turns = sorted(range(len(intervals)), key=lambda i: order(intervals[i]))
-    firsts = np.array([intervals[i].first for i in turns], np.int64)
-    lasts = np.array([intervals[i].last for i in turns], np.int64)
+    offsets = [0] * len(blocks)
+    turns = sorted(range(len(blocks)), key=lambda i: order(blocks[i]))
+    firsts = np.array([blocks[i].first for i in turns], np.int64)
+    lasts = np.array([blocks[i].last for i in turns], np.int64)
     waiting = np.ones(len(turns), np.bool_)
     skyline = [_Stretch(0, min(firsts, default=0), max(lasts, default=0))]
     while waiting.any():
@@ -113,7 +155,7 @@ def _onto_skyline(intervals: Sequence[Interval], order: Order) -> Placement:
             waiting[fits[0]] = False
             index = turns[fits[0]]
             offsets[index] = height
-            settled = _settle(skyline[at], intervals[index])
+            settled = _settle(skyline[at], blocks[index])
         else:
             beside = skyline[max(at - 1, 0) : at] + skyline[at + 1 : at + 2]
             settled = [_Stretch(min(other.height for other in beside), first, last)]
@@ -121,14 +163,14 @@ def _onto_skyline(intervals: Sequence[Interval], order: Order) -> Placement:
     return offsets, max(stretch.height for stretch in skyline)
 
 
-def _settle(on: _Stretch, interval: Interval) -> list[_Stretch]:
-    """What is left of a stretch before and after an interval, and in between the new one."""
-    parts = [
-        _Stretch(on.height, on.first, interval.first - 1),
-        _Stretch(on.height + aligned(interval.n_bytes), interval.first, interval.last),
-        _Stretch(on.height, interval.last + 1, on.last),
+def _settle(on: _Stretch, block: Block) -> list[_Stretch]:
+    """What is left of a stretch before and after a block, and in between the new ones."""
+    found = [
+        _Stretch(on.height, on.first, block.first - 1),
+        *(_Stretch(on.height + aligned(p.n_bytes), p.first, p.last) for p in block.parts),
+        _Stretch(on.height, block.last + 1, on.last),
     ]
-    return [part for part in parts if part.first <= part.last]
+    return [part for part in found if part.first <= part.last]
 
 
 def _joined(skyline: Sequence[_Stretch]) -> list[_Stretch]:

@@ -60,7 +60,11 @@ def make_plan(step: TrainingStep, n_threads: int = MAX_THREADS) -> MemoryPlan:
     everything = buffers(step)
     in_arena = [buffer for buffer in everything if not buffer.persistent]
     scratch = [(i, n) for i, node in enumerate(nodes) if (n := workspace_bytes(node, n_threads))]
-    intervals = [Interval(b.n_bytes, b.first, b.last) for b in in_arena]
+    home = {value: i for i, buffer in enumerate(in_arena) for value in buffer.values}
+    intervals = [
+        Interval(b.n_bytes, b.first, b.last, None if b.onto is None else home[b.onto])
+        for b in in_arena
+    ]
     intervals += [Interval(n_bytes, i, i) for i, n_bytes in scratch]
     places, arena_bytes = place(intervals)
     persistent = [buffer.n_bytes for buffer in everything if buffer.persistent]

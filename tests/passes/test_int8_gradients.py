@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 import bnnopt
-from bnnopt.analysis import in_place_pairs
+from bnnopt.analysis import buffers, in_place_pairs
 from bnnopt.errors import DivergedError
 from bnnopt.ops import Emitter
 from bnnopt.passes import select
@@ -110,13 +110,21 @@ def test_a_pooling_that_adds_is_left_in_floats() -> None:
     assert node(step, "Int8Pack").inputs[0] is node(step, "PackedMaxPoolGrad").outputs[0]
 
 
-@pytest.mark.parametrize(("filters", "over"), [(8, True), (9, False), (16, False), (17, True)])
-def test_integers_lie_over_dy_where_the_buffer_is_of_use(filters: int, over: bool) -> None:
-    """Not beside a dx of half of dy or more that is too small to be written over dy."""
-    text = OVERLAPPING.replace("4] y", f"{filters}] y")
-    weights = {"w1": [8, 2, 3, 3], **batch_norm_weights(1, 8), "w2": [filters, 8, 3, 3]}
+def test_integers_lie_where_dy_began_and_leave_the_rest_of_it() -> None:
+    text = OVERLAPPING.replace("4] y", "16] y")
+    weights = {"w1": [8, 2, 3, 3], **batch_norm_weights(1, 8), "w2": [16, 8, 3, 3]}
     step = rewritten(network(text, weights))
-    assert (in_place_pairs(node(step, "Int8Pack")) == {0: 0}) is over
+    pack = node(step, "Int8Pack")
+    assert in_place_pairs(pack) == {0: 0}
+    dy, q = pack.inputs[0], pack.outputs[0]
+    home = {value: buffer for buffer in buffers(step) for value in buffer.values}
+    position = [*step.graph].index(pack)
+    assert home[dy].last == position
+    assert home[q].onto is dy
+    assert home[q].first == position + 1
+    assert home[q].n_bytes * 4 == home[dy].n_bytes
+    plan = make_plan(step)
+    assert plan.offsets[q] == plan.offsets[dy]
 
 
 def test_another_reader_is_a_reason() -> None:

@@ -22,12 +22,33 @@ INTERVALS = st.lists(
 @settings(max_examples=300, deadline=None)
 def test_nothing_overlaps(intervals: list[Interval]) -> None:
     offsets, size = place(intervals)
-    assert len(offsets) == len(intervals)
-    assert all(offset % ALIGNMENT == 0 and offset >= 0 for offset in offsets)
     assert size == max(
         (o + aligned(i.n_bytes) for o, i in zip(offsets, intervals, strict=True)), default=0
     )
-    for moment in range(-1, 45):  # byte by byte of what is alive, by brute force
+    assert_apart(intervals, offsets, size)
+
+
+@given(INTERVALS, st.lists(st.tuples(*[st.integers(0, n) for n in (39, 5000, 6)]), max_size=20))
+@settings(max_examples=200, deadline=None)
+def test_what_shrinks_or_grows_keeps_its_first_byte(
+    intervals: list[Interval], followers: list[tuple[int, int, int]]
+) -> None:
+    free = [*range(len(intervals))]  # that nothing follows
+    for pick, n_bytes, length in followers if free else []:
+        onto = free.pop(pick % len(free))
+        first = intervals[onto].last + 1
+        free.append(len(intervals))
+        intervals = [*intervals, Interval(n_bytes, first, first + length, onto)]
+    offsets, size = place(intervals)
+    assert_apart(intervals, offsets, size)
+    assert all(offsets[i.onto] == offsets[n] for n, i in enumerate(intervals) if i.onto is not None)
+
+
+def assert_apart(intervals: list[Interval], offsets: list[int], size: int) -> None:
+    """Byte by byte of what is alive, by brute force."""
+    assert len(offsets) == len(intervals)
+    assert all(offset % ALIGNMENT == 0 and offset >= 0 for offset in offsets)
+    for moment in range(-1, max((i.last for i in intervals), default=0) + 1):
         taken: set[int] = set()
         for offset, interval in zip(offsets, intervals, strict=True):
             if interval.first <= moment <= interval.last:
@@ -36,6 +57,13 @@ def test_nothing_overlaps(intervals: list[Interval]) -> None:
                 taken |= set(own)
         alive = sum(i.n_bytes for i in intervals if i.first <= moment <= i.last)
         assert size >= alive
+
+
+def test_what_has_shrunk_makes_room() -> None:
+    shrinking = [Interval(640, 0, 3), Interval(320, 4, 9, onto=0), Interval(320, 4, 9)]
+    assert place(shrinking) == ([0, 0, 320], 640)
+    whole = [Interval(640, 0, 9), Interval(320, 4, 9)]
+    assert place(whole)[1] == 960
 
 
 @given(INTERVALS)
