@@ -8,7 +8,8 @@
 
    A bit of padding is 0 and so counts as -1: dy is added back for each tap that lies outside. Each
    band's sums are added to dw, in the order of the bands, whatever the number of threads. Those of
-   a dy in int8 are integers, which are multiplied by the unit at last. */
+   a dy in int8 are integers, which are multiplied by the unit at last; for a sink they go on from
+   band to band where they are. */
 #include "bnn_depthwise.h"
 
 typedef struct {
@@ -154,6 +155,11 @@ static void fill_bits(const gradient *d, bnn_band b, block k, uint8_t *bits) {
 
 static inline int is_whole(const gradient *d) { return bnn_is_whole(&d->dy); }
 
+/* Whether a tile's sums are those of all bands so far. */
+static inline int goes_on(const gradient *d) {
+    return is_int8(d) && d->sink.take && bnn_n_bands(d->g) > 1;
+}
+
 /* Row i of dy by position, 64 lanes. */
 static inline void *row_at(const gradient *d, void *rows, i64 i) {
     return (uint8_t *)rows + i * LANES * bnn_size_of(is_whole(d) ? BNN_I8 : BNN_F32);
@@ -224,10 +230,11 @@ static void add_positions(const gradient *d, bnn_band b, block k, i64 sample, i6
                        t.narrow);
 }
 
-static void add_band(const gradient *d, bnn_band b, block k, tile t) {
+static void add_band(const gradient *d, bnn_band b, block k, i64 band, tile t) {
     const bnn_conv *g = d->g;
     i64 taps = g->kh * g->kw, largest = 0;
-    memset(t.sums, 0, (size_t)(k.n_channels * taps * LANES) * sizeof(float));
+    if (band == 0 || !goes_on(d))
+        memset(t.sums, 0, (size_t)(k.n_channels * taps * LANES) * sizeof(float));
     memset(t.outside, 0, (size_t)(taps * LANES) * sizeof(float));
     for (i64 s = 0; s < b.samples; s++)
         for (i64 byte = 0; byte < b.rows * d->row_bytes; byte += TERMS / 8)
@@ -253,7 +260,8 @@ static void hand_on(const gradient *d, block k, i64 from, float *dw, i64 n) {
         d->sink.take(d->sink.context, row + i, start, dw + i * n, n);
 }
 
-/* Add the sums of a band to those of the bands before it; after the last one dw is finished. */
+/* Add the sums of a band to those of the bands before it, unless they go on; after the last one dw
+   is finished. */
 static void add_sums(const gradient *d, block k, i64 first, i64 band, tile t) {
     const bnn_conv *g = d->g;
     i64 taps = g->kh * g->kw, row = g->c / g->group * taps, n = k.n_channels * taps;
@@ -262,11 +270,11 @@ static void add_sums(const gradient *d, block k, i64 first, i64 band, tile t) {
         float *dw = d->dw + (k.group * (g->m / g->group) + k.filter) * row + k.channel * taps;
         d->cores->spill(t.sums, n, k.n_filters, dw, row, band > 0);
         for (i64 i = 0; band == last && i < k.n_filters; i++) bnn_scale(&d->dy, dw + i * row, n);
-    } else if (last > 0) {
+    } else if (last > 0 && !goes_on(d)) {
         float *dw = t.finished + (k.filter - first) * n;
         d->cores->spill(t.sums, n, k.n_filters, dw, n, band > 0);
         if (band == last) hand_on(d, k, 0, dw, n);
-    } else {
+    } else if (band == last) {
         for (i64 i = 0; i < n; i += piece) {
             i64 length = bnn_min(piece, n - i);
             d->cores->spill(t.sums + i * LANES, length, k.n_filters, t.finished, length, 0);
@@ -277,8 +285,15 @@ static void add_sums(const gradient *d, block k, i64 first, i64 band, tile t) {
 
 static i64 finished_bytes(const gradient *d) {
     const bnn_conv *g = d->g;
-    i64 rows = bnn_n_bands(g) > 1 ? g->filters * g->channels : LANES * piece_channels(g);
+    int held = bnn_n_bands(g) > 1 && !goes_on(d);
+    i64 rows = held ? g->filters * g->channels : LANES * piece_channels(g);
     return d->sink.take ? rows * g->kh * g->kw * (i64)sizeof(float) : 0;
+}
+
+/* Of one tile, or of all tiles of a unit, which come back to them in each band. */
+static i64 n_sums(const gradient *d) {
+    const bnn_conv *g = d->g;
+    return (goes_on(d) ? bnn_round_up(g->filters, LANES) : LANES) * g->channels * g->kh * g->kw;
 }
 
 static i64 bits_bytes(const gradient *d) {
@@ -298,7 +313,7 @@ static tile take_tile(const gradient *d, bnn_scratch scratch) {
               .offsets = bnn_take(&scratch, taps * 8),
               .rows = bnn_take(&scratch, TERMS * LANES * floats),
               .tables = bnn_take(&scratch, BNN_TABLES_BYTES),
-              .sums = bnn_take(&scratch, g->channels * taps * LANES * floats),
+              .sums = bnn_take(&scratch, n_sums(d) * floats),
               .narrow = bnn_take(&scratch, narrow_bytes(d)),
               .outside = bnn_take(&scratch, taps * LANES * floats),
               .finished = bnn_take(&scratch, finished_bytes(d))};
@@ -315,10 +330,12 @@ static void add_unit(const gradient *d, block k, i64 first, i64 last, tile t) {
     for (i64 band = 0; band < bnn_n_bands(g); band++) {
         bnn_band b = bnn_band_at(g, band);
         fill_bits(d, b, k, t.bits);
+        tile own = t;
         for (k.filter = first; k.filter < last; k.filter += width) {
             k.n_filters = bnn_min(width, last - k.filter);
-            add_band(d, b, k, t);
-            add_sums(d, k, first, band, t);
+            add_band(d, b, k, band, own);
+            add_sums(d, k, first, band, own);
+            if (goes_on(d)) own.sums += g->channels * g->kh * g->kw * LANES;
         }
     }
 }
@@ -374,7 +391,7 @@ BNN_EXPORT int bnn_conv_weight_grad_b1(const bnn_conv *g, const uint8_t *x, cons
     d.plane = d.phase_rows * g->sh * d.row_bytes;
     i64 taps = g->kh * g->kw, floats = sizeof(float);
     i64 share = bnn_round_up(bits_bytes(&d), 64) + bnn_round_up(taps * 8, 64) +
-                BNN_TABLES_BYTES + (TERMS + g->channels * taps + taps) * LANES * floats +
+                BNN_TABLES_BYTES + ((TERMS + taps) * LANES + n_sums(&d)) * floats +
                 bnn_round_up(finished_bytes(&d), 64) + narrow_bytes(&d);
     if (!bnn_share(&scratch, share, per_thread)) return 0;
     i64 filters = g->m / g->group, channels = g->c / g->group, width = unit_filters(&d);

@@ -168,9 +168,13 @@ def conv_weight_grad_signs(
 
 def _conv_weight_grad_signs_scratch(g: Convolution) -> tuple[int, list[int]]:
     shared, shares = _conv_weight_grad_scratch(g)
-    piece = LANES * min(g.channels, _up(math.ceil(PIECE / g.taps), 8))
-    held = g.filters * g.channels if g.n_bands > 1 else piece
-    return shared, [*shares, held * g.taps * 4]
+    held = g.filters * g.channels * g.taps * 4
+    return shared, [*shares, held if g.n_bands > 1 else _piece_bytes(g)]
+
+
+def _piece_bytes(g: Convolution) -> int:
+    """Of what is handed on at a time where sums are finished."""
+    return LANES * min(g.channels, _up(math.ceil(PIECE / g.taps), 8)) * g.taps * 4
 
 
 def _conv_weight_grad_scratch(g: Convolution) -> tuple[int, list[int]]:
@@ -363,16 +367,22 @@ def scratch_bytes(
         shared, shares = _DENSE[op][1](g)
         copied = 0
     if is_whole and not (isinstance(g, Convolution) and g.is_depthwise):
-        shares = [*shares, _int16_sums(op, g)]
+        shares = _whole_shares(op, g, shares)
     return _up(shared, 64) + _up(copied, 64) + n_threads * sum(_up(share, 64) for share in shares)
 
 
-def _int16_sums(op: str, g: Tiling) -> int:
-    """Bytes of a dy of integers' sums, beside those in float32; dx of a convolution has none."""
+def _whole_shares(op: str, g: Tiling, shares: list[int]) -> list[int]:
+    """The shares of a dy of integers, with its sums in int16; dx of a convolution has none.
+
+    Where signs or a step take the sums of bands, those of a unit's tiles are held as they are.
+    """
     if op == "BinaryConvInputGrad":
-        return 0
+        return shares
     rows = g.channels * g.taps if isinstance(g, Convolution) else g.block
-    return rows * LANES * 2
+    if op == "BinaryConvWeightGradSigns" and isinstance(g, Convolution):
+        n_others = math.ceil(g.filters / LANES) - 1 if g.n_bands > 1 else 0
+        shares = [*shares[:-1], n_others * rows * LANES * 4, _piece_bytes(g)]
+    return [*shares, rows * LANES * 2]
 
 
 def _of_floats(
