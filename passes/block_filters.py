@@ -34,7 +34,7 @@ class BlockFilters(Pass):
     Forward:   y[c] = x * w[c];  z[c] = max_pool(y[c]);  signs[c], mask[c] = batch_norm(z[c])
                for one half of the filters c, then for the other: none of it reads another channel.
     Backward:  dx[c] = dy * w[c];  dy1[c] = d batch_norm(dx[c]);  dw1[c] = x1^T dy1[c]
-               for 32 channels c, where the first layer is behind a binary one.
+               for 24 channels c, where the first layer is behind a binary one.
     Saves:     half of y and of z, and nearly all of the first layer's gradient map. While that of
                the second is float16, -O1 and -O2, it is written over that and costs nothing.
     Numbers:   bit-exact, the same kernels.

@@ -31,7 +31,7 @@ typedef struct {
     uint8_t *bits;
     i64 *offsets;
     void *rows, *tables;
-    int16_t *narrow; /* sums of integers, until they are added to `sums` */
+    int16_t *narrow; /* sums of integers, until they are added to `sums`: 0 where they are not */
     float *sums, *outside; /* outside: (taps, 64) */
     float *finished; /* for a sink: dw of the unit, (filters, channels, taps), or a piece of a tile */
 } tile;
@@ -157,7 +157,7 @@ static inline int is_whole(const gradient *d) { return bnn_is_whole(&d->dy); }
 
 /* Whether a tile's sums are those of all bands so far. */
 static inline int goes_on(const gradient *d) {
-    return is_int8(d) && d->sink.take && bnn_n_bands(d->g) > 1;
+    return is_whole(d) && d->sink.take && bnn_n_bands(d->g) > 1;
 }
 
 /* Row i of dy by position, 64 lanes. */
@@ -250,6 +250,17 @@ static i64 piece_channels(const bnn_conv *g) {
     return bnn_min(g->channels, bnn_round_up(bnn_ceil_div(256, g->kh * g->kw), 8));
 }
 
+static i64 piece_bytes(const bnn_conv *g) {
+    return LANES * piece_channels(g) * g->kh * g->kw * (i64)sizeof(float);
+}
+
+static i64 narrow_bytes(const gradient *d) {
+    const bnn_conv *g = d->g;
+    i64 sums = g->channels * g->kh * g->kw * LANES * (i64)sizeof(int16_t);
+    if (!is_whole(d)) return 0;
+    return d->sink.take ? bnn_max(sums, piece_bytes(g)) : sums;
+}
+
 /* Give the sink elements `from` .. from + n - 1 of the block's filters, which follow each other. */
 static void hand_on(const gradient *d, block k, i64 from, float *dw, i64 n) {
     const bnn_conv *g = d->g;
@@ -280,14 +291,16 @@ static void add_sums(const gradient *d, block k, i64 first, i64 band, tile t) {
             d->cores->spill(t.sums + i * LANES, length, k.n_filters, t.finished, length, 0);
             hand_on(d, k, i, t.finished, length);
         }
+        memset(t.narrow, 0, (size_t)narrow_bytes(d));
     }
 }
 
+/* Of a dy of integers it lies in `narrow`. */
 static i64 finished_bytes(const gradient *d) {
     const bnn_conv *g = d->g;
-    int held = bnn_n_bands(g) > 1 && !goes_on(d);
-    i64 rows = held ? g->filters * g->channels : LANES * piece_channels(g);
-    return d->sink.take ? rows * g->kh * g->kw * (i64)sizeof(float) : 0;
+    i64 held = g->filters * g->channels * g->kh * g->kw * (i64)sizeof(float);
+    if (!d->sink.take || is_whole(d)) return 0;
+    return bnn_n_bands(g) > 1 ? held : piece_bytes(g);
 }
 
 /* Of one tile, or of all tiles of a unit, which come back to them in each band. */
@@ -301,11 +314,6 @@ static i64 bits_bytes(const gradient *d) {
     return g->samples * g->channels * g->kw * d->plane + 64;
 }
 
-static i64 narrow_bytes(const gradient *d) {
-    const bnn_conv *g = d->g;
-    return is_whole(d) ? g->channels * g->kh * g->kw * LANES * (i64)sizeof(int16_t) : 0;
-}
-
 static tile take_tile(const gradient *d, bnn_scratch scratch) {
     const bnn_conv *g = d->g;
     i64 taps = g->kh * g->kw, floats = sizeof(float);
@@ -317,6 +325,7 @@ static tile take_tile(const gradient *d, bnn_scratch scratch) {
               .narrow = bnn_take(&scratch, narrow_bytes(d)),
               .outside = bnn_take(&scratch, taps * LANES * floats),
               .finished = bnn_take(&scratch, finished_bytes(d))};
+    if (is_whole(d)) t.finished = (float *)t.narrow;
     return t;
 }
 

@@ -379,10 +379,10 @@ def _whole_shares(op: str, g: Tiling, shares: list[int]) -> list[int]:
     if op == "BinaryConvInputGrad":
         return shares
     rows = g.channels * g.taps if isinstance(g, Convolution) else g.block
-    if op == "BinaryConvWeightGradSigns" and isinstance(g, Convolution):
-        n_others = math.ceil(g.filters / LANES) - 1 if g.n_bands > 1 else 0
-        shares = [*shares[:-1], n_others * rows * LANES * 4, _piece_bytes(g)]
-    return [*shares, rows * LANES * 2]
+    if op != "BinaryConvWeightGradSigns" or isinstance(g, Dense):
+        return [*shares, rows * LANES * 2]
+    n_others = math.ceil(g.filters / LANES) - 1 if g.n_bands > 1 else 0
+    return [*shares[:-1], n_others * rows * LANES * 4, max(rows * LANES * 2, _piece_bytes(g))]
 
 
 def _of_floats(

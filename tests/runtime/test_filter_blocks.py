@@ -32,6 +32,7 @@ SHAPES = {
 }
 
 SLOW = ("odd-planes", "many")
+SAMPLES = {"two-blocks": 19}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Call:
 def call_of(operator: str, name: str, dtype: int, seed: int = 1) -> Call:
     chain, random = CHAINS[operator], np.random.default_rng(seed)
     c, m, h, w, k, stride, pool, pool_stride = SHAPES[name]
-    x, weights = random.standard_normal((3, c, h, w)), random.standard_normal((m, c, k, k))
+    x = random.standard_normal((SAMPLES.get(name, 3), c, h, w))
+    weights = random.standard_normal((m, c, k, k))
     operands = [np.asarray(a, np.float32) for a in (x, weights)]
     own: dict[str, Attribute] = {
         "strides": [stride] * 2, "pads": [1, 1, 1, 1], "dilations": [1, 1], "group": 1,
@@ -152,6 +154,23 @@ def test_it_takes_half_of_the_map_or_less() -> None:
     assert [(b.start, b.stop) for b in blocks] == [(0, 104), (104, 200)]
     groups = {**call.attributes, "group": 2}
     assert scratch_bytes(call.operator, Sizes([a.shape for a in call.inputs], [], groups)) == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 100])
+@pytest.mark.parametrize(("shape", "least"), [("two-blocks", 0.15), ("odd-planes", 1.0)])
+def test_what_is_pooled_lies_over_samples_that_were_read(n: int, shape: str, least: float) -> None:
+    """In an eighth of its own memory, or in all of it where it is as large as the map."""
+    call = call_of("BinaryConvPoolL1BatchNormalizationSigns", shape, 5)
+    x, w = (a.shape for a in call.inputs[:2])
+    layout = filter_blocks.Layout.of(CHAINS[call.operator], (n, *x[1:]), w, call.attributes)
+    assert layout is not None
+    filters = next(layout.blocks())
+    memory = np.zeros(*layout.parts(filters)[0])
+    y, pooled = layout.maps(filters, memory)
+    turns = list(layout.turns(filters))
+    assert [i for turn in turns for i in range(n)[turn]] == list(range(n))
+    assert not any(np.shares_memory(pooled[turn], y[turn.start :]) for turn in turns)
+    assert layout.lead(filters) <= max(least * pooled.nbytes, pooled[0].nbytes) + 64
 
 
 # The way back ------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from bnnopt.runtime.kernels.windows import make_window
 
 N_BLOCKS = 2  # for each of them a convolution prepares its input
 FILTERS = 32  # of a block, at least
-CHANNELS = 32  # of a block on the way back: 288 rows of a 3 x 3 kernel, for tables to pay
+CHANNELS = 24  # of a block on the way back: 216 rows of a 3 x 3 kernel, for tables to pay
 DTYPES: dict[int, np.dtype[Any]] = {number: dtype for dtype, number in TYPES.items()}
 
 Shape = Sequence[int]
@@ -98,17 +98,50 @@ class Layout(NamedTuple):
         begin, end = (n * self.plane * n_bits for n in (filters.start, filters.stop))
         return slice(begin // 8, -(-end // 8))
 
+    def sample_bytes(self, filters: slice) -> tuple[int, int]:
+        """Of a block's map, and of what is pooled of it."""
+        each = (filters.stop - filters.start) * self.dtype.itemsize
+        return each * math.prod(self.y[2:]), each * self.plane
+
+    def lead(self, filters: slice) -> int:
+        """Bytes in front of a block's map, from which on what is pooled of it follows the map's
+        samples as they are read: an eighth of it, if it is half as large, else all of it.
+        """
+        if not self.chain.pools:
+            return 0
+        y, pooled = self.sample_bytes(filters)
+        ahead = math.ceil(self.y[0] / 8) if 2 * pooled <= y else self.y[0]
+        return -(-ahead * pooled // 64) * 64
+
+    def turns(self, filters: slice) -> Iterator[slice]:
+        """Samples that are pooled at a time, none over another that is still to be read."""
+        y, pooled = self.sample_bytes(filters)
+        end = 0
+        while end < self.y[0]:
+            begin, end = end, min(self.y[0], (self.lead(filters) + end * y) // pooled)
+            yield slice(begin, end)
+
     def parts(self, filters: slice) -> list[tuple[Shape, np.dtype[Any]]]:
-        """Of a block: its map, what is pooled of it, signs, mask, places."""
-        n, bits = filters.stop - filters.start, self.bytes_of(filters)
+        """Of a block: its map and what is pooled of it, signs, mask, places."""
+        n_samples, bits = self.y[0], self.bytes_of(filters)
         places = self.bytes_of(filters, self.n_place_bits)
         byte = np.dtype(np.uint8)
-        packed: tuple[Shape, np.dtype[Any]] = (self.y[0], bits.stop - bits.start), byte
-        found = [((self.y[0], n, *self.y[2:]), self.dtype), packed, packed]
+        packed: tuple[Shape, np.dtype[Any]] = (n_samples, bits.stop - bits.start), byte
+        maps: Shape = (self.lead(filters) + n_samples * self.sample_bytes(filters)[0],)
+        found = [(maps, byte), packed, packed]
         if self.chain.pools:
-            found.append(((self.y[0], n, *self.pooled[2:]), self.dtype))
-            found.append(((self.y[0], places.stop - places.start), byte))
+            found.append(((n_samples, places.stop - places.start), byte))
         return found
+
+    def maps(self, filters: slice, memory: Array) -> tuple[Array, Array]:
+        """A block's map, and what is pooled of it, in the memory of both; the same without."""
+        n, lead = filters.stop - filters.start, self.lead(filters)
+        y = memory[lead:].view(self.dtype).reshape(self.y[0], n, *self.y[2:])
+        if not self.chain.pools:
+            return y, y
+        shape = self.y[0], n, *self.pooled[2:]
+        n_bytes = math.prod(shape) * self.dtype.itemsize
+        return y, memory[:n_bytes].view(self.dtype).reshape(shape)
 
     def room(self, filters: slice) -> int:
         """Bytes of the parts, each aligned to 64."""
@@ -154,18 +187,20 @@ def _run_block(
     layout: Layout, filters: slice, inputs: Arrays, outputs: Arrays, scratch: Array
 ) -> bool:
     chain, attributes = layout.chain, layout.attributes
-    (y, signs, mask, *of_pool), rest = _cut(scratch, layout.parts(filters))
+    (memory, signs, mask, *places), rest = _cut(scratch, layout.parts(filters))
+    y, normalized = layout.maps(filters, memory)
     (x, w), (origin, *channels) = inputs[:2], inputs[2:] if chain.pools else (None, *inputs[2:])
     assert w is not None
     if not _KERNELS[chain.product]([x, w[filters]], [y], attributes, rest):
         return False
     if chain.pools:
-        own = {name: attributes[f"pool_{name}"] for name in OF_WINDOW}
-        places = of_pool[1] if outputs[8] is not None else None
-        call = _KERNELS["PackedMaxPool"]
-        if not call([y, origin], [of_pool[0], places], {**attributes, **own}, rest):
-            return False
-    read = [of_pool[0] if chain.pools else y, *(c[filters] for c in channels if c is not None)]
+        own = {**attributes, **{name: attributes[f"pool_{name}"] for name in OF_WINDOW}}
+        to = places[0] if outputs[8] is not None else None
+        for n in layout.turns(filters):
+            made = [normalized[n], None if to is None else to[n]]
+            if not _KERNELS["PackedMaxPool"]([y[n], origin], made, own, rest):
+                return False
+    read = [normalized, *(c[filters] for c in channels if c is not None)]
     made = [signs if outputs[0] is not None else None, mask if outputs[1] is not None else None]
     made += [None if o is None else o[filters] for o in (optional(outputs, i) for i in range(2, 8))]
     if not _KERNELS[chain.norm](read, made, attributes, rest):
@@ -173,7 +208,7 @@ def _run_block(
     bits = layout.bytes_of(filters)
     pairs = [(signs, outputs[0], bits), (mask, outputs[1], bits)]
     if chain.pools:
-        pairs.append((of_pool[1], outputs[8], layout.bytes_of(filters, layout.n_place_bits)))
+        pairs.append((places[0], outputs[8], layout.bytes_of(filters, layout.n_place_bits)))
     return all(to is None or copied(part, to[:, where]) for part, to, where in pairs)
 
 
