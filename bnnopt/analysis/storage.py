@@ -48,8 +48,8 @@ class Buffer:
     persistent : bool
         It outlives the step (a weight, a state, a statistic, a constant).
     onto : Value or None
-        One that is larger, in whose place this begins: it has gone when the node has run that
-        wrote over it, and this begins with the node after that one.
+        Of a buffer of another size, at whose first byte this begins as a node writes over it: a
+        larger one ends with that node, a smaller one with the node before.
     """
 
     values: tuple[ir.Value, ...]
@@ -92,14 +92,14 @@ def shown_by(value: ir.Value) -> list[ir.Value]:
 def buffers(step: TrainingStep) -> list[Buffer]:
     """All buffers of the step, in the order in which they are first defined."""
     taken_over: dict[ir.Value, ir.Value] = {}
-    shrunk: dict[ir.Value, ir.Value] = {}
+    resized: dict[ir.Value, ir.Value] = {}
     root_of = roots(step)
     for node in step.graph:
         for o, i in in_place_pairs(node).items():
             source = node.inputs[i]
             assert source is not None
-            if size_bytes(node.outputs[o]) < size_bytes(source):
-                shrunk[root_of[node.outputs[o]]] = source
+            if size_bytes(node.outputs[o]) != size_bytes(source):
+                resized[root_of[node.outputs[o]]] = source
             else:
                 _take_over(taken_over, root_of[node.outputs[o]], root_of[source])
     for target, output in step.updates():
@@ -110,9 +110,18 @@ def buffers(step: TrainingStep) -> list[Buffer]:
     position = {node: i for i, node in enumerate(step.graph)}
     outputs = {value for value in step.graph.outputs if Key.UPDATES not in value.metadata_props}
     found = {owner: _buffer(values, position, outputs) for owner, values in groups.items()}
-    for owner, source in shrunk.items():
-        found[owner] = replace(found[owner], first=found[owner].first + 1, onto=source)
+    for value, source in resized.items():
+        _follow(found, _owner(taken_over, value), _owner(taken_over, root_of[source]))
     return [*found.values()]
+
+
+def _follow(found: dict[ir.Value, Buffer], value: ir.Value, owner: ir.Value) -> None:
+    """Let the buffer of `value` begin where and when that of `owner`, of another size, ends."""
+    new, old = replace(found[value], onto=owner), found[owner]
+    if new.n_bytes < old.n_bytes:
+        found[value] = replace(new, first=new.first + 1)
+    else:
+        found[value], found[owner] = new, replace(old, last=new.first - 1)
 
 
 def _owner(taken_over: dict[ir.Value, ir.Value], root: ir.Value) -> ir.Value:

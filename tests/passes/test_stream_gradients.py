@@ -7,6 +7,7 @@ import pytest
 
 from bnnopt.analysis import buffers, in_place_pairs, size_bytes
 from bnnopt.passes.stream_gradients import StreamGradients
+from bnnopt.plan import make_plan
 from bnnopt.plan.workspace import workspace_bytes
 from bnnopt.training_step import TrainingStep, readers
 from tests.graphs import Network, apply, assert_bit_equal, network, node, run_native, run_stock, zoo
@@ -77,6 +78,19 @@ def test_a_larger_gradient_of_the_input_takes_over_too() -> None:
     found, expected = net.with_passes(*EARLIER, PASS.name), net.with_passes(*EARLIER)
     assert in_place_pairs(input_grad(found)) == {0: 0}
     assert_bit_equal(run_native(net, found), run_native(net, expected))
+
+
+def test_a_larger_one_takes_its_memory_as_it_is_made() -> None:
+    step = with_filters(4).with_passes(*EARLIER, PASS.name)
+    node = input_grad(step)
+    (dy, _), dx = node.inputs, node.outputs[0]
+    position = [*step.graph].index(node)
+    home = {value: buffer for buffer in buffers(step) for value in buffer.values}
+    assert (home[dy].n_bytes, home[dy].last) == (4 * 4 * 16 * 4, position - 1)
+    assert (home[dx].n_bytes, home[dx].first) == (4 * 4 * 36 * 4, position)
+    assert home[dx].onto in home[dy].values
+    offsets = make_plan(step).offsets
+    assert offsets[dx] == offsets[dy]
 
 
 def test_a_smaller_one_is_left_alone() -> None:
