@@ -3,84 +3,12 @@
    deviation, or (L1) its mean absolute deviation.
 
    A channel's planes are read for the sums and again for the result, mostly from the cache. */
-#include "bnn_normalization.h"
-#include "bnn_pack.h"
-
-struct norm {
-    const void *x;
-    enum bnn_type type;
-    const float *scale, *bias, *mean, *var;
-    void *y; /* or NULL: then the bits, of which one may be NULL */
-    enum bnn_type y_type;
-    uint8_t *signs, *ranges;
-    float *next_mean, *next_var, *batch_mean, *inv_std;
-    float *levels, *slopes; /* (c, 4), or NULL; see finish_groups */
-    int l1;
-    i64 n, c, length, step; /* step: channels that go together, a strip or a group */
-    i64 row_bytes;
-    float epsilon, momentum, rest, low, high;
-    enum bnn_test sign_test;
-};
-
-/* Sums of d = x - pivot and of d^2. Where the pivot is one of the x, the variance
-   sum(d^2) / n - (sum(d) / n)^2 loses at most log2(n) of the 53 bits. */
-BNN_INLINE void add_squares(const float *x, i64 n, double pivot, v4d *sums) {
-    i64 i = 0;
-    for (; i + 8 <= n; i += 8) {
-        v4d a, b;
-        bnn_load_wide(&a, x + i);
-        bnn_load_wide(&b, x + i + 4);
-        a -= pivot, b -= pivot;
-        sums[0] += a, sums[1] += b;
-        sums[2] += a * a, sums[3] += b * b;
-    }
-    for (; i < n; i++) {
-        double d = x[i] - pivot;
-        sums[0][i % 4] += d;
-        sums[2][i % 4] += d * d;
-    }
-}
-
-/* The sum of x - pivot alone, as L1 needs it. */
-BNN_INLINE void add_sums(const float *x, i64 n, double pivot, v4d *sums) {
-    i64 i = 0;
-    for (; i + 8 <= n; i += 8) {
-        v4d a, b;
-        bnn_load_wide(&a, x + i);
-        bnn_load_wide(&b, x + i + 4);
-        sums[0] += a - pivot, sums[1] += b - pivot;
-    }
-    for (; i < n; i++) sums[0][i % 4] += x[i] - pivot;
-}
-
-/* What channel c's elements are shifted by: its first, unless that would make all sums NaN. */
-BNN_INLINE float pivot_of(const struct norm *p, i64 c) {
-    float first = bnn_float_at(p->x, c * p->length, p->type);
-    return isfinite(first) ? first : 0;
-}
+#include "bnn_moments.h"
 
 /* How a channel's elements become its result: (x - mean) * factor + bias. */
 struct line {
     float mean, factor, bias;
 };
-
-struct moments {
-    float mean, var; /* var: the square of the mean absolute deviation in L1 */
-    double rest;     /* the sum of x - mean, which rounding the mean has left */
-};
-
-BNN_INLINE struct moments moments_of(const struct norm *p, double pivot, double sum,
-                                     double squares) {
-    const double count = (double)(p->n * p->length), shift = sum / count;
-    const double spread = squares / count - shift * shift;
-    const float mean = (float)(pivot + shift);
-    return (struct moments){mean, (float)(spread < 0 ? 0 : spread), (pivot + shift - mean) * count};
-}
-
-BNN_INLINE void set_deviation(const struct norm *p, struct moments *m, double deviations) {
-    const float deviation = (float)(deviations / (double)(p->n * p->length));
-    m->var = deviation * deviation;
-}
 
 BNN_INLINE float inverse_of(const struct norm *p, float var) {
     return 1 / sqrtf(var + p->epsilon);
@@ -199,16 +127,6 @@ BNN_INLINE void put_bits(const struct norm *p, i64 sample, i64 at, const float *
     if (p->ranges) bnn_pack_floats(y, p->ranges + byte, n, BNN_RANGE, p->low, p->high);
 }
 
-/* Calls DO for every tile of the group's planes: elements i .. i + m - 1, of channel first + j. */
-#define EACH_TILE(DO)                                                     \
-    for (i64 n = 0; n < p->n; n++)                                        \
-        for (i64 j = 0; j < width; j++)                                   \
-            for (i64 at = 0; at < p->length; at += BNN_TILE) {            \
-                const i64 m = bnn_min(BNN_TILE, p->length - at);          \
-                const i64 i = (n * p->c + first + j) * p->length + at;    \
-                DO;                                                       \
-            }
-
 BNN_INLINE void write_floats(const struct norm *p, i64 first, i64 width, const struct line *line) {
     float room[BNN_TILE];
     EACH_TILE({
@@ -239,21 +157,6 @@ BNN_INLINE void write_bits(const struct norm *p, i64 first, i64 width, const str
     }
 }
 
-BNN_INLINE void measure(const struct norm *p, i64 first, i64 width, struct moments *moments) {
-    v4d sums[GROUP][4] = {{{0}}}, deviations[GROUP][2] = {{{0}}};
-    double pivot[GROUP];
-    float room[BNN_TILE];
-    for (i64 j = 0; j < width; j++) pivot[j] = pivot_of(p, first + j);
-    if (p->l1) EACH_TILE(add_sums(bnn_floats(p->x, i, m, p->type, room), m, pivot[j], sums[j]))
-    else EACH_TILE(add_squares(bnn_floats(p->x, i, m, p->type, room), m, pivot[j], sums[j]))
-    for (i64 j = 0; j < width; j++)
-        moments[j] = moments_of(p, pivot[j], bnn_sum_pair(sums[j]), bnn_sum_pair(sums[j] + 2));
-    if (!p->l1) return;
-    EACH_TILE(bnn_add_deviations(bnn_floats(p->x, i, m, p->type, room), m, moments[j].mean,
-                                 deviations[j]))
-    for (i64 j = 0; j < width; j++) set_deviation(p, moments + j, bnn_sum_pair(deviations[j]));
-}
-
 /* Groups begin .. end - 1 of channels. */
 BNN_INLINE void normalize_planes(void *context, i64 begin, i64 end) {
     const struct norm copy = *(const struct norm *)context, *p = &copy;
@@ -272,27 +175,6 @@ BNN_INLINE void normalize_planes(void *context, i64 begin, i64 end) {
             finish_groups(p, first + j, moments[j], &g);
         }
     }
-}
-
-BNN_INLINE void measure_rows(const struct norm *p, i64 first, i64 width, struct moments *moments) {
-    double pivot[STRIP], sum[STRIP] = {0}, squares[STRIP] = {0}, deviations[STRIP] = {0};
-    float room[BNN_TILE];
-    for (i64 j = 0; j < width; j++) pivot[j] = pivot_of(p, first + j);
-    for (i64 n = 0; n < p->n; n++) {
-        const float *x = bnn_floats(p->x, n * p->c + first, width, p->type, room);
-        for (i64 j = 0; j < width; j++) {
-            double d = x[j] - pivot[j];
-            sum[j] += d;
-            squares[j] += d * d;
-        }
-    }
-    for (i64 j = 0; j < width; j++) moments[j] = moments_of(p, pivot[j], sum[j], squares[j]);
-    if (!p->l1) return;
-    for (i64 n = 0; n < p->n; n++) {
-        const float *x = bnn_floats(p->x, n * p->c + first, width, p->type, room);
-        for (i64 j = 0; j < width; j++) deviations[j] += fabs(x[j] - (double)moments[j].mean);
-    }
-    for (i64 j = 0; j < width; j++) set_deviation(p, moments + j, deviations[j]);
 }
 
 /* struct groups of a strip. */
