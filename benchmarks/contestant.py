@@ -168,6 +168,14 @@ def onnxruntime_training(folder: Path, threads: int, x: Any, labels: Any, memory
     return step
 
 
+def jax_jit(folder: Path, threads: int, x: Any, labels: Any, memory: Memory) -> Step:
+    """The binary MLP under jax's jit; its threads are those that the process may run on."""
+    from jax_mlp import contestant  # type: ignore[import-not-found]
+
+    step: Step = contestant(folder, x, labels, memory)
+    return step
+
+
 def make_artifacts(folder: Path) -> None:
     """Write the artifacts of onnxruntime-training, which take more memory to make than to run."""
     import onnx
@@ -194,6 +202,7 @@ CONTESTANTS: dict[str, Callable[..., Step]] = {
     "PyTorch fused Adam": partial(pytorch, fused=True),
     "torch.compile": compiled_pytorch,
     "onnxruntime-training": onnxruntime_training,
+    "jax.jit": jax_jit,
 }
 
 if __name__ == "__main__":

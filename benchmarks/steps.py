@@ -11,7 +11,7 @@ Models are those of ``tests/exports/torch_models.py``, ``float_networks.py`` and
 ``small_networks.py``, and ``resnet-e-18`` and ``bi-real-18`` of the zoo. Needs the oracle extra.
 onnxruntime-training, which trains float networks only, needs an environment of its own:
 ``--ort-training`` names an interpreter that has it (onnxruntime-training-cpu 1.19.2, onnx,
-numpy < 2 and torch).
+numpy < 2 and torch). ``--jax`` names one with jax, which runs the MLP.
 """
 
 from __future__ import annotations
@@ -32,20 +32,23 @@ from benchmarks.contestant import CONTESTANTS
 
 ZOO = ("resnet-e-18", "bi-real-18")
 MIB = 2**20
-EAGER, ORT_TRAINING = "PyTorch eager", "onnxruntime-training"
+EAGER, ORT_TRAINING, JAX = "PyTorch eager", "onnxruntime-training", "jax.jit"
 
 
 class Process:
     """A contestant at work in its own interpreter."""
 
     def __init__(self, name: str, folder: Path, options: argparse.Namespace) -> None:
-        python = options.ort_training if name == ORT_TRAINING else sys.executable
+        own = {ORT_TRAINING: options.ort_training, JAX: getattr(options, "jax", None)}
+        python = own.get(name, sys.executable)
         threads = str(options.threads)
         libraries = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        kept = _on_processors(name, options.threads)
+        script = str(Path(__file__).with_name("contestant.py"))
         self.name = name
         self._log = (folder / f"{name}.log").open("w+")
         self._process = subprocess.Popen(
-            [python, str(Path(__file__).with_name("contestant.py")), name, str(folder), threads],
+            [*kept, python, script, name, str(folder), threads],
             env={**os.environ, **libraries, "PYTHONPATH": str(Path(__file__).parents[1])},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
         )  # fmt: skip
@@ -86,6 +89,11 @@ class Process:
         return {}
 
 
+def _on_processors(name: str, n: int) -> list[str]:
+    """How a command is kept to n processors, where nothing else says how many threads it takes."""
+    return ["taskset", "--cpu-list", f"0-{n - 1}"] if name == JAX else []
+
+
 def main() -> None:
     """Print seconds a step, resident memory, and their ratios to PyTorch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -98,6 +106,7 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="processor time, not wall time")
     parser.add_argument("--only", help="contestants, separated by commas")
     parser.add_argument("--ort-training", metavar="PYTHON")
+    parser.add_argument("--jax", metavar="PYTHON", help="an interpreter with jax; the MLP alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -134,6 +143,10 @@ def prepare(folder: Path, options: argparse.Namespace) -> int:
     random = np.random.default_rng(0)
     x = random.uniform(-1, 1, (options.batch_size, *shape)).astype(np.float32)
     np.savez(folder / "batch.npz", x=x, labels=random.integers(0, 10, options.batch_size))
+    if name == "mlp":
+        tensors = ir.load(path).graph.initializers.values()
+        arrays = {t.name: t.const_value.numpy() for t in tensors if "running" not in str(t.name)}
+        np.savez(folder / "weights.npz", **arrays)
     (folder / "model.json").write_text(json.dumps(model))
     optimized = bnnopt.optimize(path, batch_size=options.batch_size, level=options.level)
     optimized.save(folder / "out")
@@ -144,6 +157,8 @@ def prepare(folder: Path, options: argparse.Namespace) -> int:
 def contestants(folder: Path, options: argparse.Namespace) -> Iterator[list[Process]]:
     """Those that can be set up, one after the other."""
     names = options.only.split(",") if options.only else list(CONTESTANTS)
+    if JAX in names and (getattr(options, "jax", None) is None or options.model != "mlp"):
+        names.remove(JAX)
     if ORT_TRAINING in names and not _has_artifacts(folder, options.ort_training):
         names.remove(ORT_TRAINING)
     with ExitStack() as stack:
