@@ -8,6 +8,7 @@
    rounded: it goes by the largest magnitude of the row after the step before, its peak. Peaks stand
    in columns by the number of their step, so that a step reads two of them, raises one and clears
    the next, and blocks of a row may come in any order and from any thread. */
+#include "bnn_pack.h"
 #include "bnn_products.h"
 #include "bnn_rounding.h"
 #include "bnn_update.h"
@@ -153,7 +154,7 @@ BNN_INLINE const float *gradient_of(const bnn_update *u, struct slope s, i64 at,
                                     float *made, i64 n) {
     uint8_t bits[BLOCK / 8];
     if (s.dw) return s.dw;
-    if (s.raw && u->of_signs) bnn_pack_signs(s.raw, n, bits);
+    if (s.raw && u->of_signs) bnn_pack_floats(s.raw, bits, n, BNN_NOT_LESS, 0, 0);
     if (s.raw && !u->of_signs) masked_grad(u, s.raw, w, made, n);
     else sign_grad(u, s.bits ? s.bits : bits, w, made, n);
     if (u->dw) memcpy(u->dw + at, made, (size_t)n * sizeof *made);

@@ -1,5 +1,6 @@
 /* Bit strings, scratch and tiles of the binary products. */
-#include "bnn_products.h"
+#include "bnn_pack.h"
+#include "bnn_words.h"
 
 #define BIT(b, i) ((uint64_t)((b) >> (i) & 1) << 8 * (i))
 #define SPREAD1(b)                                                                                 \
@@ -50,8 +51,30 @@ static inline uint64_t transpose8(uint64_t x) {
     return x ^ t ^ t << 28;
 }
 
+/* As bnn_transpose_words, 64 columns at a time. */
+static void transpose_by_words(const bnn_word_cores *cores, const uint8_t *rows, i64 row_bytes,
+                               i64 n_rows, i64 n_bytes, uint64_t *words) {
+    uint64_t strings[64] = {0};
+    for (i64 i = 0; i < n_bytes; i += 8) {
+        i64 n = bnn_min(8, n_bytes - i);
+        for (i64 j = 0; j < n_rows; j++) {
+            const uint8_t *row = rows + j * row_bytes + i;
+            if (n == 8)
+                memcpy(strings + j, row, 8);
+            else
+                memcpy(strings + j, row, (size_t)n);
+        }
+        cores->turn(strings, 8 * n, words + 8 * i);
+    }
+}
+
 void bnn_transpose_words(const uint8_t *rows, i64 row_bytes, i64 n_rows, i64 n_bytes,
                          uint64_t *words) {
+    const bnn_word_cores *cores = bnn_best_word_cores();
+    if (cores) {
+        transpose_by_words(cores, rows, row_bytes, n_rows, n_bytes, words);
+        return;
+    }
     for (i64 i = 0; i < n_bytes; i++) {
         uint64_t columns[TERMS / 8] = {0};
         for (i64 j = 0; j < n_rows; j++)
@@ -65,25 +88,9 @@ void bnn_transpose_words(const uint8_t *rows, i64 row_bytes, i64 n_rows, i64 n_b
     }
 }
 
-void bnn_pack_signs(const float *x, i64 n, uint8_t *bits) {
-    const v4i low = {1, 2, 4, 8}, high = {16, 32, 64, 128};
-    i64 i = 0;
-    for (; i + 8 <= n; i += 8) {
-        v4f a, b;
-        bnn_load(&a, x + i);
-        bnn_load(&b, x + i + 4);
-        v4i set = (~(a < 0) & low) | (~(b < 0) & high);
-        bits[i / 8] = (uint8_t)(set[0] | set[1] | set[2] | set[3]);
-    }
-    if (i == n) return;
-    unsigned last = 0;
-    for (i64 j = i; j < n; j++) last |= (unsigned)!(x[j] < 0) << (j - i);
-    bits[i / 8] = (uint8_t)last;
-}
-
 void bnn_sign_row(const void *context, i64 row, i64 start, const float *dw, i64 n) {
     const bnn_sign_rows *signs = context;
-    bnn_pack_signs(dw, n, signs->bits + row * signs->row_bytes + start / 8);
+    bnn_pack_floats(dw, signs->bits + row * signs->row_bytes + start / 8, n, BNN_NOT_LESS, 0, 0);
 }
 
 void *bnn_take(bnn_scratch *scratch, i64 n_bytes) {

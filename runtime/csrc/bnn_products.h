@@ -104,9 +104,6 @@ static inline void bnn_from_floats(const float *x, void *y, i64 type, i64 first,
         bnn_encode_halves(x, (bnn_half *)y + first, n);
 }
 
-/* Bit i of `bits` = whether x[i] >= 0 (or is NaN), in whole bytes. */
-void bnn_pack_signs(const float *x, i64 n, uint8_t *bits);
-
 /* The signs of a weight gradient, in rows of whole bytes; bnn_sign_row writes some of a row. */
 typedef struct {
     uint8_t *bits;
