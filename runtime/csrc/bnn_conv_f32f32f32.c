@@ -22,8 +22,10 @@ typedef struct {
     i64 n, channels, height, width; /* channels of a group */
     i64 rows, cols, step_y, step_x, n_taps;
     const tap *taps;
-    /* The factors, (groups, n_rows, channels, taps): rows first_row .. of group_rows. */
+    /* The factors, n_groups of n_rows by channels and taps, and from one to the next: rows first_row ..
+       of group_rows. */
     const float *a;
+    i64 a_group, a_row, a_channel;
     i64 first_group, n_groups, groups, first_row, n_rows, group_rows;
     /* The result: position (i, j) of a plane is at y_first + i * y_row + j * y_col. */
     void *y;
@@ -103,15 +105,19 @@ static void emit_tile(const gather *d, i64 group, i64 row, i64 n_rows, const bnn
 static void add_tile(const gather *d, i64 group, i64 row, i64 n_rows, i64 position, workspace w) {
     i64 n_lanes = bnn_min(PANEL, d->n * d->rows * d->cols - position);
     i64 terms = d->channels * d->n_taps;
-    const float *a = d->a + (group * d->n_rows + row) * terms;
+    const float *a = d->a + group * d->a_group + row * d->a_row;
+    const int is_run = d->n_taps == 1 || d->a_channel == d->n_taps; /* one step between all terms */
     bnn_run runs[LANES];
     i64 n_runs = bnn_runs(position, position + n_lanes, d->rows, d->cols, runs);
     if (terms == 0) memset(w.tile, 0, (size_t)(n_rows * PANEL) * sizeof(float));
     for (i64 c = 0; c < d->channels && d->n_taps; c += d->block_channels) {
         i64 n_channels = bnn_min(d->block_channels, d->channels - c);
         fill_panel(d, d->first_group + group, c, n_channels, runs, n_runs, n_lanes, w.panel);
-        bnn_strips strips = {.start = a + c * d->n_taps, .offsets = w.offsets, .step = 1,
-                             .n_terms = n_channels * d->n_taps, .n_runs = 1, .n_groups = 1};
+        bnn_strips strips = {.start = a + c * d->a_channel, .offsets = w.offsets,
+                             .step = d->n_taps == 1 ? d->a_channel : 1,
+                             .n_terms = is_run ? n_channels * d->n_taps : d->n_taps,
+                             .run = d->a_channel, .n_runs = is_run ? 1 : n_channels,
+                             .n_groups = 1};
         d->cores->multiply(&strips, n_rows, w.panel, n_lanes, w.tile, c > 0);
     }
     emit_tile(d, d->first_group + group, d->first_row + row, n_rows, runs, n_runs, w.tile);
@@ -134,7 +140,7 @@ static void add_tiles(void *context, i64 begin, i64 end, int thread) {
                    .offsets = bnn_take(&scratch, d->block_rows * 8)};
     i64 n_panels = bnn_ceil_div(d->n * d->rows * d->cols, PANEL);
     i64 n_blocks = bnn_ceil_div(d->n_rows, d->block_rows);
-    for (i64 i = 0; i < d->block_rows; i++) w.offsets[i] = i * d->channels * d->n_taps;
+    for (i64 i = 0; i < d->block_rows; i++) w.offsets[i] = i * d->a_row;
     for (i64 unit = begin; unit < end; unit++) {
         i64 row = unit / n_panels % n_blocks * d->block_rows;
         add_tile(d, unit / n_panels / n_blocks, row, bnn_min(d->block_rows, d->n_rows - row),
@@ -164,7 +170,9 @@ BNN_EXPORT int bnn_conv_f32f32f32(const bnn_conv *g, const void *x, i64 x_is_hal
     gather d = {.cores = bnn_best_real_cores(), .x = {x, (int)x_is_half}, .n = g->n,
                 .channels = g->c / g->group, .height = g->h, .width = g->w, .rows = g->ho,
                 .cols = g->wo, .step_y = g->sh, .step_x = g->sw, .n_taps = n_taps, .taps = taps,
-                .a = w, .n_groups = g->group, .groups = g->group, .n_rows = g->m / g->group,
+                .a = w, .a_group = g->m / g->group * (g->c / g->group) * n_taps,
+                .a_row = g->c / g->group * n_taps, .a_channel = n_taps, .n_groups = g->group,
+                .groups = g->group, .n_rows = g->m / g->group,
                 .group_rows = g->m / g->group, .y = y, .y_is_half = (int)y_is_half,
                 .y_plane = g->ho * g->wo, .y_row = g->wo, .y_col = 1, .bias = b,
                 .block_rows = g->filters, .block_channels = g->channels, .per_thread = per_thread};
@@ -217,6 +225,10 @@ static void run_phase(const bnn_conv *g, const float *w, gather d, float *turned
     d.n_rows = bnn_min(channels, room / terms);
     d.n_groups = bnn_clamp(room / (terms * channels), 1, g->group);
     i64 n_rows = d.n_rows, n_groups = d.n_groups;
+    d.a = turned;
+    d.a_channel = d.n_taps;
+    d.a_row = d.channels * d.n_taps;
+    d.a_group = d.n_rows * d.a_row;
     for (i64 group = 0; group < g->group; group += n_groups) {
         for (i64 row = 0; row < channels; row += n_rows) {
             gather part = d;
@@ -229,6 +241,18 @@ static void run_phase(const bnn_conv *g, const float *w, gather d, float *turned
             run(&part);
         }
     }
+}
+
+/* The one phase of a stride of 1, which meets all taps in their order: no weight need be turned. */
+static void run_whole(const bnn_conv *g, const float *w, gather d) {
+    i64 channels = g->c / g->group;
+    d.a = w;
+    d.a_row = d.n_taps;
+    d.a_channel = channels * d.n_taps;
+    d.a_group = d.channels * d.a_channel;
+    d.n_rows = channels;
+    d.n_groups = g->group;
+    run(&d);
 }
 
 /* dx (N, C, H, W) of dy (N, M, Ho, Wo) and w (M, C / group, kh, kw). `room` floats of the scratch
@@ -249,13 +273,14 @@ BNN_EXPORT int bnn_conv_input_grad_f32f32f32(const bnn_conv *g, const void *dy, 
                         .channels = filters, .height = g->ho, .width = g->wo,
                         .rows = bnn_ceil_div(g->h - y, g->sh),
                         .cols = bnn_ceil_div(g->w - x, g->sw), .step_y = 1, .step_x = 1,
-                        .n_taps = phase_taps(g, y, x, taps), .taps = taps, .a = turned,
+                        .n_taps = phase_taps(g, y, x, taps), .taps = taps,
                         .groups = g->group, .group_rows = g->c / g->group, .y = dx,
                         .y_is_half = (int)dx_is_half, .y_plane = g->h * g->w,
                         .y_first = y * g->w + x, .y_row = g->sh * g->w, .y_col = g->sw,
                         .block_rows = g->channels, .block_channels = g->filters,
                         .per_thread = per_thread};
-            run_phase(g, w, d, turned, room);
+            if (g->sh == 1 && g->sw == 1) run_whole(g, w, d);
+            else run_phase(g, w, d, turned, room);
         }
     }
     return 1;
