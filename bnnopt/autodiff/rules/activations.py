@@ -13,9 +13,10 @@ from bnnopt.ops import dtype
 
 
 def erf(g: Context) -> Grads:
-    """Forward: y = erf(x). Backward: dx = dy 2 / sqrt(pi) exp(-x^2)."""
-    bell = g.emit("Exp", g.emit("Neg", g.emit("Mul", g.x(), g.x())))
-    return {0: g.emit("Mul", g.dy, g.emit("Mul", bell, g.scalar(2 / math.sqrt(math.pi))))}
+    """Forward: y = erf(x). Backward: dx = dy exp(ln(2 / sqrt(pi)) - x^2)."""
+    height = g.scalar(math.log(2 / math.sqrt(math.pi)))
+    bell = g.emit("Exp", g.emit("Sub", height, g.emit("Mul", g.x(), g.x())))
+    return {0: g.emit("Mul", g.dy, bell)}
 
 
 def sigmoid(g: Context) -> Grads:
@@ -51,8 +52,8 @@ def _gelu_slope(g: Context) -> ir.Value:
     unit = g.emit("Erf", g.emit("Mul", g.x(), g.scalar(1 / math.sqrt(2))))
     phi = g.emit("Mul", g.emit("Add", unit, g.scalar(1.0)), g.scalar(0.5))
     square = g.emit("Mul", g.x(), g.x())
-    bell = g.emit("Exp", g.emit("Mul", square, g.scalar(-0.5)))
-    density = g.emit("Mul", bell, g.scalar(1 / math.sqrt(2 * math.pi)))
+    height = g.scalar(-math.log(2 * math.pi) / 2)
+    density = g.emit("Exp", g.emit("Sub", height, g.emit("Mul", square, g.scalar(0.5))))
     return g.emit("Add", phi, g.emit("Mul", g.x(), density))
 
 
