@@ -239,8 +239,8 @@ BNN_INLINE void normalize_rows(void *context, i64 begin, i64 end) {
     }
 }
 
-BNN_BOTH(normalize_planes)
-BNN_BOTH(normalize_rows)
+BNN_ALL(normalize_planes)
+BNN_ALL(normalize_rows)
 
 /* Channels whose bits, together, are whole bytes. */
 static i64 whole_bytes(i64 length) {
@@ -252,7 +252,8 @@ static i64 whole_bytes(i64 length) {
 static void normalize(struct norm *p) {
     p->row_bytes = bnn_ceil_div(p->c * p->length, 8);
     p->step = bnn_channels_together(p->c, p->length, p->y ? 1 : whole_bytes(p->length));
-    bnn_body body = p->length == 1 ? BNN_PICK(normalize_rows) : BNN_PICK(normalize_planes);
+    bnn_body body =
+        p->length == 1 ? BNN_PICK_ALL(normalize_rows) : BNN_PICK_ALL(normalize_planes);
     const i64 grain = bnn_grain_of(4 * p->n * p->length * p->step);
     bnn_parallel(bnn_ceil_div(p->c, p->step), grain, body, p);
 }

@@ -190,8 +190,8 @@ BNN_INLINE void differentiate_rows(void *context, i64 begin, i64 end) {
     }
 }
 
-BNN_BOTH(differentiate_planes)
-BNN_BOTH(differentiate_rows)
+BNN_ALL(differentiate_planes)
+BNN_ALL(differentiate_rows)
 
 /* dx is of dy's type and may be dy; dscale and dbias may be NULL. signs and mask have rows of
    ceil(c length / 8) bytes; levels and slopes are (c, 4). */
@@ -205,6 +205,6 @@ BNN_EXPORT void bnn_batch_normalization_signs_grad(
                            .slopes = slopes, .dscale = dscale, .dbias = dbias, .n = n, .c = c,
                            .length = length, .step = step,
                            .row_bytes = bnn_ceil_div(c * length, 8)};
-    bnn_body body = length == 1 ? BNN_PICK(differentiate_rows) : BNN_PICK(differentiate_planes);
+    bnn_body body = length == 1 ? BNN_PICK_ALL(differentiate_rows) : BNN_PICK_ALL(differentiate_planes);
     bnn_parallel(bnn_ceil_div(c, step), bnn_grain_of(4 * n * length * step), body, &p);
 }

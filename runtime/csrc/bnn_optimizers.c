@@ -327,11 +327,11 @@ BNN_INLINE void update_stretch(void *context, i64 begin, i64 end) {
                      bnn_min(BLOCK, end - i));
 }
 
-BNN_BOTH(update_stretch)
+BNN_ALL(update_stretch)
 
 void bnn_update_row(const void *context, i64 row, i64 start, const float *dw, i64 n) {
     struct stretch s = {context, row, start, dw};
-    BNN_PICK(update_stretch)(&s, 0, n, 0);
+    BNN_PICK_ALL(update_stretch)(&s, 0, n, 0);
 }
 
 /* The numbers of a step, before its first block: `lr` and `step` may be NULL where the rule has none.
@@ -373,7 +373,7 @@ BNN_INLINE void step_pieces(void *context, i64 begin, i64 end) {
     }
 }
 
-BNN_BOTH(step_pieces)
+BNN_ALL(step_pieces)
 
 /* One step of all weights, by one of: dw, as many floats; raw, what a product has summed; bits, the
    signs of dw in rows of whole bytes. The others are NULL. */
@@ -388,5 +388,5 @@ BNN_EXPORT void bnn_optimizer_step(const bnn_update *update, const float *dw, co
     struct step s = {.update = &u, .dw = dw, .raw = raw, .bits = bits, .row_bytes = bnn_ceil_div(u.row, 8),
                      .piece = BNN_GRAIN, .pieces = bnn_ceil_div(u.row, BNN_GRAIN)};
     i64 grain = bnn_grain_of(bnn_min(u.row, s.piece));
-    bnn_parallel(u.rows * s.pieces, grain, BNN_PICK(step_pieces), &s);
+    bnn_parallel(u.rows * s.pieces, grain, BNN_PICK_ALL(step_pieces), &s);
 }

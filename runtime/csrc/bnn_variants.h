@@ -28,6 +28,19 @@ enum { BNN_GRAIN = 1 << 16 };
         NAME(context, begin, end);                                                         \
     }
 #define BNN_PICK(NAME) (bnn_has_avx2() ? NAME##_avx2 : NAME##_any)
+/* And once more for AVX-512, for loops of many operations to a byte. */
+#if defined(__clang__)
+#define BNN_WIDE BNN_AVX512
+#else
+#define BNN_WIDE BNN_AVX512 __attribute__((target("prefer-vector-width=512")))
+#endif
+#define BNN_ALL(NAME)                                                                      \
+    BNN_BOTH(NAME)                                                                         \
+    BNN_WIDE static void NAME##_avx512(void *context, i64 begin, i64 end, int thread) {    \
+        (void)thread;                                                                      \
+        NAME(context, begin, end);                                                         \
+    }
+#define BNN_PICK_ALL(NAME) (bnn_has_avx512() ? NAME##_avx512 : BNN_PICK(NAME))
 #else
 #define BNN_BOTH(NAME)                                                                     \
     static void NAME##_any(void *context, i64 begin, i64 end, int thread) {                \
@@ -35,6 +48,8 @@ enum { BNN_GRAIN = 1 << 16 };
         NAME(context, begin, end);                                                         \
     }
 #define BNN_PICK(NAME) NAME##_any
+#define BNN_ALL(NAME) BNN_BOTH(NAME)
+#define BNN_PICK_ALL(NAME) BNN_PICK(NAME)
 #endif
 
 /* Machines without vectors of 32 bytes get two of 16 for each. */
