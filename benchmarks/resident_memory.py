@@ -33,6 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="binarynet", help="of the zoo, or an ONNX file")
     parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--levels", nargs="*", default=LEVELS)
+    parser.add_argument("--backends", nargs="*", default=list(BACKENDS))
+    parser.add_argument("--optimizer", default="adam")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.set_defaults(ort_training=None)
@@ -43,14 +46,15 @@ def main() -> None:
         if path.suffix != ".onnx":
             path = Path(scratch) / f"{options.model}.onnx"
             ir.save(build(options.model), path)
-        for level in LEVELS:
+        for level in options.levels:
             folder = Path(scratch) / level
-            optimized = bnnopt.optimize(path, batch_size=options.batch_size, level=level)
+            ways = {"batch_size": options.batch_size, "optimizer": options.optimizer}
+            optimized = bnnopt.optimize(path, level=level, **ways)
             optimized.save(folder / "out")
             write_batch(folder, path, options.batch_size)
             planned = optimized.report.optimized.peak_bytes / MIB
             del optimized
-            for backend in BACKENDS:
+            for backend in options.backends:
                 print(f"{level:6}{backend:13}{planned:12.1f}{measured(folder, backend, options)}")
 
 
