@@ -14,6 +14,7 @@
 enum {
     FEW = 3,       /* so few samples do without tables */
     PORTION = 256, /* terms that they sum at a time, to keep float32's accuracy */
+    PIECE = 256,   /* bits of a tile of integers that are finished at a time */
 };
 
 typedef struct {
@@ -81,6 +82,9 @@ static const float *take_rows(const product *p, i64 term, i64 n_terms, i64 lane,
 
 static int is_whole(const product *p) { return bnn_is_whole(&p->d); }
 
+/* Whether the sums of a tile are those of all chunks so far. */
+static int goes_on(const product *p) { return is_whole(p) && !p->s.is_direct; }
+
 /* The bits of some terms, a block of them, by columns. */
 static void turn_bits(const product *p, i64 term, i64 n_terms, i64 bit, i64 n_bits, tile t) {
     i64 row_bytes = bnn_ceil_div(p->s.n_bits, 8);
@@ -90,13 +94,20 @@ static void turn_bits(const product *p, i64 term, i64 n_terms, i64 bit, i64 n_bi
                             t.words + i / TERMS * p->s.block);
 }
 
-/* Sum some terms in `sums`. */
+static i64 narrow_bytes(const product *p) {
+    i64 sums = p->s.block * LANES * (i64)sizeof(int16_t);
+    i64 piece = bnn_min(PIECE, p->s.block) * LANES * (i64)sizeof(float);
+    if (!is_whole(p)) return 0;
+    return goes_on(p) ? bnn_max(sums, piece) : sums;
+}
+
+/* Sum some terms in `sums`, or add them to it. */
 static void add_terms(const product *p, i64 term, i64 n_terms, i64 n_bits, i64 lane, i64 n_lanes,
                       tile t) {
     const i64 here = 0;
     i64 pitch, largest = 0;
     memset(t.rows, 0, TERMS * LANES * sizeof(float)); /* lanes that fill up the last vector */
-    memset(t.sums, 0, (size_t)(n_bits * LANES) * sizeof(float));
+    if (term == 0 || !goes_on(p)) memset(t.sums, 0, (size_t)(n_bits * LANES) * sizeof(float));
     for (i64 i = 0; i < n_terms; i += TERMS) {
         i64 n = bnn_min(TERMS, n_terms - i);
         const uint64_t *words = t.words + i / TERMS * p->s.block;
@@ -117,13 +128,14 @@ static void add_terms(const product *p, i64 term, i64 n_terms, i64 n_bits, i64 l
     if (is_whole(p)) p->cores->int8.flush(t.narrow, n_bits * LANES, t.sums);
 }
 
-/* Hand on a finished tile (n_lanes, block), or round it to the type of the result, if it is not
-   there. */
-static void finish_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_lanes, tile t) {
+/* Hand on a finished tile, rows of which are `pitch` apart, or round it to the type of the result,
+   if it is not there. */
+static void finish_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_lanes, tile t,
+                        i64 pitch) {
     const shape *s = &p->s;
     for (i64 l = 0; l < n_lanes; l++) {
         float *row = s->is_direct ? (float *)p->out + (lane + l) * s->n_bits + bit
-                                  : t.finished + l * s->block;
+                                  : t.finished + l * pitch;
         bnn_scale(&p->d, row, n_bits);
         if (s->is_direct) continue;
         if (s->sink.take)
@@ -131,6 +143,17 @@ static void finish_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_l
         else
             bnn_from_floats(row, p->out, s->out_type, (lane + l) * s->n_bits + bit, n_bits);
     }
+}
+
+/* Finish the sums of integers by some bits at a time. */
+static void finish_integers(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_lanes, tile t) {
+    t.finished = (float *)t.narrow;
+    for (i64 i = 0; i < n_bits; i += PIECE) {
+        i64 n = bnn_min(PIECE, n_bits - i);
+        p->cores->spill(t.sums + i * LANES, n, n_lanes, t.finished, n, 0);
+        finish_tile(p, bit + i, n, lane, n_lanes, t, n);
+    }
+    memset(t.narrow, 0, (size_t)narrow_bytes(p));
 }
 
 /* Some lanes of a block, whose bits are turned unless they are. */
@@ -142,10 +165,12 @@ static void multiply_tile(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n
         i64 n_terms = bnn_min(s->chunk, s->n_terms - term);
         if (!is_turned || s->n_terms > s->chunk) turn_bits(p, term, n_terms, bit, n_bits, t);
         add_terms(p, term, n_terms, n_bits, lane, n_lanes, t);
+        if (goes_on(p)) continue;
         p->cores->spill(t.sums, n_bits, n_lanes, out, s->is_direct ? s->n_bits : s->block,
                         term > 0);
     }
-    finish_tile(p, bit, n_bits, lane, n_lanes, t);
+    if (goes_on(p)) finish_integers(p, bit, n_bits, lane, n_lanes, t);
+    else finish_tile(p, bit, n_bits, lane, n_lanes, t, s->block);
 }
 
 /* The numbers of a lane, as floats. */
@@ -173,23 +198,20 @@ static void multiply_few(const product *p, i64 bit, i64 n_bits, i64 lane, i64 n_
                                bnn_min(LANES, n_bits - i), out + l * pitch + i);
         }
     }
-    finish_tile(p, bit, n_bits, lane, n_lanes, t);
+    finish_tile(p, bit, n_bits, lane, n_lanes, t, s->block);
 }
 
 static i64 words_bytes(const shape *s) { return bnn_ceil_div(s->chunk, TERMS) * s->block * 8; }
 
-static i64 finished_bytes(const shape *s) {
-    return s->is_direct ? 0 : LANES * s->block * (i64)sizeof(float);
-}
-
-static i64 narrow_bytes(const product *p) {
-    return is_whole(p) ? p->s.block * LANES * (i64)sizeof(int16_t) : 0;
+/* That of integers lies in `narrow`, or in place of the sums where few need none. */
+static i64 finished_bytes(const product *p) {
+    return p->s.is_direct || is_whole(p) ? 0 : LANES * p->s.block * (i64)sizeof(float);
 }
 
 static i64 share_bytes(const product *p) {
     const shape *s = &p->s;
     return bnn_round_up(words_bytes(s), 64) + BNN_TABLES_BYTES +
-           (TERMS + s->block) * LANES * (i64)sizeof(float) + finished_bytes(s) + narrow_bytes(p);
+           (TERMS + s->block) * LANES * (i64)sizeof(float) + finished_bytes(p) + narrow_bytes(p);
 }
 
 /* Terms of the weight gradient are samples, lanes of the input gradient. */
@@ -210,8 +232,9 @@ static void multiply_units(void *context, i64 begin, i64 end, int thread) {
               .rows = bnn_take(&scratch, TERMS * row),
               .tables = bnn_take(&scratch, BNN_TABLES_BYTES),
               .sums = bnn_take(&scratch, s->block * row),
-              .finished = bnn_take(&scratch, finished_bytes(s)),
+              .finished = bnn_take(&scratch, finished_bytes(p)),
               .narrow = bnn_take(&scratch, narrow_bytes(p))};
+    if (goes_on(p)) t.finished = t.sums;
     memset(t.narrow, 0, (size_t)narrow_bytes(p));
     for (i64 unit = begin; unit < end; unit += n) {
         i64 bit = unit / strips * s->block, n_bits = bnn_min(s->block, s->n_bits - bit);

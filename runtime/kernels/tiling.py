@@ -374,15 +374,20 @@ def scratch_bytes(
 def _whole_shares(op: str, g: Tiling, shares: list[int]) -> list[int]:
     """The shares of a dy of integers, with its sums in int16; dx of a convolution has none.
 
-    Where signs or a step take the sums of bands, those of a unit's tiles are held as they are.
+    Unless the sums belong to the result, they are held until all terms are in, for all tiles of a
+    unit, and then are finished by pieces in the memory of those in int16.
     """
     if op == "BinaryConvInputGrad":
         return shares
-    rows = g.channels * g.taps if isinstance(g, Convolution) else g.block
-    if op != "BinaryConvWeightGradSigns" or isinstance(g, Dense):
-        return [*shares, rows * LANES * 2]
-    n_others = math.ceil(g.filters / LANES) - 1 if g.n_bands > 1 else 0
-    return [*shares[:-1], n_others * rows * LANES * 4, max(rows * LANES * 2, _piece_bytes(g))]
+    if isinstance(g, Dense):
+        n_rows, piece, n_tiles = g.block, min(PIECE, g.block) * LANES * 4, 1
+    else:
+        n_rows, piece = g.channels * g.taps, _piece_bytes(g)
+        n_tiles = math.ceil(g.filters / LANES) if g.n_bands > 1 else 1
+    if op.endswith("WeightGrad"):
+        return [*shares, n_rows * LANES * 2]
+    others = (n_tiles - 1) * n_rows * LANES * 4
+    return [*shares[:-1], others, max(n_rows * LANES * 2, piece)]
 
 
 def _of_floats(

@@ -199,8 +199,7 @@ def test_no_plan_grows(name: str, level: str) -> None:
     names = [p.name for p in select(level)]
     net = zoo(name, 8, "adam")
     plain, narrow = net.with_passes(*names), net.with_passes(*names, PASS.name)
-    # Beside the units there are sums in int16, scratch of a tile for each thread.
-    assert make_plan(narrow).peak_bytes <= 1.01 * make_plan(plain).peak_bytes
+    assert make_plan(narrow).peak_bytes <= make_plan(plain).peak_bytes + 4096  # units
 
 
 @pytest.mark.slow
