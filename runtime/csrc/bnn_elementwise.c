@@ -52,17 +52,17 @@ static void map_halves(void *context, i64 begin, i64 end, int thread) {
         BNN_SAME_OR_APART                                                                      \
         for (i64 i = begin; i < end; i++) y[i] = VALUE;                                        \
     }                                                                                          \
-    BNN_BOTH(NAME##_f32)                                                                       \
+    BNN_ALL(NAME##_f32)                                                                        \
     BNN_EXPORT void bnn_##NAME##_f32(const float *a, const float *b, float *y, i64 n, float s, \
                                      float t) {                                                \
         struct map m = {a, b, y, s, t};                                                        \
-        bnn_parallel(n, BNN_GRAIN, BNN_PICK(NAME##_f32), &m);                                  \
+        bnn_parallel(n, BNN_GRAIN, BNN_PICK_ALL(NAME##_f32), &m);                              \
     }                                                                                          \
     BNN_EXPORT void bnn_##NAME##_halves(const void *a, const void *b, void *y, i64 a_is_half,  \
                                         i64 b_is_half, i64 y_is_half, i64 n, float s,          \
                                         float t) {                                             \
         struct half_map h = {a, b, y, s, t, (int)a_is_half, (int)b_is_half, (int)y_is_half,    \
-                             BNN_PICK(NAME##_f32)};                                            \
+                             BNN_PICK_ALL(NAME##_f32)};                                        \
         bnn_parallel(n, BNN_GRAIN, map_halves, &h);                                            \
     }
 

@@ -98,25 +98,25 @@ BNN_INLINE void softmax_strips(void *context, i64 begin, i64 end) {
     }
 }
 
-BNN_BOTH(softmax_rows)
-BNN_BOTH(log_softmax_rows)
-BNN_BOTH(softmax_strips)
+BNN_ALL(softmax_rows)
+BNN_ALL(log_softmax_rows)
+BNN_ALL(softmax_strips)
 
 static void run(struct softmax *s, i64 n, bnn_body rows) {
     const i64 size = 8 * s->classes; /* as if it were so many more: an exponential takes its time */
     s->strips = bnn_ceil_div(s->inner, STRIP);
     if (s->inner == 1) bnn_parallel(n, bnn_grain_of(size), rows, s);
-    else bnn_parallel(n * s->strips, bnn_grain_of(STRIP * size), BNN_PICK(softmax_strips), s);
+    else bnn_parallel(n * s->strips, bnn_grain_of(STRIP * size), BNN_PICK_ALL(softmax_strips), s);
 }
 
 /* y = exp(x - max) / sum along `classes`; y may be x's buffer. */
 BNN_EXPORT void bnn_softmax_f32(const float *x, float *y, i64 n, i64 classes, i64 inner) {
     struct softmax s = {.x = x, .y = y, .classes = classes, .inner = inner};
-    run(&s, n, BNN_PICK(softmax_rows));
+    run(&s, n, BNN_PICK_ALL(softmax_rows));
 }
 
 /* y = x - max - log(sum of exp(x - max)) along `classes`; y may be x's buffer. */
 BNN_EXPORT void bnn_log_softmax_f32(const float *x, float *y, i64 n, i64 classes, i64 inner) {
     struct softmax s = {.x = x, .y = y, .classes = classes, .inner = inner, .is_log = 1};
-    run(&s, n, BNN_PICK(log_softmax_rows));
+    run(&s, n, BNN_PICK_ALL(log_softmax_rows));
 }

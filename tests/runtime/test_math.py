@@ -11,7 +11,7 @@ import pytest
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.library import library
-from tests.runtime.compiled_calls import settings_of
+from tests.runtime.compiled_calls import INSTRUCTIONS, settings_of
 
 pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
 
@@ -67,7 +67,7 @@ def test_relative_error(operator: str) -> None:
 @each_function
 def test_same_bits_in_all_instruction_sets(operator: str) -> None:
     x = arguments()
-    assert computed(operator, x).tobytes() == computed(operator, x, "portable").tobytes()
+    assert len({computed(operator, x, kernels).tobytes() for kernels in INSTRUCTIONS}) == 1
 
 
 @each_function
