@@ -1,4 +1,4 @@
-"""What each lossy pass saves and costs alone, and the passes of -O2 one after the other.
+"""What each lossy pass saves and costs alone, and the passes of -O3 one after the other.
 
     python -m benchmarks.ablation --model binarynet --batch-size 100
 
@@ -24,12 +24,13 @@ MIB = 2**20
 NEEDS = {
     "drop-adam-second-moment": ["binary-weight-gradients"],
     "bnn-batch-norm-backward": ["l1-batch-norm"],
+    "state-8bit": ["float16-state"],
 }
-# No passes of -O2, and the passes left out beside them. Where one map serves dy and dx
+# No lossy passes of a level, and the passes left out beside them. Where one map serves dy and dx
 # pow2-gradients leaves a layer alone: without the passes that see to that it has every layer.
 ENABLED = {
+    "block-filters": (),
     "int4-gradients": (),
-    "int8-gradients": (),
     "pow2-gradients": (),
     "pow2-gradients, without stream-gradients and in-place": ("stream-gradients", "in-place"),
 }
@@ -57,11 +58,10 @@ def main() -> None:
 
 def variants() -> dict[str, list[str]]:
     """The passes of each row of the second table."""
-    passes = select(LEVELS[-1])
-    lossless = [p.name for p in passes if p.lossless]
-    lossy = [p.name for p in passes if not p.lossless]
+    lossless = [p.name for p in select("O1")]
+    lossy = [p.name for p in select(LEVELS[-1]) if not p.lossless]
     return {
-        "all, -O2": [p.name for p in passes],
+        **{f"all, -{level}": [p.name for p in select(level)] for level in LEVELS[2:]},
         **{name: [*lossless, *NEEDS.get(name, []), name] for name in lossy},
         **{
             label: [name for name in lossless if name not in left_out] + [label.partition(",")[0]]
