@@ -321,9 +321,12 @@ class TrainingSession(OpenNetwork):
     def _diverged(self, what: str, rate: float) -> DivergedError:
         is_whole = self._guard.is_whole
         kept = "nothing has changed" if is_whole else "resume from the last checkpoint"
+        others = "or scale the data"
+        if self._is_scaled:  # gradients that float32 holds, as of a batch of two, may be too large
+            others = "scale the data, take a larger batch, or optimize --disable float16-gradients"
         return DivergedError(
             f"step {self._step + 1}: {what}; {kept}; expected finite numbers: lower the learning "
-            f"rate, now {rate:g}, or scale the data",
+            f"rate, now {rate:g}, {others}",
             is_whole,
         )
 

@@ -51,13 +51,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Output folders by network text and options, each written once."""
 
     @functools.cache
-    def make(text: str, level: str = "O1", optimizer: str = "adam", batch: int = BATCH) -> Path:
+    def make(
+        text: str, level: str = "O1", optimizer: str = "adam", batch: int = BATCH, disable: str = ""
+    ) -> Path:
         scratch = tmp_path_factory.mktemp("net")
         path = write(text, WEIGHTS[text], scratch)
         options: Any = {
             "level": level,
             "optimizer": optimizer,
             "freeze": ["table"] * (text == TOKENS),
+            "disable": [disable] if disable else [],
         }
         bnnopt.optimize(path, batch_size=batch, **options).save(scratch / "out")
         return scratch / "out"
@@ -109,6 +112,17 @@ def test_black_images_change_nothing(
         session.step(np.zeros_like(x), y)
     assert raised.value.is_undone == is_watched
     assert (state(session) == before) == is_watched
+
+
+def test_float32_holds_what_float16_gradients_do_not(folders: Callable[..., Path]) -> None:
+    """Nothing varies: each of two batch norms makes gradients 300 times as large."""
+    x, y = np.zeros((BATCH, 2, 6, 6), np.float32), batch()[1]
+    with pytest.raises(DivergedError, match=r"or optimize --disable float16-gradients$"):
+        TrainingSession(folders(BINARY, "O2")).step(x, y)
+    session = TrainingSession(folders(BINARY, "O2", disable="float16-gradients"))
+    assert np.isfinite(session.step(x, y))
+    with pytest.raises(DivergedError, match=r"or scale the data$"):
+        session.step(*batch(scale=1e30))
 
 
 @each_backend
