@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bnnopt.artifact import REFERENCE_FILE, load_step
-from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.errors import ArtifactError, DivergedError, UsageError
 from bnnopt.ops import dims, dtype
 from bnnopt.passes import Pass, least_cosine, make_pass, map_kernels
 from bnnopt.runtime import BACKENDS
@@ -52,6 +52,8 @@ def verify_folder(
         If the backend is not known, or not installed.
     ArtifactError
         If the folder cannot be read, or its files do not belong together.
+    DivergedError
+        If a step overflows on a random batch.
     """
     say = progress or (lambda line: None)
     run = _runner(backend)
@@ -68,8 +70,18 @@ def verify_folder(
         feeds = [batch_feeds(step, about, seed + i, i + 1) for i in range(n_steps)]
         with np.errstate(all="ignore"):
             buffers = _initial(step, folder)
-            runs.append(run(step, about, feeds, buffers, min_cosine is not None))
+            try:
+                runs.append(run(step, about, feeds, buffers, min_cosine is not None))
+            except DivergedError as error:
+                raise _overflow(error, folder / file, about.batch_size) from None
     return compare(runs[0], runs[1], min_cosine)
+
+
+def _overflow(error: DivergedError, path: Path, n: int) -> DivergedError:
+    return DivergedError(
+        f"{path}: {error} on random batches of {n}; expected finite numbers: take another --seed, "
+        "or optimize for a larger batch, or --disable float16-gradients"
+    )
 
 
 def passes_of(about: Artifact, folder: Path) -> list[Pass]:

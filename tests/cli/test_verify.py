@@ -239,6 +239,19 @@ def test_not_a_folder_of_ours(mistake: Mistake, command: str, workspace: Path) -
     assert "not a bnnopt folder" in mistake(command, "empty")
 
 
+@pytest.mark.slow
+def test_a_batch_of_two_overflows_float16_gradients(
+    bnnopt: Cli, mistake: Mistake, workspace: Path
+) -> None:
+    """Float32 holds them: without that pass the same batches run."""
+    for name in ("float16-gradients", "sign-pack"):
+        bnnopt("optimize", MODELS / "mlp.onnx", "-o", name, "-b", "2", "--passes", name)
+    line = mistake("verify", "float16-gradients")
+    assert "training.onnx: 'fc1.weight' would not be finite on random batches of 2" in line
+    assert "another --seed" in line
+    assert bnnopt("verify", "sign-pack").exit_code == 0
+
+
 def test_not_a_folder(mistake: Mistake) -> None:
     assert "nope" in mistake("verify", "nope")
     assert "mlp.onnx" in mistake("verify", MODELS / "mlp.onnx")
