@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -125,7 +126,7 @@ def check(
         If the loss or a gradient differs by more than rounding: float64 is the referee where
         float32 disagrees with itself, and the bounds of the lossy passes count.
     UsageError
-        If the example does not fit the folder.
+        If the example does not fit the folder, or they differ and a pass changed the function.
     ArtifactError
         If the folder cannot be read.
     """
@@ -157,10 +158,30 @@ def compare_with_torch(
         ran = run_native(step, about, [feeds], buffers, restart=False)
     draws = [n for n in load_step(folder / REFERENCE_FILE).graph if traits(n).draws]
     targets = [torch.from_numpy(feeds[str(v.name)]) for v in step.inputs(Role.LABELS)]
+    module, passes = _with_weights(module, buffers), passes_of(about, folder)
     reference = Reference(module, inputs, targets, about, draws)
-    rows = _rows(ran.gradients[0], reference, module, least_cosine(passes_of(about, folder)))
+    rows = _rows(ran.gradients[0], reference, module, least_cosine(passes))
     found = Checked(float(ran.losses[0]), reference.right.loss, rows)
-    return replace(found, loss_spread=reference.loss_spread()) if found.defect else found
+    if found.defect:
+        found = replace(found, loss_spread=reference.loss_spread())
+    others = [p.name for p in passes if p.changes_function]
+    if found.defect and others:
+        raise UsageError(
+            f"{folder}: cannot be compared with PyTorch: {found.defect}, as {', '.join(others)} "
+            "compute another function than the module; leave them out for the comparison "
+            f"(optimize {' '.join(f'--disable {name}' for name in others)})"
+        )
+    return found
+
+
+def _with_weights(module: nn.Module, stored: Mapping[str, Array]) -> nn.Module:
+    """The module with its weights as the folder stores them, in half precision perhaps."""
+    rounded = copy.deepcopy(module)
+    with torch.no_grad():
+        for name, parameter in rounded.named_parameters():
+            if name in stored:
+                parameter.copy_(torch.from_numpy(stored[name].astype(np.float32)))
+    return rounded
 
 
 def _feed(

@@ -43,6 +43,38 @@ def test_what_agrees(level: str, tmp_path: Path) -> None:
     assert found.loss == pytest.approx(found.right_loss, rel=1e-4)
 
 
+class Normalized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.sign = function(torch.sign, lambda x: (x.abs() <= 1).float())
+        self.a, self.o, self.n = nn.Linear(20, 64), nn.Linear(64, 10), nn.BatchNorm1d(10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.n(self.o(self.sign(self.a(x))))
+
+
+def test_another_function_is_refused_with_what_to_disable(tmp_path: Path) -> None:
+    folder = compiled(Normalized(), tmp_path / "out", level="O2")
+    with pytest.raises(UsageError, match=r"another function .*--disable l1-batch-norm"):
+        bnnopt.torch.check(Normalized(), BATCH, folder)
+    disable = ["l1-batch-norm", "float16-activations"]
+    folder = compiled(Normalized(), tmp_path / "two", level="O2", disable=disable)
+    bnnopt.torch.check(Normalized(), BATCH, folder)
+
+
+def test_weights_are_rounded_as_the_folder_has_them(tmp_path: Path) -> None:
+    module = net(1.0)
+    with torch.no_grad():
+        module.o.weight += 64  # alike for all classes; halves lie 2^-4 apart there
+    before = module.o.weight.clone()
+    folder = compiled(module, tmp_path / "out", enable=["float16-state"])
+    found = bnnopt.torch.check(module, BATCH, folder)
+    assert torch.equal(module.o.weight, before)
+    exact = bnnopt.torch.check(module, BATCH, compiled(module, tmp_path / "exact"))
+    assert abs(found.loss - exact.loss) > 1e-3
+
+
 def test_a_wrong_estimator_is_found(tmp_path: Path) -> None:
     folder = compiled(net(1.0), tmp_path / "out")
     with pytest.raises(VerificationError, match=r"differs from PyTorch: 'a\.weight': cosine 0\."):
