@@ -62,7 +62,8 @@ KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 
 MARKED = [marked(case.operator, case) for case in CASES]
 each_case = pytest.mark.parametrize("case", MARKED, ids=str)
-each_opset = pytest.mark.parametrize("opset", [MIN_OPSET, newest_opset()])
+NEWEST = pytest.param(newest_opset(), marks=pytest.mark.slow)
+each_opset = pytest.mark.parametrize("opset", [MIN_OPSET, NEWEST])
 
 
 def test_no_operator_is_missing():
