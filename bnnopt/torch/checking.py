@@ -176,11 +176,14 @@ def compare_with_torch(
 
 def _with_weights(module: nn.Module, stored: Mapping[str, Array]) -> nn.Module:
     """The module with its weights as the folder stores them, in half precision perhaps."""
+    narrow = {name: array for name, array in stored.items() if array.dtype == np.float16}
+    if not narrow:
+        return module
     rounded = copy.deepcopy(module)
     with torch.no_grad():
         for name, parameter in rounded.named_parameters():
-            if name in stored:
-                parameter.copy_(torch.from_numpy(stored[name].astype(np.float32)))
+            if name in narrow:
+                parameter.copy_(torch.from_numpy(narrow[name].astype(np.float32)))
     return rounded
 
 
