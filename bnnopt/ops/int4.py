@@ -23,6 +23,7 @@ from bnnopt.ops.operator import (
     passed_on,
     signature_of,
 )
+from bnnopt.ops.packing import pack_half_bytes, unpack_half_bytes
 
 N_BITS = 4
 MAX_HALVINGS = 5
@@ -103,20 +104,7 @@ INT4_PACK = Operator(
         eight = Constant <value_float = 8.0> ()
         raised = Add (sound, eight)
         codes = Cast <to = 2> (raised)
-        rows = Flatten <axis = 1> (codes)
-        row_length = Shape <start = 1> (rows)
-        pair = Constant <value_ints = [2]> ()
-        spare = Mod (row_length, pair)
-        no_pads = Constant <value_ints = [0, 0, 0]> ()
-        pads = Concat <axis = 0> (no_pads, spare)
-        padded = Pad (rows, pads)
-        by_byte = Constant <value_ints = [0, -1, 2]> ()
-        pairs = Reshape (padded, by_byte)
-        place_values = Constant <value = uint8[2, 1] {{1, 16}}> ()
-        sums = MatMulInteger (pairs, place_values)
-        narrow = Cast <to = 2> (sums)
-        by_row = Constant <value_ints = [0, -1]> ()
-        packed = Reshape (narrow, by_row)
+        {pack_half_bytes("packed")}
     """,
     type_rule=_packed,
 )
@@ -127,25 +115,14 @@ INT4_UNPACK = Operator(
     packed: (N, ceil(K / 2)) uint8; q: (N, *shape) int8, K the product of `shape`.
     """,
     signature="Int4Unpack <shape> (packed) => (q)",
-    body="""
+    body=f"""
         row_shape = Constant <value_ints: ints = @shape> ()
         row_length = ReduceProd <keepdims = 1> (row_shape)
-        nibble = Constant <value = uint8 {15}> ()
-        four = Constant <value = uint8 {4}> ()
-        first = BitwiseAnd (packed, nibble)
-        second = BitShift <direction = "RIGHT"> (packed, four)
-        last = Constant <value_ints = [-1]> ()
-        first_column = Unsqueeze (first, last)
-        second_column = Unsqueeze (second, last)
-        columns = Concat <axis = -1> (first_column, second_column)
-        rows = Flatten <axis = 1> (columns)
         start = Constant <value_ints = [0]> ()
         one = Constant <value_ints = [1]> ()
-        used = Slice (rows, start, row_length, one)
-        full_shape = Concat <axis = 0> (start, row_shape)
-        codes = Reshape (used, full_shape)
+        {unpack_half_bytes("packed")}
         wide = Cast <to = 6> (codes)
-        eight = Constant <value = int32 {8}> ()
+        eight = Constant <value = int32 {{8}}> ()
         integers = Sub (wide, eight)
         q = Cast <to = 3> (integers)
     """,

@@ -39,6 +39,44 @@ def _unpacked_indices(node: ir.Node) -> list[TypedDims]:
     return [(ir.DataType.INT64, (dims(node.inputs[0])[0], *shape))]
 
 
+def pack_half_bytes(packed: str) -> str:
+    """Statements of ONNX for `packed` (N, ceil(K / 2)): `codes` (N, ...), of four bits each."""
+    return f"""
+        rows = Flatten <axis = 1> (codes)
+        row_length = Shape <start = 1> (rows)
+        pair = Constant <value_ints = [2]> ()
+        spare = Mod (row_length, pair)
+        no_pads = Constant <value_ints = [0, 0, 0]> ()
+        pads = Concat <axis = 0> (no_pads, spare)
+        padded = Pad (rows, pads)
+        by_byte = Constant <value_ints = [0, -1, 2]> ()
+        pairs = Reshape (padded, by_byte)
+        place_values = Constant <value = uint8[2, 1] {{1, 16}}> ()
+        sums = MatMulInteger (pairs, place_values)
+        narrow = Cast <to = 2> (sums)
+        by_row = Constant <value_ints = [0, -1]> ()
+        {packed} = Reshape (narrow, by_row)
+    """.strip()
+
+
+def unpack_half_bytes(packed: str) -> str:
+    """Statements for the `codes`; `row_shape`, its product `row_length`, `start` [0], `one` [1]."""
+    return f"""
+        nibble = Constant <value = uint8 {{15}}> ()
+        four = Constant <value = uint8 {{4}}> ()
+        first = BitwiseAnd ({packed}, nibble)
+        second = BitShift <direction = "RIGHT"> ({packed}, four)
+        last = Constant <value_ints = [-1]> ()
+        first_column = Unsqueeze (first, last)
+        second_column = Unsqueeze (second, last)
+        columns = Concat <axis = -1> (first_column, second_column)
+        rows = Flatten <axis = 1> (columns)
+        used = Slice (rows, start, row_length, one)
+        full_shape = Concat <axis = 0> (start, row_shape)
+        codes = Reshape (used, full_shape)
+    """.strip()
+
+
 PACK_BITS = Operator(
     summary="""packed = the bits of a boolean tensor, rows padded to whole bytes.
 

@@ -24,6 +24,7 @@ from bnnopt.ops.operator import (
     passed_on,
     signature_of,
 )
+from bnnopt.ops.packing import pack_half_bytes, unpack_half_bytes
 
 N_EXPONENT_BITS = 4
 DECODED = "dy_packed, dy_unit"  # what the products read in the place of dy
@@ -56,7 +57,7 @@ POW2_PACK = Operator(
     one below k, so that the largest elements are halved, and 0 has no code.
     """,
     signature="Pow2Pack (x) => (packed, unit)",
-    body="""
+    body=f"""
         x_float = Cast <to = 1> (x)
         nil = Constant <value_float = 0.0> ()
         none = Mul (x_float, nil)
@@ -65,15 +66,15 @@ POW2_PACK = Operator(
         largest = ReduceMax <keepdims = 0> (magnitude)
         wide = Cast <to = 11> (magnitude)
         wide_largest = Cast <to = 11> (largest)
-        log_two = Constant <value = double {0.69314718055994530942}> ()
-        two = Constant <value = double {2.0}> ()
+        log_two = Constant <value = double {{0.69314718055994530942}}> ()
+        two = Constant <value = double {{2.0}}> ()
         log_largest = Log (wide_largest)
         octave = Div (log_largest, log_two)
         top = Round (octave)
-        steps = Constant <value = double {15.0}> ()
+        steps = Constant <value = double {{15.0}}> ()
         low = Sub (top, steps)
-        lowest = Constant <value = double {-126.0}> ()
-        highest = Constant <value = double {112.0}> ()
+        lowest = Constant <value = double {{-126.0}}> ()
+        highest = Constant <value = double {{112.0}}> ()
         base = Clip (low, lowest, highest)
         wide_power = Pow (two, base)
         power = Cast <to = 1> (wide_power)
@@ -85,24 +86,11 @@ POW2_PACK = Operator(
         exponents = Div (logarithm, log_two)
         whole = Round (exponents)
         from_base = Sub (whole, base)
-        wide_nil = Constant <value = double {0.0}> ()
+        wide_nil = Constant <value = double {{0.0}}> ()
         inside = Clip (from_base, wide_nil, steps)
         sound = Where (is_sound, inside, wide_nil)
         codes = Cast <to = 2> (sound)
-        rows = Flatten <axis = 1> (codes)
-        row_length = Shape <start = 1> (rows)
-        pair = Constant <value_ints = [2]> ()
-        spare = Mod (row_length, pair)
-        no_pads = Constant <value_ints = [0, 0, 0]> ()
-        pads = Concat <axis = 0> (no_pads, spare)
-        padded = Pad (rows, pads)
-        by_byte = Constant <value_ints = [0, -1, 2]> ()
-        pairs = Reshape (padded, by_byte)
-        place_values = Constant <value = uint8[2, 1] {1, 16}> ()
-        sums = MatMulInteger (pairs, place_values)
-        narrow = Cast <to = 2> (sums)
-        by_row = Constant <value_ints = [0, -1]> ()
-        exponent_bits = Reshape (narrow, by_row)
+        {pack_half_bytes("exponent_bits")}
         below = Less (x_float, nil)
         negative = And (below, is_sound)
         sign_bits = bnnopt.PackBits (negative)
@@ -118,7 +106,7 @@ POW2_UNPACK = Operator(
     product of `shape`.
     """,
     signature="Pow2Unpack <shape> (packed, unit) => (x)",
-    body="""
+    body=f"""
         row_shape = Constant <value_ints: ints = @shape> ()
         row_length = ReduceProd <keepdims = 1> (row_shape)
         one = Constant <value_ints = [1]> ()
@@ -129,22 +117,11 @@ POW2_UNPACK = Operator(
         far = Constant <value_ints = [9223372036854775807]> ()
         bytes = Slice (packed, start, n_bytes, one)
         sign_bits = Slice (packed, n_bytes, far, one)
-        nibble = Constant <value = uint8 {15}> ()
-        four = Constant <value = uint8 {4}> ()
-        first = BitwiseAnd (bytes, nibble)
-        second = BitShift <direction = "RIGHT"> (bytes, four)
-        last = Constant <value_ints = [-1]> ()
-        first_column = Unsqueeze (first, last)
-        second_column = Unsqueeze (second, last)
-        columns = Concat <axis = -1> (first_column, second_column)
-        rows = Flatten <axis = 1> (columns)
-        used = Slice (rows, start, row_length, one)
-        full_shape = Concat <axis = 0> (start, row_shape)
-        codes = Reshape (used, full_shape)
+        {unpack_half_bytes("bytes")}
         indices = Cast <to = 6> (codes)
-        powers = Constant <value = float[16] {
+        powers = Constant <value = float[16] {{
             0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768
-        }> ()
+        }}> ()
         magnitude = Gather (powers, indices)
         negative = bnnopt.UnpackBits <shape: ints = @shape> (sign_bits)
         opposite = Neg (magnitude)
