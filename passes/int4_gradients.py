@@ -12,9 +12,9 @@ from bnnopt.analysis import size_bytes
 from bnnopt.ops import Emitter, Form, dims, family, int4_row_bytes
 from bnnopt.passes.float16_state import SEED_STRIDE
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.narrow_gradients import products_by_dy, read_narrow
+from bnnopt.passes.shared.narrow_gradients import read_by_products_alone, read_narrow
 from bnnopt.passes.shared.rewriting import insert_after_definition
-from bnnopt.training_step import TrainingStep, readers, step_input
+from bnnopt.training_step import TrainingStep, step_input
 
 FIRST_SEED = 0x2545F491  # apart from those of the weights, and of integers in int8
 
@@ -56,12 +56,7 @@ class Int4Gradients(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         count = 0
-        for dy, nodes in products_by_dy(step, Form.INT4).items():
-            others = [node for node in readers(dy) if node not in nodes]
-            if others or dy.is_graph_output():
-                reader = f"{others[0].op_type} {others[0].name!r}" if others else "the caller"
-                trace.skip(dy, f"kept anyway: {reader} reads it")
-                continue
+        for dy, nodes in read_by_products_alone(step, Form.INT4, trace):
             maker = dy.producer()
             if maker is not None and family(maker) == "MaxPoolGrad":
                 trace.skip(dy, "a pooling makes it: int8-gradients scatters integers")

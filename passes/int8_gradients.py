@@ -13,7 +13,7 @@ from bnnopt.ops import Emitter, Form, dims, family, form, ints
 from bnnopt.passes.float16_state import SEED_STRIDE
 from bnnopt.passes.in_place import homes, is_free, write_over
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.narrow_gradients import products_by_dy, read_narrow
+from bnnopt.passes.shared.narrow_gradients import read_by_products_alone, read_narrow
 from bnnopt.passes.shared.rewriting import insert_after_definition
 from bnnopt.runtime.kernels.compiled.pooling import side_by_side
 from bnnopt.training_step import TrainingStep, readers, step_input
@@ -50,12 +50,7 @@ class Int8Gradients(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         count = 0
-        for dy, nodes in products_by_dy(step, Form.INT8).items():
-            others = [node for node in readers(dy) if node not in nodes]
-            if others or dy.is_graph_output():
-                reader = f"{others[0].op_type} {others[0].name!r}" if others else "the caller"
-                trace.skip(dy, f"kept anyway: {reader} reads it")
-                continue
+        for dy, nodes in read_by_products_alone(step, Form.INT8, trace):
             trace.choose(dy, f"{size_bytes(dy)} B are packed")
             _narrow(step, dy, nodes, (FIRST_SEED + count * SEED_STRIDE) % 2**32)
             count += 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
 from bnnopt.ops import MIN_OPSET, OPERATORS, Emitter, Form, dtype, family, form, in_form, traits
 from bnnopt.ops.emit import Attribute
+from bnnopt.passes.infra.base import Trace
 from bnnopt.passes.shared.rewriting import replace_node
-from bnnopt.training_step import TrainingStep, phase
+from bnnopt.training_step import TrainingStep, phase, readers
 
 
 def products_by_dy(step: TrainingStep, wanted: Form) -> dict[ir.Value, list[ir.Node]]:
@@ -17,6 +20,19 @@ def products_by_dy(step: TrainingStep, wanted: Form) -> dict[ir.Value, list[ir.N
         if _in_form(node, wanted) is not None:
             found.setdefault(_dy(node), []).append(node)
     return found
+
+
+def read_by_products_alone(
+    step: TrainingStep, wanted: Form, trace: Trace
+) -> Iterator[tuple[ir.Value, list[ir.Node]]]:
+    """Those of `products_by_dy` whose dy nothing else reads; of the others the trace says so."""
+    for dy, nodes in products_by_dy(step, wanted).items():
+        others = [node for node in readers(dy) if node not in nodes]
+        if not (others or dy.is_graph_output()):
+            yield dy, nodes
+            continue
+        reader = f"{others[0].op_type} {others[0].name!r}" if others else "the caller"
+        trace.skip(dy, f"kept anyway: {reader} reads it")
 
 
 def read_narrow(

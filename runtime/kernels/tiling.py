@@ -394,13 +394,14 @@ def _of_floats(
     op: str, input_shapes: Sequence[Shape], attributes: Attributes
 ) -> tuple[str, Sequence[Shape]]:
     """The product, and its input shapes, of a dy that has a unit behind it, and may be packed."""
-    if not op.endswith(WITH_UNIT):
+    end = next((end for end in WITH_UNIT if op.endswith(end)), "")
+    if not end:
         return op, input_shapes
     dy = 0 if "InputGrad" in op else 1
     shape = list(input_shapes[dy])
     if "dy_shape" in attributes:
         shape[1:] = _ints(attributes, "dy_shape")
-    return op[: -len(WITH_UNIT[0])], [
+    return op.removesuffix(end), [
         *input_shapes[:dy],
         shape,
         *input_shapes[dy + 2 :],
