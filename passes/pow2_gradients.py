@@ -29,9 +29,9 @@ class Pow2Gradients(Pass):
                make all of dw and dx NaN, and the step refuses to go on. Measured over
                all layers of MLP, CNV and BinaryNet: cosines of weights 0.82 and more, of the
                biases of batch norm, sums that all but cancel, 0.77 and more.
-    Skips:     a dx that is written over dy (stream-gradients, in-place): one map is less than a
-               map and 5 bits; a dx smaller than the packed dy, or none, as packing needs room for
-               both forms of dy; a dy that something else reads.
+    Skips:     a dy that is packed already; a dx that is written over dy (stream-gradients,
+               in-place): one map is less than a map and 5 bits; a dx smaller than the packed dy, or
+               none, as packing needs room for both forms of dy; a dy that something else reads.
     Source:    Wang et al., arXiv:2102.04270v1.
     """
 
@@ -45,7 +45,7 @@ class Pow2Gradients(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        layers, home = products_by_dy(step, Form.POW2), homes(step)
+        layers, home = products_by_dy(step, Form.POW2, trace), homes(step)
         return sum(self._pack(step, trace, dy, nodes, home) for dy, nodes in layers.items())
 
     def _pack(

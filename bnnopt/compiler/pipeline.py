@@ -28,6 +28,7 @@ from bnnopt.compiler.building import (
 )
 from bnnopt.compiler.calibration import calibrate
 from bnnopt.compiler.evaluation import fit
+from bnnopt.compiler.hints import hints
 from bnnopt.errors import BudgetError, ModelError, UsageError
 from bnnopt.frontend import is_artifacts
 from bnnopt.ops import dims, dtype, traits
@@ -188,6 +189,7 @@ def optimize(
     kernels = kernel_passes(chosen.disable)
     baseline = Footprint.of(make_plan(map_kernels(reference, kernels)))
     level, training, records, spending = _rewrite(reference, chosen, say)
+    forward.notes += hints(reference, records, chosen.enable)
     say("shrinking the evaluation")
     evaluation = fit(evaluation, training, chosen.disable)
     report = Report(

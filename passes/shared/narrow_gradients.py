@@ -12,12 +12,16 @@ from bnnopt.passes.infra.base import Trace
 from bnnopt.passes.shared.rewriting import replace_node
 from bnnopt.training_step import TrainingStep, phase, readers
 
+NARROW = Form.POW2 | Form.INT8 | Form.INT4
 
-def products_by_dy(step: TrainingStep, wanted: Form) -> dict[ir.Value, list[ir.Node]]:
+
+def products_by_dy(step: TrainingStep, wanted: Form, trace: Trace) -> dict[ir.Value, list[ir.Node]]:
     """The products that could read their dy in the form `wanted`, by that dy."""
     found: dict[ir.Value, list[ir.Node]] = {}
     for node in step.graph:
-        if _in_form(node, wanted) is not None:
+        if form(node) & NARROW:
+            trace.skip(node, "its dy is packed already")
+        elif _in_form(node, wanted) is not None:
             found.setdefault(_dy(node), []).append(node)
     return found
 
@@ -26,7 +30,7 @@ def read_by_products_alone(
     step: TrainingStep, wanted: Form, trace: Trace
 ) -> Iterator[tuple[ir.Value, list[ir.Node]]]:
     """Those of `products_by_dy` whose dy nothing else reads; of the others the trace says so."""
-    for dy, nodes in products_by_dy(step, wanted).items():
+    for dy, nodes in products_by_dy(step, wanted, trace).items():
         others = [node for node in readers(dy) if node not in nodes]
         if not (others or dy.is_graph_output()):
             yield dy, nodes
