@@ -19,7 +19,7 @@ def products_by_dy(step: TrainingStep, wanted: Form, trace: Trace) -> dict[ir.Va
     """The products that could read their dy in the form `wanted`, by that dy."""
     found: dict[ir.Value, list[ir.Node]] = {}
     for node in step.graph:
-        if form(node) & NARROW:
+        if form(node) & NARROW & ~wanted:
             trace.skip(node, "its dy is packed already")
         elif _in_form(node, wanted) is not None:
             found.setdefault(_dy(node), []).append(node)
