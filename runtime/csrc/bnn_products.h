@@ -24,7 +24,7 @@ enum {
     OUTSIDE = 128, /* in place of a nibble: this tap lies in the padding and counts nothing */
 };
 
-/* A convolution and how it is cut; kernels/tiling.py fills it in, in this order. Position o puts
+/* A convolution and how it is cut; kernels/tiling/shapes.py fills it in, in this order. Position o puts
    tap k on o * stride + k * dilation - pad. */
 typedef struct {
     i64 n, c, h, w, m, kh, kw, ho, wo, sh, sw, pt, pl, dh, dw, group;
