@@ -13,7 +13,7 @@ import bnnopt
 
 ROOT = Path(bnnopt.__file__).parent
 # Modules beside the rooms; any may read.
-LOOSE = {"errors", "metadata", "settings", "training_step", "units"}
+LOOSE = {"errors", "metadata", "settings", "tables", "training_step", "units"}
 
 # To add a room: what it may import of the others, the fewer the better; see docs/architecture.md.
 MAY: dict[str, set[str]] = {

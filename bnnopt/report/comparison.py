@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from bnnopt.report.tables import BeforeAfter, Column, Listing, Row, before_after
 from bnnopt.report.text import CLASS_TITLES
+from bnnopt.tables import BeforeAfter, Column, Listing, Row, before_after
 from bnnopt.units import size
 
 _HEAD = ("model", "batch_size", "optimizer", "level")

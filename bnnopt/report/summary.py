@@ -15,7 +15,7 @@ from bnnopt.analysis import fan_in, is_binary
 from bnnopt.autodiff.selection import layers_of
 from bnnopt.frontend import ForwardGraph
 from bnnopt.ops import Layer, dims, dtype, traits
-from bnnopt.report.tables import Column, Listing, Row
+from bnnopt.tables import Column, Listing, Row
 from bnnopt.training_step import Role, role
 from bnnopt.units import size
 

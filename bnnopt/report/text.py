@@ -15,7 +15,8 @@ from bnnopt.report.profile import Profile
 from bnnopt.report.report import Report
 from bnnopt.report.spending import Point, Spending
 from bnnopt.report.static_sum import StaticSum
-from bnnopt.report.tables import (
+from bnnopt.runtime.kernels.selection import NUMPY
+from bnnopt.tables import (
     BeforeAfter,
     Column,
     Listing,
@@ -23,7 +24,6 @@ from bnnopt.report.tables import (
     before_after,
     definitions,
 )
-from bnnopt.runtime.kernels.selection import NUMPY
 from bnnopt.units import size
 
 CLASS_TITLES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from bnnopt.report.tables import Column, Listing, Row
+from bnnopt.tables import Column, Listing, Row
 from bnnopt.torch.checking import Checked
 
 

@@ -13,6 +13,7 @@ import pytest
 import bnnopt as package
 from bnnopt.errors import ArtifactError
 from bnnopt.passes import BrokenGraph, by_loss, least_cosine, run_passes
+from bnnopt.passes.int8_gradients import Int8Gradients
 from bnnopt.passes.prune_stored import PruneStored
 from bnnopt.passes.schedule import Schedule
 from bnnopt.passes.sign_pack import SignPack
@@ -143,13 +144,13 @@ def test_sign_bits_count_as_signs() -> None:
 # Levels and budget -------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("lossy")
 def test_passes_shows_bounds(bnnopt: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert HalfWeights().numbers == "lossy, cos >= 0.99"
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("bnnopt.passes.PASSES", (HalfWeights(), DropMomentum()))
     lines = bnnopt("passes").stdout.splitlines()
-    assert any("half-weights   -O2    lossy, cos >= 0.99" in line for line in lines)
-    assert any("drop-momentum  -O2    lossy, cos >= 1" in line for line in lines)
+    (line,) = [line for line in lines if line.startswith("int8-gradients ")]
+    assert line.split(maxsplit=2)[1] == "-O3"
+    assert f" {Int8Gradients().numbers} " in line
 
 
 @pytest.mark.usefixtures("lossy")

@@ -18,8 +18,8 @@ from rich.console import Console
 from bnnopt.cli.bar import bar_line
 from bnnopt.compiler import optimize as compile_model
 from bnnopt.passes import select
-from bnnopt.report.tables import Column, Listing, Row
 from bnnopt.runtime.training.loop import Progress
+from bnnopt.tables import Column, Listing, Row
 from tests.cli.helpers import FILES, MODELS, Cli
 
 MLP = MODELS / "mlp.onnx"
@@ -150,10 +150,12 @@ def test_import_is_light() -> None:
     assert not imported("import bnnopt; bnnopt.__version__") & heavy
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["optimize", "--help"], ["--version"]])
-def test_help_is_light(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["optimize", "--help"], ["--version"], ["passes"]]
+)
+def test_help_and_lists_are_light(arguments: list[str]) -> None:
     found = imported(f"from bnnopt.cli import main; main({arguments})")
-    assert not found & {"onnx", "onnx_ir", "numpy", "onnxruntime", "safetensors"}
+    assert not found & {"onnx", "onnx_ir", "sympy", "numpy", "onnxruntime", "safetensors"}
 
 
 def test_device_is_light(compiled: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from bnnopt.cli.commands import LISTING
 from bnnopt.passes import PASSES, STAGES, Pass, Trace
 from bnnopt.passes.infra.stages import misplaced
 from bnnopt.plan import make_plan
@@ -95,13 +97,18 @@ def test_what_is_declared_is_needed(later: Pass, earlier: str) -> None:
     )
 
 
-# The page ----------------------------------------------------------------------------------------
+# The page, and what `bnnopt passes` reads ---------------------------------------------------------
+
+
+def row(p: Pass) -> list[str]:
+    level = "--enable" if p.level is None else f"-O{p.level}"
+    return [p.spec, level, p.numbers, p.summary]
 
 
 def described(p: Pass) -> str:
-    level = "--enable" if p.level is None else f"-O{p.level}"
+    spec, level, numbers, summary = row(p)
     after = "; ".join(f"`{name}`: {reason}" for name, reason in p.after.items())
-    return f"| `{p.spec}` | `{level}` | {p.numbers} | {p.summary} | {after} |"
+    return f"| `{spec}` | `{level}` | {numbers} | {summary} | {after} |"
 
 
 def page() -> str:
@@ -114,7 +121,12 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def test_the_page_is_what_the_code_says() -> None:
+def listing() -> str:
+    return "[\n" + ",\n".join(json.dumps(row(p)) for p in PASSES) + "\n]\n"
+
+
+@pytest.mark.parametrize(("path", "made"), [(PAGE, page), (LISTING, listing)])
+def test_what_is_written_is_what_the_code_says(path: Path, made: Callable[[], str]) -> None:
     if os.environ.get("BNNOPT_UPDATE_GOLDEN"):
-        PAGE.write_text(page())
-    assert PAGE.read_text() == page()
+        path.write_text(made())
+    assert path.read_text() == made()
