@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from bnnopt.runtime.kernels.tiling import convolution, dense, depthwise
 from bnnopt.runtime.kernels.tiling.shapes import (
@@ -47,18 +46,12 @@ Tiling = Convolution | Dense
 _T = TypeVar("_T", Convolution, Dense)
 
 
-@dataclass(frozen=True)
-class _Way(Generic[_T]):
+class _Way(NamedTuple, Generic[_T]):
     """How a product is cut, and the memory of a cut; where it is another, that for integers."""
 
     cut: Callable[[_T, Attributes], _T]
     memory: Callable[[_T], Memory]
     of_integers: Callable[[_T], Memory] | None = None
-
-    def memory_of(self, g: _T, is_whole: bool) -> Memory:
-        """Of a dy of integers, or of floats."""
-        memory = self.of_integers if is_whole else None
-        return (memory or self.memory)(g)
 
 
 _CONVOLUTIONS: Mapping[str, _Way[Convolution]] = {
@@ -153,8 +146,13 @@ def scratch_bytes(
 def _memory(op: str, g: Tiling) -> Memory:
     stem, is_whole = _stem(op), op.endswith(OF_INTEGERS)
     if isinstance(g, Dense):
-        return _DENSE[stem].memory_of(g, is_whole)
-    return _way(stem, g).memory_of(g, is_whole)
+        return _of_way(_DENSE[stem], g, is_whole)
+    return _of_way(_way(stem, g), g, is_whole)
+
+
+def _of_way(way: _Way[_T], g: _T, is_whole: bool) -> Memory:
+    of_integers = way.of_integers if is_whole else None
+    return (of_integers or way.memory)(g)
 
 
 def _stem(op: str) -> str:
