@@ -6,16 +6,16 @@ its first axis: element ``2 b + j`` in bits ``4 j`` to ``4 j + 3`` of byte b, 8 
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
 import numpy as np
 
-from bnnopt.runtime.kernels import Array, Kernel, at_least_float32
+from bnnopt.runtime.kernels import Array, at_least_float32
 from bnnopt.runtime.kernels.reference import int8
 from bnnopt.runtime.kernels.reference.dropout import draw_uniform
 from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.narrow import Product, dressed, place_of_dy
 from bnnopt.runtime.kernels.reference.parts import Axes
 
 TOP = 7
@@ -72,37 +72,33 @@ def int4_unpack(packed: Array, *, shape: list[int]) -> Array:
     return (codes.astype(np.int8) - np.int8(MIDDLE)).reshape(len(packed), *shape)
 
 
-def _of_packed(kernel: Kernel, place: int) -> Kernel:
-    """A product that reads its dy, input `place`, packed."""
+def _reading_int4(wide: Product) -> Product:
+    """A product of a packed dy of shape (N, *dy_shape), as `wide` is of one in int8."""
+    place = place_of_dy(wide)
 
-    def product(*inputs: Array, dy_shape: list[int], **attributes: Any) -> Any:
+    def product(*inputs: Array, dy_shape: list[int], **attributes: Any) -> Array:
         read = [*inputs]
         read[place] = int4_unpack(read[place], shape=dy_shape)
-        return kernel(*read, **attributes)
+        return wide(*read, **attributes)
 
-    parameters = [*inspect.signature(kernel).parameters.values()]
-    parameters[place] = parameters[place].replace(name="dy_packed")
-    dy_shape = inspect.Parameter("dy_shape", inspect.Parameter.KEYWORD_ONLY)
-    product.__signature__ = inspect.Signature([*parameters, dy_shape])  # type: ignore[attr-defined]
-    product.__doc__ = f"`{kernel.__name__}` of integers that `int4_pack` packed."
-    return product
+    return dressed(product, wide, ("dy_packed",), ["dy_shape"])
 
 
-binary_conv_weight_grad_int4 = _of_packed(int8.binary_conv_weight_grad_int8, 1)
-binary_gemm_weight_grad_int4 = _of_packed(int8.binary_gemm_weight_grad_int8, 1)
+binary_conv_weight_grad_int4 = _reading_int4(int8.binary_conv_weight_grad_int8)
+binary_gemm_weight_grad_int4 = _reading_int4(int8.binary_gemm_weight_grad_int8)
 
 KERNELS: dict[str, NumpyKernel] = {
     "BinaryConvInputGradInt4": NumpyKernel(
-        _of_packed(int8.binary_conv_input_grad_int8, 0), Axes("0", "0")
+        _reading_int4(int8.binary_conv_input_grad_int8), Axes("0", "0")
     ),
     "BinaryConvWeightGradInt4": NumpyKernel(binary_conv_weight_grad_int4),
     "BinaryConvWeightGradSignsInt4": NumpyKernel(
-        _of_packed(int8.binary_conv_weight_grad_signs_int8, 1)
+        _reading_int4(int8.binary_conv_weight_grad_signs_int8)
     ),
-    "BinaryGemmInputGradInt4": NumpyKernel(_of_packed(int8.binary_gemm_input_grad_int8, 0)),
+    "BinaryGemmInputGradInt4": NumpyKernel(_reading_int4(int8.binary_gemm_input_grad_int8)),
     "BinaryGemmWeightGradInt4": NumpyKernel(binary_gemm_weight_grad_int4),
     "BinaryGemmWeightGradSignsInt4": NumpyKernel(
-        _of_packed(int8.binary_gemm_weight_grad_signs_int8, 1)
+        _reading_int4(int8.binary_gemm_weight_grad_signs_int8)
     ),
     "Int4Pack": NumpyKernel(int4_pack),
     "Int4Unpack": NumpyKernel(int4_unpack),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bnnopt.runtime.kernels import Array, at_least_float32
@@ -9,6 +11,7 @@ from bnnopt.runtime.kernels.reference import binary_products
 from bnnopt.runtime.kernels.reference.dropout import draw_uniform
 from bnnopt.runtime.kernels.reference.elementwise import cast
 from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.narrow import Product, dressed, place_of_dy
 from bnnopt.runtime.kernels.reference.packing import binarize_pack
 from bnnopt.runtime.kernels.reference.parts import Axes
 
@@ -44,98 +47,45 @@ def int8_pack(x: Array, step: Array, *, seed: int) -> tuple[Array, Array]:
     return place.astype(np.int8), np.asarray(largest / kind(TOP))
 
 
-def binary_conv_weight_grad_int8(
-    x_packed: Array,
-    dy: Array,
-    dy_unit: Array,
-    *,
-    x_shape: list[int],
-    kernel_shape: list[int],
-    strides: list[int],
-    pads: list[int],
-    dilations: list[int],
-    group: int,
-) -> Array:
-    """`binary_products.binary_conv_weight_grad` of dy (N, M, Ho, Wo) int8, times the unit."""
-    sums = binary_products.binary_conv_weight_grad(
-        x_packed, _wide(dy, dy_unit), x_shape=x_shape, kernel_shape=kernel_shape, strides=strides,
-        pads=pads, dilations=dilations, group=group,
-    )  # fmt: skip
-    return np.asarray(sums * dy_unit)
+def _reading_int8(plain: Product) -> Product:
+    """A product of dy in int8, times its unit; dx is of the dtype that ONNX numbers so.
+
+    The integers are floats of the unit's type as they are summed: sums below 2^24 are exact.
+    """
+    place = place_of_dy(plain)
+
+    def product(*inputs: Array, dtype: int | None = None, **attributes: Any) -> Array:
+        dy, unit = inputs[place : place + 2]
+        wide = dy.astype(unit.dtype)
+        sums = plain(*inputs[:place], wide, *inputs[place + 2 :], **attributes)
+        return np.asarray(sums * unit) if dtype is None else cast(sums * unit, to=dtype)
+
+    options = ["dtype"] if place == 0 else []  # in front: it makes dx
+    return dressed(product, plain, ("dy", "dy_unit"), options)
 
 
-def binary_conv_weight_grad_signs_int8(
-    x_packed: Array,
-    dy: Array,
-    dy_unit: Array,
-    *,
-    x_shape: list[int],
-    kernel_shape: list[int],
-    strides: list[int],
-    pads: list[int],
-    dilations: list[int],
-    group: int,
-) -> Array:
-    """Pack `binary_conv_weight_grad_int8` >= 0: (M, ceil(K / 8)) uint8."""
-    dw = binary_conv_weight_grad_int8(
-        x_packed, dy, dy_unit, x_shape=x_shape, kernel_shape=kernel_shape, strides=strides,
-        pads=pads, dilations=dilations, group=group,
-    )  # fmt: skip
-    return binarize_pack(dw, zero=1.0)
+binary_conv_weight_grad_int8 = _reading_int8(binary_products.binary_conv_weight_grad)
+binary_conv_input_grad_int8 = _reading_int8(binary_products.binary_conv_input_grad)
+binary_gemm_weight_grad_int8 = _reading_int8(binary_products.binary_gemm_weight_grad)
+binary_gemm_input_grad_int8 = _reading_int8(binary_products.binary_gemm_input_grad)
 
 
-def binary_conv_input_grad_int8(
-    dy: Array,
-    dy_unit: Array,
-    w_packed: Array,
-    *,
-    input_shape: list[int],
-    w_shape: list[int],
-    strides: list[int],
-    pads: list[int],
-    dilations: list[int],
-    group: int,
-    output_padding: list[int],
-    dtype: int,
-) -> Array:
-    """`binary_products.binary_conv_input_grad` of dy (N, M, Ho, Wo) int8, times the unit."""
-    sums = binary_products.binary_conv_input_grad(
-        _wide(dy, dy_unit), w_packed, input_shape=input_shape, w_shape=w_shape, strides=strides,
-        pads=pads, dilations=dilations, group=group, output_padding=output_padding,
-    )  # fmt: skip
-    return cast(sums * dy_unit, to=dtype)
+def _signs_of(plain: Product, plain_signs: Product) -> Product:
+    """The same, packed: (M, ceil(K / 8)) uint8, the bits of dw >= 0."""
+    reading = _reading_int8(plain)
+
+    def product(*inputs: Array, **attributes: Any) -> Array:
+        return binarize_pack(reading(*inputs, **attributes), zero=1.0)
+
+    return dressed(product, plain_signs, ("dy", "dy_unit"), [])
 
 
-def binary_gemm_weight_grad_int8(
-    x_packed: Array, dy: Array, dy_unit: Array, *, x_shape: list[int]
-) -> Array:
-    """`binary_products.binary_gemm_weight_grad` of dy (N, M) int8, times the unit."""
-    wide = _wide(dy, dy_unit)
-    sums = binary_products.binary_gemm_weight_grad(x_packed, wide, x_shape=x_shape)
-    return np.asarray(sums * dy_unit)
-
-
-def binary_gemm_weight_grad_signs_int8(
-    x_packed: Array, dy: Array, dy_unit: Array, *, x_shape: list[int]
-) -> Array:
-    """Pack `binary_gemm_weight_grad_int8` >= 0: (M, ceil(K / 8)) uint8."""
-    dw = binary_gemm_weight_grad_int8(x_packed, dy, dy_unit, x_shape=x_shape)
-    return binarize_pack(dw, zero=1.0)
-
-
-def binary_gemm_input_grad_int8(
-    dy: Array, dy_unit: Array, w_packed: Array, *, w_shape: list[int], dtype: int
-) -> Array:
-    """`binary_products.binary_gemm_input_grad` of dy (N, M) int8, times the unit."""
-    wide = _wide(dy, dy_unit)
-    sums = binary_products.binary_gemm_input_grad(wide, w_packed, w_shape=w_shape)
-    return cast(sums * dy_unit, to=dtype)
-
-
-def _wide(dy: Array, unit: Array) -> Array:
-    """The integers, as floats of the unit's type: sums below 2^24 are exact."""
-    return dy.astype(unit.dtype)
-
+binary_conv_weight_grad_signs_int8 = _signs_of(
+    binary_products.binary_conv_weight_grad, binary_products.binary_conv_weight_grad_signs
+)
+binary_gemm_weight_grad_signs_int8 = _signs_of(
+    binary_products.binary_gemm_weight_grad, binary_products.binary_gemm_weight_grad_signs
+)
 
 KERNELS: dict[str, NumpyKernel] = {
     "BinaryConvInputGradInt8": NumpyKernel(binary_conv_input_grad_int8, Axes("0", "0")),

@@ -9,6 +9,7 @@ i is ``+-2^c unit`` for an exponent c of 1 to 15, and 0 for c = 0; unit is one n
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from bnnopt.runtime.kernels import Array, at_least_float32
 from bnnopt.runtime.kernels.reference import binary_products
 from bnnopt.runtime.kernels.reference.elementwise import cast
 from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.narrow import Product, dressed, place_of_dy
 from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
 from bnnopt.runtime.kernels.reference.parts import Axes
 
@@ -75,109 +77,37 @@ def pow2_unpack(packed: Array, unit: Array, *, shape: list[int]) -> Array:
     return np.asarray(x * unit)
 
 
-def binary_conv_weight_grad_pow2(
-    x_packed: Array,
-    dy_packed: Array,
-    dy_unit: Array,
-    *,
-    x_shape: list[int],
-    kernel_shape: list[int],
-    strides: list[int],
-    pads: list[int],
-    dilations: list[int],
-    group: int,
-    dy_shape: list[int],
-) -> Array:
-    """`binary_products.binary_conv_weight_grad` of a packed dy of shape (N, *dy_shape)."""
-    dy = pow2_unpack(dy_packed, dy_unit, shape=dy_shape)
-    return binary_products.binary_conv_weight_grad(
-        x_packed, dy, x_shape=x_shape, kernel_shape=kernel_shape, strides=strides, pads=pads,
-        dilations=dilations, group=group,
-    )  # fmt: skip
+def _reading_pow2(plain: Product) -> Product:
+    """A product of a packed dy of shape (N, *dy_shape); dx is of the dtype that ONNX numbers so."""
+    place = place_of_dy(plain)
+
+    def product(
+        *inputs: Array, dy_shape: list[int], dtype: int | None = None, **attributes: Any
+    ) -> Array:
+        dy = pow2_unpack(*inputs[place : place + 2], shape=dy_shape)
+        result = plain(*inputs[:place], dy, *inputs[place + 2 :], **attributes)
+        return result if dtype is None else cast(result, to=dtype)
+
+    options = ["dy_shape", *(["dtype"] if place == 0 else [])]  # in front: it makes dx
+    return dressed(product, plain, ("dy_packed", "dy_unit"), options)
 
 
-def binary_conv_weight_grad_signs_pow2(
-    x_packed: Array,
-    dy_packed: Array,
-    dy_unit: Array,
-    *,
-    x_shape: list[int],
-    kernel_shape: list[int],
-    strides: list[int],
-    pads: list[int],
-    dilations: list[int],
-    group: int,
-    dy_shape: list[int],
-) -> Array:
-    """`binary_products.binary_conv_weight_grad_signs` of a packed dy of shape (N, *dy_shape)."""
-    dy = pow2_unpack(dy_packed, dy_unit, shape=dy_shape)
-    return binary_products.binary_conv_weight_grad_signs(
-        x_packed, dy, x_shape=x_shape, kernel_shape=kernel_shape, strides=strides, pads=pads,
-        dilations=dilations, group=group,
-    )  # fmt: skip
-
-
-def binary_conv_input_grad_pow2(
-    dy_packed: Array,
-    dy_unit: Array,
-    w_packed: Array,
-    *,
-    input_shape: list[int],
-    w_shape: list[int],
-    strides: list[int],
-    pads: list[int],
-    dilations: list[int],
-    group: int,
-    output_padding: list[int],
-    dy_shape: list[int],
-    dtype: int,
-) -> Array:
-    """`binary_products.binary_conv_input_grad` of a packed dy, in the dtype ONNX numbers so."""
-    dx = binary_products.binary_conv_input_grad(
-        pow2_unpack(dy_packed, dy_unit, shape=dy_shape), w_packed, input_shape=input_shape,
-        w_shape=w_shape, strides=strides, pads=pads, dilations=dilations, group=group,
-        output_padding=output_padding,
-    )  # fmt: skip
-    return cast(dx, to=dtype)
-
-
-def binary_gemm_weight_grad_pow2(
-    x_packed: Array, dy_packed: Array, dy_unit: Array, *, x_shape: list[int], dy_shape: list[int]
-) -> Array:
-    """`binary_products.binary_gemm_weight_grad` of a packed dy of shape (N, *dy_shape)."""
-    dy = pow2_unpack(dy_packed, dy_unit, shape=dy_shape)
-    return binary_products.binary_gemm_weight_grad(x_packed, dy, x_shape=x_shape)
-
-
-def binary_gemm_weight_grad_signs_pow2(
-    x_packed: Array, dy_packed: Array, dy_unit: Array, *, x_shape: list[int], dy_shape: list[int]
-) -> Array:
-    """`binary_products.binary_gemm_weight_grad_signs` of a packed dy of shape (N, *dy_shape)."""
-    dy = pow2_unpack(dy_packed, dy_unit, shape=dy_shape)
-    return binary_products.binary_gemm_weight_grad_signs(x_packed, dy, x_shape=x_shape)
-
-
-def binary_gemm_input_grad_pow2(
-    dy_packed: Array,
-    dy_unit: Array,
-    w_packed: Array,
-    *,
-    w_shape: list[int],
-    dy_shape: list[int],
-    dtype: int,
-) -> Array:
-    """`binary_products.binary_gemm_input_grad` of a packed dy, in the dtype ONNX numbers so."""
-    dy = pow2_unpack(dy_packed, dy_unit, shape=dy_shape)
-    return cast(binary_products.binary_gemm_input_grad(dy, w_packed, w_shape=w_shape), to=dtype)
-
+binary_conv_weight_grad_pow2 = _reading_pow2(binary_products.binary_conv_weight_grad)
+binary_gemm_weight_grad_pow2 = _reading_pow2(binary_products.binary_gemm_weight_grad)
 
 KERNELS: dict[str, NumpyKernel] = {
-    "BinaryConvInputGradPow2": NumpyKernel(binary_conv_input_grad_pow2, Axes("0", "0")),
+    "BinaryConvInputGradPow2": NumpyKernel(
+        _reading_pow2(binary_products.binary_conv_input_grad), Axes("0", "0")
+    ),
     "BinaryConvWeightGradPow2": NumpyKernel(binary_conv_weight_grad_pow2),
-    "BinaryConvWeightGradSignsPow2": NumpyKernel(binary_conv_weight_grad_signs_pow2),
-    "BinaryGemmInputGradPow2": NumpyKernel(binary_gemm_input_grad_pow2),
+    "BinaryConvWeightGradSignsPow2": NumpyKernel(
+        _reading_pow2(binary_products.binary_conv_weight_grad_signs)
+    ),
+    "BinaryGemmInputGradPow2": NumpyKernel(_reading_pow2(binary_products.binary_gemm_input_grad)),
     "BinaryGemmWeightGradPow2": NumpyKernel(binary_gemm_weight_grad_pow2),
-    "BinaryGemmWeightGradSignsPow2": NumpyKernel(binary_gemm_weight_grad_signs_pow2),
+    "BinaryGemmWeightGradSignsPow2": NumpyKernel(
+        _reading_pow2(binary_products.binary_gemm_weight_grad_signs)
+    ),
     "Pow2Pack": NumpyKernel(pow2_pack),
     "Pow2Unpack": NumpyKernel(pow2_unpack, Axes("0", "0")),
 }
