@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bnnopt.ops.int8 import INT8_PRODUCTS
+from bnnopt.ops.int8 import INT8_PRODUCTS, LARGEST, ROUNDED
 from bnnopt.ops.operator import (
     Dims,
     Form,
@@ -73,14 +73,7 @@ INT4_PACK = Operator(
     """,
     signature="Int4Pack <seed, one_in> (x, step) => (packed, unit)",
     body=f"""
-        x_float = Cast <to = 1> (x)
-        nil = Constant <value_float = 0.0> ()
-        none = Mul (x_float, nil)
-        poison = ReduceSum <keepdims = 0> (none)
-        magnitude = Abs (x_float)
-        found = ReduceMax <keepdims = 0> (magnitude)
-        least = Constant <value_float = 7.8886090522101181e-31> ()
-        largest = Max (found, least)
+        {LARGEST}
         n = Size (x)
         one_in_value = Constant <value_int: int = @one_in> ()
         {"".join(map(_halving, _HALVINGS))}
@@ -93,14 +86,7 @@ INT4_PACK = Operator(
         finite_unit = Div (reach, top)
         unit = Add (finite_unit, poison)
         inverse = Div (top, reach)
-        place = Mul (x_float, inverse)
-        fraction = bnnopt.DrawUniform <low = 0.0, scale = 1.0, seed: int = @seed> (x, step)
-        moved = Add (place, fraction)
-        below = Floor (moved)
-        bottom = Neg (top)
-        inside = Clip (below, bottom, top)
-        is_sound = Greater (unit, nil)
-        sound = Where (is_sound, inside, nil)
+        {ROUNDED}
         eight = Constant <value_float = 8.0> ()
         raised = Add (sound, eight)
         codes = Cast <to = 2> (raised)

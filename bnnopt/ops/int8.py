@@ -17,6 +17,27 @@ def _packed(node: ir.Node) -> list[TypedDims]:
     return [(ir.DataType.INT8, dims(node.inputs[0])), (ir.DataType.FLOAT, ())]
 
 
+# Of Int8Pack and Int4Pack: statements for `largest`, of the magnitudes of x and 2^-100, and
+# for `poison`, NaN where x is not finite, else 0; then for `sound`, x / unit rounded by chance.
+LARGEST = """
+        x_float = Cast <to = 1> (x)
+        nil = Constant <value_float = 0.0> ()
+        none = Mul (x_float, nil)
+        poison = ReduceSum <keepdims = 0> (none)
+        magnitude = Abs (x_float)
+        found = ReduceMax <keepdims = 0> (magnitude)
+        least = Constant <value_float = 7.8886090522101181e-31> ()
+        largest = Max (found, least)"""
+ROUNDED = """
+        place = Mul (x_float, inverse)
+        fraction = bnnopt.DrawUniform <low = 0.0, scale = 1.0, seed: int = @seed> (x, step)
+        moved = Add (place, fraction)
+        below = Floor (moved)
+        bottom = Neg (top)
+        inside = Clip (below, bottom, top)
+        is_sound = Greater (unit, nil)
+        sound = Where (is_sound, inside, nil)"""
+
 INT8_PACK = Operator(
     summary="""q, unit = the integers next to x / unit, one above or one below by chance.
 
@@ -27,27 +48,13 @@ INT8_PACK = Operator(
     Source of the rounding: Gupta et al., arXiv:1502.02551.
     """,
     signature="Int8Pack <seed> (x, step) => (q, unit)",
-    body="""
-        x_float = Cast <to = 1> (x)
-        nil = Constant <value_float = 0.0> ()
-        none = Mul (x_float, nil)
-        poison = ReduceSum <keepdims = 0> (none)
-        magnitude = Abs (x_float)
-        found = ReduceMax <keepdims = 0> (magnitude)
-        least = Constant <value_float = 7.8886090522101181e-31> ()
-        largest = Max (found, least)
+    body=f"""
+        {LARGEST}
         top = Constant <value_float = 127.0> ()
         finite_unit = Div (largest, top)
         unit = Add (finite_unit, poison)
         inverse = Div (top, largest)
-        place = Mul (x_float, inverse)
-        fraction = bnnopt.DrawUniform <low = 0.0, scale = 1.0, seed: int = @seed> (x, step)
-        moved = Add (place, fraction)
-        below = Floor (moved)
-        bottom = Neg (top)
-        inside = Clip (below, bottom, top)
-        is_sound = Greater (unit, nil)
-        sound = Where (is_sound, inside, nil)
+        {ROUNDED}
         q = Cast <to = 3> (sound)
     """,
     type_rule=_packed,

@@ -13,7 +13,6 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array, at_least_float32
 from bnnopt.runtime.kernels.reference import int8
-from bnnopt.runtime.kernels.reference.dropout import draw_uniform
 from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.narrow import Product, dressed, place_of_dy
 from bnnopt.runtime.kernels.reference.parts import Axes
@@ -52,10 +51,8 @@ def int4_pack(x: Array, step: Array, *, seed: int, one_in: int) -> tuple[Array, 
     halves = (largest * kind(0.5**k) for k in range(1, MAX_HALVINGS + 1))
     n_halvings = sum(np.count_nonzero(magnitude > half) * one_in <= x.size for half in halves)
     reach = largest * kind(0.5**n_halvings)
-    place = x * (kind(TOP) / reach)
-    place += draw_uniform(x, step, low=0.0, scale=1.0, seed=seed)
-    np.clip(np.floor(place, out=place), -TOP, TOP, out=place)
-    return pack_codes(place.astype(np.int8)), np.asarray(reach / kind(TOP))
+    q = int8.rounded(x * (kind(TOP) / reach), step, seed, TOP)
+    return pack_codes(q), np.asarray(reach / kind(TOP))
 
 
 def pack_codes(q: Array) -> Array:

@@ -41,10 +41,15 @@ def int8_pack(x: Array, step: Array, *, seed: int) -> tuple[Array, Array]:
     if not np.isfinite(found):
         return np.zeros(x.shape, np.int8), np.asarray(kind(np.nan))
     largest = max(kind(found), kind(LEAST))
-    place = x * (kind(TOP) / largest)
-    place += draw_uniform(x, step, low=0.0, scale=1.0, seed=seed)
-    np.clip(np.floor(place, out=place), -TOP, TOP, out=place)
-    return place.astype(np.int8), np.asarray(largest / kind(TOP))
+    q = rounded(x * (kind(TOP) / largest), step, seed, TOP)
+    return q, np.asarray(largest / kind(TOP))
+
+
+def rounded(place: Array, step: Array, seed: int, top: int) -> Array:
+    """The integers next to `place`, above or below by chance, at most `top` large; writes place."""
+    place += draw_uniform(place, step, low=0.0, scale=1.0, seed=seed)
+    np.clip(np.floor(place, out=place), -top, top, out=place)
+    return place.astype(np.int8)
 
 
 def _reading_int8(plain: Product) -> Product:
