@@ -22,15 +22,17 @@ class Float16Activations(Pass):
     """Write real-valued maps in float16: outputs of real convolutions, residual sums, pooled maps.
 
     Forward:   x' = x + batch_norm(sign(x) * wb): x, x' and what batch norm gives are float16; so
-               are conv(x, w) of a real x, relu(x) and max_pool(x). All are computed in float32.
+               are conv(x, w) of a real x, relu(x), max_pool(x) and average_pool(x). All are
+               computed in float32.
     Backward:  what is kept of them, or computed again, is float16 as well.
     Saves:     16 bits an element of each.
     Numbers:   lossy: a map is rounded to 11 digits (at most 65504). A sign whose input is next to 0
                may turn, some 1 in 10^5; a deep binary network with random weights amplifies even
                that (CNV: to a third of the last layer's signs), so this is another function, and
                gradients are compared with its own; training is not hurt.
-    Skips:     a map that a convolution or any other operator reads in float32; one of which only
-               signs are read; a convolution with a bias.
+    Skips:     a map that any other operator reads in float32, or a convolution that is left alone
+               itself; one that has zeros, which bitmap keeps; one of which only signs are read; a
+               convolution with a bias.
     Source:    Wang et al., arXiv:2102.04270, algorithm 2 (Y in float16).
     """
 
@@ -43,7 +45,7 @@ class Float16Activations(Pass):
         """See `Pass.run`."""
         narrow = _narrowable(step, trace)
         for node in [node for node in step.graph if node.outputs[0] in narrow]:
-            _narrow(step, node)
+            _narrow(step, node, narrow)
         return len(narrow)
 
 
@@ -82,16 +84,34 @@ def _obstacle(node: ir.Node, narrow: Collection[ir.Value]) -> str | None:
     if traits(node).follows_type and not set(narrow).issuperset(node.inputs):
         return "what it reads is float32"
     for use in node.outputs[0].uses():
-        reader = use.node
-        if traits(reader).follows_type and reader.outputs[0] in narrow:
-            continue
-        known = traits(reader)
-        if use.idx not in (known.map_input, known.compared_input) and not known.read_widened:
-            return f"{reader.op_type} reads it, in float32"
+        if not _takes_half(use.node, use.idx, narrow):
+            return f"{use.node.op_type} reads it, in float32"
     return None
 
 
-def _narrow(step: TrainingStep, node: ir.Node) -> None:
+def _takes_half(reader: ir.Node, index: int, narrow: Collection[ir.Value]) -> bool:
+    """Whether an operator reads float16 there, as it is or behind a cast."""
+    known = traits(reader)
+    if reader.op_type == "Conv" or known.gives_dw:
+        follows = known.gives_dw or reader.outputs[0] in narrow
+        return index == 0 and follows and not _has_zeros(reader.inputs[0])
+    if known.follows_type and reader.outputs[0] in narrow:
+        return True
+    return index in (known.map_input, known.compared_input) or known.read_widened
+
+
+def _has_zeros(value: ir.Value | None) -> bool:
+    """Whether the map is sparse, itself or as what it is pooled from."""
+    while (maker := value.producer() if value is not None else None) is not None:
+        if traits(maker).gives_zeros:
+            return True
+        if not traits(maker).passes_zeros:
+            return False
+        value = maker.inputs[0]
+    return False
+
+
+def _narrow(step: TrainingStep, node: ir.Node, narrow: Collection[ir.Value]) -> None:
     """Let the node write float16; its inputs are what they are to be."""
     if node.op_type == "Conv":
         node = _half_convolution(step, node)
@@ -100,7 +120,7 @@ def _narrow(step: TrainingStep, node: ir.Node) -> None:
     infer_types(node, step.opset)
     y = node.outputs[0]
     for reader in readers(y):
-        if traits(reader).read_widened:
+        if traits(reader).read_widened and reader.outputs[0] not in narrow:
             emit = Emitter(step.graph, "rebuild" if phase(reader) == "backward" else "forward")
             name, to = f"{y.name}.wide", int(ir.DataType.FLOAT)
             redirect(reader, y, emit("Cast", y, name=name, to=to))

@@ -19,7 +19,7 @@ def _weight_grad(node: ir.Node) -> list[TypedDims]:
     group = node.attributes["group"].as_int()
     channels = dims(node.inputs[0])[1] // group
     filters = dims(node.inputs[1])[1]
-    return [(dtype(node.inputs[0]), (filters, channels, *ints(node, "kernel_shape")))]
+    return [(ir.DataType.FLOAT, (filters, channels, *ints(node, "kernel_shape")))]
 
 
 def _real_conv(node: ir.Node) -> list[TypedDims]:
@@ -29,18 +29,19 @@ def _real_conv(node: ir.Node) -> list[TypedDims]:
 
 
 REAL_CONV = Operator(
-    summary="""y = Conv(x, w), summed in the dtype of x and rounded to `dtype`.
+    summary="""y = Conv(x, w), summed in the dtype of w and rounded to `dtype`.
 
-    x: (N, C, *input) float. w: (M, C / group, *kernel), the same dtype. y: (N, M, *output), `dtype`
-    is 1 for float32, 10 for float16, so that no wider map need exist. `strides`, `pads` (begins,
-    then ends), `dilations`, `group` are those of Conv.
+    x: (N, C, *input) float. w: (M, C / group, *kernel) float. y: (N, M, *output), `dtype` is 1 for
+    float32, 10 for float16; x may be float16 as well: no wider map need exist. `strides`, `pads`
+    (begins, then ends), `dilations`, `group` are those of Conv.
     """,
     signature="RealConv <dtype, strides, pads, dilations, group> (x, w) => (y)",
     body="""
+        x_wide = CastLike (x, w)
         wide = Conv <
             strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations,
             group: int = @group
-        > (x, w)
+        > (x_wide, w)
         y = Cast <to: int = @dtype> (wide)
     """,
     type_rule=_real_conv,
@@ -74,8 +75,7 @@ CONV_INPUT_GRAD = Operator(
 CONV_WEIGHT_GRAD = Operator(
     summary="""dw of y = Conv(x, w): x correlated with dy over batch and space.
 
-    x: (N, C, *input) float. dy: (N, M, *output) float. dw: (M, C / group, *kernel_shape), the dtype
-    of x.
+    x: (N, C, *input) float. dy: (N, M, *output) float. dw: (M, C / group, *kernel_shape), float32.
     The body takes channels for samples and samples for channels: then dw is the convolution of x
     with dy, strides and dilations exchanged, and cut to the kernel's shape.
     """,
@@ -93,13 +93,14 @@ CONV_WEIGHT_GRAD = Operator(
         group_channels = Div (x_channels, groups)
         group_filters = Div (filters, groups)
         x_split = Concat <axis = 0> (zero, groups, group_channels, minus)
-        x_groups = Reshape (x, x_split)
+        x_wide = Cast <to = 1> (x)
+        x_groups = Reshape (x_wide, x_split)
         x_turned = Transpose <perm = [2, 1, 0, 3]> (x_groups)
         group_samples = Mul (groups, samples)
         x_shape = Concat <axis = 0> (group_channels, group_samples, x_space)
         x_image = Reshape (x_turned, x_shape)
         dy_split = Concat <axis = 0> (zero, groups, group_filters, minus)
-        dy_wide = CastLike (dy, x)
+        dy_wide = Cast <to = 1> (dy)
         dy_groups = Reshape (dy_wide, dy_split)
         dy_turned = Transpose <perm = [1, 2, 0, 3]> (dy_groups)
         dy_shape = Concat <axis = 0> (filters, samples, dy_space)

@@ -1,4 +1,4 @@
-"""Max pooling that keeps places of a few bits, and the gradients of max pooling."""
+"""Max pooling that keeps places of a few bits, and the gradients of max and average pooling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import onnx_ir as ir
 from bnnopt.ops.operator import Form, Operator, TypedDims, dims, dtype, ints, packed_row_bytes
 
 
-def _max_pool_grad(node: ir.Node) -> list[TypedDims]:
+def _pool_grad(node: ir.Node) -> list[TypedDims]:
     n, channels = dims(node.inputs[0])[:2]
     return [(dtype(node.inputs[0]), (n, channels, *ints(node, "input_shape")))]
 
@@ -18,6 +18,42 @@ def _packed_max_pool(node: ir.Node) -> list[TypedDims]:
     n_bytes = packed_row_bytes(shape, len(ints(node, "bit_values")))
     return [(dtype(x), shape), (ir.DataType.UINT8, (shape[0], n_bytes))]
 
+
+AVERAGE_POOL_GRAD = Operator(
+    summary="""dx of y = AveragePool(x): dy / counts, added up over the windows of each element.
+
+    dy: (N, C, *output) float. counts: (1, 1, *output) float, what each window divides by. dx: (N,
+    C, *input_shape), of dy's type; the sums are in that of counts. The other attributes are those
+    of ConvInputGrad, of one channel and a kernel of ones.
+    """,
+    signature=(
+        "AveragePoolGrad <input_shape, kernel_shape, strides, pads, dilations, output_padding>"
+        " (dy, counts) => (dx)"
+    ),
+    body="""
+        one = Constant <value_ints = [1]> ()
+        minus = Constant <value_ints = [-1]> ()
+        dy_wide = CastLike (dy, counts)
+        share = Div (dy_wide, counts)
+        space = Shape <start = 2> (dy)
+        planes_shape = Concat <axis = 0> (minus, one, space)
+        planes = Reshape (share, planes_shape)
+        kernel = Constant <value_ints: ints = @kernel_shape> ()
+        w_shape = Concat <axis = 0> (one, one, kernel)
+        one_float = CastLike (one, counts)
+        w = Expand (one_float, w_shape)
+        spread = ConvTranspose <
+            strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations,
+            output_padding: ints = @output_padding
+        > (planes, w)
+        channels = Shape <start = 0, end = 2> (dy)
+        x_space = Constant <value_ints: ints = @input_shape> ()
+        dx_shape = Concat <axis = 0> (channels, x_space)
+        dx_wide = Reshape (spread, dx_shape)
+        dx = CastLike (dx_wide, dy)
+    """,
+    type_rule=_pool_grad,
+)
 
 MAX_POOL_GRAD = Operator(
     summary="""dx of y, indices = MaxPool(x): dy added up at the indices, 0 elsewhere.
@@ -41,7 +77,7 @@ MAX_POOL_GRAD = Operator(
         dx_float = Reshape (scattered, dx_shape)
         dx = CastLike (dx_float, dy)
     """,
-    type_rule=_max_pool_grad,
+    type_rule=_pool_grad,
 )
 
 PACKED_MAX_POOL = Operator(
@@ -91,9 +127,9 @@ PACKED_MAX_POOL_GRAD = Operator(
         > (packed, origin)
         dx = bnnopt.MaxPoolGrad <input_shape: ints = @input_shape> (dy, indices)
     """,
-    type_rule=_max_pool_grad,
+    type_rule=_pool_grad,
     family="MaxPoolGrad",
     form=Form.PACKED,
 )
 
-OPERATORS = (MAX_POOL_GRAD, PACKED_MAX_POOL, PACKED_MAX_POOL_GRAD)
+OPERATORS = (AVERAGE_POOL_GRAD, MAX_POOL_GRAD, PACKED_MAX_POOL, PACKED_MAX_POOL_GRAD)

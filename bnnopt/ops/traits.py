@@ -92,7 +92,7 @@ class Traits:
     follows_type : bool
         The output has the type of the inputs, float16 as well.
     read_widened : bool
-        Reads a float16 map behind a cast.
+        Reads a float16 map behind a cast, if it does not follow its type.
     moves_halves : bool
         Takes float16 on onnxruntime as it is: it copies, casts, or asks for a shape.
     draws : bool
@@ -180,6 +180,7 @@ _STANDARD: dict[str, Traits] = {
         passes_on=True,
         passes_zeros=True,
         cheap=_BESIDE | _BEHIND,
+        follows_type=True,
         read_widened=True,
         retains_input=True,
     ),
@@ -331,6 +332,7 @@ _OWN: dict[str, Traits] = {
     "BinarizePack": Traits(packs_halves=True),
     "RangePack": Traits(makes_mask=True, packs_halves=True),
     "MaskedGrad": Traits(by_mask=True, dy_input=0),
+    "AveragePoolGrad": Traits(dy_input=0),
     "MaxPoolGrad": Traits(dy_input=0),
     "PackedMaxPool": Traits(selects=True, makes_mask=True),
     "PackedMaxPoolGrad": Traits(dy_input=0),

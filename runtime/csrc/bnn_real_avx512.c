@@ -36,6 +36,15 @@ static inline vf512 load_even(const float *x, long n) {
     return (vf512)_mm512_permutex2var_ps(low, even, high);
 }
 
+/* x[0], x[2] .. x[30], and nothing behind that is read. */
+static inline vf512 load_even_halves(const bnn_half *x) {
+    __m256i low = _mm256_loadu_si256((const __m256i *)x);
+    __m256i high = _mm256_loadu_si256((const __m256i *)(x + 15));
+    low = _mm256_and_si256(low, _mm256_set1_epi32(0xffff));
+    __m256i even = _mm256_packus_epi32(low, _mm256_srli_epi32(high, 16));
+    return (vf512)_mm512_cvtph_ps(_mm256_permute4x64_epi64(even, 0xd8));
+}
+
 #define PAD_ROW
 static inline void pad_row(const float *x, long low, long high, long pitch, float *out) {
     for (long i = 0; i < pitch; i += 16) {

@@ -241,6 +241,13 @@ def _places(n_bits: Callable[[Operands], int] | None) -> Rule:
     return rule
 
 
+def _average_pool_grad(o: Operands) -> Pairs:
+    dy, space = o.input(0), o.sizes("input_shape")
+    if tuple(_window(o, space, o.sizes("kernel_shape"))) != tuple(dy[2:]):
+        raise ValueError(f"{dy} is no result of a window over {space}")
+    return [(o.read(1), math.prod(dy[2:])), (o.written(0), math.prod([*dy[:2], *space]))]
+
+
 def _tap_sums(o: Operands) -> Pairs:
     dy, kernel = o.input(0), o.sizes("kernel_shape")
     if tuple(_window(o, o.sizes("input_shape"), kernel)) != tuple(dy[2:]):
@@ -477,6 +484,7 @@ RULES: Mapping[str, Rule] = {
     "BatchNormalizationSignsGrad": _normalization_signs_grad,
     "L1BatchNormalizationPoolGrad": _normalization_pool_grad,
     "AveragePool": _places(None),
+    "AveragePoolGrad": _average_pool_grad,
     "MaxPool": _places(None),
     "PackedMaxPool": _places(_bits),
     "PackedMaxPoolGrad": _pool_grad,

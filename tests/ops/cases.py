@@ -209,9 +209,12 @@ def half_convolutions(note: str, cases: list[Case]) -> list[Case]:
     (dy, w), (x, _) = input_grad.inputs, weight_grad.inputs
     halves, w, x = whole_halves(dy), whole_halves(w).astype("f"), whole_halves(x).astype("f")
     narrow = case("ConvWeightGrad", f"{note}-float16", x, halves, **weight_grad.attributes)
+    half_x = x.astype(np.float16)
     return [
         case("ConvInputGrad", f"{note}-float16", halves, w, **input_grad.attributes),
         narrow,
+        case("ConvWeightGrad", f"{note}-halves", half_x, halves, **weight_grad.attributes),
+        case("RealConv", f"{note}-halves", half_x, w, **forward.attributes),
         of_bitmap(narrow),
         case("RealConv", f"{note}-float16", x, w, **{**forward.attributes, "dtype": 10}),
     ]
@@ -387,8 +390,25 @@ def pooling_cases() -> list[Case]:
         _, indices = max_pool(normal(*g.x_shape), g)
         dy = normal(*indices.shape)
         table.append(case("MaxPoolGrad", note, dy, indices, input_shape=list(g.space)))
+        table += average_pool_grad_cases(note, g, dy)
         if len(g.space) == 2:
             table += pool_index_cases(note, g, indices)
+    return table
+
+
+def average_pool_grad_cases(note: str, g: Geometry, dy: Array) -> list[Case]:
+    """One of float16 as well, of whole numbers, and counts of which a quotient is exact."""
+    random = np.random.default_rng(6)  # the table's own goes on as it did
+    own: dict[str, Attribute] = {
+        "input_shape": list(g.space), "kernel_shape": list(g.kernel), "strides": list(g.strides),
+        "pads": list(g.pads), "dilations": list(g.dilations),
+        "output_padding": list(g.output_padding),
+    }  # fmt: skip
+    counts = random.choice(np.array([1, 2, 4], np.float32), (1, 1, *dy.shape[2:]))
+    table = [case("AveragePoolGrad", note, dy, 3 * counts, **own)]
+    if note == "overlap-pad":
+        whole = random.integers(-90, 91, dy.shape).astype(np.float16)
+        table.append(case("AveragePoolGrad", f"{note}-float16", whole, counts, **own))
     return table
 
 

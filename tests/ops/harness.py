@@ -38,6 +38,7 @@ BOUNDS: dict[str, float] = {
     "L1BatchNormalizationSigns": 1e-5,
     "L1BatchNormalizationTraining": 1e-5,
     **dict.fromkeys(FILTER_BLOCKS, 1e-5),  # of their batch norms
+    "AveragePoolGrad": 1e-6,  # sums of up to nine quotients
     "BitmapConvWeightGrad": 1e-6,  # sums of some ten products in another order
     "BinaryConvInputGrad": 1e-6,  # sums of some ten terms in another order
     "BinaryConvWeightGrad": 1e-6,

@@ -109,6 +109,24 @@ def test_max_pool_grad(g: Geometry, normal: Normal):
     assert_gradient(dx, lambda x: max_pool(x, one)[0], x, dy)
 
 
+@pytest.mark.parametrize(
+    "g", [*SMALL_POOLINGS.values(), LINE_POOLING], ids=[*SMALL_POOLINGS, "one-dimension"]
+)
+def test_average_pool_grad(g: Geometry, normal: Normal):
+    """Against a convolution with ones, whose sums are divided by any counts."""
+    one = Geometry(1, 1, 1, g.space, g.kernel, g.strides, g.pads, g.dilations)
+    x, dy = normal(one.x_shape), normal(one.conv_shape)
+    counts = 1 + np.abs(normal(one.conv_shape))
+    dx = KERNELS["AveragePoolGrad"](
+        dy, counts, input_shape=list(g.space), kernel_shape=list(g.kernel),
+        strides=list(g.strides), pads=list(g.pads), dilations=list(g.dilations),
+        output_padding=list(g.output_padding),
+    )  # fmt: skip
+    ones = np.ones(one.w_shape)
+    want = finite_difference(lambda x: conv(x, ones, one) / counts, x, dy, step=1.0)
+    assert_agree([dx], [want], 1e-12)
+
+
 @pytest.mark.parametrize("kind", ["", "L1"])
 @pytest.mark.parametrize("shape", [(3, 2, 4, 2), (5, 3), (1, 2, 6)], ids=str)
 def test_batch_normalization_grad(kind: str, shape: tuple[int, ...], normal: Normal):

@@ -173,6 +173,34 @@ STEM_WEIGHTS = {
     "w3": [3, 16],
 }
 
+# The data, normalised in front of a convolution, and the pooled shortcut of ResNetE.
+SHORTCUT = f"""g (float[batch,2,8,8] x) => (float[batch,3] y) {{
+    {batch_norm("x", "a", 0)}
+    c0 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (a, w0)
+    {batch_norm("c0", "n0", 1)}
+    s = Sign (n0)
+    wb = Sign (w)
+    c = Conv <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (s, wb)
+    {batch_norm("c", "n", 2)}
+    p = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (n0)
+    d = Conv <kernel_shape = [1, 1]> (p, w1)
+    {batch_norm("d", "e", 3)}
+    r = Add (n, e)
+    q = GlobalAveragePool (r)
+    f = Flatten (q)
+    y = Gemm <transB = 1> (f, w2)
+}}"""
+SHORTCUT_WEIGHTS = {
+    **batch_norm_weights(0, 2),
+    "w0": [4, 2, 3, 3],
+    **batch_norm_weights(1, 4),
+    "w": [4, 4, 3, 3],
+    **batch_norm_weights(2, 4),
+    "w1": [4, 4, 1, 1],
+    **batch_norm_weights(3, 4),
+    "w2": [3, 4],
+}
+
 # The data, shifted by a trained bias and convolved, as behind the first batch norm of ResNetE.
 SHIFTED = """g (float[batch,3,9,8] x) => (float[batch,3] y) {
     shifted = Add (x, shift)
@@ -216,6 +244,7 @@ NETWORKS = {
 }
 OTHERS = {
     "stem": (STEM, STEM_WEIGHTS),
+    "shortcut": (SHORTCUT, SHORTCUT_WEIGHTS),
     "shifted": (SHIFTED, SHIFTED_WEIGHTS),
     "zeros": (ZEROS, ZEROS_WEIGHTS),
     "wide": (WIDE, WIDE_WEIGHTS),

@@ -10,7 +10,7 @@ from bnnopt.analysis import saved_bytes
 from bnnopt.passes import PASSES
 from bnnopt.passes.float16_activations import Float16Activations
 from bnnopt.plan import make_plan
-from tests.graphs import apply, ops, run_native, run_stock, value
+from tests.graphs import apply, network, ops, run_native, run_stock, value
 from tests.passes.networks import small
 
 PASS = Float16Activations()
@@ -20,11 +20,43 @@ LOSSLESS = [p.name for p in PASSES if p.lossless]
 
 def test_maps_between_what_takes_half_are_half() -> None:
     step = small("stem").step()
-    assert apply(PASS, step) == (7, [])
+    assert apply(PASS, step) == (7, [("q", "Flatten reads it, in float32")])
     assert all(value(step, name).dtype is HALF for name in ("c0", "n0", "r0", "p0", "a", "n", "r"))
     assert value(step, "c").dtype is ir.DataType.FLOAT  # of signs: exact, and soon int16
     assert ops(step).count("Cast") == 2  # in front of Binarize and AveragePool
-    assert apply(PASS, step) == (0, [])
+    assert apply(PASS, step)[0] == 0
+
+
+def test_convolutions_and_average_poolings_between_halves_read_them() -> None:
+    step = small("shortcut").step()
+    assert apply(PASS, step) == (8, [])
+    assert all(value(step, name).dtype is HALF for name in ("a", "c0", "n0", "p", "d", "e", "r"))
+    assert ops(step).count("Cast") == 2  # in front of Binarize and GlobalAveragePool
+    assert value(step, "c").dtype is ir.DataType.FLOAT
+    grads = [node for node in step.graph if node.op_type == "ConvWeightGrad"]
+    assert {(n.inputs[0].dtype, n.outputs[0].dtype) for n in grads} >= {(HALF, ir.DataType.FLOAT)}
+
+
+POOLED = """g (float[batch,2,8,8] x) => (float[batch,3] y) {
+    c1 = Conv (x, w1)
+    r = Relu (c1)
+    p = MaxPool <kernel_shape = [2, 2]> (r)
+    c2 = Conv (p, w2)
+    q = GlobalAveragePool (c2)
+    f = Flatten (q)
+    y = Gemm <transB = 1> (f, w3)
+}"""
+POOLED_WEIGHTS = {"w1": [4, 2, 3, 3], "w2": [4, 4, 3, 3], "w3": [3, 4]}
+
+
+@pytest.mark.parametrize(("rectifies", "n_halves"), [(True, 1), (False, 3)])
+def test_a_sparse_map_is_left_to_bitmap(rectifies: bool, n_halves: int) -> None:
+    """What is pooled of it as well: of zeros a bit is kept."""
+    text = POOLED if rectifies else POOLED.replace("    r = Relu (c1)\n", "").replace("(r)", "(c1)")
+    step = network(text, POOLED_WEIGHTS).step()
+    count, skipped = apply(PASS, step)
+    assert count == n_halves
+    assert (("p", "Conv reads it, in float32") in skipped) == rectifies
 
 
 def test_codecs_and_kernels_read_half_as_it_is() -> None:
@@ -65,7 +97,7 @@ def test_a_reader_of_floats_keeps_the_whole_chain() -> None:
 
 
 @pytest.mark.parametrize("run", [run_native, run_stock])
-@pytest.mark.parametrize("name", ["float", "stem"])
+@pytest.mark.parametrize("name", ["float", "stem", "shortcut"])
 def test_gradients_keep_their_direction(name: str, run) -> None:
     net = small(name, batch=16)
     step = net.step()
@@ -79,9 +111,10 @@ def test_gradients_keep_their_direction(name: str, run) -> None:
 
 
 @pytest.mark.parametrize("run", [run_native, run_stock], ids=["native", "onnxruntime"])
-def test_lossless_passes_stay_lossless_behind_it(run) -> None:
+@pytest.mark.parametrize("name", ["stem", "shortcut"])
+def test_lossless_passes_stay_lossless_behind_it(name: str, run) -> None:
     """Rewritten kernels round where the reference does: the same bits but for sums of float32."""
-    net = small("stem", batch=8)
+    net = small(name, batch=8)
     reference = net.with_passes(PASS.name, "packed-products")
     exact, found = run(net, reference, 2), run(net, net.with_passes(PASS.name, *LOSSLESS), 2)
     assert found.losses == exact.losses

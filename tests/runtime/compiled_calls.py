@@ -462,8 +462,18 @@ def pooling(operator: str, s: Source) -> Call:
         del attributes["pads"]
     elif min(shape[2:]) > 7:
         attributes["dilations"] = [s.integer(1, 2), s.integer(1, 2)]
-    x = s.any_map(s.floats(*shape)) if operator == "MaxPool" else s.floats(*shape)
-    return Call(operator, [x], attributes)
+    types = () if operator == "MaxPool" else (np.float32, np.float16)
+    return Call(operator, [s.any_map(s.floats(*shape), *types)], attributes)
+
+
+def average_pool_grad(s: Source) -> Call:
+    shape = images(s)
+    attributes = window_attributes(s, shape[2:])
+    window = make_window(shape[2:], **{WINDOW_NAMES.get(k, k): v for k, v in attributes.items()})  # type: ignore[arg-type]
+    dy = s.any_map(s.floats(*shape[:2], *window.result), np.float32, np.float16)
+    counts = 1 + np.abs(s.finite(1, 1, *window.result))
+    own = {"input_shape": list(shape[2:]), "output_padding": [0, 0], "dilations": [1, 1]}
+    return Call("AveragePoolGrad", [dy, counts], {**own, **attributes})
 
 
 def pooled(s: Source) -> tuple[Array, Window, tuple[int, ...]]:
@@ -684,6 +694,7 @@ def binarize_attributes(s: Source) -> dict[str, Attribute]:
 CALLS: dict[str, Callable[[Source], Call]] = {
     "Add": lambda s: arithmetic("Add", s),
     "AveragePool": lambda s: pooling("AveragePool", s),
+    "AveragePoolGrad": average_pool_grad,
     "BatchNormalization": batch_normalization_running,
     "BatchNormalizationApply": batch_normalization_apply,
     "BatchNormalizationGrad": lambda s: batch_normalization("BatchNormalizationGrad", s),

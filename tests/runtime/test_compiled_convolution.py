@@ -96,7 +96,9 @@ class Call:
 
 
 def calls_of(g: Geometry, seed: int, *, half: bool = False) -> list[Call]:
-    """Forward with and without a bias, and both gradients; dy, dx and y are float16 if `half`."""
+    """Forward with and without a bias, and both gradients; dy, dx and y are float16 if `half`, and
+    so is x of some.
+    """
     rng = np.random.default_rng(seed)
     x, w, b, dy = (
         rng.standard_normal(shape).astype(np.float32)
@@ -104,6 +106,7 @@ def calls_of(g: Geometry, seed: int, *, half: bool = False) -> list[Call]:
     )
     map_dtype = np.dtype(np.float16 if half else np.float32)
     dy = dy.astype(map_dtype)
+    x = x.astype(map_dtype) if seed % 4 > 1 else x
     shared: dict[str, Attribute] = {
         "strides": list(g.strides),
         "pads": list(g.pads),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import onnx_ir as ir
 
 from bnnopt.autodiff import window_rules
@@ -148,25 +147,19 @@ def max_pool(g: Context) -> Grads:
 
 
 def average_pool(g: Context) -> Grads:
-    """Forward: y = mean over windows of x. Backward: dx = dy / count spread over its window.
-
-    Spreading is the input gradient of a convolution with ones, one channel at a time.
-    """
+    """Forward: y = mean over windows of x. Backward: dx = dy / count spread over its window."""
     shape = window_rules.average_pool(g.node)
     counts = window_rules.counts(g.node, shape)
-    kind = dtype(g.dy).numpy()
-    share = g.emit("Div", g.dy, g.backward.constant(counts, kind, "counts"))
-    planes = g.emit("Reshape", share, g.integers([-1, 1, *shape.output_shape]))
-    spread = g.emit(
-        "ConvInputGrad",
-        planes,
-        g.backward.constant(np.ones((1, 1, *shape.kernel_shape)), kind, "ones"),
+    dx = g.emit(
+        "AveragePoolGrad",
+        g.dy,
+        g.backward.constant(counts, dtype(g.dy).numpy(), "counts"),
         input_shape=list(shape.input_shape),
+        kernel_shape=list(shape.kernel_shape),
         output_padding=list(shape.output_padding),
-        group=1,
         **shape.attributes(),
     )
-    return {0: g.reshape_like(spread, g.x())}
+    return {0: dx}
 
 
 def global_average_pool(g: Context) -> Grads:

@@ -10,6 +10,8 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
+    FLOAT16,
+    FLOAT32,
     INT8,
     TYPES,
     Arrays,
@@ -37,7 +39,8 @@ NORMALIZATION_POOL_GRAD = CFunction(
     "i64, float)"
 )
 CONV_TAP_SUMS = CFunction("int bnn_conv_tap_sums(void*, float*, i64*, i64, i64, i64)")
-AVERAGE_POOL = CFunction("void bnn_average_pool_f32(float*, float*, i64*, i64, i64)")
+AVERAGE_POOL = CFunction("void bnn_average_pool(void*, void*, i64*, i64, i64, i64)")
+AVERAGE_POOL_GRAD = CFunction("void bnn_average_pool_grad(void*, float*, void*, i64*, i64, i64)")
 
 MAX_PLANE = 2**31 - 1  # elements whose places in a plane fit int32
 
@@ -173,14 +176,32 @@ def side_by_side(origin: Array, height: int, width: int) -> bool:
 
 
 def average_pool(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`pooling.average_pool` over two spatial axes."""
+    """`pooling.average_pool` over one or two spatial axes, x and y float32 or float16."""
     x, y = inputs[0], outputs[0]
-    window = _window(x, y, attributes) if covered(x, y) else None
+    window = _float_window(x, y, attributes)
     if window is None:
         return False
     assert x is not None
     counts_pad = integer({"count_include_pad": 0, **attributes}, "count_include_pad")
-    return AVERAGE_POOL(x, y, window, math.prod(x.shape[:2]), counts_pad)
+    return AVERAGE_POOL(x, y, window, type_of(x), math.prod(x.shape[:2]), counts_pad)
+
+
+def average_pool_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`pooling.average_pool_grad` over one or two spatial axes, dy and dx float32 or float16."""
+    (dy, counts), dx = inputs, outputs[0]
+    window = _float_window(dx, dy, attributes)
+    if window is None or not covered(counts):
+        return False
+    assert dx is not None
+    return AVERAGE_POOL_GRAD(dy, counts, dx, window, type_of(dx), math.prod(dx.shape[:2]))
+
+
+def _float_window(x: Array | None, y: Array | None, attributes: Attributes) -> list[int] | None:
+    """As `_window`, if both are of one type of floats."""
+    fits = type_of(x) in (TYPES[FLOAT32], TYPES[FLOAT16]) and type_of(x) == type_of(y)
+    return _window(x, y, attributes) if fits else None
 
 
 def _window(x: Array | None, y: Array | None, attributes: Attributes) -> list[int] | None:
@@ -232,6 +253,7 @@ def max_pool_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scrat
 
 KERNELS: dict[str, CompiledKernel] = {
     "AveragePool": CompiledKernel(average_pool, repeatable=True),
+    "AveragePoolGrad": CompiledKernel(average_pool_grad, repeatable=True),
     "ConvTapSums": CompiledKernel(conv_tap_sums, repeatable=True),
     "L1BatchNormalizationPoolGrad": CompiledKernel(
         l1_batch_normalization_pool_grad, repeatable=True

@@ -42,7 +42,8 @@ def real_conv(
     dilations: list[int],
     group: int,
 ) -> Array:
-    """`convolution.conv` to the dtype with ONNX's number `dtype`."""
+    """`convolution.conv`, summed in the dtype of w, to the one with ONNX's number `dtype`."""
+    x = x.astype(w.dtype, copy=False)
     y = convolution.conv(x, w, strides=strides, pads=pads, dilations=dilations, group=group)
     return cast(y, to=dtype)
 

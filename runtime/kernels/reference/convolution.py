@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels import Array, at_least_float32
 from bnnopt.runtime.kernels.reference.bitmap import samples as bitmap_samples
 from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.parts import Axes
@@ -163,10 +163,12 @@ def conv_weight_grad(
 
     Returns
     -------
-    (M, C / group, *kernel_shape), dtype of x
+    (M, C / group, *kernel_shape), dtype of x, but float32 for a float16 x
     """
+    samples = (at_least_float32(sample) for sample in x)
+    dtype = np.result_type(x, np.float32)
     return weight_grad_of_samples(
-        x, dy, shape=x.shape[1:], dtype=x.dtype, kernel_shape=kernel_shape, strides=strides,
+        samples, dy, shape=x.shape[1:], dtype=dtype, kernel_shape=kernel_shape, strides=strides,
         pads=pads, dilations=dilations, group=group,
     )  # fmt: skip
 

@@ -176,7 +176,7 @@ def average_pool(
 
     Parameters
     ----------
-    x : (N, C, ...) float
+    x : (N, C, ...) float; the sums are float32 or wider
 
     Returns
     -------
@@ -186,11 +186,50 @@ def average_pool(
         x.shape[2:], kernel_shape, strides=strides, pads=pads, dilations=dilations,
         auto_pad=auto_pad, ceil_mode=ceil_mode,
     )  # fmt: skip
-    y = np.zeros((*x.shape[:2], *window.result), x.dtype)
+    y = np.zeros((*x.shape[:2], *window.result), np.result_type(x, np.float32))
     for _, source, result in window.taps():
         y[:, :, *result] += x[:, :, *source]
-    y /= _window_counts(window, bool(count_include_pad)).astype(x.dtype)
-    return y
+    y /= _window_counts(window, bool(count_include_pad)).astype(y.dtype)
+    return y.astype(x.dtype, copy=False)
+
+
+@np.errstate(all="ignore")
+def average_pool_grad(
+    dy: Array,
+    counts: Array,
+    *,
+    input_shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    output_padding: Sequence[int],
+) -> Array:
+    """Gradient of average pooling: each dy is spread over its window.
+
+    Forward:   y = sum of x over the window / counts
+    Backward:  dx = sum of dy / counts over the windows that an element is in
+
+    Parameters
+    ----------
+    dy : (N, C, ...) float
+    counts : (1, 1, ...) float, what each window divides by
+    input_shape : spatial dimensions of x
+    output_padding : what the stride leaves unread of each axis, which `input_shape` says as well
+
+    Returns
+    -------
+    (N, C, *input_shape), dtype of dy; the sums are float32 or wider
+    """
+    window = make_window(
+        input_shape, kernel_shape, strides=strides, pads=pads, dilations=dilations,
+        result=dy.shape[2:],
+    )  # fmt: skip
+    share = dy / counts.astype(np.result_type(dy, np.float32), copy=False)
+    dx = np.zeros((*dy.shape[:2], *input_shape), share.dtype)
+    for _, source, result in window.taps():
+        dx[:, :, *source] += share[:, :, *result]
+    return dx.astype(dy.dtype, copy=False)
 
 
 def _window_counts(window: Window, includes_pad: bool) -> Array:
@@ -220,6 +259,7 @@ def global_max_pool(x: Array) -> Array:
 KERNELS: dict[str, NumpyKernel] = {
     "MaxPool": NumpyKernel(max_pool),
     "AveragePool": NumpyKernel(average_pool, Axes("0", "0")),
+    "AveragePoolGrad": NumpyKernel(average_pool_grad, Axes("0", "0")),
     "GlobalAveragePool": NumpyKernel(global_average_pool),
     "GlobalMaxPool": NumpyKernel(global_max_pool),
     "MaxPoolGrad": NumpyKernel(max_pool_grad),
