@@ -14,6 +14,7 @@ from bnnopt.passes.infra.manager import (
     least_cosine,
     make_pass,
     map_kernels,
+    rewrite,
     run_passes,
     select,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "least_cosine",
     "make_pass",
     "map_kernels",
+    "rewrite",
     "run_passes",
     "select",
 ]

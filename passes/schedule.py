@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.plan import live_bytes, make_plan, memory_order, reorder
+from bnnopt.plan import live_bytes, memory_order, peak_bytes, reorder
 from bnnopt.training_step import TrainingStep
 
 
@@ -33,9 +33,9 @@ class Schedule(Pass):
         present = list(step.graph)
         if not present:  # an output that is an input
             return 0
-        peak, alive = make_plan(step).peak_bytes, max(live_bytes(step))
+        peak, alive = peak_bytes(step), max(live_bytes(step))
         reorder(step, memory_order(step))
-        found = make_plan(step).peak_bytes
+        found = peak_bytes(step)
         if (found, max(live_bytes(step))) >= (peak, alive):
             reorder(step, present)
             trace.skip(present[0], "the order found has no lower peak than the present one")

@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from bnnopt.artifact import scaled_shapes, with_batch
 from bnnopt.ops import Emitter, dtype, infer_types, traits
-from bnnopt.passes import PASSES, run_passes
+from bnnopt.passes import PASSES, rewrite
 from bnnopt.passes.shared.rewriting import redirect
-from bnnopt.plan import make_plan
+from bnnopt.plan import arena_bytes
 from bnnopt.runtime.kernels.compiled.kernel import MAX_THREADS
 from bnnopt.training_step import PERSISTENT, TrainingStep, readers, store_as
 
@@ -32,22 +32,22 @@ def fit(
     _run(evaluation, _AFTER, disabled)
     if any(scaled_shapes(step, step.batch_size) is None for step in (training, evaluation)):
         return evaluation  # something ties it to this batch; a loss may tell where it does not
-    return in_parts(evaluation, make_plan(training).arena_bytes)
+    return in_parts(evaluation, arena_bytes(training))
 
 
 def _run(evaluation: TrainingStep, names: Collection[str], disabled: Collection[str]) -> None:
-    run_passes(evaluation, [p for p in PASSES if p.name in names and p.name not in disabled])
+    rewrite(evaluation, [p for p in PASSES if p.name in names and p.name not in disabled])
 
 
 def in_parts(
-    evaluation: TrainingStep, arena_bytes: int, n_threads: int = MAX_THREADS
+    evaluation: TrainingStep, available: int, n_threads: int = MAX_THREADS
 ) -> TrainingStep:
-    """The evaluation of so large a part of a batch that it runs in an arena of that size.
+    """The evaluation of so large a part of a batch that it runs in an arena of `available` bytes.
 
     A batch goes in as few parts as fit; of `_LEAST_PART` samples if nothing does.
     """
     whole, n_parts, part = evaluation.batch_size, 1, evaluation
-    while part.batch_size > _LEAST_PART and make_plan(part, n_threads).arena_bytes > arena_bytes:
+    while part.batch_size > _LEAST_PART and arena_bytes(part, n_threads) > available:
         n_parts += 1
         part = resized(evaluation, max(math.ceil(whole / n_parts), _LEAST_PART))
     return part

@@ -42,7 +42,7 @@ from bnnopt.passes import (
     run_passes,
     select,
 )
-from bnnopt.plan import make_plan, process_bytes
+from bnnopt.plan import make_plan, peak_bytes, process_bytes
 from bnnopt.report import Footprint, Report, StaticSum
 from bnnopt.runtime.format import Artifact
 from bnnopt.runtime.kernels.reference.table import KERNELS
@@ -347,7 +347,7 @@ def _check_budget(step: TrainingStep, settings: Settings) -> None:
     budget = settings.budget_bytes
     if budget is None:
         return
-    peak, process = make_plan(step).peak_bytes, process_bytes(step)
+    peak, process = peak_bytes(step), process_bytes(step)
     if peak + process > budget:
         raise BudgetError(beyond(budget, peak, process))
 

@@ -17,8 +17,8 @@ from bnnopt.analysis.batch import with_batch
 from bnnopt.artifact import compute, load_step, scaled_shapes, write_predictor
 from bnnopt.frontend.normalize import check_batch_size
 from bnnopt.ops import Emitter, dims, dtype, functions_for, infer_types, traits
-from bnnopt.passes import PASSES, run_passes
-from bnnopt.plan import make_plan
+from bnnopt.passes import PASSES, rewrite
+from bnnopt.plan import arena_bytes
 from bnnopt.runtime import TrainingSession
 from bnnopt.runtime.artifact import check_files
 from bnnopt.runtime.format import EVALUATION
@@ -66,7 +66,7 @@ def export_network(
     write_predictor(target, step, graph, session.about, notes)
     tensors = (value.const_value for value in graph.graph.initializers.values())
     n_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-    return n_bytes, make_plan(step).arena_bytes
+    return n_bytes, arena_bytes(step)
 
 
 def predicting(
@@ -108,7 +108,7 @@ def predicting(
     RemoveUnusedNodesPass()(step.model)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         graph.initializers.pop(name)
-    run_passes(step, [p for p in PASSES if p.name in _PASSES])
+    rewrite(step, [p for p in PASSES if p.name in _PASSES])
     _declare_functions(step.model)
     return step
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -70,49 +71,111 @@ def _own_types(node: ir.Node) -> Sequence[TypedDims]:
 OpenDims = tuple[ir.DataType, tuple[int | None, ...]]
 
 
+class _Operand(NamedTuple):
+    """Type and shape of an input, and its elements where they are known and read."""
+
+    element: ir.DataType
+    shape: tuple[int | None, ...]
+    data: bytes | None
+
+
+class _Call(NamedTuple):
+    """All that the types of a node of a standard operator follow from; no names."""
+
+    op_type: str
+    domain: str
+    opset: int
+    attributes: tuple[tuple[str, ir.AttributeType, Any], ...]
+    inputs: tuple[_Operand | None, ...]
+    outputs: tuple[bool, ...]  # whether each is there
+
+
 def _standard_types(node: ir.Node, opset: int, may_vary: bool) -> Sequence[OpenDims]:
-    schema = _schema(node.op_type, node.domain, opset)
-    present = [value for value in node.inputs if value is not None]
-    types = {str(value.name): _type_proto(value) for value in present}
-    reads = () if traits(node).elementwise else present  # those need shapes alone
+    reads_data = not traits(node).elementwise  # those need shapes alone
+    attributes = node.attributes.values()
+    call = _Call(
+        node.op_type,
+        node.domain,
+        opset,
+        tuple((a.name, a.type, a.value) for a in attributes),
+        tuple(_operand(value, reads_data) if value is not None else None for value in node.inputs),
+        tuple(bool(output.name) for output in node.outputs),
+    )
+    infer = _inferred if _HASHED.issuperset(a.type for a in attributes) else _infer
     try:
-        known = {str(value.name): data for value in reads if (data := _data(value)) is not None}
-        proto = ir.serde.serialize_node(node)
-        inferred = onnx.shape_inference.infer_node_outputs(schema, proto, types, known)
+        found = infer(call)
     except INVALID as error:
         raise InferenceError(str(error).strip().splitlines()[-1]) from None
-    return [_typed(inferred.get(str(output.name)), node, may_vary) for output in node.outputs]
+    return [_closed(typed, node, may_vary) for typed in found]
 
 
-def _data(value: ir.Value) -> onnx.TensorProto | None:
+def _operand(value: ir.Value, reads_data: bool) -> _Operand:
+    if value.dtype is None or value.shape is None:
+        raise InferenceError(f"input {value.name!r} has no type")
+    sizes = tuple(d if isinstance(d, int) else None for d in value.shape.dims)
+    return _Operand(value.dtype, sizes, _data(value) if reads_data else None)
+
+
+def _data(value: ir.Value) -> bytes | None:
     """The value's elements, where they are known: a constant, or the shape of a typed value."""
-    if value.const_value is not None:
-        small = value.const_value.size <= 4096
-        return ir.serde.serialize_tensor(value.const_value) if small else None
+    constant = value.const_value
+    if constant is not None:
+        is_read = constant.size <= 4096 and constant.dtype is not ir.DataType.STRING
+        return constant.tobytes() if is_read else None
     producer = value.producer()
     if producer is None or producer.op_type != "Shape" or producer.attributes:
         return None
     if not is_static(producer.inputs[0]):
         return None
-    return onnx.numpy_helper.from_array(np.array(dims(producer.inputs[0]), np.int64))
+    return np.array(dims(producer.inputs[0]), np.int64).tobytes()
 
 
-def _type_proto(value: ir.Value) -> onnx.TypeProto:
-    if value.dtype is None or value.shape is None:
-        raise InferenceError(f"input {value.name!r} has no type")
-    sizes = [d if isinstance(d, int) else None for d in value.shape]
-    return onnx.helper.make_tensor_type_proto(value.dtype.value, sizes)
+def _infer(call: _Call) -> list[OpenDims | None]:
+    """What onnx says of the outputs; None where it says no shape."""
+    schema = _schema(call.op_type, call.domain, call.opset)
+    node = onnx.NodeProto(op_type=call.op_type, domain=call.domain)
+    node.input.extend("" if x is None else f"x{i}" for i, x in enumerate(call.inputs))
+    node.output.extend(f"y{i}" if there else "" for i, there in enumerate(call.outputs))
+    for attribute in call.attributes:
+        node.attribute.append(ir.serde.serialize_attribute(ir.Attr(*attribute)))
+    there = {f"x{i}": operand for i, operand in enumerate(call.inputs) if operand is not None}
+    types = {
+        name: onnx.helper.make_tensor_type_proto(operand.element.value, operand.shape)
+        for name, operand in there.items()
+    }
+    known = {
+        name: onnx.TensorProto(
+            data_type=operand.element.value,
+            dims=[size for size in operand.shape if size is not None],
+            raw_data=operand.data,
+        )
+        for name, operand in there.items()
+        if operand.data is not None
+    }
+    inferred = onnx.shape_inference.infer_node_outputs(schema, node, types, known)
+    return [_typed(inferred.get(name)) for name in node.output]
+
+
+_inferred = functools.lru_cache(maxsize=4096)(_infer)  # layers, and copies of a graph, are alike
+_HASHED = frozenset(
+    {ir.AttributeType[kind] for kind in ("FLOAT", "FLOATS", "INT", "INTS", "STRING", "STRINGS")}
+)
+
+
+def _typed(proto: onnx.TypeProto | None) -> OpenDims | None:
+    tensor = proto.tensor_type if proto is not None else None
+    if tensor is None or not tensor.HasField("shape"):
+        return None
+    sizes = (d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    return ir.DataType(tensor.elem_type), tuple(sizes)
+
+
+def _closed(typed: OpenDims | None, node: ir.Node, may_vary: bool) -> OpenDims:
+    if typed is not None and (may_vary or None not in typed[1]):
+        return typed
+    raise InferenceError(f"the shape that {node.op_type} gives depends on the data")
 
 
 def is_static(value: ir.Value | None) -> bool:
     """Whether every axis of a value has a known length."""
     return value is not None and value.shape is not None and value.shape.is_static()
-
-
-def _typed(proto: onnx.TypeProto | None, node: ir.Node, may_vary: bool) -> OpenDims:
-    tensor = proto.tensor_type if proto is not None else None
-    if tensor is not None and tensor.HasField("shape"):
-        sizes = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-        if may_vary or None not in sizes:
-            return ir.DataType(tensor.elem_type), tuple(sizes)
-    raise InferenceError(f"the shape that {node.op_type} gives depends on the data")

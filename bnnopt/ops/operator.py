@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, auto
+from typing import cast
 
 import onnx
 import onnx_ir as ir
@@ -16,6 +17,7 @@ DOMAIN_VERSION = 1
 MIN_OPSET = 18  # the bodies use ReduceSum/ReduceMean with axes as input and BitwiseAnd
 
 Dims = tuple[int, ...]
+_INT = frozenset({int})
 TypedDims = tuple[ir.DataType, Dims]
 TypeRule = Callable[[ir.Node], Sequence[TypedDims]]
 
@@ -96,7 +98,10 @@ def dims(value: ir.Value | None) -> Dims:
     """The shape of a typed value as plain integers."""
     assert value is not None, "an input that the operator requires is missing"
     assert value.shape is not None, f"value {value.name!r} has no shape"
-    return value.shape.numpy()
+    found = value.shape.dims
+    if not _INT.issuperset(map(type, found)):
+        return value.shape.numpy()  # which says that it is open
+    return cast(Dims, found)
 
 
 def dtype(value: ir.Value | None) -> ir.DataType:

@@ -3,7 +3,7 @@
 from bnnopt.plan.arena import ALIGNMENT, Interval, aligned, place
 from bnnopt.plan.check import OverlapError, check_program
 from bnnopt.plan.order import dependencies, memory_order, reorder, waits_for
-from bnnopt.plan.plan import MemoryPlan, live_bytes, make_plan
+from bnnopt.plan.plan import MemoryPlan, arena_bytes, live_bytes, make_plan, peak_bytes
 from bnnopt.plan.process import process_bytes
 
 __all__ = [
@@ -12,11 +12,13 @@ __all__ = [
     "MemoryPlan",
     "OverlapError",
     "aligned",
+    "arena_bytes",
     "check_program",
     "dependencies",
     "live_bytes",
     "make_plan",
     "memory_order",
+    "peak_bytes",
     "place",
     "process_bytes",
     "reorder",

@@ -7,10 +7,10 @@ arXiv:1804.10001): one after the other, until the arena is as small as what is n
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """`n_bytes` needed from step `first` to step `last`, both included.
 
     Where `onto` is the index of one that ends at the step before, both begin at the same byte.
@@ -58,6 +57,12 @@ Way = Callable[[Sequence[Block], Order], Placement]
 
 def place(intervals: Sequence[Interval]) -> Placement:
     """Offsets of the intervals, and the size of the arena, in bytes."""
+    offsets, size = _place(tuple(intervals))
+    return list(offsets), size
+
+
+@functools.lru_cache(maxsize=8)  # a step is planned again where nothing has moved
+def _place(intervals: tuple[Interval, ...]) -> Placement:
     needed = _needed(intervals)
     members = _blocks(intervals)
     blocks = [Block.of([intervals[i] for i in indices]) for indices in members]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -51,38 +53,71 @@ class MemoryPlan:
         return self.arena_bytes + self.persistent_bytes
 
 
-def make_plan(step: TrainingStep, n_threads: int = MAX_THREADS) -> MemoryPlan:
-    """Place all values of the step, in the order in which its nodes stand.
+class _Layout(NamedTuple):
+    """Of all buffers those in the arena, and then scratch, have a place each."""
 
-    Workspace is for kernels of at most so many threads; classes are always those of `MAX_THREADS`.
-    """
-    nodes = list(step.graph)
+    everything: list[Buffer]
+    scratch: list[tuple[int, int]]  # position of the node, bytes
+    places: Sequence[int]
+    arena_bytes: int
+
+    @property
+    def persistent_bytes(self) -> int:
+        return sum(buffer.n_bytes for buffer in self.everything if buffer.persistent)
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.arena_bytes + self.persistent_bytes
+
+
+def _lay_out(step: TrainingStep, n_threads: int = MAX_THREADS) -> _Layout:
     everything = buffers(step)
     in_arena = [buffer for buffer in everything if not buffer.persistent]
-    scratch = [(i, n) for i, node in enumerate(nodes) if (n := workspace_bytes(node, n_threads))]
+    needs = ((i, workspace_bytes(node, n_threads)) for i, node in enumerate(step.graph))
+    scratch = [(i, n_bytes) for i, n_bytes in needs if n_bytes]
     home = {value: i for i, buffer in enumerate(in_arena) for value in buffer.values}
     intervals = [
         Interval(b.n_bytes, b.first, b.last, None if b.onto is None else home[b.onto])
         for b in in_arena
     ]
     intervals += [Interval(n_bytes, i, i) for i, n_bytes in scratch]
-    places, arena_bytes = place(intervals)
-    persistent = [buffer.n_bytes for buffer in everything if buffer.persistent]
-    at_peak = _at_peak(step, everything)
+    return _Layout(everything, scratch, *place(intervals))
+
+
+def peak_bytes(step: TrainingStep) -> int:
+    """The peak of the plan that `make_plan` would give, for less work."""
+    return _lay_out(step).peak_bytes
+
+
+def arena_bytes(step: TrainingStep, n_threads: int = MAX_THREADS) -> int:
+    """The arena of the plan that `make_plan` would give, for less work."""
+    return _lay_out(step, n_threads).arena_bytes
+
+
+def make_plan(step: TrainingStep, n_threads: int = MAX_THREADS) -> MemoryPlan:
+    """Place all values of the step, in the order in which its nodes stand.
+
+    Workspace is for kernels of at most so many threads; classes are always those of `MAX_THREADS`.
+    """
+    nodes, layout = list(step.graph), _lay_out(step, n_threads)
+    in_arena = [buffer for buffer in layout.everything if not buffer.persistent]
+    at_peak = _at_peak(step, layout.everything)
     classes = {kind: sum(shares.values()) for kind, shares in at_peak.items()}
-    classes[VariableClass.WORKSPACE] = arena_bytes + sum(persistent) - sum(classes.values())
+    classes[VariableClass.WORKSPACE] = layout.peak_bytes - sum(classes.values())
     return MemoryPlan(
         offsets={
             value: offset
-            for buffer, offset in zip(in_arena, places, strict=False)
+            for buffer, offset in zip(in_arena, layout.places, strict=False)
             for value in buffer.values
         },
         workspace={
             nodes[i]: (offset, n_bytes)
-            for (i, n_bytes), offset in zip(scratch, places[len(in_arena) :], strict=True)
+            for (i, n_bytes), offset in zip(
+                layout.scratch, layout.places[len(in_arena) :], strict=True
+            )
         },
-        arena_bytes=arena_bytes,
-        persistent_bytes=sum(persistent),
+        arena_bytes=layout.arena_bytes,
+        persistent_bytes=layout.persistent_bytes,
         saved_bytes=saved_bytes(step),
         classes=classes,
         types={kind: _types(shares) for kind, shares in at_peak.items()},

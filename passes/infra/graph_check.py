@@ -10,6 +10,8 @@ from bnnopt.plan import dependencies
 from bnnopt.training_step import PERSISTENT, PHASES, Role, TrainingStep, role
 
 Interface = dict[str, tuple[object, ...]]
+# What the types of a node follow from, as they were when they were found right.
+Typed = dict[ir.Node, tuple[object, ...]]
 
 
 class BrokenGraph(Exception):
@@ -36,7 +38,10 @@ def interface(step: TrainingStep, storage: bool = True) -> Interface:
 
 
 def check_graph(
-    step: TrainingStep, expected: Interface | None = None, storage: bool = True
+    step: TrainingStep,
+    expected: Interface | None = None,
+    storage: bool = True,
+    right: Typed | None = None,
 ) -> None:
     """Check order, types, names, phases and updates of a training step.
 
@@ -48,6 +53,9 @@ def check_graph(
         Its `interface` before the pass, which must not have changed.
     storage : bool
         As that of `interface` when `expected` was made.
+    right : dict, optional
+        The nodes that earlier checks of this step found right, which this one adds to: those that
+        are as they were are not worked out again.
 
     Raises
     ------
@@ -60,7 +68,11 @@ def check_graph(
     for node in step.graph:
         if node.metadata_props.get(Key.PHASE) not in PHASES:
             raise BrokenGraph(f"node {node.name!r} has no phase")
-        _check_types(node, step.opset)
+        if right is None:
+            _check_types(node, step.opset)
+        elif right.get(node) != (found := _typed_by(node)):
+            _check_types(node, step.opset)
+            right[node] = found
     for value in step.graph.inputs:
         if role(value) is None:
             raise BrokenGraph(f"input {value.name!r} has no role")
@@ -115,6 +127,25 @@ def _check_order(step: TrainingStep) -> None:
         if early:
             raise BrokenGraph(f"node {node.name!r} overwrites what {early[0]!r} reads later")
         done.add(node)
+
+
+def _typed_by(node: ir.Node) -> tuple[object, ...]:
+    """What the types of a node follow from: operator, attributes, what it reads and gives."""
+    values = [value for value in (*node.inputs, *node.outputs) if value is not None]
+    looks = ((v, v.name, v.dtype, v.shape and v.shape.dims, v.const_value) for v in values)
+    return (
+        node.op_identifier(),
+        *node.attributes.values(),
+        *map(tuple, looks),
+        *_shapes_read(node),
+    )
+
+
+def _shapes_read(node: ir.Node) -> list[object]:
+    """The shapes that it reads as data."""
+    makers = [value.producer() for value in node.inputs if value is not None]
+    sources = [maker.inputs[0] for maker in makers if maker and maker.op_type == "Shape"]
+    return [source.shape.dims for source in sources if source is not None and source.shape]
 
 
 def _check_types(node: ir.Node, opset: int) -> None:

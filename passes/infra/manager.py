@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bnnopt.analysis import saved_bytes
 from bnnopt.errors import UsageError, did_you_mean
 from bnnopt.metadata import Key
 from bnnopt.ops import functions_for, shared_names
 from bnnopt.passes.infra.base import Pass, Skip, Trace
-from bnnopt.passes.infra.graph_check import BrokenGraph, check_graph, interface
+from bnnopt.passes.infra.graph_check import BrokenGraph, Typed, check_graph, interface
 from bnnopt.passes.infra.spec import read_spec
 from bnnopt.passes.infra.stages import LEVELS, PASSES
-from bnnopt.plan import make_plan
+from bnnopt.plan import peak_bytes
 from bnnopt.training_step import TrainingStep
 
 
@@ -109,7 +110,46 @@ def run_passes(
     BrokenGraph
         A defect of a pass; the message names it.
     """
-    records = []
+    records: list[PassRecord] = []
+    for candidate, rewrites, trace in _checked(step, passes, report):
+        if rewrites or not records:
+            size = peak_bytes(step), saved_bytes(step)
+        records.append(
+            PassRecord(
+                name=candidate.name,
+                spec=candidate.spec,
+                lossless=candidate.lossless,
+                min_cosine=candidate.min_cosine,
+                numbers=candidate.numbers,
+                rewrites=rewrites,
+                peak_bytes=size[0],
+                saved_bytes=size[1],
+                skipped=tuple(trace.skipped),
+                chosen=tuple(trace.chosen),
+            )
+        )
+    _declare_functions(step)
+    return records
+
+
+def rewrite(step: TrainingStep, passes: Sequence[Pass]) -> None:
+    """Run the passes over `step` and verify it after each, as `run_passes` does; measure nothing.
+
+    Raises
+    ------
+    BrokenGraph
+        A defect of a pass; the message names it.
+    """
+    for _ in _checked(step, passes):
+        pass
+    _declare_functions(step)
+
+
+def _checked(
+    step: TrainingStep, passes: Sequence[Pass], report: Callable[[str], None] = lambda name: None
+) -> Iterator[tuple[Pass, int, Trace]]:
+    """Each pass with its rewrites and its trace, after it has run and its graph was checked."""
+    right: Typed = {}
     for position, candidate in enumerate(passes, 1):
         report(candidate.name)
         trace = Trace()
@@ -120,27 +160,11 @@ def run_passes(
             rewrites = candidate.run(step, trace)
         _sign(step, before, candidate.name)
         try:
-            check_graph(step, expected, storage)
+            check_graph(step, expected, storage, right)
         except BrokenGraph as error:
             place = f"pass {candidate.name!r} ({position} of {len(passes)}) broke the graph"
             raise BrokenGraph(f"{place}: {error}") from None
-        plan = make_plan(step)
-        records.append(
-            PassRecord(
-                name=candidate.name,
-                spec=candidate.spec,
-                lossless=candidate.lossless,
-                min_cosine=candidate.min_cosine,
-                numbers=candidate.numbers,
-                rewrites=rewrites,
-                peak_bytes=plan.peak_bytes,
-                saved_bytes=plan.saved_bytes,
-                skipped=tuple(trace.skipped),
-                chosen=tuple(trace.chosen),
-            )
-        )
-    _declare_functions(step)
-    return records
+        yield candidate, rewrites, trace
 
 
 def apply_passes(step: TrainingStep, passes: Sequence[Pass]) -> dict[str, tuple[int, Trace]]:
@@ -223,7 +247,7 @@ def map_kernels(reference: TrainingStep, passes: Iterable[Pass]) -> TrainingStep
     What is bit-equal is bit-equal on the same kernels: this is the reference to compare with.
     """
     step = TrainingStep(reference.model.clone())
-    run_passes(step, [p for p in passes if _changes_reference(p)])
+    rewrite(step, [p for p in passes if _changes_reference(p)])
     return step
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from bnnopt.ops import Emitter
 from bnnopt.passes import PASSES, BrokenGraph, check_graph
-from bnnopt.passes.infra.graph_check import interface
+from bnnopt.passes.infra import graph_check
+from bnnopt.passes.infra.graph_check import Typed, interface
 from bnnopt.training_step import TrainingStep
 from tests.graphs import node, value
 from tests.passes.networks import NETWORKS, small
@@ -163,6 +164,31 @@ def test_a_broken_graph_is_found(corrupt: Callable[[TrainingStep], None]) -> Non
     with pytest.raises(BrokenGraph) as caught:
         check_graph(step, expected)
     assert CORRUPTIONS[corrupt] in str(caught.value)
+
+
+TYPES = (wrong_type, wrong_shape, no_shape, unknown_operator, missing_attribute)
+
+
+@pytest.mark.parametrize("corrupt", [*TYPES, shapes_that_do_not_fit], ids=lambda f: f.__name__)
+def test_what_was_right_before_is_found(corrupt: Callable[[TrainingStep], None]) -> None:
+    step, right = small("binary").step(), Typed()
+    check_graph(step, right=right)
+    assert right.keys() == set(step.graph)
+    corrupt(step)
+    with pytest.raises(BrokenGraph) as caught:
+        check_graph(step, right=right)
+    assert CORRUPTIONS[corrupt] in str(caught.value)
+
+
+def test_what_stayed_is_not_worked_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, right = small("binary").step(), Typed()
+    check_graph(step, right=right)
+    again = list[ir.Node]()
+    monkeypatch.setattr(graph_check, "_check_types", lambda node, opset: again.append(node))
+    changed = node(step, "MaxPool")
+    changed.attributes.add(ir.AttrInt64s("strides", [1, 1]))
+    check_graph(step, right=right)
+    assert again == [changed]
 
 
 def test_verify_leaves_no_trace() -> None:

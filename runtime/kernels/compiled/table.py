@@ -78,6 +78,12 @@ def covers(operator: str, sizes: Sizes) -> bool:
     return kernel is not None and (kernel.scratch is None or kernel.scratch(sizes) is not None)
 
 
+def has_scratch(operator: str) -> bool:
+    """Whether the kernel of a step may need memory beside its inputs and outputs."""
+    kernel = COMPILED.get(operator)
+    return kernel is not None and kernel.scratch is not None
+
+
 def scratch_bytes(operator: str, sizes: Sizes) -> int:
     """Bytes that the kernel of a step needs beside its inputs and outputs; numpy's need none."""
     kernel = COMPILED.get(operator)
