@@ -20,7 +20,8 @@ class InPlace(Pass):
     """Write elementwise results over their dying operand.
 
     Backward:  dx = dy where mask: dx takes over dy's buffer, so one gradient map serves a chain of
-               masks, batch norms and scalings.
+               masks, batch norms and scalings; that of a batch norm takes over x's where a shortcut
+               reads dy.
     Saves:     one buffer per such node.  Numbers: bit-exact.
     Skips:     the operand is read later, is an input of the step, or has another size.
     """
@@ -71,7 +72,9 @@ def merge(home: dict[ir.Value, Buffer], output: ir.Value, taken: ir.Value | None
 
 def _candidates(node: ir.Node) -> list[tuple[int, int]]:
     if node.domain == DOMAIN:
-        return [pair for pair in OPERATORS[node.op_type].in_place.items() if _same_size(node, pair)]
+        own = OPERATORS[node.op_type]
+        pairs = [*own.in_place.items(), *own.or_in_place.items()]
+        return [pair for pair in pairs if _same_size(node, pair)]
     if not traits(node).in_place:
         return []
     return [

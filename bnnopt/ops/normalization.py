@@ -213,6 +213,7 @@ BATCH_NORMALIZATION_GRAD = Operator(
     body=_grad_body(_L2_DIRECTION),
     type_rule=_grad,
     in_place={0: 0},
+    or_in_place={0: 1},
 )
 
 L1_BATCH_NORMALIZATION_TRAINING = Operator(
@@ -246,6 +247,7 @@ L1_BATCH_NORMALIZATION_GRAD = Operator(
     body=_grad_body(_L1_DIRECTION),
     type_rule=_grad,
     in_place={0: 0},
+    or_in_place={0: 1},
     family="BatchNormalizationGrad",
     form=Form.L1,
 )

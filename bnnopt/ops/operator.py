@@ -54,6 +54,8 @@ class Operator:
         The dtype and shape of every output, from a node whose inputs are typed.
     in_place : mapping of int to int
         Output index to the index of the input whose buffer it may take over.
+    or_in_place : mapping of int to int
+        The same, to another input, where the first is read later or is of another size.
     family, form : str, Form
         The plain operator that it is a form of, and which form; see `registry.in_form`.
     """
@@ -63,6 +65,7 @@ class Operator:
     body: str
     type_rule: TypeRule
     in_place: Mapping[int, int] = field(default_factory=dict)
+    or_in_place: Mapping[int, int] = field(default_factory=dict)
     family: str = ""
     form: Form = Form.PLAIN
 

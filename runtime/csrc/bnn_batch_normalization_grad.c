@@ -149,7 +149,7 @@ BNN_INLINE void differentiate_rows(void *context, i64 begin, i64 end) {
 BNN_BOTH(differentiate_planes)
 BNN_BOTH(differentiate_rows)
 
-/* dx is of dy's type and may be dy, or x where that is of the same type; dscale and dbias may be
+/* dx is of dy's type and may be dy, or x where that is of the same size; dscale and dbias may be
    NULL. */
 BNN_EXPORT void bnn_batch_normalization_grad(const void *dy, const void *x, const float *scale,
                                              const float *batch_mean, const float *inv_std,

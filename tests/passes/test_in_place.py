@@ -49,6 +49,14 @@ def test_one_gradient_map_serves_mask_and_batch_norm() -> None:
     assert share(step, "s1.grad", "n1.grad", "c1.grad")
 
 
+def test_where_a_shortcut_reads_the_gradient_a_batch_norm_writes_over_its_input() -> None:
+    net = small("residual")
+    step = net.step()
+    apply(PASS, step)
+    grads = [n for n in step.graph if n.op_type == "BatchNormalizationGrad"]
+    assert {(0, 0), (0, 1)} == {pair for n in grads for pair in in_place_pairs(n).items()}
+
+
 def test_an_operand_that_is_read_later_stays() -> None:
     step = small("binary").step()
     apply(PASS, step)

@@ -578,7 +578,8 @@ def batch_normalization(operator: str, s: Source) -> Call:
         return Call(operator, training.inputs, attributes, in_place, scales)
     total = largest(dy) * math.prod(shape) / c
     scales = (gain * largest(dy) * 4, total * float(inv_std.max()) * size, total)
-    return Call(operator, [dy, x, scale, batch_mean, inv_std], {}, {0: 0}, scales)
+    in_place = {0: 1 if x.itemsize == dy.itemsize and s.integer(0, 1) else 0}
+    return Call(operator, [dy, x, scale, batch_mean, inv_std], {}, in_place, scales)
 
 
 def batch_normalization_running(s: Source) -> Call:
