@@ -33,6 +33,7 @@ LOSSES = (
 )
 ESTIMATORS = ("clipped", "identity", "approx-sign", "swish-sign")
 SIGN_ZEROS = ("+1", "keep")
+INPUTS = ("float32", "uint8")
 N_SEEDS = 1 << 32  # of the hash behind dropout
 
 
@@ -100,6 +101,13 @@ class Settings:
 
     batch_size: int | None = _of_step(
         None, "Samples a step; not needed where the file fixes it.", "--batch-size", "-b"
+    )
+    input: str = _of_step(
+        INPUTS[0],
+        "What a step takes: float32 as the model does, or uint8, images as they are stored, which "
+        "are normalised within the step.",
+        metavar="TYPE",
+        choices=INPUTS,
     )
     loss: str | None = _of_step(
         None,

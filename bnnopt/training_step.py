@@ -35,11 +35,14 @@ class Role(StrEnum):
     STEP = "step"  # number of the step, int64 scalar, 1 at the first
     PARAMETER = "parameter"  # trained
     FROZEN = "frozen"  # a float initialiser that is not trained
+    NORMALIZATION = "normalization"  # factor or shift of samples that are fed as bytes
     STATISTIC = "statistic"  # batch norm's running mean or variance
     STATE = "state"  # of the optimiser
 
 
-PERSISTENT = frozenset({Role.PARAMETER, Role.FROZEN, Role.STATISTIC, Role.STATE})
+PERSISTENT = frozenset(
+    {Role.PARAMETER, Role.FROZEN, Role.NORMALIZATION, Role.STATISTIC, Role.STATE}
+)
 
 
 def phase(node: ir.Node) -> str:

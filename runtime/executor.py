@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError, DivergedError, UsageError
-from bnnopt.runtime.format import Program, StepSpec, updating_steps
+from bnnopt.runtime.format import NORMALIZE_ON_READ, Program, StepSpec, updating_steps
 from bnnopt.runtime.kernels.compiled.calls import NotFinite, finite_updates
 from bnnopt.runtime.kernels.compiled.functions import PreparedCalls, recorded, repeat
 from bnnopt.runtime.kernels.compiled.table import GROWING, kernel_of
+from bnnopt.runtime.kernels.on_read import OnRead
 
 # What kernels raise for a program that does not fit them, and for memory that is not there.
 _UNABLE = (
@@ -203,7 +204,21 @@ def views_of(
             views.append(memory.view(spec.dtype).reshape(shape))
         else:
             views.append(buffers[spec.place][spec.buffer].reshape(shape))
+    _read_as_floats(program, views)
     return views
+
+
+def _read_as_floats(program: Program, views: list[Array]) -> None:
+    """Let the views that are normalised where they are read say by what."""
+    for step in program.steps:
+        if not step.is_view:
+            continue
+        source, y = views[step.inputs[0]], step.outputs[0]
+        if step.operator == NORMALIZE_ON_READ:
+            factor, shift = (views[i] for i in step.inputs[1:])
+            views[y] = OnRead.of(source, factor, shift)
+        elif isinstance(source, OnRead):
+            views[y] = source.reshape(views[y].shape)
 
 
 def _refusal(step: StepSpec, error: Exception) -> UsageError | ArtifactError:

@@ -207,7 +207,10 @@ def _in_dtype(array: NDArray[Any], spec: ValueSpec, what: str) -> Array:
         check_finite(array, what)
         return array
     if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-        raise UsageError(f"{what} is {array.dtype}, expected {spec.dtype}")
+        hint = "; images as they are stored, or optimize without --input uint8"
+        raise UsageError(
+            f"{what} is {array.dtype}, expected {spec.dtype}{hint if spec.dtype == 'uint8' else ''}"
+        )
     with np.errstate(over="ignore"):
         fitting = array.astype(spec.dtype, copy=False)
     check_finite(fitting, what)

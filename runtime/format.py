@@ -24,6 +24,9 @@ WEIGHTS_FILE = "weights.safetensors"
 CONSTANTS_FILE = "constants.safetensors"
 PROFILE_FILE = "profile.json"  # by training, where it is asked to; not of the folder itself
 TRAINING, EVALUATION = "training", "evaluation"
+NORMALIZE_BYTES = "NormalizeBytes"
+NORMALIZE_ON_READ = "NormalizeOnRead"
+NORMALIZATIONS = (NORMALIZE_BYTES, NORMALIZE_ON_READ)  # operators on what is fed as bytes
 
 Attribute = int | float | str | list[int] | list[float]
 
@@ -204,6 +207,14 @@ def sums(program: Program) -> frozenset[str]:
     shares = set(program.roles["share"])
     added = (i for step in program.steps if shares & set(step.inputs) for i in step.outputs)
     return frozenset(program.values[i].buffer for i in added if i >= 0)
+
+
+def normalizations(program: Program) -> list[tuple[str, str]]:
+    """The buffers of the factor and the shift of each input that is fed as bytes."""
+    steps = (s for s in program.steps if s.operator in NORMALIZATIONS)
+    fed = [s.inputs[1:] for s in steps if s.inputs[0] in program.roles["data"]]
+    buffers = [spec.buffer for spec in program.values]
+    return list(dict.fromkeys((buffers[factor], buffers[shift]) for factor, shift in fed))
 
 
 def updating_steps(program: Program) -> frozenset[int]:

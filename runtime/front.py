@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import UsageError
-from bnnopt.runtime.format import Program, StepSpec, updating_steps
+from bnnopt.runtime.format import NORMALIZATIONS, Program, StepSpec, updating_steps
 from bnnopt.runtime.kernels.compiled.table import GROWING
 
 Array = NDArray[np.generic]
@@ -90,8 +90,17 @@ def _check_still(program: Program, step: StepSpec) -> None:
         )
 
 
+def _samples(program: Program) -> set[int]:
+    """The samples as they are fed, and as floats where they are fed as bytes."""
+    found = set(program.roles["data"])
+    for step in program.steps:
+        if step.operator in NORMALIZATIONS:
+            found.update(_written(step))
+    return found
+
+
 def _check_latents(program: Program, needed: set[int], makers: Mapping[int, StepSpec]) -> None:
-    if not needed or needed & set(program.roles["data"]):
+    if not needed or needed & _samples(program):
         raise UsageError(
             "replay: what is trained reads the samples themselves; optimize with --last K, or "
             "--freeze what is in front"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,7 @@ from bnnopt.runtime.checkpoint import (
 )
 from bnnopt.runtime.feeding import Data, as_array, check_classes, fitted_inputs, index_bounds
 from bnnopt.runtime.files import StrPath
-from bnnopt.runtime.format import Artifact, ValueSpec
+from bnnopt.runtime.format import Artifact, ValueSpec, normalizations
 from bnnopt.runtime.guard import Guard, is_finite
 from bnnopt.runtime.native import Memory, NativeBackend
 from bnnopt.runtime.observing import PartObserver, Profile
@@ -30,6 +30,9 @@ from bnnopt.runtime.parameters import stored_form, written_weights
 from bnnopt.runtime.predictor import in_batches, outputs_of, place_of
 from bnnopt.runtime.turns import Turns, in_turn
 from bnnopt.units import size
+
+if TYPE_CHECKING:
+    from bnnopt.runtime.data import Normalization
 
 Array = NDArray[np.generic]
 
@@ -104,6 +107,11 @@ class OpenNetwork:
         return {spec.name: spec for spec in self._inputs}
 
     @property
+    def takes_bytes(self) -> bool:
+        """Whether x is uint8, images as they are stored, which the step normalises itself."""
+        return bool(normalizations(self._backend.training))
+
+    @property
     def takes_labels(self) -> bool:
         """Whether `step` takes y; a graph with its own loss does not."""
         return self._labels is not None
@@ -173,7 +181,7 @@ class OpenNetwork:
 
         Parameters
         ----------
-        x : (n, ...) float32, or a mapping as in `step`
+        x : (n, ...) float32 or uint8, or a mapping as in `step`
         output : str, optional
             Its name, of those in `outputs`; the first if not given.
 
@@ -202,7 +210,7 @@ class OpenNetwork:
 
         Parameters
         ----------
-        x : (n, ...) float32, or a mapping as in `step`
+        x : (n, ...) float32 or uint8, or a mapping as in `step`
         y : (n,) int64
 
         Raises
@@ -288,6 +296,34 @@ class OpenNetwork:
             np.copyto(self._persistent[name], array)
         self._on_disk = self._on_disk._replace(steps_done=-1)
         self._bad_weight = self._first_not_finite()
+
+    @in_turn
+    def normalize(self, normalization: Normalization) -> None:
+        """Let x, which is fed as bytes, be normalised by other numbers from here on.
+
+        They are kept in checkpoints; to begin with, bytes become -1 to 1.
+
+        Raises
+        ------
+        UsageError
+            If x is not fed as bytes, or there is not one number for all or for each channel.
+        """
+        if not self.takes_bytes:
+            raise UsageError(
+                "normalize: x is fed as floats; normalise it before, or optimize --input uint8"
+            )
+        normalization.check(self._inputs[0].shape, "normalize")
+        numbers = normalization.numbers(len(self._inputs[0].shape))
+        for array, values in zip(self.scales.values(), numbers, strict=True):
+            if (array != values).any():
+                array[...] = values
+                self._on_disk = self._on_disk._replace(steps_done=-1)
+
+    @property
+    def scales(self) -> Mapping[str, Array]:
+        """Factor and shift of what is fed as bytes; no copies."""
+        pairs = normalizations(self._backend.training)
+        return {name: self._persistent[name] for pair in pairs for name in pair}
 
     @property
     def trained_weights(self) -> list[str]:

@@ -21,6 +21,7 @@ from bnnopt.runtime.format import (
     Artifact,
     Program,
     ValueSpec,
+    normalizations,
     program_file,
 )
 from bnnopt.runtime.library import check_threads, default_threads, set_threads
@@ -98,6 +99,11 @@ class Predictor:
         return {spec.name: spec for spec in self._specs}
 
     @property
+    def takes_bytes(self) -> bool:
+        """Whether x is uint8, images as they are stored, which the network normalises itself."""
+        return bool(normalizations(self._program))
+
+    @property
     def outputs(self) -> Mapping[str, ValueSpec]:
         """The network's outputs by name, in the order of the model file."""
         return outputs_of(self._program)
@@ -108,7 +114,7 @@ class Predictor:
 
         Parameters
         ----------
-        x : (n, ...) float32, or a mapping of the names of inputs to arrays
+        x : (n, ...) float32 or uint8, or a mapping of the names of inputs to arrays
         output : str, optional
             Its name, of those in `outputs`; the first if not given.
 

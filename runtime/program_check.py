@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError
-from bnnopt.runtime.format import Program, StepSpec, ValueSpec
+from bnnopt.runtime.format import NORMALIZE_ON_READ, Program, StepSpec, ValueSpec
 from bnnopt.runtime.kernels.compiled.table import GROWING
 from bnnopt.runtime.kernels.operands import Operands, misfit
 
@@ -169,6 +169,10 @@ def _check_step(step: StepSpec, program: Program) -> None:
     fits = _is_count(start) and _is_count(n_bytes) and start + n_bytes <= program.arena_bytes
     _require(fits, f"the scratch memory of {name} leaves the arena")
     _require(not step.is_view or len(used) >= 2, f"{name} is a view of nothing")
+    if step.operator == NORMALIZE_ON_READ:
+        types = [program.values[i].dtype for i in (*step.inputs, *step.outputs)]
+        expected = ["uint8", "float32", "float32", "uint8"]
+        _require(step.is_view and types == expected, f"{name} reads and gives {types}")
     _check_apart(step, program)
     for batch in {program.batch_size, program.batch_size if program.fixed_batch else 1}:
         _check_operands(step, program, batch)

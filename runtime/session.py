@@ -171,7 +171,8 @@ class TrainingSession(OpenNetwork):
         ----------
         x : (n, ...) float32
             As the model's input; n is at most the batch size of the folder. For a model with
-            several inputs a mapping of their names to arrays.
+            several inputs a mapping of their names to arrays. uint8 where the folder was compiled
+            for that: images as they are stored, see `normalize`.
         y : (n,) int64
             Class labels; (n, ...) float32 targets for ``mse``; not given where the graph has its
             own loss.

@@ -24,6 +24,7 @@ from bnnopt.autodiff import (
 from bnnopt.autodiff.optimizers import AdamW
 from bnnopt.frontend import load_forward
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
+from bnnopt.frontend.byte_inputs import feed_bytes
 from bnnopt.ops import dims, dtype, functions_for
 from bnnopt.passes import PASSES, Pass, run_passes
 from bnnopt.passes.infra.base import Trace
@@ -31,7 +32,7 @@ from bnnopt.passes.infra.graph_check import check_graph, interface
 from bnnopt.plan import check_program, make_plan
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.onnxruntime_backend import open_session
-from bnnopt.training_step import Role, TrainingStep, is_constant, name_gradients, phase
+from bnnopt.training_step import PERSISTENT, Role, TrainingStep, is_constant, name_gradients, phase
 from tests.zoo import build_small
 
 Array = NDArray[Any]
@@ -71,8 +72,12 @@ def network_from_file(
     momentum: float = 0.0,
     keep_zero: bool = False,
     ste: Sequence[str] = (),
+    fed_bytes: bool = False,
 ) -> Network:
     forward = load_forward(path, batch, ste, keep_zero)
+    scales = feed_bytes(forward, path) if fed_bytes else ()
+    rng = np.random.default_rng(2)
+    scales_of = {str(v.name): rng.uniform(0.004, 0.008, dims(v)).astype(np.float32) for v in scales}
     if optimizer == "bop":
         pack_binary_weights(forward)
     if optimizer == "fixed-sign":
@@ -83,7 +88,7 @@ def network_from_file(
     options = TrainingOptions(loss, rule)
     training = build_training_step(forward, options, path)
     evaluation = build_evaluation(forward)
-    return Network(training.model, evaluation.model, dict(forward.weights), batch)
+    return Network(training.model, evaluation.model, forward.weights | scales_of, batch)
 
 
 def network(text: str, weights: Mapping[str, Sequence[int]] = {}, **options: Any) -> Network:
@@ -209,6 +214,8 @@ def feeds_of(
         shape = (batch or dims(v)[0], *dims(v)[1:]) if dims(v) else ()
         if v.dtype == ir.DataType.INT64:
             found[str(v.name)] = rng.integers(0, 3, shape)
+        elif v.dtype == ir.DataType.UINT8:
+            found[str(v.name)] = rng.integers(0, 256, shape, np.uint8)
         else:
             found[str(v.name)] = rng.uniform(-1, 1, shape).astype(np.float32)
     for v in step.inputs(Role.RATE):
@@ -219,12 +226,11 @@ def feeds_of(
 
 
 def initial(step: TrainingStep, weights: Mapping[str, Array]) -> Arrays:
-    roles = (Role.PARAMETER, Role.FROZEN, Role.STATISTIC, Role.STATE)
     return {
         str(v.name): np.array(weights[str(v.name)], dtype(v).numpy())
         if v.name in weights
         else np.zeros(dims(v), dtype(v).numpy())
-        for v in step.inputs(*roles)
+        for v in step.inputs(*PERSISTENT)
     }
 
 

@@ -24,6 +24,7 @@ from bnnopt.analysis.storage import (
     saved_bytes,
     shown_by,
     size_bytes,
+    stored_dtype,
 )
 from bnnopt.analysis.values import (
     ScaledSigns,
@@ -66,4 +67,5 @@ __all__ = [
     "scaled_signs",
     "shown_by",
     "size_bytes",
+    "stored_dtype",
 ]

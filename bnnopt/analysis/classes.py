@@ -27,6 +27,7 @@ class VariableClass(StrEnum):
 _BY_ROLE = {
     Role.PARAMETER: VariableClass.WEIGHTS,
     Role.FROZEN: VariableClass.WEIGHTS,
+    Role.NORMALIZATION: VariableClass.WEIGHTS,
     Role.STATE: VariableClass.OPTIMIZER_STATE,
     Role.STATISTIC: VariableClass.STATISTICS,
 }

@@ -22,8 +22,22 @@ from bnnopt.training_step import (
 
 
 def size_bytes(value: ir.Value) -> int:
-    """Bytes of a typed value, dense and unpadded."""
-    return math.ceil(math.prod(dims(value)) * dtype(value).itemsize)
+    """Bytes of a typed value, dense and unpadded, as it is stored."""
+    return math.ceil(math.prod(dims(value)) * stored_dtype(value).itemsize)
+
+
+def stored_dtype(value: ir.Value) -> ir.DataType:
+    """The type in which the elements of a value lie in memory: of a view, those that it shows."""
+    return dtype(_shown(value))
+
+
+def _shown(value: ir.Value) -> ir.Value:
+    """The value whose elements a value shows: itself, unless it is a view."""
+    maker = value.producer()
+    while maker is not None and is_view(maker) and maker.inputs[0] is not None:
+        value = maker.inputs[0]
+        maker = value.producer()
+    return value
 
 
 def in_place_pairs(node: ir.Node) -> dict[int, int]:
@@ -73,11 +87,7 @@ def roots(step: TrainingStep) -> dict[ir.Value, ir.Value]:
 
 def shown_by(value: ir.Value) -> list[ir.Value]:
     """All values that show the elements that `value` shows, itself among them; see `roots`."""
-    maker = value.producer()
-    while maker is not None and is_view(maker) and maker.inputs[0] is not None:
-        value = maker.inputs[0]
-        maker = value.producer()
-    found = [value]
+    found = [_shown(value)]
     for shown in found:
         found += [
             output

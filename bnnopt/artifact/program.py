@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from bnnopt.analysis import roots
+from bnnopt.analysis import roots, stored_dtype
 from bnnopt.analysis.batch import scaled, with_batch
 from bnnopt.metadata import Key
-from bnnopt.ops import InferenceError, dims, dtype, infer_types, is_view
+from bnnopt.ops import InferenceError, dims, infer_types, is_view
 from bnnopt.plan import MemoryPlan
 from bnnopt.runtime.format import Attribute, Program, StepSpec, ValueSpec
 from bnnopt.training_step import (
@@ -36,7 +36,7 @@ def make_program(step: TrainingStep, plan: MemoryPlan, batch_size: int) -> Progr
         values=tuple(
             ValueSpec(
                 str(value.name),
-                str(dtype(value).numpy()),
+                str(stored_dtype(value).numpy()),
                 dims(value) if shapes is None else shapes[value],
                 *places[value],
             )

@@ -10,6 +10,7 @@ import click
 
 from bnnopt.cli.terminal import say_line, say_note
 from bnnopt.cli.training import normalization_options
+from bnnopt.errors import UsageError
 from bnnopt.units import size
 
 if TYPE_CHECKING:
@@ -59,9 +60,16 @@ def emit(
       bnnopt emit out -o csrc
       bnnopt emit out -o csrc --data train.npz --valid valid.npz
     """
+    from bnnopt.cli.running import asks_for_normalization
     from bnnopt.emit import emit as write
+    from bnnopt.runtime import TrainingSession
     from bnnopt.runtime.training import newest, where_from
 
+    if asks_for_normalization(options) and TrainingSession(folder).takes_bytes:
+        raise UsageError(
+            "--scale, --mean, --std, --normalize: the program normalises bytes as it was trained "
+            "to; leave them out"
+        )
     found_in = newest(folder, checkpoint)
     found = write(folder, output, weights, found_in)
     say_note(f"weights: {where_from(folder, found_in)}")
@@ -88,6 +96,7 @@ def _write_samples(
     from bnnopt.cli import running
     from bnnopt.emit import write_samples
     from bnnopt.runtime import TrainingSession
+    from bnnopt.runtime.data.normalization import AS_IT_IS
     from bnnopt.runtime.training import load_newest
     from bnnopt.runtime.training.evaluation import prepared
 
@@ -100,6 +109,7 @@ def _write_samples(
         if normalization is None:
             normalization = running.normalization_of(session, samples, options, say_note)
         batches = samples.batches(_CHUNK, shuffle=part == "train")
-        normalized = ((prepared(x, normalization, session), y) for x, y in batches)
+        numbers = normalization or AS_IT_IS
+        normalized = ((prepared(x, numbers, session), y) for x, y in batches)
         n = write_samples(model, normalized, output / f"{part}.bin")
         say_line(f"written: {output / part}.bin, {n} samples")

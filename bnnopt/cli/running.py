@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any
 
+import numpy as np
+
 from bnnopt.cli.terminal import STANDARD_OUTPUT, check_writable, say_note
 from bnnopt.errors import ArtifactError, BnnoptError, UsageError
 from bnnopt.runtime import BACKENDS, Predictor, TrainingSession, replay, schedules, training
@@ -81,7 +83,9 @@ def prepare(folder: Path, options: Options, say: Say) -> Run:
     return Run(session, data, valid, recipe, checkpoints, replays)
 
 
-def trained(folder: Path, data: str, options: Options) -> tuple[Network, Normalization, Dataset]:
+def trained(
+    folder: Path, data: str, options: Options
+) -> tuple[Network, Normalization | None, Dataset]:
     """A network with a checkpoint's weights, how it normalised, and data to measure on."""
     network = _open(folder, options)
     found = samples(network, data, "test")
@@ -110,17 +114,46 @@ def samples(session: Network, path: str, part: str) -> Dataset:
     return open_data(path, spec.shape_at(1)[1:], spec.dtype, part)
 
 
-def normalization_of(session: Network, data: Dataset, options: Options, say: Say) -> Normalization:
-    """What options say; else the checkpoint's; else what the data need."""
-    given = {name: options[name] for name in ("scale", "mean", "std")}
+def asks_for_normalization(options: Options) -> bool:
+    """Whether options say how samples are normalised."""
+    return options["normalize"] or any(options[n] is not None for n in ("scale", "mean", "std"))
+
+
+def normalization_of(
+    session: Network, data: Dataset, options: Options, say: Say
+) -> Normalization | None:
+    """What options say; else the checkpoint's; else what the data need.
+
+    None where samples are fed as bytes and nothing is said: the network has numbers of its own.
+    """
+    asked = asks_for_normalization(options)
+    if session.takes_bytes:
+        _check_bytes(session, data, asked)
+        if not asked:
+            return None
     notes = session.notes.get(NOTES)
-    asked = options["normalize"] or any(value is not None for value in given.values())
     if notes is not None and not asked:
         return Normalization.from_fields(read_notes(notes)["normalization"])
+    given = {name: options[name] for name in ("scale", "mean", "std")}
     found, line = choose(data, **given, from_data=options["normalize"])
     if line:
         say(line)
     return found
+
+
+def _check_bytes(session: Network, data: Dataset, asked: bool) -> None:
+    """Refuse samples that are no bytes, and numbers for a network that has its own inside."""
+    for samples in data.x.values():
+        if samples.dtype != np.uint8:
+            raise UsageError(
+                f"{data.source}: x is {samples.dtype}, expected uint8, images as they are stored; "
+                "or optimize without --input uint8"
+            )
+    if asked and isinstance(session, Predictor):
+        raise UsageError(
+            "--scale, --mean, --std, --normalize: the network normalises bytes as it was trained "
+            "to; leave them out"
+        )
 
 
 def _begin(session: TrainingSession, checkpoints: Checkpoints, resume: bool, say: Say) -> None:

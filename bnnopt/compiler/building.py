@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -29,10 +30,13 @@ from bnnopt.compiler.initial import start_from
 from bnnopt.errors import ModelError, UsageError
 from bnnopt.frontend import ForwardGraph, is_artifacts, load_artifacts, load_forward, own_graph
 from bnnopt.frontend.binary_weights import fix_signs, pack_binary_weights
+from bnnopt.frontend.byte_inputs import feed_bytes
 from bnnopt.frontend.head import with_head
+from bnnopt.ops import dims
 from bnnopt.passes import BrokenGraph, check_graph
 from bnnopt.report.summary import Summary
 from bnnopt.report.summary import summarize as summarize_graph
+from bnnopt.runtime.data.normalization import HALVES
 from bnnopt.settings import LOSSES, Settings, check, taking, with_options
 from bnnopt.settings import options as known_options
 from bnnopt.training_step import Role, TrainingStep, role, set_role
@@ -139,6 +143,8 @@ def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     )
     if chosen.init is not None:
         start_from(Path(chosen.init), forward)
+    if chosen.input == "uint8":
+        _take_bytes(forward, path)
     forward.notes += [*_idle(chosen, optimizer.name), *_parts(chosen)]
     loss = chosen.loss or LOSSES[0]
     if optimizer.name == "bop":
@@ -160,6 +166,13 @@ def build_forward(path: Path, chosen: Settings, say: Progress) -> Built:
     return Built(forward, reference, build_evaluation(forward), optimizer, loss, own_graph(path))
 
 
+def _take_bytes(forward: ForwardGraph, path: Path) -> None:
+    """Begin with the normalisation that training gives images of 8 bits where nothing is said."""
+    for value, numbers in zip(feed_bytes(forward, path), HALVES.numbers(1), strict=True):
+        forward.normalization[str(value.name)] = np.full(dims(value), numbers)
+    forward.notes.append(f"--input uint8: x becomes {HALVES} within the step, or as train says")
+
+
 def _check_imported(reference: TrainingStep, path: Path) -> None:
     """The backward pass of a file may read what its forward pass writes over."""
     try:
@@ -176,6 +189,7 @@ def import_artifacts(path: Path, chosen: Settings, say: Progress) -> Built:
         ("--label-smoothing", chosen.label_smoothing),
         ("--class-weights", chosen.class_weights),
         ("--ignore-index", chosen.ignore_index is not None),
+        ("--input", chosen.input == "uint8"),
     ):
         if given:
             raise UsageError(f"{option}: the training graph of {path} has its own; leave it out")

@@ -90,7 +90,7 @@ def _forward(step: TrainingStep) -> TrainingStep:
 
 
 def _buffers(step: TrainingStep, weights: Mapping[str, Array]) -> dict[str, Array]:
-    roles = (Role.PARAMETER, Role.FROZEN, Role.STATISTIC)
+    roles = (Role.PARAMETER, Role.FROZEN, Role.NORMALIZATION, Role.STATISTIC)
     return {str(v.name): np.array(weights[str(v.name)]) for v in step.inputs(*roles)}
 
 
@@ -102,7 +102,7 @@ def _constants(step: TrainingStep) -> dict[str, Array]:
 def _batches(step: TrainingStep, batch_size: int, path: Path) -> list[tuple[Array, ...]]:
     """The first full batches of the file, for every data input."""
     inputs = step.inputs(Role.DATA)
-    arrays = [_array(path, str(v.name), len(inputs) == 1, dims(v)[1:]) for v in inputs]
+    arrays = [_array(path, v, len(inputs) == 1) for v in inputs]
     n_batches = min(MAX_BATCHES, min(map(len, arrays)) // batch_size)
     if not n_batches:
         raise UsageError(
@@ -113,7 +113,8 @@ def _batches(step: TrainingStep, batch_size: int, path: Path) -> list[tuple[Arra
     return [tuple(a[i : i + batch_size] for a in arrays) for i in starts]
 
 
-def _array(path: Path, name: str, alone: bool, shape: tuple[int, ...]) -> Array:
+def _array(path: Path, value: ir.Value, alone: bool) -> Array:
+    name, shape, kind = str(value.name), dims(value)[1:], dtype(value).numpy()
     try:
         with np.load(path) as file:
             key = "x" if alone and name not in file else name
@@ -130,10 +131,11 @@ def _array(path: Path, name: str, alone: bool, shape: tuple[int, ...]) -> Array:
         raise UsageError(
             f"--calibrate {path}: not an .npz file; write it with numpy.savez(file, x=x)"
         ) from None
-    if array.shape[1:] != shape or array.dtype.kind not in "fiu":
+    is_type = array.dtype == kind if kind == np.uint8 else array.dtype.kind in "fiu"
+    if array.shape[1:] != shape or not is_type:
         raise UsageError(
-            f"--calibrate {path}: {key!r} is {array.dtype} {list(array.shape)}, expected float32 "
+            f"--calibrate {path}: {key!r} is {array.dtype} {list(array.shape)}, expected {kind} "
             f"[n, {', '.join(map(str, shape))}]"
         )
     check_finite(array, f"--calibrate {path}: {key!r}")
-    return array.astype(np.float32, copy=False)
+    return array.astype(kind, copy=False)

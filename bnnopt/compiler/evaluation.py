@@ -17,7 +17,7 @@ from bnnopt.training_step import PERSISTENT, TrainingStep, readers, store_as
 
 _LEAST_PART = 2  # an axis of one sample could be taken for one of those that may be left out
 _BEFORE = ("packed-products",)  # the weights' types are known: it reads them as they are
-_AFTER = ("in-place", "schedule")
+_AFTER = ("normalize-on-read", "in-place", "schedule")
 
 
 def fit(

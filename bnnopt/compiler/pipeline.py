@@ -185,7 +185,8 @@ def optimize(
     _check_kernels(path, reference, evaluation)
     if chosen.calibrate is not None:
         say("measuring sparsity")
-        calibrate(reference, forward.weights, forward.batch_size, Path(chosen.calibrate))
+        values = forward.weights | forward.normalization
+        calibrate(reference, values, forward.batch_size, Path(chosen.calibrate))
     kernels = kernel_passes(chosen.disable)
     baseline = Footprint.of(make_plan(map_kernels(reference, kernels)))
     level, training, records, spending = _rewrite(reference, chosen, say)
@@ -210,6 +211,7 @@ def optimize(
     )
     about = _about(built, training, report, chosen)
     weights = {n: _stored(n, forward.weights[n], about.dtypes[n]) for n in about.weights}
+    weights |= forward.normalization
     plus = {found.name for found in forward.binarized if found.zero == "+1"}
     source = without_weights(built.source, about.weights, plus)
     return Optimized(report, training, evaluation, reference, about, weights, source)

@@ -28,7 +28,7 @@ from bnnopt.runtime.training.loop import NOTES
 from bnnopt.training_step import PERSISTENT, TrainingStep, is_constant, readers
 
 Array = NDArray[Any]
-_PASSES = ("in-place", "schedule")
+_PASSES = ("normalize-on-read", "in-place", "schedule")
 
 
 def export_network(
@@ -60,7 +60,8 @@ def export_network(
     check_batch_size(batch_size)
     file = f"{EVALUATION}.onnx"
     check_files(folder, session.about, [file])
-    step = predicting(load_step(folder / file), session.stored_weights(), batch_size)
+    weights = {**session.stored_weights(), **session.scales}
+    step = predicting(load_step(folder / file), weights, batch_size)
     notes = {NOTES: session.notes[NOTES]} if NOTES in session.notes else {}
     graph = _with_signs_as_bits(step)
     write_predictor(target, step, graph, session.about, notes)

@@ -54,6 +54,8 @@ class ForwardGraph:
         What the user should be told once.
     packed : dict of str to tuple of int
         The shapes of the weights that are kept as sign bits; see `pack_binary_weights`.
+    normalization : dict of str to ndarray
+        Factor and shift of samples that are fed as bytes, by input name; see `feed_bytes`.
     quantized : list of str
         Nodes that round to more than a sign and were given an estimator.
     has_gradients : bool
@@ -66,6 +68,7 @@ class ForwardGraph:
     binarized: list[Binarized] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     packed: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    normalization: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     quantized: list[str] = field(default_factory=list)
     has_gradients: bool = False
 

@@ -18,6 +18,7 @@ from bnnopt.ops import (
     int8,
     loss,
     normalization,
+    normalize_bytes,
     optimizer_forms,
     optimizers,
     packing,
@@ -40,6 +41,7 @@ OPERATORS: dict[str, Operator] = {
         pooling,
         bitmap,
         normalization,
+        normalize_bytes,
         pooled_normalization,
         optimizers,
         optimizer_forms,  # a body's callees come before it: onnx's reference evaluator needs that

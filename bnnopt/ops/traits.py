@@ -44,7 +44,7 @@ class Traits:
     Attributes
     ----------
     view : bool
-        The output is the first input's buffer under another shape.
+        The output is the first input's buffer under another shape, or read as another type.
     elementwise : bool
         Of standard operators those whose function of one number is known by sampling it.
     compares, rounds, jumps : bool
@@ -326,6 +326,7 @@ _OWN: dict[str, Traits] = {
     "ConvInputGrad": Traits(dy_input=0, gives_dx=True),
     "ConvWeightGrad": Traits(dy_input=1, gives_dw=True),
     "ConvTapSums": Traits(dy_input=0),
+    "NormalizeOnRead": Traits(view=True),
     "PackBits": Traits(makes_mask=True),
     "SignPack": Traits(packs_halves=True),
     "SignUnpack": Traits(gives_signs=True, cheap=_WEIGHTS | _BESIDE),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -18,7 +19,8 @@ from bnnopt.errors import UsageError, VerificationError
 from bnnopt.ops import dims, dtype, traits
 from bnnopt.passes import least_cosine
 from bnnopt.runtime.artifact import read_artifact, read_tensors
-from bnnopt.runtime.format import TRAINING, WEIGHTS_FILE
+from bnnopt.runtime.format import NORMALIZATIONS, TRAINING, WEIGHTS_FILE
+from bnnopt.runtime.kernels.on_read import normalized
 from bnnopt.torch.example import Example
 from bnnopt.torch.reference import Reference
 from bnnopt.torch.state import trained_names
@@ -107,7 +109,8 @@ def check(
     module : torch.nn.Module
         The module that was exported; its present weights are used, and left as they are.
     example : Tensor, tuple, dict or None
-        A batch as `export` takes it, of the batch size of the folder; None for random numbers.
+        A batch as `export` takes it, of the batch size of the folder; None for random numbers. Of
+        a folder that takes bytes, bytes; of floats only the shape counts there.
     folder : path
         Written by ``bnnopt optimize`` or `Optimized.save`.
     labels : array, optional
@@ -153,6 +156,7 @@ def compare_with_torch(
         example = tuple(data)
     inputs = Example.of(module, example)
     _feed(step, feeds, inputs, labels, folder)
+    inputs = _as_floats(step, feeds, inputs, folder)
     with np.errstate(all="ignore"):
         buffers = _weights(step, module, folder)
         ran = run_native(step, about, [feeds], buffers, restart=False)
@@ -204,10 +208,27 @@ def _feed(
                 f"example: input {name!r} has shape {shape}, expected {list(dims(value))}, as "
                 f"{folder} was compiled for"
             )
+        if dtype(value) == ir.DataType.UINT8 and tensor.dtype != torch.uint8:
+            continue  # of floats the shape alone counts: what bytes they are of nobody knows
         feeds[name] = tensor.numpy().astype(dtype(value).numpy())
     if labels is not None:
         (target,) = step.inputs(Role.LABELS)
         feeds[str(target.name)] = np.asarray(labels).astype(dtype(target).numpy())
+
+
+def _as_floats(
+    step: TrainingStep, feeds: Mapping[str, Array], inputs: Example, folder: Path
+) -> Example:
+    """What the module is given of a batch that is fed as bytes: the floats that they stand for."""
+    nodes = [node for node in step.graph if node.op_type in NORMALIZATIONS]
+    if not nodes:
+        return inputs
+    x, factor, shift = (str(value.name) for value in nodes[0].inputs if value is not None)
+    stored, _ = read_tensors(folder / WEIGHTS_FILE)
+    leaves = list(inputs.leaves)
+    floats = normalized(feeds[x], stored[factor], stored[shift])
+    leaves[inputs.places[0]] = torch.from_numpy(floats)
+    return replace(inputs, leaves=leaves)
 
 
 def _weights(step: TrainingStep, module: nn.Module, folder: Path) -> dict[str, Array]:

@@ -129,7 +129,7 @@ def _initial(step: TrainingStep, folder: Path) -> Arrays:
 
 
 def batch_feeds(step: TrainingStep, about: Artifact, seed: int, number: int = 1) -> Arrays:
-    """A batch by input name: normal data, uniform labels, the default rate, the step's number."""
+    """A batch by input name: normal data, uniform bytes and labels, the default rate, the step."""
     random = np.random.default_rng(seed)
     feeds: Arrays = {}
     for value in step.inputs(Role.DATA, Role.LABELS):
@@ -137,6 +137,8 @@ def batch_feeds(step: TrainingStep, about: Artifact, seed: int, number: int = 1)
         shape = tuple(value.shape.numpy())
         if value.dtype == ir.DataType.INT64:
             feeds[str(value.name)] = random.integers(0, max(about.classes, 2), shape)
+        elif value.dtype == ir.DataType.UINT8:
+            feeds[str(value.name)] = random.integers(0, 256, shape, np.uint8)
         else:
             assert value.dtype is not None
             feeds[str(value.name)] = random.standard_normal(shape).astype(value.dtype.numpy())

@@ -24,6 +24,7 @@ from bnnopt.passes.int4_gradients import Int4Gradients
 from bnnopt.passes.int8_gradients import Int8Gradients
 from bnnopt.passes.l1_batch_norm import L1BatchNorm
 from bnnopt.passes.mask_pack import MaskPack
+from bnnopt.passes.normalize_on_read import NormalizeOnRead
 from bnnopt.passes.packed_products import PackedProducts
 from bnnopt.passes.pool_batch_norm_backward import PoolBatchNormBackward
 from bnnopt.passes.pool_before_join import PoolBeforeJoin
@@ -111,6 +112,7 @@ STAGES = (
             BlockFilters(),
             ImmediateUpdate(),
             FuseUpdates(),
+            NormalizeOnRead(),
             StreamGradients(),
             InPlace(),
             Pow2Gradients(),

@@ -110,7 +110,7 @@ static plane take_x(const depthwise *d, const grid *p, i64 sample, i64 c, i64 ro
     rows_read(p, row, n_rows, &begin, &end);
     d->unpack(d->x, d->x_end, 8 * sample * bytes + (c * g->h + begin) * g->w, (end - begin) * g->w,
               decoded);
-    return (plane){{decoded, 0}, -begin * g->w};
+    return (plane){bnn_plain(decoded, 0), -begin * g->w};
 }
 
 /* Rows begin .. end - 1 of a plane of dy. */
@@ -120,9 +120,9 @@ static plane take_dy(const depthwise *d, i64 sample, i64 m, i64 begin, i64 end, 
     if (d->copy) dy.data = d->copy;
     i64 first = ((d->copy ? sample - d->sample : sample) * g->m + m) * g->ho * g->wo;
     if (dy.type == BNN_F32 || dy.type == BNN_F16)
-        return (plane){{dy.data, dy.type == BNN_F16}, first};
+        return (plane){bnn_plain(dy.data, dy.type == BNN_F16), first};
     bnn_to_floats(&dy, first + begin * g->wo, decoded, (end - begin) * g->wo);
-    return (plane){{decoded, 0}, -begin * g->wo};
+    return (plane){bnn_plain(decoded, 0), -begin * g->wo};
 }
 
 /* Rows of sums to a result of any type. */

@@ -63,10 +63,11 @@ static void convolve_planes(void *context, i64 begin, i64 end, int thread) {
     workspace w = take_workspace(g, &p, d->per_thread[thread]);
     forward_offsets(g, &p, w.offsets);
     for (i64 unit = begin; unit < end; unit++) {
-        i64 m = unit % g->m, source = unit / g->m * g->c + m / (g->m / g->c);
+        i64 m = unit % g->m, c = m / (g->m / g->c), source = unit / g->m * g->c + c;
         for (i64 row = 0; row < p.rows; row += p.band_rows) {
             i64 n_rows = bnn_min(p.band_rows, p.rows - row);
-            copy_band(d->cores, d->x, source * g->h * g->w, &p, row, n_rows, w.x);
+            copy_band(d->cores, bnn_from_plane(d->x, c), source * g->h * g->w, &p, row, n_rows,
+                      w.x);
             d->cores->correlate(w.x, w.offsets, d->w + m * taps, taps,
                                 (n_rows - 1) * p.pitch + p.cols, w.y, 0);
             emit_band(d, &p, n_rows, (unit * g->ho + row) * g->wo, g->wo, 1,
@@ -77,11 +78,13 @@ static void convolve_planes(void *context, i64 begin, i64 end, int thread) {
 
 /* As bnn_conv_f32f32f32, for group == C. */
 BNN_EXPORT int bnn_conv_depthwise_f32f32f32(const bnn_conv *g, const void *x, i64 x_is_half,
+                                            const float *factor, const float *shift,
                                             const float *w, const float *b, void *y,
                                             i64 y_is_half, uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
-    depthwise d = {.g = g, .cores = bnn_best_real_cores(), .x = {x, (int)x_is_half}, .w = w,
-                   .b = b, .y = y, .y_is_half = (int)y_is_half, .per_thread = per_thread};
+    depthwise d = {.g = g, .cores = bnn_best_real_cores(), .w = w, .b = b, .y = y,
+                   .x = {x, (int)x_is_half, factor, shift}, .y_is_half = (int)y_is_half,
+                   .per_thread = per_thread};
     const grid p = forward_grid(g);
     if (!bnn_share(&scratch, share_bytes(g, &p), per_thread))
         return 0;
@@ -126,8 +129,9 @@ BNN_EXPORT int bnn_conv_depthwise_input_grad_f32f32f32(const bnn_conv *g, const 
                                                        i64 dx_is_half, uint8_t *memory,
                                                        i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
-    depthwise d = {.g = g, .cores = bnn_best_real_cores(), .dy = {dy, (int)dy_is_half}, .w = w,
-                   .y = dx, .y_is_half = (int)dx_is_half, .per_thread = per_thread};
+    depthwise d = {.g = g, .cores = bnn_best_real_cores(), .w = w, .y = dx,
+                   .dy = bnn_plain(dy, (int)dy_is_half), .y_is_half = (int)dx_is_half,
+                   .per_thread = per_thread};
     const grid largest = largest_phase(g);
     if (!bnn_share(&scratch, share_bytes(g, &largest), per_thread)) return 0;
     bnn_parallel(g->n * g->c, bnn_grain_of(g->h * g->w * g->kh * g->kw), grad_planes, &d);
@@ -146,7 +150,8 @@ static bnn_floats source(const depthwise *d, const grid *p, i64 row, i64 n_rows,
     i64 end = bnn_clamp(top + used * p->step_y, begin, p->height);
     i64 first = *plane + begin * p->width, n = (end - begin) * p->width;
     *plane -= first;
-    return (bnn_floats){n ? bnn_bitmap_take(d->bitmap, first, n, decoded) : decoded, 0};
+    const float *floats = n ? bnn_bitmap_take(d->bitmap, first, n, decoded) : decoded;
+    return bnn_plain(floats, 0);
 }
 
 static void add_plane(const depthwise *d, const grid *p, i64 n, i64 m, workspace w) {
@@ -154,9 +159,9 @@ static void add_plane(const depthwise *d, const grid *p, i64 n, i64 m, workspace
     i64 dy_plane = (n * g->m + m) * g->ho;
     for (i64 row = 0; row < p->rows; row += p->band_rows) {
         i64 n_rows = bnn_min(p->band_rows, p->rows - row);
-        i64 x_plane = (n * g->c + m / (g->m / g->c)) * g->h * g->w;
+        i64 c = m / (g->m / g->c), x_plane = (n * g->c + c) * g->h * g->w;
         bnn_floats x = source(d, p, row, n_rows, w.decoded, &x_plane);
-        copy_band(d->cores, x, x_plane, p, row, n_rows, w.x);
+        copy_band(d->cores, bnn_from_plane(x, c), x_plane, p, row, n_rows, w.x);
         /* No position between two rows counts. */
         d->cores->pad(d->dy, (dy_plane + row) * g->wo, g->wo, n_rows, 1, 0, p->cols, p->pitch, w.y);
         d->cores->dot(w.x, w.offsets, g->kh * g->kw, w.y, (n_rows - 1) * p->pitch + p->cols,
@@ -203,11 +208,13 @@ static int weight_grad(depthwise *d, bnn_scratch scratch) {
 
 /* As bnn_conv_weight_grad_f32f32f32, for group == C. */
 BNN_EXPORT int bnn_conv_depthwise_weight_grad_f32f32f32(const bnn_conv *g, const void *x,
-                                                        i64 x_is_half, const void *dy,
+                                                        i64 x_is_half, const float *factor,
+                                                        const float *shift, const void *dy,
                                                         i64 dy_is_half, float *dw,
                                                         uint8_t *memory, i64 n_bytes) {
-    depthwise d = {.g = g, .cores = bnn_best_real_cores(), .x = {x, (int)x_is_half},
-                   .dy = {dy, (int)dy_is_half}, .dw = dw};
+    depthwise d = {.g = g, .cores = bnn_best_real_cores(),
+                   .x = {x, (int)x_is_half, factor, shift},
+                   .dy = bnn_plain(dy, (int)dy_is_half), .dw = dw};
     return weight_grad(&d, (bnn_scratch){memory, memory + n_bytes});
 }
 
@@ -223,6 +230,6 @@ BNN_EXPORT int bnn_bitmap_conv_depthwise_weight_grad_f32f32f32(const bnn_conv *g
     x.offsets = bnn_take(&scratch, bnn_bitmap_offset_bytes(&x));
     if (!x.offsets) return 0;
     depthwise d = {.g = g, .cores = bnn_best_real_cores(), .bitmap = &x,
-                   .dy = {dy, (int)dy_is_half}, .dw = dw};
+                   .dy = bnn_plain(dy, (int)dy_is_half), .dw = dw};
     return weight_grad(&d, scratch);
 }

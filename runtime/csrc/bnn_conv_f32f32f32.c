@@ -77,11 +77,12 @@ static i64 inside(const gather *d, tap t, const bnn_run *runs, i64 n_runs, i64 f
 static void fill_panel(const gather *d, i64 group, i64 channel, i64 n_channels,
                        const bnn_run *runs, i64 n_runs, i64 n_lanes, float *panel) {
     i64 plane = d->height * d->width, first = (group * d->channels + channel) * plane;
+    bnn_floats x = bnn_from_plane(d->x, group * d->channels + channel);
     for (i64 t = 0; t < d->n_taps; t++) {
         bnn_stretch stretches[PANEL];
         i64 count = inside(d, d->taps[t], runs, n_runs, first, stretches), covered = 0;
         for (i64 s = 0; s < count; s++) covered += stretches[s].n;
-        d->cores->take(d->x, plane, n_channels, d->step_x, stretches, count,
+        d->cores->take(x, plane, n_channels, d->step_x, stretches, count,
                        covered < bnn_min(PANEL, bnn_round_up(n_lanes, 16)), panel + t * PANEL,
                        d->n_taps * PANEL);
     }
@@ -155,9 +156,11 @@ static void run(gather *d) {
     bnn_parallel(d->n_groups * n_blocks * n_panels, bnn_max(1, CHUNK / products), add_tiles, d);
 }
 
-/* y (N, M, Ho, Wo) of x (N, C, H, W), w (M, C / group, kh, kw) and b (M,), which may be NULL.
-   Returns 0, with nothing done, if the scratch is too small. */
-BNN_EXPORT int bnn_conv_f32f32f32(const bnn_conv *g, const void *x, i64 x_is_half, const float *w,
+/* y (N, M, Ho, Wo) of x (N, C, H, W), w (M, C / group, kh, kw) and b (M,), which may be NULL. With
+   `factor` and `shift` (C,), x are bytes that stand for x * factor + shift. Returns 0, with nothing
+   done, if the scratch is too small. */
+BNN_EXPORT int bnn_conv_f32f32f32(const bnn_conv *g, const void *x, i64 x_is_half,
+                                  const float *factor, const float *shift, const float *w,
                                   const float *b, void *y, i64 y_is_half, uint8_t *memory,
                                   i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
@@ -167,10 +170,11 @@ BNN_EXPORT int bnn_conv_f32f32f32(const bnn_conv *g, const void *x, i64 x_is_hal
     if (!bnn_share(&scratch, share_bytes(g->filters, g->channels, n_taps), per_thread)) return 0;
     for (i64 t = 0; t < n_taps; t++)
         taps[t] = (tap){t / g->kw * g->dh - g->pt, t % g->kw * g->dw - g->pl, t};
-    gather d = {.cores = bnn_best_real_cores(), .x = {x, (int)x_is_half}, .n = g->n,
-                .channels = g->c / g->group, .height = g->h, .width = g->w, .rows = g->ho,
-                .cols = g->wo, .step_y = g->sh, .step_x = g->sw, .n_taps = n_taps, .taps = taps,
-                .a = w, .a_group = g->m / g->group * (g->c / g->group) * n_taps,
+    gather d = {.cores = bnn_best_real_cores(), .x = {x, (int)x_is_half, factor, shift},
+                .n = g->n, .channels = g->c / g->group, .height = g->h, .width = g->w,
+                .rows = g->ho, .cols = g->wo, .step_y = g->sh, .step_x = g->sw,
+                .n_taps = n_taps, .taps = taps, .a = w,
+                .a_group = g->m / g->group * (g->c / g->group) * n_taps,
                 .a_row = g->c / g->group * n_taps, .a_channel = n_taps, .n_groups = g->group,
                 .groups = g->group, .n_rows = g->m / g->group,
                 .group_rows = g->m / g->group, .y = y, .y_is_half = (int)y_is_half,
@@ -269,8 +273,9 @@ BNN_EXPORT int bnn_conv_input_grad_f32f32f32(const bnn_conv *g, const void *dy, 
     if (!bnn_share(&scratch, share_bytes(g->channels, g->filters, n_taps), per_thread)) return 0;
     for (i64 y = 0; y < bnn_min(g->sh, g->h); y++) {
         for (i64 x = 0; x < bnn_min(g->sw, g->w); x++) {
-            gather d = {.cores = bnn_best_real_cores(), .x = {dy, (int)dy_is_half}, .n = g->n,
-                        .channels = filters, .height = g->ho, .width = g->wo,
+            gather d = {.cores = bnn_best_real_cores(), .n = g->n,
+                        .x = bnn_plain(dy, (int)dy_is_half), .channels = filters,
+                        .height = g->ho, .width = g->wo,
                         .rows = bnn_ceil_div(g->h - y, g->sh),
                         .cols = bnn_ceil_div(g->w - x, g->sw), .step_y = 1, .step_x = 1,
                         .n_taps = phase_taps(g, y, x, taps), .taps = taps,

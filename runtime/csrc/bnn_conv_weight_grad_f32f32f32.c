@@ -78,7 +78,7 @@ static block no_tile(block k) {
 static bnn_floats source(const gradient *d, i64 first, i64 n, float *decoded, i64 *at) {
     if (!d->bitmap || n <= 0) return d->x;
     *at -= first;
-    return (bnn_floats){bnn_bitmap_take(d->bitmap, first, n, decoded), 0};
+    return bnn_plain(bnn_bitmap_take(d->bitmap, first, n, decoded), 0);
 }
 
 /* x (channels, samples, in_rows, pitch). */
@@ -102,8 +102,8 @@ static void copy_band(const gradient *d, bnn_band b, block k, workspace w) {
             i64 at = y * g->w + left;
             bnn_floats x = source(d, at + low * d->step_x, n_read, w.decoded, &at);
             memset(plane, 0, (size_t)first * row_bytes);
-            d->cores->pad(x, at, step, last - first, d->step_x, low, high, d->pitch,
-                          plane + first * d->pitch);
+            d->cores->pad(bnn_from_plane(x, channel), at, step, last - first, d->step_x, low, high,
+                          d->pitch, plane + first * d->pitch);
             memset(plane + last * d->pitch, 0, (size_t)(n_rows - last) * row_bytes);
         }
     }
@@ -111,7 +111,7 @@ static void copy_band(const gradient *d, bnn_band b, block k, workspace w) {
 
 static bnn_floats moved(bnn_floats x, i64 n) {
     i64 size = x.is_half ? sizeof(bnn_half) : sizeof(float);
-    return (bnn_floats){(const uint8_t *)x.data + n * size, x.is_half};
+    return bnn_plain((const uint8_t *)x.data + n * size, x.is_half);
 }
 
 /* dy (positions, 48). */
@@ -233,8 +233,8 @@ static void add_parts(void *context, i64 begin, i64 end, int thread) {
 static gradient make_gradient(const bnn_conv *g, const void *dy, i64 dy_is_half, float *dw,
                               const bnn_update *update, i64 n_parts) {
     i64 filters = g->m / g->group, n_lane_blocks = bnn_ceil_div(filters, PANEL);
-    gradient d = {.g = g, .cores = bnn_best_real_cores(), .dy = {dy, (int)dy_is_half}, .dw = dw,
-                  .update = update, .n_parts = n_parts, .n_bands = bnn_n_bands(g),
+    gradient d = {.g = g, .cores = bnn_best_real_cores(), .dw = dw,
+                  .dy = bnn_plain(dy, (int)dy_is_half), .update = update, .n_parts = n_parts, .n_bands = bnn_n_bands(g),
                   .lanes = bnn_round_up(bnn_ceil_div(filters, n_lane_blocks), 16),
                   .n_channel_blocks = bnn_ceil_div(g->c / g->group, g->channels),
                   .step_y = g->kh == 1 ? g->sh : 1, .stride_y = g->kh == 1 ? 1 : g->sh,
@@ -263,14 +263,16 @@ static int run(gradient *d, bnn_scratch scratch) {
 }
 
 /* dw (M, C / group, kh, kw) of x (N, C, H, W) and dy (N, M, Ho, Wo), the batch in n_parts, which are
-   at most the bands. If dw is NULL, an `update` of w (M, C / group, kh, kw) takes it as it is
-   finished. Returns 0, with nothing done, if the scratch is too small. */
+   at most the bands. With `factor` and `shift` (C,), x are bytes that stand for x * factor + shift.
+   If dw is NULL, an `update` of w (M, C / group, kh, kw) takes it as it is finished. Returns 0, with
+   nothing done, if the scratch is too small. */
 BNN_EXPORT int bnn_conv_weight_grad_f32f32f32(const bnn_conv *g, const void *x, i64 x_is_half,
+                                              const float *factor, const float *shift,
                                               const void *dy, i64 dy_is_half, float *dw,
                                               const bnn_update *update, i64 n_parts,
                                               uint8_t *memory, i64 n_bytes) {
     gradient d = make_gradient(g, dy, dy_is_half, dw, update, n_parts);
-    d.x = (bnn_floats){x, (int)x_is_half};
+    d.x = (bnn_floats){x, (int)x_is_half, factor, shift};
     return run(&d, (bnn_scratch){memory, memory + n_bytes});
 }
 

@@ -28,7 +28,7 @@ struct product {
 
 static void fill_panel(const struct product *p, const float *b, i64 n_terms, i64 n_lanes,
                        float *panel) {
-    const bnn_floats from = {b, 0};
+    const bnn_floats from = bnn_plain(b, 0);
     if (p->b_column == 1) {
         const bnn_stretch all = {0, n_lanes, 0};
         const int clear = n_lanes < bnn_min(PANEL, bnn_round_up(n_lanes, 16));

@@ -6,6 +6,7 @@
 #define BNN_REAL_H
 
 #include "bnn_half.h"
+#include "bnn_normalize.h"
 #include "bnn_products.h"
 
 enum {
@@ -13,11 +14,24 @@ enum {
     LANES16 = 16, /* floats of the widest vector: what a sum by itself is kept in */
 };
 
-/* Floats of either precision. */
+/* Floats of either precision; or, with a factor, bytes that are normalised as they are read: then
+   there are a factor and a shift for each plane from the first one on. */
 typedef struct {
     const void *data;
     int is_half;
+    const float *factor, *shift;
 } bnn_floats;
+
+/* Floats as they are. */
+static inline bnn_floats bnn_plain(const void *data, int is_half) {
+    return (bnn_floats){data, is_half, NULL, NULL};
+}
+
+/* x, of which the factors begin with those of a plane. */
+static inline bnn_floats bnn_from_plane(bnn_floats x, i64 plane) {
+    if (x.factor) x.factor += plane, x.shift += plane;
+    return x;
+}
 
 /* A stretch of lanes that is contiguous, or a fixed step apart, in memory. */
 typedef struct {

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bnnopt.errors import UsageError
 from bnnopt.runtime.data.dataset import Dataset
+from bnnopt.runtime.kernels.on_read import normalized
 
 Array = NDArray[Any]
 _SAMPLES = 10_000  # that mean and deviation are taken from
@@ -43,11 +44,32 @@ class Normalization(NamedTuple):
 
     def __call__(self, x: Array) -> NDArray[np.float32]:
         """The batch x (n, ...) of any dtype as float32; one multiplication and one addition."""
+        return normalized(x, *self.numbers(x.ndim))
+
+    def numbers(self, n_axes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The factor of x, and what is added then: one number each, or one a channel."""
         factor = 1 / (self.scale * np.array(self.std, np.float64))
         shift = -np.array(self.mean, np.float64) / self.std
-        y = np.multiply(x, _along(factor, x.ndim), dtype=np.float32, casting="unsafe")
-        y += _along(shift, x.ndim)
-        return y
+        return _along(factor, n_axes), _along(shift, n_axes)
+
+    def check(self, shape: Sequence[int], source: str) -> None:
+        """Refuse numbers that are none for samples of `shape` (n, channels, ...).
+
+        Raises
+        ------
+        UsageError
+            Naming `source`.
+        """
+        if not (np.isfinite([self.scale, *self.mean]).all() and self.scale != 0):
+            raise UsageError(f"{source}: {self}: expected finite numbers, and a scale other than 0")
+        if not all(0 < v < np.inf for v in self.std):
+            raise UsageError(f"{source}: std is {list(self.std)}, expected numbers above 0")
+        for what, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) > 1 and (len(shape) < 2 or len(values) != shape[1]):
+                raise UsageError(
+                    f"{source}: {what} has {len(values)} numbers, expected 1, or one for each of "
+                    f"the channels of {['n', *shape[1:]]}"
+                )
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Normalization:
@@ -91,7 +113,7 @@ def choose(
     x = dataset.x["x"]
     if asked:
         found = _measured(dataset, scale or 1.0) if from_data else _given(scale, mean, std)
-        _check(found, x.shape, dataset.source)
+        found.check(x.shape, dataset.source)
         return found, f"x becomes {found}"
     if x.dtype == np.uint8:
         return HALVES, f"x is uint8 and becomes {HALVES}, -1 to 1; --scale, --mean, --std change it"
@@ -117,19 +139,6 @@ def _measured(dataset: Dataset, scale: float) -> Normalization:
     deviation = np.sqrt(np.maximum(np.atleast_1d(square / count) - mean**2, 0))
     std = np.where(deviation > 0, deviation, 1.0)
     return Normalization(scale, tuple(map(float, mean)), tuple(map(float, std)))
-
-
-def _check(found: Normalization, shape: Sequence[int], source: str) -> None:
-    if not (np.isfinite([found.scale, *found.mean]).all() and found.scale != 0):
-        raise UsageError(f"{source}: {found}: expected finite numbers, and a scale that is not 0")
-    if not all(0 < v < np.inf for v in found.std):
-        raise UsageError(f"{source}: std is {list(found.std)}, expected numbers above 0")
-    for what, values in (("mean", found.mean), ("std", found.std)):
-        if len(values) > 1 and (len(shape) < 2 or len(values) != shape[1]):
-            raise UsageError(
-                f"{source}: {what} has {len(values)} numbers, expected 1, or one for each of the "
-                f"channels of {['n', *shape[1:]]}"
-            )
 
 
 def _warning(dataset: Dataset) -> str:

@@ -62,7 +62,7 @@ def read_table(path: str, shape: Sequence[int], dtype: str) -> Dataset:
             labels.append(row.pop(column).strip())
         try:
             x[place] = [parse(cell) for cell in row]
-        except ValueError as error:
+        except (OverflowError, ValueError) as error:
             raise UsageError(f"{path}: line {line}: {error}; expected numbers") from None
     y, classes = _targets(labels) if column is not None else (None, ())
     return Dataset({"x": x.reshape(-1, *shape)}, y, path, classes)

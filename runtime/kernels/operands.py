@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, cast
 
-from bnnopt.runtime.format import Attribute
+from bnnopt.runtime.format import NORMALIZATIONS, Attribute
 from bnnopt.runtime.kernels.chains import CHAINS, GRADIENTS, OF_WINDOW
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS
 from bnnopt.runtime.kernels.compiled.updates import FUSED
@@ -130,6 +130,13 @@ def _int8_pack(o: Operands) -> Pairs:
 
 def _int4_pack(o: Operands) -> Pairs:
     return [(o.read(1), 1), (o.written(0), _int4_bytes(o.input(0))), (o.written(1), 1)]
+
+
+def _normalized(o: Operands) -> Pairs:
+    """x, a factor and a shift for each channel."""
+    x = o.input(0)
+    channels = x[1] if len(x) > 1 else 1
+    return [(o.read(1), channels), (o.read(2), channels), (o.written(0), math.prod(x))]
 
 
 # Codecs -------------------------------------------------------------------------------------------
@@ -466,6 +473,7 @@ RULES: Mapping[str, Rule] = {
     "SoftmaxCrossEntropyGrad": _loss_grad,
     "Int4Pack": _int4_pack,
     "Int8Pack": _int8_pack,
+    **dict.fromkeys(NORMALIZATIONS, _normalized),
     "ThresholdPack": _threshold_pack,
     "MaskedGrad": _masked_grad,
     **dict.fromkeys(("BitmapPack", "PrunedBitmapPack"), _bitmap_pack),

@@ -10,16 +10,28 @@ from numpy.typing import NDArray
 
 from bnnopt.errors import UsageError
 from bnnopt.runtime.data import Batch, Dataset, Normalization
+from bnnopt.runtime.data.normalization import AS_IT_IS
 from bnnopt.runtime.feeding import check_classes
 from bnnopt.runtime.format import Artifact
+from bnnopt.runtime.predictor import Predictor
 from bnnopt.runtime.training.metrics import Scores
 
 if TYPE_CHECKING:
-    from bnnopt.runtime.predictor import Predictor
     from bnnopt.runtime.session import TrainingSession
 
 Array = NDArray[Any]
 Network: TypeAlias = "TrainingSession | Predictor"
+
+
+def adopt(normalization: Normalization | None, session: Network) -> Normalization:
+    """What batches are to be normalised by; a session that takes bytes does it by that itself.
+
+    None stands for what such a session has, and for no change of others. A `Predictor` has its
+    numbers inside.
+    """
+    if normalization is not None and session.takes_bytes and not isinstance(session, Predictor):
+        session.normalize(normalization)
+    return normalization or AS_IT_IS
 
 
 def prepared(x: Batch, normalization: Normalization, session: Network) -> Batch:
@@ -34,23 +46,32 @@ def prepared(x: Batch, normalization: Normalization, session: Network) -> Batch:
 
 
 def _prepared(x: Array, normalization: Normalization, dtype: str) -> Array:
+    if dtype == "uint8":
+        return x
     if np.dtype(dtype).kind != "f":
         return x.astype(dtype, copy=False) if x.dtype.kind in "iub" else x
     return x if normalization.is_identity and x.dtype.kind == "f" else normalization(x)
 
 
 def predictions(
-    session: Network, data: Dataset, normalization: Normalization, output: str | None = None
+    session: Network,
+    data: Dataset,
+    normalization: Normalization | None,
+    output: str | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], Array]]:
     """Indices of each batch, in order, and an output for it, the first if not named."""
+    numbers = adopt(normalization, session)
     for start in range(0, len(data), session.batch_size):
         indices = np.arange(start, min(start + session.batch_size, len(data)))
-        x = prepared(data.inputs(indices), normalization, session)
+        x = prepared(data.inputs(indices), numbers, session)
         yield indices, session.predict(x, output)
 
 
 def evaluate(
-    session: Network, data: Dataset, normalization: Normalization, output: str | None = None
+    session: Network,
+    data: Dataset,
+    normalization: Normalization | None,
+    output: str | None = None,
 ) -> Scores:
     """The scores of `session` on `data`, with running statistics; memory for one batch only.
 

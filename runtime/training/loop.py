@@ -16,12 +16,11 @@ from bnnopt.errors import ArtifactError, DivergedError, UsageError
 from bnnopt.runtime.data import Dataset, Normalization, sampling
 from bnnopt.runtime.data.arrays import from_arrays
 from bnnopt.runtime.data.augmentation import Change
-from bnnopt.runtime.data.normalization import AS_IT_IS
 from bnnopt.runtime.feeding import as_array
 from bnnopt.runtime.schedules import Plateau
 from bnnopt.runtime.training.callbacks import Callback
 from bnnopt.runtime.training.checkpoints import Checkpoints
-from bnnopt.runtime.training.evaluation import evaluate, prepared
+from bnnopt.runtime.training.evaluation import adopt, evaluate, prepared
 from bnnopt.runtime.training.history import Epoch, History
 
 if TYPE_CHECKING:
@@ -47,8 +46,9 @@ class Recipe:
         watches the validation loss, or the loss of training where there is none.
     seed : int
         Of the order of the samples, and of their changes.
-    normalization : Normalization
-        Of every input.
+    normalization : Normalization, optional
+        Of every input; if not given, inputs are fed as they are, and what is fed as bytes is
+        normalised as the session does.
     changes : sequence of callable
         Random changes of a batch, before the normalisation.
     clip_weights : float, optional
@@ -62,7 +62,7 @@ class Recipe:
     epochs: int
     schedule: Schedule | None = None
     seed: int = 0
-    normalization: Normalization = AS_IT_IS
+    normalization: Normalization | None = None
     changes: Sequence[Change] = ()
     clip_weights: float | None = None
     checkpoint_every: int | None = None
@@ -212,6 +212,7 @@ class _Run:
         self._checkpoints, self._callbacks = checkpoints, callbacks
         self._progress = Progress(recipe.epochs, _n_batches(session, data), session)
         self._skipped = 0  # batches in a row
+        self._normalization = adopt(recipe.normalization, session)
 
     def run(self) -> History:
         """All epochs that are left."""
@@ -242,7 +243,7 @@ class _Run:
             assert isinstance(x, np.ndarray), "changes are for one input"
             random = sampling.randomness(self._recipe.seed, progress.epoch, progress.batch)
             x = change(x, random)
-        x = prepared(x, self._recipe.normalization, self._session)
+        x = prepared(x, self._normalization, self._session)
         rate = self._recipe.schedule(self._session.steps_done) if self._recipe.schedule else None
         try:
             found = self._session.scored_step(x, self._data.targets(indices), rate)
@@ -315,7 +316,7 @@ class _Run:
         notes = {
             "progress": self._progress.state(),
             "recipe": self._recipe.identity(self._data, self._session.batch_size),
-            "normalization": self._recipe.normalization._asdict(),
+            "normalization": self._normalization._asdict(),
             "schedule": schedule.state() if isinstance(schedule, Plateau) else None,
         }
         return {NOTES: json.dumps(notes)}

@@ -9,7 +9,7 @@ import numpy as np
 from bnnopt.errors import UsageError
 from bnnopt.runtime.data import Dataset, Normalization, sampling
 from bnnopt.runtime.replay import Latents, Replay, balanced
-from bnnopt.runtime.training.evaluation import prepared
+from bnnopt.runtime.training.evaluation import adopt, prepared
 
 if TYPE_CHECKING:
     from bnnopt.runtime.session import TrainingSession
@@ -19,7 +19,7 @@ def remember(
     session: TrainingSession,
     replay: Replay,
     data: Dataset,
-    normalization: Normalization,
+    normalization: Normalization | None,
     keep: int,
     seed: int = 0,
 ) -> Latents:
@@ -37,6 +37,7 @@ def remember(
     """
     if data.y is None:
         raise UsageError(f"{data.source}: has no targets; expected an array named y beside x")
+    numbers = adopt(normalization, session)
     order = sampling.order(len(data), seed, 0, True)
     targets = data.targets(order)
     assert targets is not None
@@ -44,7 +45,7 @@ def remember(
     found: Latents | None = None
     for start in range(0, len(chosen), session.batch_size):
         indices = chosen[start : start + session.batch_size]
-        x, y = prepared(data.inputs(indices), normalization, session), data.targets(indices)
+        x, y = prepared(data.inputs(indices), numbers, session), data.targets(indices)
         part = session.latents(x, np.asarray(y))
         found = part if found is None else found.and_others(part)
     assert found is not None, "a data set has samples"

@@ -114,6 +114,35 @@ def test_images_of_eight_bits_are_normalised_as_in_training(bnnopt: Cli, data: P
     assert json.loads(other.stdout)["loss"] != scores["loss"]
 
 
+def test_images_may_be_normalised_within_the_step(bnnopt: Cli, data: Path) -> None:
+    """The same weights, scores and predictions as of floats, and the numbers go with them."""
+    write_data(data / "bytes.npz", 110, 1, as_bytes=True)
+    optimize = ("optimize", MODELS / "mlp.onnx", "-o", "read", "-b", "20", "--input", "uint8")
+    assert bnnopt(*optimize).exit_code == 0
+    numbers = ("--mean", "0.5", "--std", "0.2", "--scale", "255")
+    found = []
+    for folder in ("out", "read"):
+        train = ("train", folder, "--data", "bytes.npz", "--threads", "1", "--epochs")
+        assert bnnopt(*train, "1", *numbers).exit_code == 0
+        assert bnnopt(*train, "2", "--resume").exit_code == 0
+        scores = bnnopt("eval", folder, "--data", "bytes.npz", "--json", "-").stdout
+        assert bnnopt("predict", folder, "--data", "bytes.npz", "-o", "y.npz").exit_code == 0
+        session = package.TrainingSession(data / folder)
+        session.resume(Checkpoints(data / f"{folder}.checkpoints").found()[0])
+        weights = [array.tobytes() for array in session.parameters().values()]
+        found.append((scores, np.load("y.npz")["y"].tobytes(), weights))
+    assert found[0] == found[1]
+    expected = "valid.npz: x is float32, expected uint8, images as they are stored"
+    assert expected in bnnopt("eval", "read", "--data", "valid.npz").stderr
+    assert bnnopt("export", "read", "--packed", "packed").exit_code == 0
+    packed = bnnopt("eval", "packed", "--data", "bytes.npz", "--json", "-").stdout
+    assert json.loads(packed)["accuracy"] == json.loads(scores)["accuracy"]
+    for command in (("eval", "packed"), ("emit", "read", "-o", "csrc")):
+        refused = bnnopt(*command, "--data", "bytes.npz", "--mean", "0.4")
+        assert refused.exit_code == 2
+        assert "leave them out" in refused.stderr
+
+
 def test_quiet_prints_nothing(bnnopt: Cli, data: Path) -> None:
     found = bnnopt(*TRAIN, "--epochs", "1", "--quiet")
     assert (found.exit_code, found.stdout, found.stderr) == (0, "", "")

@@ -33,6 +33,7 @@ from tests.emit.harness import (
     of_session,
 )
 from tests.graphs import write
+from tests.passes.networks import BYTES, BYTES_WEIGHTS
 from tests.runtime.compiled_calls import settings_of
 from tests.runtime.test_boundary import CONTROLS, exported
 from tests.zoo import LARGE, build_small
@@ -71,6 +72,14 @@ def test_the_control_finds_another_rate(mlp: Path, program: Program) -> None:
     assert got.losses[0] == want.losses[0]
     assert got.losses[1] != want.losses[1]
     assert got.state != want.state
+
+
+def test_images_are_taken_as_bytes(tmp_path: Path) -> None:
+    path = write(BYTES, BYTES_WEIGHTS, tmp_path)
+    bnnopt.optimize(path, batch_size=4, input="uint8", sign_zero="+1").save(tmp_path / "out")
+    program = Program(tmp_path / "out", tmp_path / "csrc")
+    assert of_program(tmp_path / "out", program, 2) == of_session(tmp_path / "out", 2)
+    assert "bnn_train_step(const uint8_t *x" in (tmp_path / "csrc" / "bnn_model.h").read_text()
 
 
 def test_a_step_that_fails_says_where(program: Program) -> None:

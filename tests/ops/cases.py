@@ -46,6 +46,7 @@ POOLINGS = {
     "eight-bits": Geometry(1, 1, 1, (18, 17), (16, 16), (1, 1), (0, 0, 0, 0), (1, 1)),
     "single": Geometry(2, 3, 3, (2, 2), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
 }
+EVERY_BYTE = np.arange(256, dtype=np.uint8).repeat(2).reshape(256, 2, 1)
 LINE_POOLING = Geometry(2, 3, 3, (9,), (3,), (2,), (1, 1), (1,))
 SHAPES = {
     "one-bit": (1, 1),
@@ -979,6 +980,17 @@ def indexing_cases() -> list[Case]:
     return table
 
 
+def byte_cases() -> list[Case]:
+    """Images, rows and single numbers, with a factor and a shift for each channel."""
+    found = []
+    for note, shape in {**SHAPES, "every-byte": (256, 2, 1)}.items():
+        x = RNG.integers(0, 256, shape, np.uint8) if note != "every-byte" else EVERY_BYTE
+        of_channels = (1, *shape[1:2], *[1] * (len(shape) - 2))
+        scales = [RNG.standard_normal(of_channels).astype(np.float32) for _ in range(2)]
+        found += [case(name, note, x, *scales) for name in ("NormalizeBytes", "NormalizeOnRead")]
+    return found
+
+
 CASES = [
     *binarize_cases(),
     *elementwise_grad_cases(),
@@ -1005,4 +1017,5 @@ CASES = [
     *pow2_cases(),
     *int4_cases(),
     *int8_cases(),
+    *byte_cases(),
 ]

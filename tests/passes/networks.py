@@ -223,6 +223,19 @@ ZEROS = f"""g (float[batch,6] x) => (float[batch,3] y) {{
 }}"""
 ZEROS_WEIGHTS = {"w0": [7, 6], **batch_norm_weights(0, 7), "w1": [9, 7], "w2": [3, 9]}
 
+# Images that are fed as bytes, to a layer that reads them as such and to signs, which do not.
+BYTES = """g (float[batch,3,6,6] x) => (float[batch,3] y) {
+    c1 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)
+    s = Sign (x)
+    w2b = Sign (w2)
+    c2 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s, w2b)
+    c = Add (c1, c2)
+    r = Relu (c)
+    f = Flatten (r)
+    y = Gemm <transB = 1> (f, w3)
+}"""
+BYTES_WEIGHTS = {"w1": [4, 3, 3, 3], "w2": [4, 3, 3, 3], "w3": [3, 144]}
+
 # As "binary", of maps that are worth cutting.
 WIDE = BINARY.replace("2,6,6", "2,16,16")
 WIDE_WEIGHTS = {
@@ -248,6 +261,7 @@ OTHERS = {
     "shifted": (SHIFTED, SHIFTED_WEIGHTS),
     "zeros": (ZEROS, ZEROS_WEIGHTS),
     "wide": (WIDE, WIDE_WEIGHTS),
+    "bytes": (BYTES, BYTES_WEIGHTS),
 }
 BATCH_NORM_NETWORKS = ("binary", "residual", "float")  # of images
 
@@ -255,4 +269,5 @@ BATCH_NORM_NETWORKS = ("binary", "residual", "float")  # of images
 def small(name: str, **options: Any) -> Network:
     """A network of the table, or one that few passes are for."""
     text, weights = {**NETWORKS, **OTHERS}[name]
-    return network(text, weights, **{"keep_zero": name == "zeros", **options})
+    own = {"keep_zero": name == "zeros", "fed_bytes": name == "bytes"}
+    return network(text, weights, **{**own, **options})

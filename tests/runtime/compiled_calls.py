@@ -326,6 +326,13 @@ def pow2_unpack(s: Source) -> Call:
     return Call("Pow2Unpack", [packed, unit], {"shape": list(s.shape[1:])})
 
 
+def normalize_bytes(s: Source) -> Call:
+    """With a factor and a shift for each channel."""
+    x = s.rng.integers(0, 256, s.shape, np.uint8)
+    of_channels = (1, *s.shape[1:2], *[1] * (len(s.shape) - 2))
+    return Call("NormalizeBytes", [x, s.floats(*of_channels), s.floats(*of_channels)])
+
+
 def int8_pack(s: Source) -> Call:
     """As the powers of two; written over x."""
     (x,) = pow2_pack(s).inputs
@@ -734,6 +741,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "MaxPool": lambda s: pooling("MaxPool", s),
     "MaxPoolGrad": max_pool_grad,
     "Mul": lambda s: arithmetic("Mul", s),
+    "NormalizeBytes": normalize_bytes,
     "PackBits": lambda s: Call("PackBits", [s.rng.random(s.shape) < 0.5]),
     "PackedMaxPool": lambda s: packed_pooling("PackedMaxPool", s),
     "PackedMaxPoolGrad": lambda s: packed_pooling("PackedMaxPoolGrad", s),

@@ -18,6 +18,7 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.bitmap import SHORT_BLOCK
 from bnnopt.runtime.kernels.compiled.convolution import scratch_bytes
 from bnnopt.runtime.kernels.compiled.table import COMPILED
+from bnnopt.runtime.kernels.on_read import OnRead
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 from tests.ops.oracles import Geometry
@@ -76,7 +77,8 @@ class Call:
     dtype: np.dtype[np.generic]
 
     def twin(self, *, magnitude: bool = False) -> Array:
-        wide = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in self.inputs]
+        floats = [a.floats() if isinstance(a, OnRead) else a for a in self.inputs]
+        wide = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in floats]
         if magnitude:
             wide = [np.abs(a) for a in wide]
         result = KERNELS[self.operator](*wide, **self.attributes)
@@ -239,6 +241,65 @@ def test_a_bitmap_on_any_number_of_threads(note: str):
     for kernels in INSTRUCTIONS:
         want = run(dense, kernels=kernels, threads=1).tobytes()
         assert {run(fused, kernels=kernels, threads=n).tobytes() for n in (1, 2, 5)} == {want}
+
+
+def of_bytes(call: Call, seed: int) -> tuple[Call, Call]:
+    """A product of bytes that are normalised before, and the same as they are read."""
+    rng = np.random.default_rng(seed)
+    x, *others = call.inputs
+    scales = rng.standard_normal((2, x.shape[1])).astype(np.float32)
+    read = OnRead.of(rng.integers(0, 256, x.shape, np.uint8), *scales)
+    return tuple(dataclasses.replace(call, inputs=[a, *others]) for a in (read.floats(), read))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    geometries(),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(INSTRUCTIONS),
+    st.sampled_from([1, 2, 5]),
+    st.booleans(),
+)
+def test_bytes_are_normalised_as_they_are_read(
+    g: Geometry, seed: int, kernels: str, threads: int, half: bool
+):
+    for call in calls_of(g, seed, half=half)[:2]:
+        floats, read = of_bytes(call, seed)
+        want = run(floats, kernels=kernels, threads=1)
+        assert run(read, kernels=kernels, threads=threads).tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("note", CONVOLUTIONS)
+def test_bytes_on_any_kernels(note: str):
+    for call in calls_of(CONVOLUTIONS[note], 9)[:2]:
+        floats, read = of_bytes(call, 9)
+        assert_close(floats, run(read, threads=2))
+        for kernels in INSTRUCTIONS:
+            want = run(floats, kernels=kernels, threads=1).tobytes()
+            assert run(read, kernels=kernels, threads=2).tobytes() == want
+
+
+@pytest.mark.parametrize("note", ["first-layer", "depthwise", "grouped"])
+def test_the_numbers_of_another_channel_are_noticed(note: str):
+    for call in calls_of(CONVOLUTIONS[note], 10)[:2]:
+        floats, read = of_bytes(call, 10)
+        x, *others = read.inputs
+        assert isinstance(x, OnRead)
+        moved = OnRead.of(np.asarray(x), np.roll(x.factor, 1), x.shift)
+        wrong = run(dataclasses.replace(read, inputs=[moved, *others]), threads=1)
+        assert wrong.tobytes() != run(floats, threads=1).tobytes()
+
+
+def test_plain_bytes_are_refused():
+    """Bytes without numbers to normalise them by are no images: bits, perhaps."""
+    for call in calls_of(CONVOLUTIONS["tile"], 3)[:2]:
+        _, read = of_bytes(call, 3)
+        inputs = [np.asarray(read.inputs[0]), *read.inputs[1:]]
+        result, scratch = (
+            np.empty(call.shape, call.dtype),
+            np.empty(call.scratch_bytes(1), np.uint8),
+        )
+        assert not COMPILED[call.operator](inputs, [result], call.attributes, scratch)
 
 
 @pytest.mark.parametrize("note", ["tile", "depthwise", "grouped", "pointwise"])

@@ -43,6 +43,19 @@ def test_what_agrees(level: str, tmp_path: Path) -> None:
     assert found.loss == pytest.approx(found.right_loss, rel=1e-4)
 
 
+@pytest.mark.parametrize("level", ["O0", "O1"])
+def test_images_that_are_fed_as_bytes(level: str, tmp_path: Path) -> None:
+    """The module is given the floats that they stand for; of an example of floats, the shape."""
+    folder = compiled(net(1.0), tmp_path / "out", level=level, input="uint8")
+    images = torch.randint(0, 256, VECTORS, generator=torch.Generator().manual_seed(4))
+    for example in (BATCH, images.to(torch.uint8), None):
+        found = bnnopt.torch.check(net(1.0), example, folder)
+        assert found.loss == pytest.approx(found.right_loss, rel=1e-4)
+        assert all(row.cosine > 0.9999 for row in found.rows)
+    with pytest.raises(VerificationError, match="differs from PyTorch"):
+        bnnopt.torch.check(net(0.2), BATCH, folder)
+
+
 class Normalized(nn.Module):
     def __init__(self) -> None:
         super().__init__()

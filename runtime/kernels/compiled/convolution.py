@@ -24,36 +24,38 @@ from bnnopt.runtime.kernels.compiled.calls import (
     optional,
 )
 from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction
-from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule
+from bnnopt.runtime.kernels.compiled.kernel import ByteRule, CompiledKernel, ScratchRule
+from bnnopt.runtime.kernels.on_read import OnRead
 from bnnopt.runtime.kernels.tiling import Convolution
 from bnnopt.runtime.kernels.windows import Window, make_window
 
 CONV = CFunction(
-    "int bnn_conv_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, uint8_t*, i64)"
+    "int bnn_conv_f32f32f32(bnn_conv*, void*, i64, float*, float*, float*, float*, void*, i64, "
+    "uint8_t*, i64)"
 )
 INPUT_GRAD = CFunction(
     "int bnn_conv_input_grad_f32f32f32(bnn_conv*, void*, i64, float*, void*, i64, i64, uint8_t*, "
     "i64)"
 )
 WEIGHT_GRAD = CFunction(
-    "int bnn_conv_weight_grad_f32f32f32(bnn_conv*, void*, i64, void*, i64, float*, bnn_update*, "
-    "i64, uint8_t*, i64)"
+    "int bnn_conv_weight_grad_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, float*, "
+    "bnn_update*, i64, uint8_t*, i64)"
 )
 BITMAP_WEIGHT_GRAD = CFunction(
     "int bnn_bitmap_conv_weight_grad_f32f32f32(bnn_conv*, uint8_t*, float*, i64, void*, i64, "
     "float*, bnn_update*, i64, uint8_t*, i64)"
 )
 DEPTHWISE_CONV = CFunction(
-    "int bnn_conv_depthwise_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, uint8_t*, "
-    "i64)"
+    "int bnn_conv_depthwise_f32f32f32(bnn_conv*, void*, i64, float*, float*, float*, float*, "
+    "void*, i64, uint8_t*, i64)"
 )
 DEPTHWISE_INPUT_GRAD = CFunction(
     "int bnn_conv_depthwise_input_grad_f32f32f32(bnn_conv*, void*, i64, float*, void*, i64, "
     "uint8_t*, i64)"
 )
 DEPTHWISE_WEIGHT_GRAD = CFunction(
-    "int bnn_conv_depthwise_weight_grad_f32f32f32(bnn_conv*, void*, i64, void*, i64, float*, "
-    "uint8_t*, i64)"
+    "int bnn_conv_depthwise_weight_grad_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, "
+    "i64, float*, uint8_t*, i64)"
 )
 BITMAP_DEPTHWISE_WEIGHT_GRAD = CFunction(
     "int bnn_bitmap_conv_depthwise_weight_grad_f32f32f32(bnn_conv*, uint8_t*, float*, i64, void*, "
@@ -88,11 +90,12 @@ Shape = Sequence[int]
 
 
 def conv(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`convolution.conv` and `adapters.real_conv`, x and y float32 or float16."""
+    """`convolution.conv` and `adapters.real_conv`, x and y float32 or float16, x bytes perhaps."""
     (x, w), b, y = inputs[:2], optional(inputs, 2), outputs[0]
-    if not (is_map(x) and is_map(y) and covered(w)) or not (b is None or covered(b)):
+    if not (is_source(x) and is_map(y) and covered(w)) or not (b is None or covered(b)):
         return False
-    return _run("Conv", (x, w), y, attributes, scratch, [x, is_half(x), w, b, y, is_half(y)])
+    arrays = [*source(x), w, b, y, is_half(y)]
+    return _run("Conv", (x, w), y, attributes, scratch, arrays)
 
 
 def conv_input_grad(
@@ -109,11 +112,11 @@ def conv_input_grad(
 def conv_weight_grad(
     inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
 ) -> bool:
-    """`convolution.conv_weight_grad`, x and dy float32 or float16."""
+    """`convolution.conv_weight_grad`, x and dy float32 or float16, x bytes perhaps."""
     (x, dy), dw = inputs, outputs[0]
-    if not (is_map(x) and is_map(dy) and covered(dw)):
+    if not (is_source(x) and is_map(dy) and covered(dw)):
         return False
-    arrays: list[Argument] = [x, is_half(x), dy, is_half(dy), dw]
+    arrays = [*source(x), dy, is_half(dy), dw]
     return _run("ConvWeightGrad", (x, dy), dw, attributes, scratch, arrays)
 
 
@@ -132,6 +135,17 @@ def bitmap_conv_weight_grad(
 def is_map(array: Array | None) -> bool:
     """Whether an array is one of float32 or float16 that C can read."""
     return array is not None and covered(array, dtype=np.float16 if is_half(array) else np.float32)
+
+
+def is_source(x: Array | None) -> bool:
+    """Whether x is a map, or bytes that are normalised as they are read."""
+    return is_map(x) or (isinstance(x, OnRead) and covered(x, dtype=np.uint8))
+
+
+def source(x: Array | None) -> list[Argument]:
+    """x as the kernels take it: whether it is float16, and by what it is normalised if it is."""
+    scales = [x.factor, x.shift] if isinstance(x, OnRead) else [None, None]
+    return [x, is_half(x), *scales]
 
 
 def is_half(array: Array | None) -> int:
@@ -359,12 +373,19 @@ def _scratch(name: str) -> ScratchRule:
     return lambda s: scratch_bytes(name, s.inputs, s.outputs, s.attributes, s.n_threads)
 
 
+def _reads_bytes(name: str) -> ByteRule:
+    """x, where the kernel covers the shapes."""
+    return lambda s: frozenset({0} if _cut(name, s.inputs, s.outputs[0], s.attributes) else ())
+
+
 KERNELS: dict[str, CompiledKernel] = {
     "BitmapConvWeightGrad": CompiledKernel(
         bitmap_conv_weight_grad, _scratch("BitmapConvWeightGrad")
     ),
-    "Conv": CompiledKernel(conv, _scratch("Conv")),
+    "Conv": CompiledKernel(conv, _scratch("Conv"), reads_bytes=_reads_bytes("Conv")),
     "ConvInputGrad": CompiledKernel(conv_input_grad, _scratch("ConvInputGrad")),
-    "ConvWeightGrad": CompiledKernel(conv_weight_grad, _scratch("ConvWeightGrad")),
-    "RealConv": CompiledKernel(conv, _scratch("RealConv")),
+    "ConvWeightGrad": CompiledKernel(
+        conv_weight_grad, _scratch("ConvWeightGrad"), reads_bytes=_reads_bytes("ConvWeightGrad")
+    ),
+    "RealConv": CompiledKernel(conv, _scratch("RealConv"), reads_bytes=_reads_bytes("RealConv")),
 }

@@ -367,18 +367,33 @@ def gradient_scratch_bytes(operator: str, sizes: Sizes) -> int | None:
     return needed
 
 
+def _reads_bytes(sizes: Sizes, *, operator: str) -> frozenset[int]:
+    """x of a real convolution, which is covered where the scratch of its blocks is known."""
+    is_real = CHAINS[operator].product == "RealConv"
+    return frozenset({0} if is_real and scratch_bytes(operator, sizes) else ())
+
+
+def _gradient_reads_bytes(sizes: Sizes, *, operator: str) -> frozenset[int]:
+    """x, the last input."""
+    is_covered = gradient_scratch_bytes(operator, sizes) is not None
+    return frozenset({len(sizes.inputs) - 1} if is_covered else ())
+
+
 KERNELS: dict[str, CompiledKernel] = {
     **{
         name: CompiledKernel(
             partial(run, operator=name),
             partial(scratch_bytes, name),
+            reads_bytes=partial(_reads_bytes, operator=name),
             repeatable=_KERNELS[chain.product].repeatable,
         )
         for name, chain in CHAINS.items()
     },
     **{
         name: CompiledKernel(
-            partial(run_gradient, operator=name), partial(gradient_scratch_bytes, name)
+            partial(run_gradient, operator=name),
+            partial(gradient_scratch_bytes, name),
+            reads_bytes=partial(_gradient_reads_bytes, operator=name),
         )
         for name in GRADIENTS
     },

@@ -27,6 +27,7 @@ class Sizes(NamedTuple):
 
 
 ScratchRule: TypeAlias = Callable[[Sizes], int | None]
+ByteRule: TypeAlias = Callable[[Sizes], frozenset[int]]
 
 
 class CompiledKernel(NamedTuple):
@@ -44,12 +45,15 @@ class CompiledKernel(NamedTuple):
         what they do `again`: they are prepared once and repeated. Others read a bound or an index.
     grows : bool
         An output may need more than its planned place: its size depends on the data.
+    reads_bytes : ByteRule, optional
+        Inputs that may also be bytes, which it normalises as it reads them; see `OnRead`.
     """
 
     call: KernelCall
     scratch: ScratchRule | None = None
     repeatable: bool = False
     grows: bool = False
+    reads_bytes: ByteRule | None = None
 
     def __call__(
         self, inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array

@@ -17,6 +17,7 @@ from bnnopt.runtime.kernels.compiled import (
     loss,
     moving,
     normalization,
+    normalize_bytes,
     optimizers,
     packing,
     plain,
@@ -38,6 +39,7 @@ COMPILED: dict[str, CompiledKernel] = {
     **linear.KERNELS,
     **loss.KERNELS,
     **normalization.KERNELS,
+    **normalize_bytes.KERNELS,
     **optimizers.KERNELS,
     **packing.KERNELS,
     **pooling.KERNELS,
@@ -82,6 +84,13 @@ def has_scratch(operator: str) -> bool:
     """Whether the kernel of a step may need memory beside its inputs and outputs."""
     kernel = COMPILED.get(operator)
     return kernel is not None and kernel.scratch is not None
+
+
+def reads_bytes(operator: str, sizes: Sizes) -> frozenset[int]:
+    """The inputs of an operator that may be bytes, which its kernel normalises as it reads them."""
+    kernel = COMPILED.get(operator)
+    rule = kernel.reads_bytes if kernel is not None else None
+    return rule(sizes) if rule is not None else frozenset()
 
 
 def scratch_bytes(operator: str, sizes: Sizes) -> int:

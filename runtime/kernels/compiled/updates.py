@@ -16,9 +16,16 @@ from bnnopt.runtime.kernels.compiled.calls import (
     integer,
     integers,
 )
-from bnnopt.runtime.kernels.compiled.convolution import Cut, is_half, is_map, weight_grad_cut
+from bnnopt.runtime.kernels.compiled.convolution import (
+    Cut,
+    is_half,
+    is_map,
+    is_source,
+    source,
+    weight_grad_cut,
+)
 from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction, again
-from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ScratchRule, Sizes
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS, make_update
 from bnnopt.runtime.kernels.tiling import WITH_UNIT, tiling
 from bnnopt.runtime.kernels.tiling import scratch_bytes as binary_scratch_bytes
@@ -107,9 +114,9 @@ def _binary(operator: str, operands: Sequence[Array], attributes: Attributes) ->
 def _real(operator: str, operands: Sequence[Array], attributes: Attributes) -> _Call | None:
     x, dy = operands
     cut = _real_cut(operator, x.shape, dy.shape, attributes)
-    if cut is None or not is_map(x) or not is_map(dy):
+    if cut is None or not is_source(x) or not is_map(dy):
         return None
-    before: list[Argument] = [cut.geometry, x, is_half(x), dy, is_half(dy)]
+    before: list[Argument] = [cut.geometry, *source(x), dy, is_half(dy)]
     return _Call(cut.function, before, cut.extra[1:])
 
 
@@ -144,7 +151,21 @@ def _scratch(name: str) -> ScratchRule:
     return lambda s: scratch_bytes(name, s.inputs, s.attributes, s.n_threads)
 
 
+def _reads_bytes(sizes: Sizes, *, operator: str) -> frozenset[int]:
+    """x of a real convolution."""
+    if FUSED[operator].product in FUNCTIONS:
+        return frozenset()
+    _, (x, dy), _ = _split(FUSED[operator].product, sizes.inputs)
+    is_covered = _real_cut(operator, x, dy, sizes.attributes) is not None
+    return frozenset({1} if is_covered else ())
+
+
 KERNELS: dict[str, CompiledKernel] = {
-    name: CompiledKernel(partial(fused_step, operator=name), _scratch(name), repeatable=True)
+    name: CompiledKernel(
+        partial(fused_step, operator=name),
+        _scratch(name),
+        repeatable=True,
+        reads_bytes=partial(_reads_bytes, operator=name),
+    )
     for name in FUSED
 }

@@ -15,6 +15,7 @@ import numpy as np
 from bnnopt.runtime.kernels import Array, Kernel
 from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, NotFinite, diverged
 from bnnopt.runtime.kernels.compiled.functions import again
+from bnnopt.runtime.kernels.on_read import OnRead
 from bnnopt.runtime.kernels.reference.parts import OUT, TILES, in_parts
 from bnnopt.runtime.kernels.reference.table import KERNELS
 
@@ -33,11 +34,13 @@ def run_numpy(
         Whether that was one call on this memory, which can be repeated; it is recorded then.
     """
     row, output = KERNELS[operator], outputs[0]
+    is_on_read = any(isinstance(a, OnRead) for a in inputs)
+    inputs = [a.floats() if isinstance(a, OnRead) else a for a in inputs]
     if row.how == TILES and output is not None:
         _run_in_tiles(row.function, inputs, output, attributes)
         return False
     types = {a.dtype for a in (*inputs, output) if a is not None}
-    if row.how == OUT and len(types) == 1:
+    if row.how == OUT and len(types) == 1 and not is_on_read:
         again(partial(row.function, *inputs, **attributes, out=output))
         return True
     for taken, own, places in in_parts(row.how, inputs, outputs, attributes):

@@ -125,8 +125,9 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_cannot_be_replayed_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "kept.safetensors"
-    with pytest.raises(UsageError, match="reads the samples themselves"):
-        session_of(tmp_path, "O1", last=3).replay(path)
+    for fed in ("float32", "uint8"):
+        with pytest.raises(UsageError, match="reads the samples themselves"):
+            session_of(tmp_path, "O1", last=3, input=fed).replay(path)
     session = session_of(tmp_path, "O1")
     x, y = batch(4)
     with pytest.raises(UsageError, match="call replay first"):

@@ -1,0 +1,58 @@
+"""Bytes that are fed instead of floats, and normalised: at once, or by whoever reads them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnopt.runtime.kernels import Array
+
+
+def normalized(x: Array, factor: Array, shift: Array) -> NDArray[np.float32]:
+    """``x * factor + shift`` in float32, rounded after each of the two.
+
+    Parameters
+    ----------
+    x : (N, C, ...) of any dtype
+    factor, shift : float32, broadcast to x
+    """
+    y: NDArray[np.float32] = np.multiply(x, factor, dtype=np.float32, casting="unsafe")
+    y += shift
+    return y
+
+
+class OnRead(NDArray[np.uint8]):
+    """Bytes (N, ...) that stand for ``x * factor + shift`` in float32; see `of`.
+
+    Attributes
+    ----------
+    factor, shift : (C,) float32
+        Of each channel.
+    plane : int
+        Elements of a channel in a sample, which the shape need not show.
+    """
+
+    factor: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    plane: int
+
+    @classmethod
+    def of(cls, x: Array, factor: Array, shift: Array) -> OnRead:
+        """x (N, C, ...) uint8 with a factor and a shift for each channel, (1, C, 1, ...)."""
+        found = x.view(cls)
+        found.factor, found.shift = factor.reshape(-1), shift.reshape(-1)
+        found.plane = math.prod(x.shape[2:])
+        return found
+
+    def __array_finalize__(self, source: Any) -> None:
+        if isinstance(source, OnRead):
+            self.factor, self.shift, self.plane = source.factor, source.shift, source.plane
+
+    def floats(self) -> NDArray[np.float32]:
+        """What they stand for, as an array of its own; whole samples alone."""
+        x = np.asarray(self).reshape(len(self), self.factor.size, self.plane)
+        factor, shift = (values[:, None] for values in (self.factor, self.shift))
+        return normalized(x, factor, shift).reshape(self.shape)
