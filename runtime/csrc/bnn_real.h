@@ -52,6 +52,10 @@ typedef struct {
        taken in the order of k and then added once. */
     void (*multiply)(const bnn_strips *a, i64 n_rows, const float *panel, i64 n_lanes, float *tile,
                      int add);
+    /* The same, where term k of a run meets x[shifts[k] + lane], and x begins `plane` behind it for
+       the next run; up to the next 16 of n_lanes are read. */
+    void (*slide)(const bnn_strips *a, i64 n_rows, const float *x, i64 plane, const i64 *shifts,
+                  i64 n_lanes, float *tile, int add);
     /* out[i * pitch + lane] = x[i * plane + offset + step * ...] for the lanes of all stretches;
        the other lanes of a panel become 0 if `clear`. */
     void (*take)(bnn_floats x, i64 plane, i64 n, i64 step, const bnn_stretch *stretches,

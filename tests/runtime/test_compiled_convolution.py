@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import convolution
 from bnnopt.runtime.kernels.compiled.bitmap import SHORT_BLOCK
 from bnnopt.runtime.kernels.compiled.convolution import scratch_bytes
+from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.on_read import OnRead
 from bnnopt.runtime.kernels.reference.table import KERNELS
@@ -40,6 +42,9 @@ HALF_BOUND = 2.0**-11
 CONVOLUTIONS = {
     "tile": Geometry(3, 16, 128, (4, 4), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "tile-and-one": Geometry(1, 15, 129, (7, 7), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "lenet": Geometry(3, 6, 16, (14, 14), (5, 5), (1, 1), (0, 0, 0, 0), (1, 1)),
+    "few-filters": Geometry(2, 9, 6, (40, 31), (3, 4), (2, 1), (1, 2, 0, 1), (1, 2)),
+    "bands-of-planes": Geometry(1, 16, 16, (40, 70), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "stem": Geometry(2, 3, 20, (30, 31), (7, 7), (2, 2), (3, 3, 3, 3), (1, 1)),
     "first-layer": Geometry(5, 3, 70, (16, 16), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "strides": Geometry(3, 33, 70, (14, 15), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
@@ -197,6 +202,38 @@ def test_same_bits_on_any_number_of_threads(note: str, half: bool):
             assert len({result.tobytes() for result in results}) == 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(geometries(), st.integers(0, 2**32 - 1), st.sampled_from(INSTRUCTIONS), st.booleans())
+def test_planes_as_they_lie_give_the_bits_of_gathered_columns(
+    g: Geometry, seed: int, kernels: str, half: bool
+):
+    for call in calls_of(g, seed, half=half)[::2]:
+        sliding = run(call, kernels=kernels, threads=1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(convolution, "SLIDING_FILTERS", 0)
+            assert run(call, kernels=kernels, threads=1).tobytes() == sliding.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("note", "sliding"),
+    [
+        ("lenet", {convolution.SLIDING_CONV, convolution.SLIDING_INPUT_GRAD}),
+        ("few-filters", {convolution.SLIDING_CONV, convolution.INPUT_GRAD}),
+        ("tile", {convolution.CONV, convolution.SLIDING_INPUT_GRAD}),
+    ],
+)
+def test_which_kernel_a_geometry_gets(note: str, sliding: set[CFunction]):
+    forward, _, input_grad = calls_of(CONVOLUTIONS[note], 0)
+    assert {cut_of(forward).function, cut_of(input_grad).function} == sliding
+
+
+def cut_of(call: Call) -> convolution.Cut:
+    shapes = [a.shape for a in call.inputs]
+    found = convolution._cut(call.operator, shapes, call.shape, call.attributes)
+    assert found is not None
+    return found
+
+
 def test_the_vector_kernels_agree_where_they_sum_in_one_order():
     for call in calls_of(CONVOLUTIONS["strides"], seed=2):
         wide, narrow = (run(call, kernels=kernels, threads=1) for kernels in ("avx512", "avx2"))
@@ -331,7 +368,14 @@ class TestControls:
 
 
 def test_a_nan_in_the_scratch_is_never_read_into_a_result():
-    for note in ("depthwise-bands", "depthwise-several", "stem", "pointwise-stride", "long-line"):
+    for note in (
+        "depthwise-bands",
+        "depthwise-several",
+        "stem",
+        "lenet",
+        "few-filters",
+        "long-line",
+    ):
         for call in calls_of(CONVOLUTIONS[note], seed=4):
             scratch = np.full(call.scratch_bytes(1) + 64, 0xFF, np.uint8)  # floats that are NaN
             scratch = scratch[-scratch.ctypes.data % 64 :][: call.scratch_bytes(1)]

@@ -1,7 +1,8 @@
 """The compiled convolutions of real numbers and their gradients, in one and two dimensions.
 
-A convolution is a matrix product whose columns are gathered a panel of 48 at a time; a depthwise
-one goes plane by plane. Maps are float32 or float16, sums float32. How the work is cut depends on
+A convolution is a matrix product whose columns are gathered a panel of 48 at a time, or of a few
+filters are read where they lie in padded planes, to the same bits; a depthwise one goes plane by
+plane. Maps are float32 or float16, sums float32. How the work is cut depends on
 the shapes alone, never on the number of threads, so that neither does any sum. A weight gradient
 also takes x as a bitmap, and decodes of a plane what a band of positions reads.
 """
@@ -36,6 +37,14 @@ CONV = CFunction(
 INPUT_GRAD = CFunction(
     "int bnn_conv_input_grad_f32f32f32(bnn_conv*, void*, i64, float*, void*, i64, i64, uint8_t*, "
     "i64)"
+)
+SLIDING_CONV = CFunction(
+    "int bnn_conv_sliding_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, uint8_t*, "
+    "i64)"
+)
+SLIDING_INPUT_GRAD = CFunction(
+    "int bnn_conv_sliding_input_grad_f32f32f32(bnn_conv*, void*, i64, float*, void*, i64, "
+    "uint8_t*, i64)"
 )
 WEIGHT_GRAD = CFunction(
     "int bnn_conv_weight_grad_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, float*, "
@@ -85,6 +94,9 @@ COPIED_FLOATS = 1 << 15  # of x, with its padding
 ALL_FILTERS = "all_filters"  # what a weight gradient of some filters is told beside its attributes
 N_UNITS = 6  # of work that a weight gradient should have, for four threads
 PLANE_FLOATS = 1 << 13  # of a plane of a depthwise convolution at a time
+SLIDING_FLOATS = 1 << 13, 1 << 16  # of planes with their padding at a time, at least and at most
+SLIDING_SHARE = 16  # or this part of the source
+SLIDING_FILTERS = 64  # for more, gathered columns cost little
 
 Shape = Sequence[int]
 
@@ -276,7 +288,15 @@ def _forward(g: Convolution) -> Cut:
         channels=min(g.group_channels, max(1, TERMS // g.taps)),
         filters=min(g.group_filters, ROWS),
     )
-    share = _gather_share(g, cut.channels, cut.filters)
+    planes = _Planes(
+        g.n * g.c * g.h * g.w, g.group_channels * g.sh * g.sw, g.ho, g.wo,
+        (g.kh - 1) * g.dh // g.sh, (g.kw - 1) * g.dw // g.sw,
+    )  # fmt: skip
+    rows = planes.band_rows
+    if rows and _slides(g, g.group_filters, g.group_channels):
+        share = [planes.copied_bytes(rows), *_tile(cut.filters)]
+        return Cut(SLIDING_CONV, cut._replace(rows=rows), (), [g.taps * 8], share)
+    share = [cut.channels * g.taps * PANEL * FLOAT_BYTES, *_tile(cut.filters)]
     return Cut(CONV, cut, (), [g.taps * TAP_BYTES], share)
 
 
@@ -285,16 +305,61 @@ def _input_grad(g: Convolution) -> Cut:
         channels=min(g.group_channels, ROWS),
         filters=min(g.group_filters, max(1, TERMS // g.taps)),
     )
+    planes = _Planes(
+        g.n * g.m * g.ho * g.wo, g.group_filters, g.h, g.w, (g.kh - 1) * g.dh, (g.kw - 1) * g.dw
+    )
+    rows = planes.band_rows if g.sh == g.sw == 1 else 0
+    if rows and _slides(g, g.group_channels, g.group_filters):
+        share = [planes.copied_bytes(rows), *_tile(cut.channels)]
+        taps = [g.taps * 8, g.taps * TAP_BYTES]
+        return Cut(SLIDING_INPUT_GRAD, cut._replace(rows=rows), (), taps, share)
     terms = g.group_filters * g.taps
     room = min(g.c * terms, max(terms, TURNED_FLOATS))
     shared = [g.taps * TAP_BYTES, room * FLOAT_BYTES]
-    share = _gather_share(g, cut.filters, cut.channels)
+    share = [cut.filters * g.taps * PANEL * FLOAT_BYTES, *_tile(cut.channels)]
     return Cut(INPUT_GRAD, cut, (room,), shared, share)
 
 
-def _gather_share(g: Convolution, n_channels: int, n_rows: int) -> list[int]:
-    """A panel, a tile of sums, and where its rows begin."""
-    return [n_channels * g.taps * PANEL * FLOAT_BYTES, n_rows * PANEL * FLOAT_BYTES, n_rows * 8]
+def _tile(n_rows: int) -> list[int]:
+    """Of the sums of a tile, and of where its rows begin."""
+    return [n_rows * PANEL * FLOAT_BYTES, n_rows * 8]
+
+
+def _slides(g: Convolution, n_results: int, n_sources: int) -> bool:
+    """Whether the planes of a group are read as they lie: columns would be gathered for few sums.
+
+    Sums of few terms for many filters take long to be stored, and longer row by row.
+    """
+    return g.taps > 1 and n_results <= min(SLIDING_FILTERS, 2 * n_sources * g.taps)
+
+
+class _Planes(NamedTuple):
+    """The planes that a group reads, by phases of the strides, for positions rows x cols.
+
+    ``size`` are the elements of the whole source; ``span_y`` and ``span_x`` what the taps of a
+    position reach over beside it.
+    """
+
+    size: int
+    n: int
+    rows: int
+    cols: int
+    span_y: int
+    span_x: int
+
+    @property
+    def band_rows(self) -> int:
+        """Rows of positions at a time; 0 where too much of what is copied would be padding."""
+        least, most = SLIDING_FLOATS
+        floats = min(max(least, self.size // SLIDING_SHARE), most)
+        rows = min(self.rows, floats // (self.n * (self.cols + self.span_x)) - self.span_y)
+        is_worth_it = rows >= min(self.rows, 4 * self.span_y) and self.span_x <= self.cols
+        return rows if rows > 0 and is_worth_it else 0
+
+    def copied_bytes(self, rows: int) -> int:
+        """Of a band, and what the last vectors read behind it."""
+        copied = self.n * (rows + self.span_y) * (self.cols + self.span_x)
+        return (copied + PANEL) * FLOAT_BYTES
 
 
 def _weight_grad(g: Convolution, n_filters: int) -> Cut:
