@@ -4,6 +4,9 @@
    complete before the next one. Both lie on the stack: their size does not depend on that of the
    matrices. Where y has few rows, b is read where it lies.
 
+   One of the matrices may be images, bytes that are normalised as they are read: a piece of them at a
+   time lies on the stack as well, and then all goes on as of floats, to the same bits.
+
    Each sum is taken in one order, that of the terms, whatever the number of threads: 128 of them at a
    time, or of few rows all, in 32 lanes if they lie side by side in both matrices. */
 #include "bnn_real.h"
@@ -17,21 +20,40 @@ enum {
     CHUNK = 1 << 21, /* multiplications that are worth handing out */
 };
 
+/* A matrix of floats; or one of images, whose elements are counted from `first` on. */
+typedef struct {
+    const float *data;
+    bnn_images images;
+    i64 first;
+} matrix;
+
 struct product {
     const bnn_real_cores *cores;
-    const float *a, *b;
+    matrix a, b;
     float *y;
     i64 m, n, k;
     i64 a_batch, a_row, a_column; /* elements from one to the next */
     i64 b_batch, b_row, b_column;
 };
 
-static void fill_panel(const struct product *p, const float *b, i64 n_terms, i64 n_lanes,
-                       float *panel) {
-    const bnn_floats from = bnn_plain(b, 0);
-    if (p->b_column == 1) {
+/* n elements of a matrix that lie side by side: where they lie, or normalised into `room`. Loops of
+   few rows are compiled for floats alone, and for either. */
+BNN_INLINE const float *floats_at(const matrix *x, i64 i, i64 n, float *room, const int either) {
+    if (!either || !x->images.x) return x->data + i;
+    bnn_normalize_at(&x->images, x->first + i, n, room);
+    return room;
+}
+
+static void fill_panel(const struct product *p, i64 b, i64 n_terms, i64 n_lanes, float *panel) {
+    const bnn_floats from = bnn_plain(p->b.data + (p->b.images.x ? 0 : b), 0);
+    const int clear = n_lanes < bnn_min(PANEL, bnn_round_up(n_lanes, 16));
+    if (p->b.images.x) {
+        for (i64 i = 0; i < n_terms; i++, panel += PANEL) {
+            if (clear) memset(panel, 0, PANEL * sizeof *panel);
+            floats_at(&p->b, b + i * p->b_row, n_lanes, panel, 1);
+        }
+    } else if (p->b_column == 1) {
         const bnn_stretch all = {0, n_lanes, 0};
-        const int clear = n_lanes < bnn_min(PANEL, bnn_round_up(n_lanes, 16));
         p->cores->take(from, p->b_row, n_terms, 1, &all, 1, clear, panel, PANEL);
     } else if (p->b_row == 1) {
         p->cores->turn(from, p->b_column, n_terms, n_lanes, panel);
@@ -39,31 +61,50 @@ static void fill_panel(const struct product *p, const float *b, i64 n_terms, i64
         memset(panel, 0, (size_t)(n_terms * PANEL) * sizeof *panel);
         for (i64 i = 0; i < n_terms; i++)
             for (i64 lane = 0; lane < n_lanes; lane++)
-                panel[i * PANEL + lane] = b[i * p->b_row + lane * p->b_column];
+                panel[i * PANEL + lane] = p->b.data[b + i * p->b_row + lane * p->b_column];
     }
+}
+
+/* Rows of some terms of a, from element `a` on, where they lie; images in `room`, (ROWS, PART) or
+   turned, for `offsets` to say where each row begins. */
+static bnn_strips rows_of(const struct product *p, i64 a, i64 n_rows, i64 n_terms, float *room,
+                          i64 *offsets) {
+    const int is_turned = p->a_column != 1;
+    bnn_strips strips = {.start = p->a.data, .offsets = offsets, .step = p->a_column,
+                         .n_terms = n_terms, .n_runs = 1, .n_groups = 1};
+    const i64 row = !p->a.images.x ? p->a_row : is_turned ? 1 : PART;
+    for (i64 i = 0; i < ROWS; i++) offsets[i] = i * row;
+    if (!p->a.images.x) {
+        strips.start += a;
+        return strips;
+    }
+    strips.start = room;
+    strips.step = is_turned ? ROWS : 1;
+    for (i64 i = 0; i < (is_turned ? n_terms : n_rows); i++)
+        if (is_turned) floats_at(&p->a, a + i * p->a_column, n_rows, room + i * ROWS, 1);
+        else floats_at(&p->a, a + i * p->a_row, n_terms, room + i * PART, 1);
+    return strips;
 }
 
 /* Tiles begin .. end - 1 of those of each batch, row by row of them. */
 static void add_tiles(void *context, i64 begin, i64 end, int thread) {
     const struct product *p = context;
     const i64 across = bnn_ceil_div(p->n, PANEL), down = bnn_ceil_div(p->m, ROWS);
-    _Alignas(64) float panel[PART * PANEL], tile[ROWS * PANEL];
+    _Alignas(64) float panel[PART * PANEL], tile[ROWS * PANEL], room[ROWS * PART];
     i64 offsets[ROWS];
     (void)thread;
-    for (i64 i = 0; i < ROWS; i++) offsets[i] = i * p->a_row;
     for (i64 unit = begin; unit < end; unit++) {
         const i64 column = unit % across * PANEL, row = unit / across % down * ROWS;
         const i64 batch = unit / across / down;
         const i64 n_lanes = bnn_min(PANEL, p->n - column), n_rows = bnn_min(ROWS, p->m - row);
-        const float *a = p->a + batch * p->a_batch + row * p->a_row;
-        const float *b = p->b + batch * p->b_batch + column * p->b_column;
+        const i64 a = batch * p->a_batch + row * p->a_row;
+        const i64 b = batch * p->b_batch + column * p->b_column;
         if (p->k == 0) memset(tile, 0, sizeof tile);
         for (i64 k = 0; k < p->k; k += PART) {
             const i64 n_terms = bnn_min(PART, p->k - k);
             fill_panel(p, b + k * p->b_row, n_terms, n_lanes, panel);
-            const bnn_strips strips = {.start = a + k * p->a_column, .offsets = offsets,
-                                       .step = p->a_column, .n_terms = n_terms, .n_runs = 1,
-                                       .n_groups = 1};
+            const bnn_strips strips =
+                rows_of(p, a + k * p->a_column, n_rows, n_terms, room, offsets);
             p->cores->multiply(&strips, n_rows, panel, n_lanes, tile, k > 0);
         }
         const bnn_stretch all = {0, n_lanes, (batch * p->m + row) * p->n + column};
@@ -71,81 +112,129 @@ static void add_tiles(void *context, i64 begin, i64 end, int thread) {
     }
 }
 
-/* y (m, n) += ROUND columns of a times as many rows of b. */
-BNN_INLINE void add_rows(const struct product *p, const float *a, const float *b, float *y, i64 n,
-                         const int terms) {
+/* y (m, n) += `terms` columns of a times as many rows of b; images of b lie in `room`. */
+BNN_INLINE void add_rows(const struct product *p, i64 a, i64 b, float *y, i64 n, float *room,
+                         const int terms, const int either) {
+    const int copies = either && p->b.images.x;
+    const float *rows = copies ? room : p->b.data + b;
+    const i64 b_row = copies ? STRIPE : p->b_row;
+    for (int t = 0; t < terms && copies; t++)
+        floats_at(&p->b, b + t * p->b_row, n, room + t * STRIPE, 1);
     for (i64 i = 0; i < p->m; i++, a += p->a_row, y += p->n) {
-        float factors[ROUND];
-        for (int t = 0; t < terms; t++) factors[t] = a[t * p->a_column];
+        float factors[ROUND], one;
+        for (int t = 0; t < terms; t++)
+            factors[t] = *floats_at(&p->a, a + t * p->a_column, 1, &one, either);
         BNN_SAME_OR_APART
         for (i64 j = 0; j < n; j++) {
             float sum = y[j];
-            for (int t = 0; t < terms; t++) sum += factors[t] * b[t * p->b_row + j];
+            for (int t = 0; t < terms; t++) sum += factors[t] * rows[t * b_row + j];
             y[j] = sum;
         }
     }
 }
 
-BNN_INLINE float dot(const float *a, const float *b, i64 n) {
-    v8f x, z, sums[4] = {{0}};
+/* Of n elements of x from `begin` on with as many of b. */
+BNN_INLINE float dot(const matrix *x, i64 begin, const float *b, i64 n, const int either) {
+    v8f left, right, sums[4] = {{0}};
+    const float *a = either ? NULL : x->data + begin;
+    float room[32];
     i64 i = 0;
-    for (; i + 32 <= n; i += 32)
+    for (; i + 32 <= n; i += 32) {
+        const float *piece = either ? floats_at(x, begin + i, 32, room, 1) : a + i;
         for (int part = 0; part < 4; part++) {
-            memcpy(&x, a + i + 8 * part, sizeof x);
-            memcpy(&z, b + i + 8 * part, sizeof z);
-            sums[part] += x * z;
+            memcpy(&left, piece + 8 * part, sizeof left);
+            memcpy(&right, b + i + 8 * part, sizeof right);
+            sums[part] += left * right;
         }
-    x = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    float sum = ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]));
-    for (; i < n; i++) sum += a[i] * b[i];
+    }
+    left = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    float sum = ((left[0] + left[4]) + (left[1] + left[5])) +
+                ((left[2] + left[6]) + (left[3] + left[7]));
+    if (either) {
+        const float *rest = floats_at(x, begin + i, n - i, room, 1);
+        for (i64 l = i; l < n; l++) sum += rest[l - i] * b[l];
+    } else {
+        for (; i < n; i++) sum += a[i] * b[i];
+    }
     return sum;
 }
 
 /* Stripes begin .. end - 1 of those of each batch. */
-BNN_INLINE void few_rows(void *context, i64 begin, i64 end) {
-    const struct product *p = context;
+BNN_INLINE void some_rows(const struct product *p, i64 begin, i64 end, const int either) {
     const i64 across = bnn_ceil_div(p->n, STRIPE);
     for (i64 unit = begin; unit < end; unit++) {
         const i64 column = unit % across * STRIPE, n = bnn_min(STRIPE, p->n - column);
         const i64 batch = unit / across;
-        const float *a = p->a + batch * p->a_batch;
-        const float *b = p->b + batch * p->b_batch + column * p->b_column;
+        const i64 a = batch * p->a_batch, b = batch * p->b_batch + column * p->b_column;
+        float room[ROUND * STRIPE], one;
         float *y = p->y + batch * p->m * p->n + column;
         if (p->a_column == 1 && p->b_row == 1 && p->b_column != 1) {
             for (i64 j = 0; j < n; j++)
                 for (i64 i = 0; i < p->m; i++)
-                    y[i * p->n + j] = dot(a + i * p->a_row, b + j * p->b_column, p->k);
+                    y[i * p->n + j] =
+                        dot(&p->a, a + i * p->a_row, p->b.data + b + j * p->b_column, p->k,
+                            either);
             continue;
         }
         for (i64 i = 0; i < p->m; i++) memset(y + i * p->n, 0, (size_t)n * sizeof *y);
         i64 k = 0;
         if (p->b_column == 1) {
             for (; k + ROUND <= p->k; k += ROUND)
-                add_rows(p, a + k * p->a_column, b + k * p->b_row, y, n, ROUND);
-            for (; k < p->k; k++) add_rows(p, a + k * p->a_column, b + k * p->b_row, y, n, 1);
+                add_rows(p, a + k * p->a_column, b + k * p->b_row, y, n, room, ROUND,
+                         either);
+            for (; k < p->k; k++)
+                add_rows(p, a + k * p->a_column, b + k * p->b_row, y, n, room, 1, either);
         }
         for (; k < p->k; k++)
-            for (i64 i = 0; i < p->m; i++)
+            for (i64 i = 0; i < p->m; i++) {
+                const float factor =
+                    *floats_at(&p->a, a + i * p->a_row + k * p->a_column, 1, &one, either);
                 for (i64 j = 0; j < n; j++)
-                    y[i * p->n + j] += a[i * p->a_row + k * p->a_column] *
-                                       b[k * p->b_row + j * p->b_column];
+                    y[i * p->n + j] +=
+                        factor * p->b.data[b + k * p->b_row + j * p->b_column];
+            }
     }
 }
+BNN_INLINE void few_rows(void *context, i64 begin, i64 end) { some_rows(context, begin, end, 0); }
 BNN_BOTH(few_rows)
+BNN_INLINE void few_rows_of_images(void *context, i64 begin, i64 end) {
+    some_rows(context, begin, end, 1);
+}
+BNN_BOTH(few_rows_of_images)
+
+static void run(struct product *p, const i64 *strides, i64 batches) {
+    p->cores = bnn_best_real_cores();
+    p->a_batch = strides[0], p->a_row = strides[1], p->a_column = strides[2];
+    p->b_batch = strides[3], p->b_row = strides[4], p->b_column = strides[5];
+    const i64 m = p->m, n = p->n, k = p->k;
+    if (m < FEW) {
+        const i64 products = bnn_max(1, m * bnn_min(n, STRIPE) * k);
+        bnn_parallel(batches * bnn_ceil_div(n, STRIPE), bnn_max(1, CHUNK / 8 / products),
+                     p->a.data && p->b.data ? BNN_PICK(few_rows) : BNN_PICK(few_rows_of_images),
+                     p);
+        return;
+    }
+    const i64 products = bnn_min(m, ROWS) * PANEL * bnn_max(k, 1);
+    bnn_parallel(batches * bnn_ceil_div(m, ROWS) * bnn_ceil_div(n, PANEL),
+                 bnn_max(1, CHUNK / products), add_tiles, p);
+}
 
 /* y (batches, m, n) = a (m, k) times b (k, n) of each batch. `strides`: elements of a from one
    batch, row and column to the next, then those of b. */
 BNN_EXPORT void bnn_gemm_f32f32f32(const float *a, const float *b, float *y, const i64 *strides,
                                    i64 batches, i64 m, i64 n, i64 k) {
-    struct product p = {bnn_best_real_cores(), a, b, y, m, n, k, strides[0], strides[1],
-                        strides[2], strides[3], strides[4], strides[5]};
-    if (m < FEW) {
-        const i64 products = bnn_max(1, m * bnn_min(n, STRIPE) * k);
-        bnn_parallel(batches * bnn_ceil_div(n, STRIPE), bnn_max(1, CHUNK / 8 / products),
-                     BNN_PICK(few_rows), &p);
-        return;
-    }
-    const i64 products = bnn_min(m, ROWS) * PANEL * bnn_max(k, 1);
-    bnn_parallel(batches * bnn_ceil_div(m, ROWS) * bnn_ceil_div(n, PANEL),
-                 bnn_max(1, CHUNK / products), add_tiles, &p);
+    struct product p = {.a = {.data = a}, .b = {.data = b}, .y = y, .m = m, .n = n, .k = k};
+    run(&p, strides, batches);
+}
+
+/* The same of images x (.., channels, plane) in the place of the matrix that is NULL, whose first
+   element is their element `first`. Rows or columns of a are theirs, rows of b. */
+BNN_EXPORT void bnn_gemm_u8f32f32(const float *a, const float *b, float *y, const i64 *strides,
+                                  i64 batches, i64 m, i64 n, i64 k, const uint8_t *x, i64 first,
+                                  const float *factor, const float *shift, i64 channels,
+                                  i64 plane) {
+    const matrix images = {.images = {x, factor, shift, channels, plane}, .first = first};
+    struct product p = {.a = a ? (matrix){.data = a} : images,
+                        .b = b ? (matrix){.data = b} : images, .y = y, .m = m, .n = n, .k = k};
+    run(&p, strides, batches);
 }

@@ -33,23 +33,27 @@ class OnRead(NDArray[np.uint8]):
         Of each channel.
     plane : int
         Elements of a channel in a sample, which the shape need not show.
+    whole : (N, ...) uint8
+        All of them, of a part.
     """
 
     factor: NDArray[np.float32]
     shift: NDArray[np.float32]
     plane: int
+    whole: Array
 
     @classmethod
     def of(cls, x: Array, factor: Array, shift: Array) -> OnRead:
         """x (N, C, ...) uint8 with a factor and a shift for each channel, (1, C, 1, ...)."""
         found = x.view(cls)
         found.factor, found.shift = factor.reshape(-1), shift.reshape(-1)
-        found.plane = math.prod(x.shape[2:])
+        found.plane, found.whole = math.prod(x.shape[2:]), x
         return found
 
     def __array_finalize__(self, source: Any) -> None:
         if isinstance(source, OnRead):
             self.factor, self.shift, self.plane = source.factor, source.shift, source.plane
+            self.whole = source.whole
 
     def floats(self) -> NDArray[np.float32]:
         """What they stand for, as an array of its own; whole samples alone."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.table import COMPILED
+from bnnopt.runtime.kernels.on_read import OnRead
 from bnnopt.runtime.library import library, portable_kernels
 from tests.runtime.compiled_calls import INSTRUCTIONS, Guarded, seeds, settings_of
 
@@ -73,6 +74,55 @@ def test_gemm(
         plain = run("Gemm", [*given, None], (m, n), **options)
     assert_sums(plain, a, b)
     np.testing.assert_array_equal(y, plain if c is None else plain + c)
+
+
+def images(seed: int, n: int, channels: int, plane: int) -> OnRead:
+    """(n, channels * plane) bytes."""
+    rng = np.random.default_rng(seed)
+    scales = rng.standard_normal((2, channels)).astype(np.float32)
+    whole = OnRead.of(rng.integers(0, 256, (n, channels, plane), np.uint8), *scales)
+    return whole.reshape(n, channels * plane)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    n=sizes,
+    m=sizes,
+    channels=st.sampled_from([1, 2, 3, 50]),
+    plane=st.sampled_from([1, 2, 17, 64, 150]),
+    kernels=st.sampled_from([*INSTRUCTIONS, "plain"]),
+    seed=seeds,
+)
+def test_images_are_normalised_as_they_are_read(
+    n: int, m: int, channels: int, plane: int, kernels: str, seed: int
+) -> None:
+    """Forward, with weights of either layout, and both ways to make a weight gradient."""
+    x = images(seed, n, channels, plane)
+    k = channels * plane
+    w, dy = floats(seed + 1, k, m), floats(seed + 2, n, m)
+    wt = np.ascontiguousarray(w.T)
+
+    def results(x: Array) -> list[bytes]:
+        found = [
+            run("Gemm", [x, w], (n, m)),
+            run("Gemm", [x, wt], (n, m), transB=1),
+            run("MatMul", [x, w], (n, m)),
+            run("Gemm", [x, dy], (k, m), transA=1),
+            run("Gemm", [dy, x], (m, k), transA=1),
+        ]
+        return [y.tobytes() for y in found]
+
+    with any_kernels(kernels):
+        assert results(x) == results(x.floats())
+
+
+def test_another_channel_is_noticed() -> None:
+    x, w = images(1, 20, 3, 40), floats(2, 120, 30)
+    moved = OnRead.of(np.asarray(x).reshape(20, 3, 40), np.roll(x.factor, 1), x.shift)
+    found, wrong = (run("Gemm", [a.reshape(20, 120), w], (20, 30)) for a in (x, moved))
+    assert_sums(found, x.floats(), w)
+    with pytest.raises(AssertionError):
+        assert_sums(wrong, x.floats(), w)
 
 
 @pytest.mark.parametrize("kernels", [*INSTRUCTIONS, "plain"])

@@ -24,7 +24,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     optional,
 )
 from bnnopt.runtime.kernels.compiled.elementwise import function_of
-from bnnopt.runtime.kernels.compiled.functions import CFunction, again
+from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction, again
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes
 from bnnopt.runtime.kernels.compiled.optimizers import (
     BOP,
@@ -33,10 +33,19 @@ from bnnopt.runtime.kernels.compiled.optimizers import (
     make_update,
 )
 from bnnopt.runtime.kernels.formulas import row_blocks, rows_at_a_time
+from bnnopt.runtime.kernels.on_read import OnRead
 from bnnopt.runtime.library import is_portable
 
 GEMM = CFunction("void bnn_gemm_f32f32f32(float*, float*, float*, i64*, i64, i64, i64, i64)")
 PORTABLE_GEMM = CFunction("void bnn_gemm_f32(float*, float*, float*, i64*, i64, i64, i64, i64)")
+IMAGES_GEMM = CFunction(
+    "void bnn_gemm_u8f32f32(float*, float*, float*, i64*, i64, i64, i64, i64, uint8_t*, i64, "
+    "float*, float*, i64, i64)"
+)
+PORTABLE_IMAGES_GEMM = CFunction(
+    "void bnn_gemm_u8f32(float*, float*, float*, i64*, i64, i64, i64, i64, uint8_t*, i64, float*, "
+    "float*, i64, i64)"
+)
 
 Shape = Sequence[int]
 
@@ -51,7 +60,7 @@ def gemm(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
     (a, b), c, y = inputs[:2], optional(inputs, 2), outputs[0]
     options = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, **attributes}
     alpha, beta = number(options, "alpha"), number(options, "beta")
-    if not covered(a, b, y) or alpha != 1:
+    if not (_are_matrices(a, b) and covered(y)) or alpha != 1:
         return False
     if c is not None and (not covered(c) or c.size == 1 or beta != 1):
         return False
@@ -72,7 +81,7 @@ def gemm(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
 def matmul(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`linear.matmul` of matrices, or of stacks of them that are equal or one of which is one."""
     (a, b), y = inputs, outputs[0]
-    if not covered(a, b, y):
+    if not (_are_matrices(a, b) and covered(y)):
         return False
     assert a is not None
     assert b is not None
@@ -91,9 +100,36 @@ def matmul(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Arr
 def _multiply(a: Array, b: Array, y: Array) -> None:
     """y = a b, (..., M, K) times (..., K, N) of any strides; one may go with each of a stack."""
     batches = math.prod(y.shape[:-2])
-    strides = [n_bytes // 4 for x in (a, b) for n_bytes in (_batch_bytes(x), *x.strides[-2:])]
+    strides = [
+        n_bytes // x.itemsize for x in (a, b) for n_bytes in (_batch_bytes(x), *x.strides[-2:])
+    ]
+    matrices = [None if isinstance(x, OnRead) else x for x in (a, b)]
+    sizes = (strides, batches, *y.shape[-2:], a.shape[-1])
+    for x in (a, b):
+        if isinstance(x, OnRead):
+            function = PORTABLE_IMAGES_GEMM if is_portable() else IMAGES_GEMM
+            function(*matrices, y, *sizes, *_images(x))
+            return
     function = PORTABLE_GEMM if is_portable() else GEMM
-    function(a, b, y, strides, batches, *y.shape[-2:], a.shape[-1])
+    function(*matrices, y, *sizes)
+
+
+def _images(x: OnRead) -> tuple[Argument, ...]:
+    """All of the images of which x is a part, and where it begins."""
+    whole = x.whole
+    first = x.ctypes.data - whole.ctypes.data
+    return (whole, first, x.factor, x.shift, x.factor.size, x.plane)
+
+
+def _are_matrices(a: Array | None, b: Array | None) -> bool:
+    """Whether both are matrices that C can read, one of them images perhaps."""
+    n_images = 0
+    for x in (a, b):
+        is_images = isinstance(x, OnRead) and covered(x, dtype=np.uint8)
+        n_images += is_images
+        if not (is_images or covered(x)):
+            return False
+    return n_images < 2
 
 
 def _batch_bytes(x: Array) -> int:
@@ -106,7 +142,7 @@ def fused_step(
 ) -> bool:
     """`updates.FusedStep` of a Gemm; each output but the last may be the input that it replaces."""
     w, a, b, dw = *inputs[:3], outputs[-1]
-    if w is None or a is None or b is None or not covered(w, a, b):
+    if w is None or a is None or b is None or not (covered(w) and _are_matrices(a, b)):
         return False
     if dw is not None and not covered(dw):
         return False
@@ -156,14 +192,27 @@ def _no_scratch(sizes: Sizes) -> int:
     return 0
 
 
+def _reads_bytes(sizes: Sizes) -> frozenset[int]:
+    """Images as the first matrix, or as the second of a weight gradient: rows lie side by side."""
+    turned = [bool(sizes.attributes.get(name, 0)) for name in ("transA", "transB")]
+    if sizes.attributes.get("alpha", 1.0) != 1.0 or all(turned):
+        return frozenset()
+    return frozenset({0, 1} if turned[0] else {0})
+
+
+def _matmul_reads_bytes(sizes: Sizes) -> frozenset[int]:
+    return frozenset({0} if len(sizes.inputs[1]) == 2 else ())
+
+
 KERNELS: dict[str, CompiledKernel] = {
-    "Gemm": CompiledKernel(gemm, _no_scratch, repeatable=True),
-    "MatMul": CompiledKernel(matmul, _no_scratch, repeatable=True),
+    "Gemm": CompiledKernel(gemm, _no_scratch, repeatable=True, reads_bytes=_reads_bytes),
+    "MatMul": CompiledKernel(matmul, _no_scratch, repeatable=True, reads_bytes=_matmul_reads_bytes),
     **{
         f"Gemm{step}": CompiledKernel(
             partial(fused_step, step=step),
             lambda sizes: scratch_bytes(sizes.inputs[0]),
             repeatable=True,
+            reads_bytes=lambda sizes: frozenset({1, 2}),
         )
         for step in STEPS
     },
