@@ -41,7 +41,6 @@ Array = NDArray[Any]
 VALUE_BOUND, GRADIENT_BOUND, STEP = 1e-4, 1e-5, 1e-6
 LOSS, WEIGHTED, COEFFICIENTS = "loss of the test", "weighted outputs", "coefficients"
 BESIDE = 1e-3
-LARGEST = 400  # elements of an input that is differentiated
 
 
 class Test(NamedTuple):
@@ -95,7 +94,7 @@ def network(test: Test) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
 
 
-def verdict(test: Test, folder: Path) -> str:
+def verdict(test: Test, folder: Path, n_elements: int) -> str:
     """``right``, ``refused: why`` or ``wrong: what``; empty where there is nothing to train."""
     kinds = [a.dtype for a in test.outputs.values()]
     arrays = [*test.inputs.values(), *test.outputs.values()]
@@ -129,18 +128,26 @@ def verdict(test: Test, folder: Path) -> str:
         if not all(np.isfinite(values[str(v.name)]).all() for v in step.gradients().values()):
             return "refused: a gradient is not finite, so a session undoes the step"
         for name, value in step.gradients().items():
-            found = _difference(forward.graph, feeds, beside, name, values[str(value.name)])
+            found = _difference(
+                forward.graph, feeds, beside, name, values[str(value.name)], n_elements
+            )
             if found:
                 return f"wrong: gradient of {name}: {found}"
     return "right"
 
 
 def _difference(
-    graph: Any, feeds: Mapping[str, Any], weights: Mapping[str, Array], name: str, got: Array
+    graph: Any,
+    feeds: Mapping[str, Any],
+    weights: Mapping[str, Array],
+    name: str,
+    got: Array,
+    n_elements: int,
 ) -> str:
     """What central differences in float64 say against a gradient, if anything."""
     wide = weights[name].astype(np.float64)
-    for index in list(np.ndindex(wide.shape))[:LARGEST]:
+    indices = list(np.ndindex(wide.shape))
+    for index in indices[:: -(-len(indices) // n_elements)]:
         sides = []
         for sign in (1, -1):
             moved = wide.copy()
@@ -173,13 +180,14 @@ def main() -> int:
     """Run, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("operators", nargs="*", help="some operators; all that are trained if none")
+    parser.add_argument("--elements", type=int, default=400, help="differentiated, of each input")
     parser.add_argument("--markdown", action="store_true", help="a table for the documentation")
     options = parser.parse_args()
     rows: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     trained = {*GRADIENTS, *BODIES, *defined_by_functions()} - having("rounds") - {"Dropout"}
     with tempfile.TemporaryDirectory() as folder:
         for test in tests(set(options.operators) or trained):
-            found = verdict(test, Path(folder))
+            found = verdict(test, Path(folder), options.elements)
             if found:
                 kind, _, why = found.partition(": ")
                 rows[test.operator][kind].append(f"{test.name}: {why}")

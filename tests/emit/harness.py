@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,10 +48,10 @@ class Program:
         self.emitted = emit(compiled, folder, **options)
         name = self.emitted.initial_file
         self._initial = None if name is None else np.fromfile(folder / name, np.uint8)
-        sources = [folder / "bnn_model.c", *sorted((folder / "kernels").glob("*.c"))]
-        library = folder / "bnn_model.so"
-        command = [str(compiler), *flags, "-fPIC", "-shared", *sources, "-o", library, "-lm"]
-        subprocess.run([str(part) for part in command], check=True)
+        command, library = [str(compiler), *flags, "-fPIC"], folder / "bnn_model.so"
+        kernels = [_object(path, command) for path in sorted((folder / "kernels").glob("*.c"))]
+        parts = [folder / "bnn_model.c", *kernels]
+        subprocess.run([*command, "-shared", *parts, "-o", library, "-lm"], check=True)
         self._library = ctypes.CDLL(str(library))
         self._library.bnn_train_step.restype = ctypes.c_float
         self._library.bnn_predict.restype = ctypes.c_void_p
@@ -94,6 +96,20 @@ class Program:
 
     def _bytes(self, name: str, n: int) -> NDArray[np.uint8]:
         return np.frombuffer((ctypes.c_uint8 * n).in_dll(self._library, name), np.uint8)
+
+
+_OBJECTS = tempfile.TemporaryDirectory(prefix="bnnopt-kernels-")
+
+
+def _object(source: Path, command: Sequence[str]) -> Path:
+    """A kernel, compiled once for all programs that have the same text of it."""
+    text = subprocess.run([*command, "-E", source], check=True, capture_output=True).stdout
+    text = text.replace(bytes(source.parent), b"")
+    found = hashlib.sha256(repr((command, source.name, text)).encode()).hexdigest()
+    target = Path(_OBJECTS.name) / f"{found}.o"
+    if not target.exists():
+        subprocess.run([*command, "-c", source, "-o", target], check=True)
+    return target
 
 
 class Batches:

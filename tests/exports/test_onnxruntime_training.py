@@ -37,7 +37,13 @@ pytestmark = [
     pytest.mark.ort_training,
     pytest.mark.skipif(PYTHON is None, reason="BNNOPT_ORT_TRAINING_PYTHON is not set"),
 ]
-each_network = pytest.mark.parametrize("source", OPTIONS, indirect=True, scope="module")
+# With --dist loadgroup all tests of a network share its artifacts.
+each_network = pytest.mark.parametrize(
+    "source",
+    [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in OPTIONS],
+    indirect=True,
+    scope="module",
+)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 import pytest
 
 import bnnopt
@@ -17,7 +16,6 @@ from bnnopt.errors import ArtifactError
 from bnnopt.runtime.format import fields_checksum, file_checksum
 from tests.graphs import write
 from tests.passes.networks import NETWORKS
-from tests.zoo import FIRST, build_small
 
 PLAN = "training.plan.json"
 NETWORK = """g (float[batch,3,8,8] x) => (float[batch,3] y) {
@@ -226,12 +224,3 @@ def test_operands_that_are_too_small_or_overlap(network: str, tmp_path: Path) ->
         folder = crafted(tmp_path / "whole", tmp_path / f"over{number}", edit)
         with pytest.raises(ArtifactError, match=r" meets | over "):
             TrainingSession(folder)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
-@pytest.mark.parametrize("name", FIRST)
-def test_every_network_of_the_zoo_opens(name: str, level: str, tmp_path: Path) -> None:
-    ir.save(build_small(name), tmp_path / "net.onnx")
-    bnnopt.optimize(tmp_path / "net.onnx", batch_size=4, level=level).save(tmp_path / "out")
-    TrainingSession(tmp_path / "out")
