@@ -11,7 +11,7 @@ import onnx_ir as ir
 from bnnopt.analysis import size_bytes
 from bnnopt.ops import Emitter, Form, dims, family, form, ints
 from bnnopt.passes.float16_state import SEED_STRIDE
-from bnnopt.passes.in_place import homes, is_free, write_over
+from bnnopt.passes.in_place import homes, is_free, merge, write_over
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.narrow_gradients import read_by_products_alone, read_narrow
 from bnnopt.passes.shared.rewriting import insert_after_definition
@@ -49,15 +49,25 @@ class Int8Gradients(Pass):
 
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
-        count = 0
+        packs = list[ir.Node]()
         for dy, nodes in read_by_products_alone(step, Form.INT8, trace):
             trace.choose(dy, f"{size_bytes(dy)} B are packed")
-            _narrow(step, dy, nodes, (FIRST_SEED + count * SEED_STRIDE) % 2**32)
-            count += 1
-        return count
+            seed = (FIRST_SEED + len(packs) * SEED_STRIDE) % 2**32
+            packs.append(_narrow(step, dy, nodes, seed))
+        _write_over_dy(step, packs)
+        return len(packs)
 
 
-def _narrow(step: TrainingStep, dy: ir.Value, nodes: list[ir.Node], seed: int) -> None:
+def _write_over_dy(step: TrainingStep, packs: list[ir.Node]) -> None:
+    home, position = homes(step), {node: i for i, node in enumerate(step.graph)}
+    for pack in packs:
+        if is_free(pack, (0, 0), home, position[pack]):
+            write_over(pack, (0, 0))
+            merge(home, pack.outputs[0], pack.inputs[0])
+
+
+def _narrow(step: TrainingStep, dy: ir.Value, nodes: list[ir.Node], seed: int) -> ir.Node:
+    """Let `nodes` read the integers of dy; the result is the node that rounds to them."""
     pool = _pooling(dy)
     rounded = pool.inputs[0] if pool is not None else dy
     assert rounded is not None
@@ -73,8 +83,7 @@ def _narrow(step: TrainingStep, dy: ir.Value, nodes: list[ir.Node], seed: int) -
     insert_after_definition(step, dy, emit.nodes)
     if pool is not None:
         step.graph.remove(pool, safe=True)
-    if is_free(pack, (0, 0), homes(step), [*step.graph].index(pack)):
-        write_over(pack, (0, 0))
+    return pack
 
 
 def _pooling(dy: ir.Value) -> ir.Node | None:

@@ -8,6 +8,7 @@ arXiv:1804.10001): one after the other, until the arena is as small as what is n
 from __future__ import annotations
 
 import functools
+import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -144,6 +145,40 @@ class _Stretch(NamedTuple):
     last: int
 
 
+class _Skyline:
+    """Stretches side by side, no two neighbours of one height."""
+
+    def __init__(self, ground: _Stretch) -> None:
+        self._starting, self._ending = {ground.first: ground}, {ground.last: ground}
+        self._by_height = [ground]  # a heap, which keeps what is no longer there
+
+    def lowest(self) -> _Stretch:
+        """The lowest stretch, of equal ones the first."""
+        while self._starting.get(self._by_height[0].first) is not self._by_height[0]:
+            heapq.heappop(self._by_height)
+        return self._by_height[0]
+
+    def beside(self, stretch: _Stretch) -> list[_Stretch]:
+        """Its neighbours."""
+        found = self._ending.get(stretch.first - 1), self._starting.get(stretch.last + 1)
+        return [other for other in found if other is not None]
+
+    def replace(self, old: _Stretch, parts: Sequence[_Stretch]) -> None:
+        """Put stretches in the place of one, and join neighbours of one height."""
+        around = self._ending.get(old.first - 1), self._starting.get(old.last + 1)
+        joined = _joined([s for s in (around[0], *parts, around[1]) if s is not None])
+        for gone in (old, *around):
+            if gone is not None:
+                del self._starting[gone.first], self._ending[gone.last]
+        for stretch in joined:
+            self._starting[stretch.first] = self._ending[stretch.last] = stretch
+            heapq.heappush(self._by_height, stretch)
+
+    def highest(self) -> int:
+        """Height of the highest stretch."""
+        return max(stretch.height for stretch in self._starting.values())
+
+
 def _onto_skyline(blocks: Sequence[Block], order: Order) -> Placement:
     """Onto the lowest stretch the first that fits between its ends, until none does: up it goes."""
     offsets = [0] * len(blocks)
@@ -151,21 +186,23 @@ def _onto_skyline(blocks: Sequence[Block], order: Order) -> Placement:
     firsts = np.array([blocks[i].first for i in turns], np.int64)
     lasts = np.array([blocks[i].last for i in turns], np.int64)
     waiting = np.ones(len(turns), np.bool_)
-    skyline = [_Stretch(0, min(firsts, default=0), max(lasts, default=0))]
-    while waiting.any():
-        at = min(range(len(skyline)), key=lambda k: skyline[k].height)
-        height, first, last = skyline[at]
-        fits = np.flatnonzero(waiting & (firsts >= first) & (lasts <= last))
-        if fits.size:
-            waiting[fits[0]] = False
-            index = turns[fits[0]]
+    ground = _Stretch(0, int(min(firsts, default=0)), int(max(lasts, default=0)))
+    skyline, n_waiting = _Skyline(ground), len(turns)
+    while n_waiting:
+        lowest = skyline.lowest()
+        height, first, last = lowest
+        fits = waiting & (firsts >= first) & (lasts <= last)
+        chosen = int(fits.argmax())
+        if fits[chosen]:
+            waiting[chosen], n_waiting = False, n_waiting - 1
+            index = turns[chosen]
             offsets[index] = height
-            settled = _settle(skyline[at], blocks[index])
+            settled = _settle(lowest, blocks[index])
         else:
-            beside = skyline[max(at - 1, 0) : at] + skyline[at + 1 : at + 2]
-            settled = [_Stretch(min(other.height for other in beside), first, last)]
-        skyline = _joined(skyline[:at] + settled + skyline[at + 1 :])
-    return offsets, max(stretch.height for stretch in skyline)
+            level = min(other.height for other in skyline.beside(lowest))
+            settled = [_Stretch(level, first, last)]
+        skyline.replace(lowest, settled)
+    return offsets, skyline.highest()
 
 
 def _settle(on: _Stretch, block: Block) -> list[_Stretch]:

@@ -61,8 +61,8 @@ def take_over(old: ir.Value | None, new: ir.Value) -> None:
 def late(value: ir.Value) -> list[ir.Node]:
     """The backward and update nodes that read this very value, in graph order, each once."""
     found = {use.node for use in value.uses() if phase(use.node) != "forward"}
-    graph = next(iter(found)).graph if found else None
-    return [node for node in graph if node in found] if graph is not None else []
+    graph = next(iter(found)).graph if len(found) > 1 else None
+    return [node for node in graph if node in found] if graph is not None else [*found]
 
 
 def drop_unread(step: TrainingStep) -> None:
