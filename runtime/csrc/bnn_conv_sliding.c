@@ -71,9 +71,10 @@ static void slide_tile(const sliding *d, i64 group, i64 block, i64 n_rows, i64 l
 static void slide_band(const sliding *d, i64 sample, i64 group, i64 row, workspace w) {
     const grid *p = &d->p;
     i64 n_rows = bnn_min(p->band_rows, p->rows - row), size = p->height * p->width;
-    i64 source = (sample * d->groups + group) * d->channels;
+    i64 first_plane = group * d->channels, source = sample * d->groups * d->channels + first_plane;
     for (i64 c = 0; c < d->channels; c++)
-        copy_band(d->cores, d->x, (source + c) * size, p, row, n_rows, w.x + c * plane_floats(p));
+        copy_band(d->cores, bnn_from_plane(d->x, first_plane + c), (source + c) * size, p, row,
+                  n_rows, w.x + c * plane_floats(p));
     i64 n_positions = (n_rows - 1) * p->pitch + p->cols, result = p->rows * p->cols;
     for (i64 lane = 0; lane < n_positions; lane += PANEL) {
         bnn_stretch stretches[PANEL];
@@ -115,7 +116,8 @@ static void run(sliding *d) {
 
 /* As bnn_conv_f32f32f32; g->rows is how many rows of positions make a band. */
 BNN_EXPORT int bnn_conv_sliding_f32f32f32(const bnn_conv *g, const void *x, i64 x_is_half,
-                                          const float *w, const float *b, void *y, i64 y_is_half,
+                                          const float *factor, const float *shift, const float *w,
+                                          const float *b, void *y, i64 y_is_half,
                                           uint8_t *memory, i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     i64 n_taps = g->kh * g->kw, channels = g->c / g->group, filters = g->m / g->group;
@@ -124,9 +126,9 @@ BNN_EXPORT int bnn_conv_sliding_f32f32f32(const bnn_conv *g, const void *x, i64 
     if (!shifts || !bnn_share(&scratch, share_bytes(&p, channels, g->filters), per_thread))
         return 0;
     forward_offsets(g, &p, shifts);
-    sliding d = {.cores = bnn_best_real_cores(), .x = {x, (int)x_is_half}, .p = p,
-                 .n = g->n, .groups = g->group, .channels = channels, .n_taps = n_taps,
-                 .shifts = shifts, .a = w, .a_group = filters * channels * n_taps,
+    sliding d = {.cores = bnn_best_real_cores(), .x = {x, (int)x_is_half, factor, shift},
+                 .p = p, .n = g->n, .groups = g->group, .channels = channels,
+                 .n_taps = n_taps, .shifts = shifts, .a = w, .a_group = filters * channels * n_taps,
                  .a_row = channels * n_taps, .a_channel = n_taps, .n_rows = filters, .bias = b,
                  .y = y, .y_is_half = (int)y_is_half, .block_rows = g->filters,
                  .block_channels = g->channels, .per_thread = per_thread};
@@ -144,13 +146,12 @@ BNN_EXPORT int bnn_conv_sliding_input_grad_f32f32f32(const bnn_conv *g, const vo
     const grid room = largest_phase(g);
     i64 *shifts = bnn_take(&scratch, n_taps * 8);
     tap *taps = bnn_take(&scratch, n_taps * (i64)sizeof(tap));
-    if (!shifts || !taps || !bnn_share(&scratch, share_bytes(&room, filters, g->channels), per_thread))
-        return 0;
+    if (!shifts || !taps) return 0;
+    if (!bnn_share(&scratch, share_bytes(&room, filters, g->channels), per_thread)) return 0;
     const grid p = phase_grid(g, 0, 0, taps, &n_taps);
     for (i64 t = 0; t < n_taps; t++) shifts[t] = shift(&p, taps[t]);
-    sliding d = {.cores = bnn_best_real_cores(), .x = {dy, (int)dy_is_half}, .p = p, .n = g->n,
-                 .groups = g->group,
-                 .channels = filters, .n_taps = n_taps, .shifts = shifts, .a = w,
+    sliding d = {.cores = bnn_best_real_cores(), .x = bnn_plain(dy, (int)dy_is_half), .p = p,
+                 .n = g->n, .groups = g->group, .channels = filters, .n_taps = n_taps, .shifts = shifts, .a = w,
                  .a_group = filters * channels * n_taps, .a_row = n_taps,
                  .a_channel = channels * n_taps, .n_rows = channels, .y = dx,
                  .y_is_half = (int)dx_is_half, .block_rows = g->channels,

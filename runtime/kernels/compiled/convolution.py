@@ -39,8 +39,8 @@ INPUT_GRAD = CFunction(
     "i64)"
 )
 SLIDING_CONV = CFunction(
-    "int bnn_conv_sliding_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, uint8_t*, "
-    "i64)"
+    "int bnn_conv_sliding_f32f32f32(bnn_conv*, void*, i64, float*, float*, float*, float*, void*, "
+    "i64, uint8_t*, i64)"
 )
 SLIDING_INPUT_GRAD = CFunction(
     "int bnn_conv_sliding_input_grad_f32f32f32(bnn_conv*, void*, i64, float*, void*, i64, "
