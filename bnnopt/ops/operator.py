@@ -125,12 +125,12 @@ def like(*input_indices: int) -> TypeRule:
 
 
 _INTEGERS = frozenset(
-    {"group", "stochastic", "seed", "dtype", "one_in"}
+    {"group", "stochastic", "seed", "dtype", "one_in", "relu"}
     | {"plane", "width", "kernel_width", "row_dilation", "column_dilation"}
 )
 _LISTS = frozenset(
     {"x_shape", "w_shape", "dy_shape", "input_shape", "kernel_shape", "shape"}
-    | {"strides", "pads", "dilations", "output_padding", "bit_values"}
+    | {"strides", "pads", "dilations", "output_padding", "bit_values", "bit_shape"}
 )
 
 

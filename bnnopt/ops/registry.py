@@ -22,6 +22,7 @@ from bnnopt.ops import (
     optimizer_forms,
     optimizers,
     packing,
+    pooled_filter_blocks,
     pooled_normalization,
     pooling,
     pow2,
@@ -51,6 +52,7 @@ OPERATORS: dict[str, Operator] = {
         pow2,
         updates,
         filter_blocks,
+        pooled_filter_blocks,
     )
     for operator in module.OPERATORS
 }

@@ -7,7 +7,7 @@
 
 struct pool_norm_grad {
     const void *dy, *y;
-    void *dx; /* of dy's type */
+    void *dx; /* of dy's type, of `width` channels from `first` on */
     enum bnn_type dy_type, y_type;
     const uint8_t *packed, *signs;
     const int32_t *origin;
@@ -15,7 +15,8 @@ struct pool_norm_grad {
     float *dscale, *dbias;
     int relu;
     float epsilon;
-    i64 n, c, plane, outputs, n_bits, place_bytes, sign_bytes; /* bytes of a sample */
+    i64 n, c, first, width, plane, outputs, n_bits;
+    i64 place_bytes, sign_bytes; /* of a sample */
     int32_t offsets[MAX_PLACES];
 };
 
@@ -73,9 +74,11 @@ BNN_INLINE struct pool_drifts finish_pooled(const struct pool_norm_grad *p, i64 
     return d;
 }
 
-/* Adds up d of plane (sample, c) where each maximum was. */
+/* Adds up d of plane (sample, c) where each maximum was. What a ReLU leaves out is an added 0, as a
+   branch would be taken half of the time. */
 BNN_INLINE void scatter(const struct pool_norm_grad *p, i64 sample, i64 c, float *dx) {
-    float dy_room[BNN_TILE], y_room[BNN_TILE];
+    float dy_room[BNN_TILE], y_room[BNN_TILE], d[BNN_TILE];
+    int32_t place[BNN_TILE];
     struct reader r = reader_at(p->packed + sample * p->place_bytes, c * p->outputs * p->n_bits);
     const i64 start = (sample * p->c + c) * p->outputs;
     memset(dx, 0, (size_t)p->plane * sizeof *dx);
@@ -83,10 +86,12 @@ BNN_INLINE void scatter(const struct pool_norm_grad *p, i64 sample, i64 c, float
         const i64 n = bnn_min(BNN_TILE, p->outputs - first);
         const float *dy = bnn_floats(p->dy, start + first, n, p->dy_type, dy_room);
         const float *y = bnn_floats(p->y, start + first, n, p->y_type, y_room);
+        const int all = !p->relu;
+        for (i64 j = 0; j < n; j++) d[j] = all | (y[j] > 0) ? dy[j] : 0;
+        take_places(&r, (unsigned)p->n_bits, place, n);
         for (i64 j = 0; j < n; j++) {
-            const int32_t offset = p->offsets[take(&r, (unsigned)p->n_bits)];
-            const uint32_t at = (uint32_t)(p->origin[first + j] + offset);
-            if (at < (uint64_t)p->plane && !(p->relu && !(y[j] > 0))) dx[at] += dy[j];
+            const uint32_t at = (uint32_t)(p->origin[first + j] + p->offsets[place[j]]);
+            if (at < (uint64_t)p->plane) dx[at] += d[j];
         }
     }
 }
@@ -109,11 +114,12 @@ BNN_INLINE void drift(float *dx, i64 n, const uint8_t *row, i64 first, i64 row_b
         dx[i] = dx[i] * d->gain - d->drift[row[(first + i) / 8] >> (first + i) % 8 & 1];
 }
 
-/* Channels begin .. end - 1. */
+/* Channels begin .. end - 1 of dx. */
 BNN_INLINE void pool_norm_grad(void *context, i64 begin, i64 end) {
     const struct pool_norm_grad *p = context;
     float room[MAX_SUMS], dy_room[BNN_TILE], y_room[BNN_TILE];
-    for (i64 c = begin; c < end; c++) {
+    for (i64 k = begin; k < end; k++) {
+        const i64 c = p->first + k;
         double sums[2] = {0};
         i64 n_set = 0;
         for (i64 n = 0; n < p->n; n++) {
@@ -128,7 +134,7 @@ BNN_INLINE void pool_norm_grad(void *context, i64 begin, i64 end) {
         }
         const struct pool_drifts d = finish_pooled(p, c, sums, n_set);
         for (i64 n = 0; n < p->n; n++) {
-            const i64 start = (n * p->c + c) * p->plane;
+            const i64 start = (n * p->width + k) * p->plane;
             float *dx = bnn_room(p->dx, start, p->dy_type, room);
             scatter(p, n, c, dx);
             drift(dx, p->plane, p->signs + n * p->sign_bytes, c * p->plane, p->sign_bytes,
@@ -140,23 +146,26 @@ BNN_INLINE void pool_norm_grad(void *context, i64 begin, i64 end) {
 
 BNN_BOTH(pool_norm_grad)
 
-/* dy, of dy_type, and y, of y_type: (n, c, outputs); dx: (n, c, h, w), of dy_type. packed and origin
-   as for bnn_packed_max_pool_grad; signs: rows of ceil(c h w / 8) bytes. dscale and dbias may be
-   NULL. Returns whether it has done that: not for large planes of halves. */
+/* dy, of dy_type, and y, of y_type: (n, c, outputs). dx, of dy_type: (n, width, h, w), of the
+   channels from `first` on; of dscale and dbias theirs are written; both may be NULL. packed and
+   origin as for bnn_packed_max_pool_grad; signs: rows of ceil(c h w / 8) bytes. Returns whether it
+   has done that: not for large planes of halves. */
 BNN_EXPORT int bnn_batch_normalization_pool_grad(
     const void *dy, const void *y, const uint8_t *packed, const int32_t *origin,
     const uint8_t *signs, const float *scale, const float *bias, const float *inv_std, void *dx,
-    float *dscale, float *dbias, i64 relu, i64 dy_type, i64 y_type, i64 n, i64 c, i64 h, i64 w,
-    i64 outputs, i64 kernel_w, i64 dilation_h, i64 dilation_w, i64 n_bits, float epsilon) {
+    float *dscale, float *dbias, i64 relu, i64 dy_type, i64 y_type, i64 n, i64 c, i64 first,
+    i64 width, i64 h, i64 w, i64 outputs, i64 kernel_w, i64 dilation_h, i64 dilation_w, i64 n_bits,
+    float epsilon) {
     struct pool_norm_grad p = {.dy = dy, .y = y, .packed = packed, .origin = origin,
                                .signs = signs, .scale = scale, .bias = bias, .inv_std = inv_std,
                                .dx = dx, .dscale = dscale, .dbias = dbias, .relu = relu != 0,
                                .dy_type = dy_type, .y_type = y_type, .n = n, .c = c,
+                               .first = first, .width = width,
                                .plane = h * w, .outputs = outputs, .n_bits = n_bits,
                                .place_bytes = bnn_ceil_div(c * outputs * n_bits, 8),
                                .sign_bytes = bnn_ceil_div(c * h * w, 8), .epsilon = epsilon};
     if (dy_type != BNN_F32 && h * w > MAX_SUMS) return 0;
     bnn_place_offsets(p.offsets, n_bits, w, kernel_w, dilation_h, dilation_w);
-    bnn_parallel(c, bnn_grain_of(n * h * w), BNN_PICK(pool_norm_grad), &p);
+    bnn_parallel(width, bnn_grain_of(n * h * w), BNN_PICK(pool_norm_grad), &p);
     return 1;
 }

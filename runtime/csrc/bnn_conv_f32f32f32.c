@@ -64,8 +64,9 @@ static i64 inside(const gather *d, tap t, const bnn_run *runs, i64 n_runs, i64 f
     for (i64 r = 0; r < n_runs; r++) {
         i64 y = runs[r].row * d->step_y + t.y, x = runs[r].col * d->step_x + t.x;
         if (y < 0 || y >= d->height || x >= d->width) continue;
-        i64 low = x < 0 ? bnn_ceil_div(-x, d->step_x) : 0;
-        i64 high = bnn_min(runs[r].n, (d->width - 1 - x) / d->step_x + 1);
+        i64 low = x < 0 ? bnn_ceil_div(-x, d->step_x) : 0; /* a division is slow, and rarely needed */
+        i64 last = x + (runs[r].n - 1) * d->step_x;
+        i64 high = last < d->width ? runs[r].n : (d->width - 1 - x) / d->step_x + 1;
         if (low >= high) continue;
         i64 offset = first + runs[r].sample * sample + y * d->width + x + low * d->step_x;
         count = append(out, count, (bnn_stretch){runs[r].lane + low, high - low, offset},

@@ -3,7 +3,11 @@
 #include "bnn_tiles.h"
 #include "bnn_window.h"
 
-enum { MAX_OUTPUTS = 1 << 14, MAX_ROWS = 1 << 10 }; /* of a plane, whose sums are on the stack */
+enum {
+    MAX_OUTPUTS = 1 << 14, /* of a plane, whose sums are on the stack */
+    MAX_ROWS = 1 << 10,
+    SIDE = 4,
+};
 
 struct tap_sums {
     const void *dy;
@@ -25,6 +29,18 @@ BNN_INLINE struct span outputs_of(i64 tap, i64 size, i64 outputs, i64 stride, i6
     return (struct span){offset < 0 ? bnn_ceil_div(-offset, stride) : 0, last};
 }
 
+/* The sums of n rows, of columns first .. last - 1: of SIDE at a time, each in its own order. */
+BNN_INLINE void sum_rows(const double *x, i64 n, i64 width, struct span columns, double *sums) {
+    double sum[SIDE] = {0};
+    if (n == SIDE)
+        for (i64 j = columns.first; j < columns.last; j++)
+            for (int r = 0; r < SIDE; r++) sum[r] += x[r * width + j];
+    else
+        for (i64 r = 0; r < n; r++)
+            for (i64 j = columns.first; j < columns.last; j++) sum[r] += x[r * width + j];
+    for (i64 r = 0; r < n; r++) sums[r] = sum[r];
+}
+
 /* Filters begin .. end - 1: the planes of all samples are added up, then cut. */
 BNN_INLINE void tap_sums(void *context, i64 begin, i64 end) {
     const struct tap_sums *p = context;
@@ -35,8 +51,8 @@ BNN_INLINE void tap_sums(void *context, i64 begin, i64 end) {
     for (i64 filter = begin; filter < end; filter++) {
         float *sums = p->sums + filter * g->kernel_h * g->kernel_w;
         memset(plane, 0, (size_t)outputs * sizeof *plane);
-        for (i64 n = 0; n < p->n; n++)
-            for (i64 at = 0; at < outputs; at += BNN_TILE) {
+        for (i64 at = 0; at < outputs; at += BNN_TILE) /* whose sums stay in the first cache */
+            for (i64 n = 0; n < p->n; n++) {
                 const i64 m = bnn_min(BNN_TILE, outputs - at);
                 const i64 i = (n * p->filters + filter) * outputs + at;
                 const float *dy = bnn_floats(p->dy, i, m, p->type, room);
@@ -45,10 +61,9 @@ BNN_INLINE void tap_sums(void *context, i64 begin, i64 end) {
         for (i64 kx = 0; kx < g->kernel_w; kx++) {
             const struct span x =
                 outputs_of(kx, g->w, g->out_w, g->stride_w, g->dilation_w, g->begin_w);
-            for (i64 row = 0; row < g->out_h; row++) {
-                rows[row] = 0;
-                for (i64 j = x.first; j < x.last; j++) rows[row] += plane[row * g->out_w + j];
-            }
+            for (i64 row = 0; row < g->out_h; row += SIDE)
+                sum_rows(plane + row * g->out_w, bnn_min(SIDE, g->out_h - row), g->out_w, x,
+                         rows + row);
             for (i64 ky = 0; ky < g->kernel_h; ky++) {
                 const struct span y =
                     outputs_of(ky, g->h, g->out_h, g->stride_h, g->dilation_h, g->begin_h);

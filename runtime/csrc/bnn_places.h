@@ -32,6 +32,16 @@ BNN_INLINE unsigned take(struct reader *r, unsigned n_bits) {
     return place;
 }
 
+/* The next n places; two of 4 bits are a byte, where they start at one. */
+BNN_INLINE void take_places(struct reader *r, unsigned n_bits, int32_t *place, i64 n) {
+    i64 j = 0;
+    for (; n_bits == 4 && r->left == 0 && j + 2 <= n; j += 2, r->next++) {
+        place[j] = *r->next & 15;
+        place[j + 1] = *r->next >> 4;
+    }
+    for (; j < n; j++) place[j] = (int32_t)take(r, n_bits);
+}
+
 /* From a window's first element to each of its places, in a plane with rows of w. */
 BNN_INLINE void bnn_place_offsets(int32_t *offsets, i64 n_bits, i64 w, i64 kernel_w,
                                   i64 dilation_h, i64 dilation_w) {

@@ -449,6 +449,35 @@ def _filter_block_gradient(operator: str) -> Rule:
     return rule
 
 
+def _pooled_filter_block(o: Operands) -> Pairs:
+    """Of a convolution, a batch norm and a pooling that keeps places and sides."""
+    x, w = o.input(0), o.input(1)
+    y = [x[0], w[0], *_sides(_real(FORWARD), o, x, w, ())[2]]
+    yield from _product_pairs(_real(FORWARD), o._replace(outputs=[y]))
+    own = {name: o.attributes[f"pool_{name}"] for name in OF_WINDOW}
+    window = o._replace(attributes={**o.attributes, **own})
+    pooled = [*y[:2], *_window(window, y[2:], window.sizes("kernel_shape"))]
+    yield o.read(6), math.prod(pooled[2:])
+    yield o.written(0), math.prod(pooled)
+    yield o.written(1), packed(pooled, _place_bits(o))
+    yield o.written(2), packed(y)
+    yield from _channels(o._replace(inputs=o.inputs[:6]), 2, 3, w[0])
+
+
+def _pooled_filter_block_gradient(o: Operands) -> Pairs:
+    """From the dy of a pooling to the weights in front of a batch norm."""
+    dw, x = o.outputs[0], o.inputs[-1]
+    if x is None or dw is None:
+        raise ValueError("an operand is left out")
+    dx = (o.input(0)[0], dw[0], *o.sizes("shape")[1:])
+    yield from _normalization_pool_grad(
+        o._replace(inputs=o.inputs[:-1], outputs=[dx, *o.outputs[2:]])
+    )
+    own = {name: o.attributes[f"conv_{name}"] for name in (*OF_WINDOW, "input_shape")}
+    yield from _product_pairs(_real(WEIGHT_GRAD), Operands([x, dx], [dw], own))
+    yield from _tap_sums(Operands([dx], o.outputs[1:2], own))
+
+
 def _fused_gemm(o: Operands) -> Pairs:
     return [(o.written(len(o.outputs) - 1), math.prod(o.input(0)))]
 
@@ -515,6 +544,8 @@ RULES: Mapping[str, Rule] = {
     **{operator: _fused(operator) for operator in FUSED},
     **{operator: _filter_block(operator) for operator in CHAINS},
     **{operator: _filter_block_gradient(operator) for operator in GRADIENTS},
+    "RealConvNormMaxPool": _pooled_filter_block,
+    "RealConvNormMaxPoolGrad": _pooled_filter_block_gradient,
     **{f"Gemm{step}": _fused_gemm for step in FORMS},
 }
 """By operator, of what the compiled kernels have."""

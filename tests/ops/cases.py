@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -669,6 +670,46 @@ def filter_block_gradient_cases() -> list[Case]:
     return table
 
 
+def stem_cases() -> list[Case]:
+    """Whole numbers up to the batch norm, of both types and with a ReLU or without; and back."""
+    random, table = np.random.default_rng(3), []
+    g = POOLINGS["overlap-pad"]
+    window: dict[str, Attribute] = {
+        "kernel_shape": list(g.kernel), "strides": list(g.strides), "pads": list(g.pads),
+        "dilations": list(g.dilations),
+    }  # fmt: skip
+    own: dict[str, Attribute] = {"strides": [2, 2], "pads": [1, 0, 1, 0], "dilations": [1, 1]}
+    x, w = (random.integers(-3, 4, s).astype("f") for s in ((2, 3, 14, 15), (4, 3, 3, 3)))
+    scale, bias, mean = (random.standard_normal(4).astype("f") for _ in range(3))
+    places = pool_index_attributes(g)
+    of_pool = places | {f"pool_{name}": value for name, value in window.items()}
+    of_norm: dict[str, Attribute] = {"epsilon": 1e-5, "momentum": 0.9}
+    for dtype, relu in ((1, 0), (1, 1), (10, 1)):
+        inputs = (x.astype("e") if relu else x, w, scale, bias, mean, mean**2, window_origin(g))
+        attributes = {**own, "group": 1, **of_norm, **of_pool, "relu": relu, "dtype": dtype}
+        forward = Case("RealConvNormMaxPool", f"dtype-{dtype}-relu-{relu}", inputs, attributes)
+        table.append(forward)
+        if dtype == 1:
+            table.append(_stem_grad(forward, places, random))
+    return table
+
+
+def _stem_grad(forward: Case, places: Mapping[str, Attribute], random: np.random.Generator) -> Case:
+    (y, packed, sides, *_, inv_std), (x, w, scale, bias, *_, origin) = forward.twin, forward.inputs
+    bits = places["bit_values"]
+    assert isinstance(bits, list)
+    own = {name: forward.attributes[name] for name in ("strides", "pads", "dilations")}
+    attributes: dict[str, Attribute] = {
+        "relu": forward.attributes["relu"], "dtype": 1, "epsilon": 1e-5, "shape": [4, 7, 7],
+        "input_shape": [7, 7], "bit_shape": [*y.shape[1:], len(bits)], **places,
+        "conv_input_shape": list(x.shape[2:]), "conv_kernel_shape": list(w.shape[2:]),
+        **{f"conv_{name}": value for name, value in own.items()},
+    }  # fmt: skip
+    dy = random.standard_normal(y.shape).astype("f")
+    inputs = (dy, y, packed, origin, sides, scale, bias, inv_std, x)
+    return Case("RealConvNormMaxPoolGrad", forward.note, inputs, attributes)
+
+
 def _convolved(product: str, dtype: int) -> tuple[tuple[Array, Array], dict[str, Attribute]]:
     """Operands whose products are small integers (2, 4, 6, 8), and the attributes."""
     own: dict[str, Attribute] = {
@@ -1014,6 +1055,7 @@ CASES = [
     *level_cases(),
     *filter_block_cases(),
     *filter_block_gradient_cases(),
+    *stem_cases(),
     *pow2_cases(),
     *int4_cases(),
     *int8_cases(),

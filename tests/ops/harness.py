@@ -27,6 +27,7 @@ Attribute = int | float | str | list[int]
 FILTER_BLOCKS = [name for name in OPERATORS if name.endswith("Signs") and "ConvPool" in name]
 FILTER_BLOCKS += [name for name in OPERATORS if name.endswith("NormConvWeightGrad")]
 FILTER_BLOCKS += [name.replace("Pool", "") for name in FILTER_BLOCKS]
+FILTER_BLOCKS += [name for name in OPERATORS if name.startswith("RealConvNormMaxPool")]
 BOUNDS: dict[str, float] = {
     "BatchNormalizationGrad": 1e-5,  # sums in another order, then a difference of them
     "BatchNormalizationTraining": 1e-5,

@@ -173,6 +173,22 @@ STEM_WEIGHTS = {
     "w3": [3, 16],
 }
 
+# As "stem", of maps that are worth cutting, behind a shifted input.
+TALL = STEM.replace("(x, w0)", "(shifted, w0)").replace(
+    "    c0 =", "    shifted = Add (x, shift)\n    c0 ="
+)
+TALL = TALL.replace("AveragePool <kernel_shape = [2, 2], strides = [2, 2]>", "GlobalAveragePool")
+TALL_WEIGHTS = {
+    **STEM_WEIGHTS,
+    "shift": [1, 2, 1, 1],
+    "w0": [64, 2, 3, 3],
+    **batch_norm_weights(0, 64),
+    **batch_norm_weights(1, 64),
+    "w": [64, 64, 3, 3],
+    **batch_norm_weights(2, 64),
+    "w3": [3, 64],
+}
+
 # The data, normalised in front of a convolution, and the pooled shortcut of ResNetE.
 SHORTCUT = f"""g (float[batch,2,8,8] x) => (float[batch,3] y) {{
     {batch_norm("x", "a", 0)}
@@ -257,6 +273,7 @@ NETWORKS = {
 }
 OTHERS = {
     "stem": (STEM, STEM_WEIGHTS),
+    "tall": (TALL, TALL_WEIGHTS),
     "shortcut": (SHORTCUT, SHORTCUT_WEIGHTS),
     "shifted": (SHIFTED, SHIFTED_WEIGHTS),
     "zeros": (ZEROS, ZEROS_WEIGHTS),

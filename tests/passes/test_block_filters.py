@@ -13,8 +13,17 @@ from bnnopt.passes import select
 from bnnopt.passes.block_filters import BlockFilters
 from bnnopt.plan import make_plan
 from bnnopt.training_step import TrainingStep
-from tests.graphs import Network, apply, assert_bit_equal, ops, run_native, run_stock
-from tests.passes.networks import small
+from tests.graphs import (
+    Network,
+    apply,
+    assert_bit_equal,
+    network,
+    node,
+    ops,
+    run_native,
+    run_stock,
+)
+from tests.passes.networks import TALL, TALL_WEIGHTS, small
 
 PASS = BlockFilters()
 BITS = [
@@ -77,6 +86,38 @@ def test_the_forward_pass_needs_less(net: Network) -> None:
     plans = [make_plan(step) for step in (before, after)]
     assert plans[1].arena_bytes <= plans[0].arena_bytes
     assert PASS.name in {p.name for p in select("O3")} - {p.name for p in select("O2")}
+
+
+STEM = [*NARROW, "input-gradient-sums", "pool-batch-norm-backward"]
+EVERYWHERE = dataclasses.replace(PASS, least_kib=0)
+
+
+@pytest.mark.parametrize("run", [run_native, run_stock])
+@pytest.mark.parametrize("shifted", [True, False])
+def test_a_stem_there_and_back(shifted: bool, run) -> None:
+    """Its map is nowhere; what each tap of its convolution sees is summed, or not asked for."""
+    net = small("tall")
+    if not shifted:
+        text = TALL.replace("    shifted = Add (x, shift)\n", "").replace("(shifted,", "(x,")
+        net = network(text, {k: v for k, v in TALL_WEIGHTS.items() if k != "shift"})
+    before, after = net.with_passes(*STEM), net.with_passes(*STEM)
+    assert apply(EVERYWHERE, after)[0] == 2
+    assert {"RealConvNormMaxPool"} <= {*ops(after, "forward")}
+    grad = node(after, "RealConvNormMaxPoolGrad")
+    assert bool(grad.outputs[1].name) == shifted
+    gone = {"RealConv", "PackedMaxPool", "ThresholdPack", "ConvWeightGrad", "ConvTapSums", "Relu"}
+    assert not gone & {*ops(after)}
+    assert_bit_equal(run(net, after), run(net, before))
+    assert apply(EVERYWHERE, after)[0] == 0
+
+
+def test_a_stem_whose_map_is_read_elsewhere_stays() -> None:
+    """Without a pass that sums its taps the gradient of the shift reads the map's gradient."""
+    net = small("tall")
+    step = net.with_passes(*NARROW, "pool-batch-norm-backward")
+    count, skipped = apply(EVERYWHERE, step)
+    assert count == 1
+    assert ("c0.grad", "ConvInputGrad reads it too") in skipped
 
 
 def test_what_is_left_says_why(net: Network) -> None:

@@ -36,7 +36,7 @@ PACKED_MAX_POOL_GRAD = CFunction(
 NORMALIZATION_POOL_GRAD = CFunction(
     "int bnn_batch_normalization_pool_grad(void*, void*, uint8_t*, int32_t*, uint8_t*, float*, "
     "float*, float*, void*, float*, float*, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, "
-    "i64, float)"
+    "i64, i64, i64, float)"
 )
 CONV_TAP_SUMS = CFunction("int bnn_conv_tap_sums(void*, float*, i64*, i64, i64, i64)")
 AVERAGE_POOL = CFunction("void bnn_average_pool(void*, void*, i64*, i64, i64, i64)")
@@ -129,6 +129,13 @@ def l1_batch_normalization_pool_grad(
     inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
 ) -> bool:
     """`pooled_normalization.l1_batch_normalization_pool_grad`; either sum may be left out."""
+    return pool_grad_of_channels(inputs, outputs, attributes, 0)
+
+
+def pool_grad_of_channels(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, first: int
+) -> bool:
+    """The same of the channels that dx has, from `first` on; the sums are those of all."""
     (dy, y, packed, origin, signs, *channels), dx = inputs, outputs[0]
     sums = [optional(outputs, i) for i in range(1, 3)]
     dy_type, y_type, n_bits = type_of(dy), type_of(y), _n_place_bits(attributes)
@@ -137,12 +144,14 @@ def l1_batch_normalization_pool_grad(
     if not fits or None in (dy_type, y_type, n_bits) or dy_type != type_of(dx):
         return False
     assert dx is not None
+    assert dy is not None
     assert origin is not None
     if dx.size == 0 or dx.ndim != 4:
         return False
     names = ("kernel_width", "row_dilation", "column_dilation")
     geometry = [integer(attributes, name) for name in names]
-    numbers = (integer(attributes, "relu"), dy_type, y_type, *dx.shape, origin.size, *geometry)
+    sizes = *dy.shape[:2], first, *dx.shape[1:], origin.size
+    numbers = (integer(attributes, "relu"), dy_type, y_type, *sizes, *geometry)
     epsilon = number(attributes, "epsilon")
     return NORMALIZATION_POOL_GRAD(*inputs, dx, *sums, *numbers, n_bits, epsilon)
 

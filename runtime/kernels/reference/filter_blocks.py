@@ -35,8 +35,8 @@ NORMS: dict[str, Kernel] = {
 
 def blocked(product: Kernel, norm: Kernel, *, pools: bool) -> Kernel:
     """The kernel that runs `product`, a pooling of places if it `pools`, and `norm`."""
-    of_product, of_pool = _options(product), _options(packed_max_pool)
-    of_norm = _options(batch_normalization_signs)
+    of_product, of_pool = options_of(product), options_of(packed_max_pool)
+    of_norm = options_of(batch_normalization_signs)
     renamed = {name: f"pool_{name}" if name in OF_WINDOW else name for name in of_pool}
 
     def run(x: Array, w: Array, *rest: Array, **given: Any) -> tuple[Array, ...]:
@@ -51,8 +51,8 @@ def blocked(product: Kernel, norm: Kernel, *, pools: bool) -> Kernel:
             rest, kept = tuple(rest_), tuple(places)
         return (*norm(y, *rest, **{name: given[name] for name in of_norm}), *kept)
 
-    inputs = [*_inputs(product), *(_inputs(packed_max_pool)[1:] if pools else [])]
-    inputs += _inputs(batch_normalization_signs)[1:]
+    inputs = [*inputs_of(product), *(inputs_of(packed_max_pool)[1:] if pools else [])]
+    inputs += inputs_of(batch_normalization_signs)[1:]
     options = [*of_product.values(), *of_norm.values()]
     if pools:
         options += [p.replace(name=renamed[name]) for name, p in of_pool.items()]
@@ -60,20 +60,22 @@ def blocked(product: Kernel, norm: Kernel, *, pools: bool) -> Kernel:
     return run
 
 
-def _options(kernel: Kernel) -> Mapping[str, inspect.Parameter]:
+def options_of(kernel: Kernel) -> Mapping[str, inspect.Parameter]:
+    """The attributes that a kernel takes, by name."""
     found = inspect.signature(kernel).parameters
     return {name: p for name, p in found.items() if p.kind is p.KEYWORD_ONLY}
 
 
-def _inputs(kernel: Kernel) -> list[inspect.Parameter]:
+def inputs_of(kernel: Kernel) -> list[inspect.Parameter]:
+    """What a kernel reads."""
     parameters = inspect.signature(kernel).parameters.values()
     return [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 def blocked_gradient(product: Kernel) -> Kernel:
     """The kernel that runs `product`, a batch norm's gradient from bits and `conv_weight_grad`."""
-    of_product, of_norm = _options(product), _options(batch_normalization_signs_grad)
-    n_read = len(_inputs(product))
+    of_product, of_norm = options_of(product), options_of(batch_normalization_signs_grad)
+    n_read = len(inputs_of(product))
 
     def run(*inputs: Array, **given: Any) -> tuple[Array, ...]:
         *rest, x = inputs[n_read:]
@@ -83,11 +85,11 @@ def blocked_gradient(product: Kernel) -> Kernel:
         own = {name: given[f"conv_{name}"] for name in OF_WINDOW}
         return conv_weight_grad(x, dx, **own, group=given["group"]), *sums
 
-    of_bits, x = _inputs(batch_normalization_signs_grad)[1:], _inputs(conv_weight_grad)[0]
-    options = _options(conv_weight_grad)
+    of_bits, x = inputs_of(batch_normalization_signs_grad)[1:], inputs_of(conv_weight_grad)[0]
+    options = options_of(conv_weight_grad)
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            *(*_inputs(product), *of_bits, x),
+            *(*inputs_of(product), *of_bits, x),
             *(*of_product.values(), *of_norm.values()),
             *(options[name].replace(name=f"conv_{name}") for name in OF_WINDOW),
         ]
