@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from bnnopt.runtime.kernels import Array
 
 
-def normalized(x: Array, factor: Array, shift: Array) -> NDArray[np.float32]:
-    """``x * factor + shift`` in float32, rounded after each of the two.
+def normalized(x: Array, factor: Array, shift: Array) -> Array:
+    """``x * factor + shift`` in the dtype of these, rounded after each of the two.
 
     Parameters
     ----------
     x : (N, C, ...) of any dtype
     factor, shift : float32, broadcast to x
     """
-    y: NDArray[np.float32] = np.multiply(x, factor, dtype=np.float32, casting="unsafe")
+    y = np.asarray(np.multiply(x, factor, dtype=factor.dtype, casting="unsafe"))
     y += shift
     return y
 
@@ -55,7 +55,7 @@ class OnRead(NDArray[np.uint8]):
             self.factor, self.shift, self.plane = source.factor, source.shift, source.plane
             self.whole = source.whole
 
-    def floats(self) -> NDArray[np.float32]:
+    def floats(self) -> Array:
         """What they stand for, as an array of its own; whole samples alone."""
         x = np.asarray(self).reshape(len(self), self.factor.size, self.plane)
         factor, shift = (values[:, None] for values in (self.factor, self.shift))
