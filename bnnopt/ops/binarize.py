@@ -101,6 +101,35 @@ RELU_GRAD = Operator(
     in_place={0: 0},
 )
 
+HARD_SWISH_GRAD = Operator(
+    summary="""dx = dy (x / 3 + 1 / 2) where -3 <= x <= 3, dy above, 0 below: of y = HardSwish(x).
+
+    dy, x, dx: the same shape and floating dtype.
+    """,
+    signature="HardSwishGrad (dy, x) => (dx)",
+    body="""
+        nil = Constant <value_float = 0.0> ()
+        third = Constant <value_float = 0.3333333333333333> ()
+        half = Constant <value_float = 0.5> ()
+        low = Constant <value_float = -3.0> ()
+        high = Constant <value_float = 3.0> ()
+        nil_like = CastLike (nil, dy)
+        third_like = CastLike (third, x)
+        half_like = CastLike (half, x)
+        low_like = CastLike (low, x)
+        high_like = CastLike (high, x)
+        scaled = Mul (x, third_like)
+        slope = Add (scaled, half_like)
+        inner = Mul (dy, slope)
+        above = Greater (x, high_like)
+        below = Less (x, low_like)
+        upper = Where (above, dy, inner)
+        dx = Where (below, nil_like, upper)
+    """,
+    type_rule=like(0),
+    in_place={0: 0},
+)
+
 APPROX_SIGN_GRAD = Operator(
     summary="""dx = dy * max(0, 2 - 2 |x|): the estimator of Bi-Real Net; it needs the value of x.
 
@@ -155,5 +184,5 @@ SWISH_SIGN_GRAD = Operator(
 
 OPERATORS = (
     *(BINARIZE, TERNARIZE, STRAIGHT_THROUGH),
-    *(CLIP_GRAD, RELU_GRAD, APPROX_SIGN_GRAD, SWISH_SIGN_GRAD),
+    *(CLIP_GRAD, RELU_GRAD, HARD_SWISH_GRAD, APPROX_SIGN_GRAD, SWISH_SIGN_GRAD),
 )

@@ -319,6 +319,7 @@ _OWN: dict[str, Traits] = {
     "ClipGrad": Traits(by_mask=True, compared_input=1, dy_input=0),
     "ReluGrad": Traits(by_mask=True, compared_input=1, dy_input=0),
     "ApproxSignGrad": Traits(read_widened=True),
+    "HardSwishGrad": Traits(read_widened=True),
     "SwishSignGrad": Traits(read_widened=True),
     "DrawUniform": Traits(draws=True),
     "Dropout": Traits(draws=True),

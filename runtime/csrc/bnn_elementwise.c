@@ -41,6 +41,11 @@ static void map_halves(void *context, i64 begin, i64 end, int thread) {
     }
 }
 
+BNN_INLINE float within_0_and_1(float x) {
+    const float above = x < 0 ? 0.0f : x; /* NaN stays */
+    return above > 1 ? 1.0f : above;
+}
+
 /* y[i] = VALUE of a[i], b[i], s and t; exported as bnn_NAME_f32. */
 #define ELEMENTWISE(NAME, VALUE)                                                               \
     BNN_INLINE void NAME##_f32(void *context, i64 begin, i64 end) {                            \
@@ -92,6 +97,11 @@ ELEMENTWISE(div, a[i] / b[i])
 ELEMENTWISE(div_scalar, a[i] / s)
 ELEMENTWISE(scalar_div, s / a[i])
 ELEMENTWISE(leaky_relu, a[i] < 0 ? s * a[i] : a[i])
+ELEMENTWISE(prelu, a[i] < 0 ? b[i] * a[i] : a[i])
+ELEMENTWISE(hard_swish, a[i] * within_0_and_1((1.0f / 6) * a[i] + 0.5f))
+ELEMENTWISE(hard_swish_grad, b[i] < -3 ? 0.0f
+                             : b[i] > 3 ? a[i]
+                                        : (b[i] * (1.0f / 3) + 0.5f) * a[i])
 /* For programs without numpy, which does these as well. */
 ELEMENTWISE(abs, fabsf(a[i]))
 ELEMENTWISE(neg, -a[i])

@@ -1,4 +1,4 @@
-/* y = a op b, where b is stretched: a and y are (outer, middle, inner), b is (middle).
+/* y = a op b, or another function of x = a and z = b, where b is stretched: a and y are (outer, middle, inner), b is (middle).
 
    That is a scale or shift by channel, or one plane for all. y may be a's buffer. */
 #include "bnn_variants.h"
@@ -10,7 +10,7 @@ struct stretched {
 };
 
 /* Rows of `inner` elements with one b, or, where inner is 1, of `middle` with one b each. */
-#define STRETCHED(NAME, OP)                                                                    \
+#define STRETCHED(NAME, VALUE)                                                                    \
     BNN_INLINE void NAME##_stretched(void *context, i64 begin, i64 end) {                      \
         const struct stretched *c = context;                                                   \
         i64 length = c->inner > 1 ? c->inner : c->middle;                                      \
@@ -20,10 +20,10 @@ struct stretched {
             float *y = c->y + row * length;                                                    \
             if (c->inner > 1) {                                                                \
                 BNN_SAME_OR_APART                                                              \
-                for (i64 i = 0; i < length; i++) y[i] = a[i] OP one;                           \
+                for (i64 i = 0; i < length; i++) y[i] = VALUE(a[i], one);                      \
             } else {                                                                           \
                 BNN_SAME_OR_APART                                                              \
-                for (i64 i = 0; i < length; i++) y[i] = a[i] OP b[i];                          \
+                for (i64 i = 0; i < length; i++) y[i] = VALUE(a[i], b[i]);                     \
             }                                                                                  \
         }                                                                                      \
     }                                                                                          \
@@ -36,7 +36,14 @@ struct stretched {
                      BNN_PICK(NAME##_stretched), &c);                                          \
     }
 
-STRETCHED(add, +)
-STRETCHED(sub, -)
-STRETCHED(mul, *)
-STRETCHED(div, /)
+#define ADD(x, z) ((x) + (z))
+#define SUB(x, z) ((x) - (z))
+#define MUL(x, z) ((x) * (z))
+#define DIV(x, z) ((x) / (z))
+#define PRELU(x, z) ((x) < 0 ? (z) * (x) : (x))
+
+STRETCHED(add, ADD)
+STRETCHED(sub, SUB)
+STRETCHED(mul, MUL)
+STRETCHED(div, DIV)
+STRETCHED(prelu, PRELU)

@@ -297,6 +297,16 @@ def arithmetic(operator: str, s: Source) -> Call:
     return stretched(operator, s)
 
 
+def prelu(s: Source) -> Call:
+    dtype = np.float16 if s.integer(0, 1) else np.float32
+    shapes = [s.shape, (1,)]
+    kind = s.integer(0, 2)
+    if kind == 2:
+        return stretched("PRelu", s)
+    inputs = [s.any_map(s.floats(*shape), dtype) for shape in (s.shape, shapes[kind])]
+    return Call("PRelu", [*inputs], {}, {0: 0})
+
+
 def stretched(operator: str, s: Source) -> Call:
     """A tensor and a scale by channel, a plane for all, or a row."""
     shape = images(s)
@@ -723,6 +733,9 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Gelu": lambda s: unary("Gelu", s, approximate=["none", "tanh"][s.integer(0, 1)]),
     "Erf": lambda s: unary("Erf", s),
     "Exp": lambda s: unary("Exp", s),
+    "HardSwish": lambda s: unary("HardSwish", s),
+    "HardSwishGrad": lambda s: binary("HardSwishGrad", s),
+    "PRelu": prelu,
     "GlobalAveragePool": global_average,
     "Int4Pack": int4_pack,
     "Int4Unpack": int4_unpack,

@@ -20,7 +20,7 @@ LIMIT = 1 << 18  # bytes: some tiles of a numpy kernel
 MAP = 1 << 20  # bytes that the largest map of every network here has, and more
 ACTIVATIONS = """mobile (float[N, 3, 32, 32] x) => (float[N, 5] y) {
         a = Conv <pads = [1, 1, 1, 1]> (x, w)
-        b = HardSwish (a)
+        b = HardSigmoid (a)
         c = LeakyRelu (b)
         d = PRelu (c, slope)
         e = Sigmoid (d)

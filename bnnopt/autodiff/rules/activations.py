@@ -120,12 +120,7 @@ def hard_swish(g: Context) -> Grads:
 
     Backward: dx = dy (x / 3 + 1 / 2) where -3 <= x <= 3, dy above, 0 below.
     """
-    slope = g.emit("Add", g.emit("Mul", g.x(), g.scalar(1 / 3)), g.scalar(0.5))
-    inner = g.emit("Mul", g.dy, slope)
-    above = g.emit("Greater", g.x(), g.scalar(3.0))
-    below = g.emit("Less", g.x(), g.scalar(-3.0))
-    upper = g.emit("Where", above, g.dy, inner)
-    return {0: g.emit("Where", below, g.scalar(0.0), upper)}
+    return {0: g.emit("HardSwishGrad", g.dy, g.x())}
 
 
 def softmax(g: Context) -> Grads:

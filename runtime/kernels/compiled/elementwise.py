@@ -67,6 +67,14 @@ def relu_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: 
     return y is not None and mapped("relu_grad", dy, y, outputs[0])
 
 
+def hard_swish_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`binarize.hard_swish_grad`."""
+    dy, x = inputs
+    return x is not None and mapped("hard_swish_grad", dy, x, outputs[0])
+
+
 def unary(name: str, **default: float) -> KernelCall:
     """An elementwise function of one input, with at most one attribute as its number."""
 
@@ -158,6 +166,16 @@ def mul(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array)
     return _arithmetic("mul", "mul_scalar", inputs, outputs, commutes=True)
 
 
+def prelu(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`elementwise.prelu` with one slope, one for each channel or element."""
+    (x, slope), y = inputs, outputs[0]
+    if x is None or slope is None or y is None or x.size != y.size:
+        return False
+    if slope.size == 1 and _is_float(slope):
+        return mapped("leaky_relu", x, None, y, scalar(slope))
+    return _of_two("prelu", x, slope, y)
+
+
 def div(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """Quotient of equal shapes, or of a tensor and one that is stretched to it."""
     return _arithmetic("div", "scalar_div", inputs, outputs)
@@ -169,14 +187,21 @@ def _arithmetic(
     (a, b), y = inputs, outputs[0]
     if a is None or b is None or y is None:
         return False
-    if a.size == b.size == y.size:  # then no axis is stretched
-        return mapped(name, a, b, y)
+    if a.size == b.size == y.size:
+        return _of_two(name, a, b, y)
     if b.size == 1 and _is_float(b):
         return mapped(f"{name}_scalar", a, None, y, scalar(b))
     if a.size == 1 and _is_float(a):
         return mapped(scalar_left, b, None, y, scalar(a))
     if commutes and a.size < b.size:
         a, b = b, a
+    return _of_two(name, a, b, y)
+
+
+def _of_two(name: str, a: Array, b: Array, y: Array) -> bool:
+    """One of C's functions of a tensor and one that is as large, or stretched to it."""
+    if a.size == b.size == y.size:  # then no axis is stretched
+        return mapped(name, a, b, y)
     axes = _stretched(a.shape, b.shape)
     if axes is None or a.size != y.size or y.size == 0 or not covered(a, b, y):
         return False
@@ -225,6 +250,9 @@ def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
 KERNELS: dict[str, CompiledKernel] = {
     "Erf": CompiledKernel(unary("erf"), repeatable=True),
     "Exp": CompiledKernel(unary("exp"), repeatable=True),
+    "HardSwish": CompiledKernel(unary("hard_swish"), repeatable=True),
+    "HardSwishGrad": CompiledKernel(hard_swish_grad, repeatable=True),
+    "PRelu": CompiledKernel(prelu),
     "LeakyRelu": CompiledKernel(unary("leaky_relu", alpha=0.01), repeatable=True),
     "Sigmoid": CompiledKernel(unary("sigmoid"), repeatable=True),
     "Tanh": CompiledKernel(unary("tanh"), repeatable=True),

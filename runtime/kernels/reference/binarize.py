@@ -43,6 +43,16 @@ def relu_grad(dy: Array, y: Array) -> Array:
     return np.asarray(dy * (y > 0))
 
 
+@np.errstate(over="ignore", invalid="ignore")
+def hard_swish_grad(dy: Array, x: Array) -> Array:
+    """Return dy (x / 3 + 1 / 2) where -3 <= x <= 3, dy above, 0 below."""
+    slope = x.astype(np.result_type(x, np.float32)) * (1 / 3) + 0.5
+    dx = np.asarray(slope * dy).astype(dy.dtype)
+    np.copyto(dx, dy, where=x > 3)
+    np.copyto(dx, 0, where=x < -3)
+    return dx
+
+
 def approx_sign_grad(dy: Array, x: Array) -> Array:
     """Return dy max(0, 2 - 2 |x|)."""
     dx = np.asarray(np.abs(x))
@@ -70,6 +80,7 @@ KERNELS: dict[str, NumpyKernel] = {
     "ApproxSignGrad": NumpyKernel(approx_sign_grad, TILES),
     "Binarize": NumpyKernel(binarize, TILES),
     "ClipGrad": NumpyKernel(clip_grad, TILES),
+    "HardSwishGrad": NumpyKernel(hard_swish_grad, TILES),
     "ReluGrad": NumpyKernel(relu_grad, TILES),
     "SwishSignGrad": NumpyKernel(swish_sign_grad, TILES),
     "StraightThrough": NumpyKernel(straight_through, TILES),

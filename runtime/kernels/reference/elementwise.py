@@ -160,9 +160,11 @@ def hard_sigmoid(x: Array, *, alpha: float = 0.2, beta: float = 0.5) -> Array:
     return np.asarray(np.clip(alpha * x + beta, 0, 1))
 
 
+@np.errstate(invalid="ignore")
 def hard_swish(x: Array) -> Array:
     """x hard_sigmoid(x), the latter with alpha = 1/6 and beta = 1/2."""
-    return np.asarray(x * hard_sigmoid(x, alpha=1 / 6, beta=0.5))
+    wide = x.astype(np.result_type(x, np.float32), copy=False)
+    return np.asarray(wide * hard_sigmoid(wide, alpha=1 / 6, beta=0.5)).astype(x.dtype)
 
 
 @np.errstate(all="ignore")
