@@ -100,7 +100,9 @@ def gradient_one_by_one(call: Call) -> list[Array]:
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("relu", [0, 1])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(s, marks=pytest.mark.slow) if s == "parts" else s for s in SHAPES]
+)
 def test_the_same_bits_as_one_by_one(name: str, relu: int, half: bool) -> None:
     """But for the places of maxima that a ReLU makes 0, which the gradient leaves out."""
     call = stem(name, half, relu)
