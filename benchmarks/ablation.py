@@ -25,12 +25,14 @@ NEEDS = {
     "drop-adam-second-moment": ["binary-weight-gradients"],
     "bnn-batch-norm-backward": ["l1-batch-norm"],
     "state-8bit": ["float16-state"],
+    "int8-latents": ["float16-state"],
 }
 # No lossy passes of a level, and the passes left out beside them. Where one map serves dy and dx
 # pow2-gradients leaves a layer alone: without the passes that see to that it has every layer.
 ENABLED = {
     "block-filters": (),
     "int4-gradients": (),
+    "int8-latents": (),
     "pow2-gradients": (),
     "pow2-gradients, without stream-gradients and in-place": ("stream-gradients", "in-place"),
 }
@@ -64,8 +66,9 @@ def variants() -> dict[str, list[str]]:
         **{f"all, -{level}": [p.name for p in select(level)] for level in LEVELS[2:]},
         **{name: [*lossless, *NEEDS.get(name, []), name] for name in lossy},
         **{
-            label: [name for name in lossless if name not in left_out] + [label.partition(",")[0]]
+            label: [n for n in lossless if n not in left_out] + [*NEEDS.get(name, []), name]
             for label, left_out in ENABLED.items()
+            for name in [label.partition(",")[0]]
         },
     }
 

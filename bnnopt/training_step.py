@@ -121,6 +121,16 @@ class TrainingStep:
         return {name: value for name, value in found.items() if value is not None}
 
 
+def latent_units(step: TrainingStep) -> dict[str, float]:
+    """The weights that are kept in int8, by name, and the unit of each."""
+    found = {
+        str(node.inputs[0].name): node.attributes["w_unit"].as_float()
+        for node in step.graph
+        if "w_unit" in node.attributes and node.inputs[0] is not None
+    }
+    return {name: unit for name, unit in found.items() if unit > 0}
+
+
 def makes_gradient(node: ir.Node) -> bool:
     """Whether an optimiser step makes its gradient itself, and writes it only if it has a name."""
     return node.metadata_props.get(Key.GRADIENT) == "made"

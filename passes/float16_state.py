@@ -91,6 +91,7 @@ class Float16State(Pass):
             n_outputs=n_kept,
             stochastic=int(self.stochastic),
             seed=seed,
+            w_unit=0.0,
             **{name: attribute.value for name, attribute in node.attributes.items()},
         )
         replace_node(step, node, emit)

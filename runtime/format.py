@@ -217,6 +217,12 @@ def normalizations(program: Program) -> list[tuple[str, str]]:
     return list(dict.fromkeys((buffers[factor], buffers[shift]) for factor, shift in fed))
 
 
+def latent_units(program: Program) -> dict[str, float]:
+    """The buffers of weights that are kept in int8, and the unit of each."""
+    found = {s.inputs[0]: float(str(s.attributes.get("w_unit", 0))) for s in program.steps}
+    return {program.values[i].buffer: unit for i, unit in found.items() if unit > 0}
+
+
 def updating_steps(program: Program) -> frozenset[int]:
     """Positions of the steps that change a weight or the state of an optimiser."""
     kept = sums(program)

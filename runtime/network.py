@@ -22,8 +22,9 @@ from bnnopt.runtime.checkpoint import (
 )
 from bnnopt.runtime.feeding import Data, as_array, check_classes, fitted_inputs, index_bounds
 from bnnopt.runtime.files import StrPath
-from bnnopt.runtime.format import Artifact, ValueSpec, normalizations
+from bnnopt.runtime.format import Artifact, ValueSpec, latent_units, normalizations
 from bnnopt.runtime.guard import Guard, is_finite
+from bnnopt.runtime.kernels.latents import places, widened
 from bnnopt.runtime.native import Memory, NativeBackend
 from bnnopt.runtime.observing import PartObserver, Profile
 from bnnopt.runtime.parameters import stored_form, written_weights
@@ -63,6 +64,7 @@ class OpenNetwork:
             self._folder, self._artifact, backend, self._persistent, threads
         )
         self._index_bounds = index_bounds(self._backend.training)
+        self._units = latent_units(self._backend.training)
         self._guard = Guard(self._backend.training, self._persistent, undo)
         self._observers: list[PartObserver] = []
         self._bad_weight = self._first_not_finite()
@@ -253,9 +255,16 @@ class OpenNetwork:
         return {
             name: sign_unpack(self._persistent[name], shape=list(packed[name][1:]))
             if name in packed
-            else self._persistent[name].astype(np.float32)
+            else self._floats(name)
             for name in self._artifact.weights
         }
+
+    def _floats(self, name: str) -> Array:
+        """A buffer in float32."""
+        array = self._persistent[name]
+        return (
+            widened(array, self._units[name]) if name in self._units else array.astype(np.float32)
+        )
 
     def stored_weights(self) -> Mapping[str, Array]:
         """Weights and running statistics as the step stores them; no copies.
@@ -268,9 +277,12 @@ class OpenNetwork:
         self._check_whole("stored_weights")
         return {name: self._persistent[name] for name in self._artifact.weights}
 
-    def latent_weights(self) -> list[Array]:
-        """The trained weights of which the network sees the signs; no copies."""
-        return [self._persistent[name] for name in self._artifact.latent]
+    def clip_latents(self, bound: float) -> None:
+        """Cut the trained weights of which the network sees the signs to this magnitude."""
+        for name in self._artifact.latent:
+            array, unit = self._persistent[name], self._units.get(name)
+            low, high = (-bound, bound) if unit is None else places(bound, unit)
+            np.clip(array, low, high, out=array)
 
     @in_turn
     def load_parameters(self, values: Mapping[str, ArrayLike]) -> None:
@@ -289,7 +301,7 @@ class OpenNetwork:
             changed then.
         """
         arrays = {
-            name: stored_form(self._persistent, self._artifact, name, value)
+            name: stored_form(self._persistent, self._artifact, name, value, self._units.get(name))
             for name, value in values.items()
         }
         for name, array in arrays.items():

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from bnnopt.errors import UsageError
 from bnnopt.runtime.feeding import as_array, check_finite
 from bnnopt.runtime.format import Artifact, Program, updating_steps
+from bnnopt.runtime.kernels.latents import nearest
 
 Array = NDArray[np.generic]
 
@@ -29,9 +30,15 @@ def written_weights(program: Program, about: Artifact, phase: str) -> list[str]:
 
 
 def stored_form(
-    persistent: Mapping[str, Array], about: Artifact, name: str, value: ArrayLike
+    persistent: Mapping[str, Array],
+    about: Artifact,
+    name: str,
+    value: ArrayLike,
+    unit: float | None = None,
 ) -> Array:
     """A value as the step stores the weight of that name: in its type, or its signs as bits.
+
+    With a `unit` it is a latent weight in int8.
 
     Raises
     ------
@@ -53,4 +60,4 @@ def stored_form(
     with np.errstate(over="ignore"):
         array = sign_pack(array) if is_packed else array.astype(persistent[name].dtype)
     check_finite(array, f"load_parameters: {name!r}")
-    return array
+    return array if unit is None else nearest(as_array(value, name), unit)

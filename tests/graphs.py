@@ -31,8 +31,17 @@ from bnnopt.passes.infra.base import Trace
 from bnnopt.passes.infra.graph_check import check_graph, interface
 from bnnopt.plan import check_program, make_plan
 from bnnopt.runtime.executor import Executor
+from bnnopt.runtime.kernels.latents import nearest
 from bnnopt.runtime.onnxruntime_backend import open_session
-from bnnopt.training_step import PERSISTENT, Role, TrainingStep, is_constant, name_gradients, phase
+from bnnopt.training_step import (
+    PERSISTENT,
+    Role,
+    TrainingStep,
+    is_constant,
+    latent_units,
+    name_gradients,
+    phase,
+)
 from tests.zoo import build_small
 
 Array = NDArray[Any]
@@ -226,8 +235,11 @@ def feeds_of(
 
 
 def initial(step: TrainingStep, weights: Mapping[str, Array]) -> Arrays:
+    units = latent_units(step)
     return {
-        str(v.name): np.array(weights[str(v.name)], dtype(v).numpy())
+        str(v.name): nearest(weights[str(v.name)], units[str(v.name)])
+        if v.name in units
+        else np.array(weights[str(v.name)], dtype(v).numpy())
         if v.name in weights
         else np.zeros(dims(v), dtype(v).numpy())
         for v in step.inputs(*PERSISTENT)

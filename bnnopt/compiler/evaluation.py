@@ -13,7 +13,7 @@ from bnnopt.passes import PASSES, rewrite
 from bnnopt.passes.shared.rewriting import redirect
 from bnnopt.plan import arena_bytes
 from bnnopt.runtime.kernels.compiled.kernel import MAX_THREADS
-from bnnopt.training_step import PERSISTENT, TrainingStep, readers, store_as
+from bnnopt.training_step import PERSISTENT, TrainingStep, latent_units, readers, store_as
 
 _LEAST_PART = 2  # an axis of one sample could be taken for one of those that may be left out
 _BEFORE = ("packed-products",)  # the weights' types are known: it reads them as they are
@@ -67,13 +67,14 @@ def _adopt_storage(evaluation: TrainingStep, training: TrainingStep) -> None:
     A weight in another type than before is cast back right before the first node that reads it.
     """
     stored = {value.name: value for value in training.inputs(*PERSISTENT)}
+    units = latent_units(training)
     for value in evaluation.inputs(*PERSISTENT):
         twin = stored.get(value.name)
         if twin is not None and twin.dtype != value.dtype:
-            _retype(evaluation, value, dtype(twin))
+            _retype(evaluation, value, dtype(twin), units.get(str(value.name)))
 
 
-def _retype(step: TrainingStep, value: ir.Value, stored: ir.DataType) -> None:
+def _retype(step: TrainingStep, value: ir.Value, stored: ir.DataType, unit: float | None) -> None:
     """Give an input another type, and its readers what they read before."""
     users = {node for node in readers(value) if not traits(node).packs_halves}
     before = dtype(value)
@@ -81,7 +82,11 @@ def _retype(step: TrainingStep, value: ir.Value, stored: ir.DataType) -> None:
     if not users:
         return
     emit = Emitter(step.graph, "forward")
-    cast = emit("Cast", value, name=f"{value.name}.cast", to=int(before))
+    name = f"{value.name}.cast"
+    if unit is None:
+        cast = emit("Cast", value, name=name, to=int(before))
+    else:
+        cast = emit("WidenLatents", value, name=name, unit=unit)
     (node,) = emit.nodes
     for user in users:
         redirect(user, value, cast)

@@ -45,11 +45,19 @@ from bnnopt.passes import (
 from bnnopt.plan import make_plan, peak_bytes, process_bytes
 from bnnopt.report import Footprint, Report, StaticSum
 from bnnopt.runtime.format import Artifact
+from bnnopt.runtime.kernels.latents import nearest
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.kernels.selection import named_kernels
 from bnnopt.runtime.pruning import Pruning
 from bnnopt.settings import Settings, check, taking, with_options
-from bnnopt.training_step import PERSISTENT, Role, TrainingStep, readers, role
+from bnnopt.training_step import (
+    PERSISTENT,
+    Role,
+    TrainingStep,
+    latent_units,
+    readers,
+    role,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -210,7 +218,13 @@ def optimize(
         spending=spending,
     )
     about = _about(built, training, report, chosen)
-    weights = {n: _stored(n, forward.weights[n], about.dtypes[n]) for n in about.weights}
+    units = latent_units(training)
+    weights = {
+        n: nearest(forward.weights[n], units[n])
+        if n in units
+        else _stored(n, forward.weights[n], about.dtypes[n])
+        for n in about.weights
+    }
     weights |= forward.normalization
     plus = {found.name for found in forward.binarized if found.zero == "+1"}
     source = without_weights(built.source, about.weights, plus)

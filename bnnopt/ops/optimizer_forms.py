@@ -126,7 +126,12 @@ STATE_SCALE = 1024.0
 N_PEAKS = 4
 
 _WIDEN = {
-    "w": "w32 = Cast <to = 1> (w)",
+    "w": """w_float = Cast <to = 1> (w)
+        w_latent = bnnopt.WidenLatents <unit: float = @w_unit> (w)
+        w_size = Constant <value_float: float = @w_unit> ()
+        no_size = Constant <value_float = 0.0> ()
+        is_latent = Greater (w_size, no_size)
+        w32 = Where (is_latent, w_latent, w_float)""",
     "m": """m_wide = Cast <to = 1> (m)
         m32 = Mul (m_wide, shrink)""",
     "v": """v_wide = Cast <to = 1> (v)
@@ -134,9 +139,16 @@ _WIDEN = {
         v32 = Mul (v_root, v_root)""",
 }
 _NARROW = {
-    "next_w": """next_w = bnnopt.RoundToHalf <stochastic: int = @stochastic, seed: int = @seed> (
+    "next_w": """half_next_w = bnnopt.RoundToHalf <
+            stochastic: int = @stochastic, seed: int = @seed
+        > (wide_next_w, step)
+        half_w = Cast <to = 1> (half_next_w)
+        latent_next_w = bnnopt.RoundToLatents <unit: float = @w_unit, seed: int = @seed> (
             wide_next_w, step
-        )""",
+        )
+        latent_w = Cast <to = 1> (latent_next_w)
+        chosen_w = Where (is_latent, latent_w, half_w)
+        next_w = CastLike (chosen_w, w)""",
     "next_m": """m_scaled = Mul (wide_next_m, grow)
         highest = Constant <value_float = 65504.0> ()
         lowest = Neg (highest)
@@ -151,7 +163,7 @@ _NARROW = {
 def _of_halves(base: Operator) -> Operator:
     """The operator that keeps in float16 what `base` keeps in float32."""
     function = base.function(MIN_OPSET)
-    own = ", ".join([*function.attribute, "stochastic", "seed"])
+    own = ", ".join([*function.attribute, "stochastic", "seed", "w_unit"])
     given = list(function.input) if "step" in function.input else [*function.input, "step"]
     read = ", ".join(f"{name}32" if name in _WIDEN else name for name in function.input)
     lines = "\n        ".join(_WIDEN[name] for name in function.input if name in _WIDEN)
@@ -159,7 +171,8 @@ def _of_halves(base: Operator) -> Operator:
     return Operator(
         summary=f"""{base.name} in float32, of a weight and a state that are kept in float16.
 
-        w, next_w: float16, rounded as in RoundToHalf by `stochastic` and `seed`. m, next_m:
+        w, next_w: float16, rounded as in RoundToHalf by `stochastic` and `seed`; or, where `w_unit`
+        is not 0, int8 as in WidenLatents, rounded as in RoundToLatents. m, next_m:
         float16, {STATE_SCALE:g} times the momentum, to nearest, at most 65504. v, next_v: float16,
         {STATE_SCALE:g} times the root of the second moment, rounded stochastically (to nearest it
         would stand still: it moves by less than half a digit a step). step: int64 scalar. All else
@@ -236,7 +249,7 @@ def _of_bytes(base: Operator) -> Operator:
     function = base.function(MIN_OPSET)
     names = [name for name in function.input if name in ("w", "v")]
     _, _, *behind = (name for name in function.input if name != "step")
-    own = ", ".join([*function.attribute, "stochastic", "seed", "headroom"])
+    own = ", ".join([*function.attribute, "stochastic", "seed", "w_unit", "headroom"])
     read = ", ".join(f"{name}32" if name in _WIDEN else name for name in function.input)
     next_w, *next_states = function.output
     written = [_WRITE_PEAKS if name == "next_m" else _NARROW[name] for name in function.output]

@@ -16,6 +16,7 @@ from bnnopt.ops import (
     indexing,
     int4,
     int8,
+    latents,
     loss,
     normalization,
     normalize_bytes,
@@ -44,6 +45,7 @@ OPERATORS: dict[str, Operator] = {
         normalization,
         normalize_bytes,
         pooled_normalization,
+        latents,
         optimizers,
         optimizer_forms,  # a body's callees come before it: onnx's reference evaluator needs that
         binary_products,

@@ -20,11 +20,18 @@ from bnnopt.ops import dims, dtype, traits
 from bnnopt.passes import least_cosine
 from bnnopt.runtime.artifact import read_artifact, read_tensors
 from bnnopt.runtime.format import NORMALIZATIONS, TRAINING, WEIGHTS_FILE
+from bnnopt.runtime.kernels.latents import nearest, widened
 from bnnopt.runtime.kernels.on_read import normalized
 from bnnopt.torch.example import Example
 from bnnopt.torch.reference import Reference
 from bnnopt.torch.state import trained_names
-from bnnopt.training_step import PERSISTENT, Role, TrainingStep, name_gradients
+from bnnopt.training_step import (
+    PERSISTENT,
+    Role,
+    TrainingStep,
+    latent_units,
+    name_gradients,
+)
 from bnnopt.verification.compare import difference
 from bnnopt.verification.outcome import ROUNDING
 from bnnopt.verification.trajectory import run_native
@@ -162,7 +169,7 @@ def compare_with_torch(
         ran = run_native(step, about, [feeds], buffers, restart=False)
     draws = [n for n in load_step(folder / REFERENCE_FILE).graph if traits(n).draws]
     targets = [torch.from_numpy(feeds[str(v.name)]) for v in step.inputs(Role.LABELS)]
-    module, passes = _with_weights(module, buffers), passes_of(about, folder)
+    module, passes = _with_weights(module, buffers, latent_units(step)), passes_of(about, folder)
     reference = Reference(module, inputs, targets, about, draws)
     rows = _rows(ran.gradients[0], reference, module, least_cosine(passes))
     found = Checked(float(ran.losses[0]), reference.right.loss, rows)
@@ -178,9 +185,12 @@ def compare_with_torch(
     return found
 
 
-def _with_weights(module: nn.Module, stored: Mapping[str, Array]) -> nn.Module:
+def _with_weights(
+    module: nn.Module, stored: Mapping[str, Array], units: Mapping[str, float]
+) -> nn.Module:
     """The module with its weights as the folder stores them, in half precision perhaps."""
     narrow = {name: array for name, array in stored.items() if array.dtype == np.float16}
+    narrow |= {name: widened(stored[name], unit) for name, unit in units.items()}
     if not narrow:
         return module
     rounded = copy.deepcopy(module)
@@ -235,6 +245,7 @@ def _weights(step: TrainingStep, module: nn.Module, folder: Path) -> dict[str, A
     """The module's present weights as the step stores them; constants as the folder has them."""
     stored, _ = read_tensors(folder / WEIGHTS_FILE)
     own = {name: v.detach().numpy() for name, v in module.state_dict().items()}
+    own |= {n: nearest(own[n], unit) for n, unit in latent_units(step).items() if n in own}
     found: dict[str, Array] = {}
     for value in step.inputs(*PERSISTENT):
         name, kind = str(value.name), dtype(value).numpy()

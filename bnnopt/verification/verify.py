@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +16,14 @@ from bnnopt.passes import Pass, least_cosine, make_pass, map_kernels
 from bnnopt.runtime import BACKENDS
 from bnnopt.runtime.artifact import read_artifact, read_tensors
 from bnnopt.runtime.format import ARTIFACT_FILE, TRAINING, WEIGHTS_FILE, Artifact
-from bnnopt.training_step import PERSISTENT, Role, TrainingStep, name_gradients
+from bnnopt.runtime.kernels.latents import widened
+from bnnopt.training_step import (
+    PERSISTENT,
+    Role,
+    TrainingStep,
+    latent_units,
+    name_gradients,
+)
 from bnnopt.verification.compare import compare
 from bnnopt.verification.outcome import Verification
 from bnnopt.verification.trajectory import Arrays, Trajectory, run_native, run_onnxruntime
@@ -60,6 +67,7 @@ def verify_folder(
     about = read_artifact(folder)
     passes = passes_of(about, folder)
     min_cosine = least_cosine(passes)
+    units = latent_units(load_step(folder / f"{TRAINING}.onnx"))
     runs = []
     for file in (REFERENCE_FILE, f"{TRAINING}.onnx"):
         say(f"running {n_steps} steps of {file} on {backend}")
@@ -69,7 +77,7 @@ def verify_folder(
             step = map_kernels(step, passes)
         feeds = [batch_feeds(step, about, seed + i, i + 1) for i in range(n_steps)]
         with np.errstate(all="ignore"):
-            buffers = _initial(step, folder)
+            buffers = _initial(step, folder, units)
             try:
                 runs.append(run(step, about, feeds, buffers, min_cosine is not None))
             except DivergedError as error:
@@ -116,15 +124,16 @@ def _check_belongs(step: TrainingStep, about: Artifact, path: Path) -> None:
             )
 
 
-def _initial(step: TrainingStep, folder: Path) -> Arrays:
+def _initial(step: TrainingStep, folder: Path, units: Mapping[str, float]) -> Arrays:
     """The weights of the folder in the types of `step`, and zeros for its state."""
     weights, _ = read_tensors(folder / WEIGHTS_FILE)
     buffers: Arrays = {}
     for value in step.inputs(*PERSISTENT):
         name, kind = str(value.name), dtype(value).numpy()
-        buffers[name] = (
-            weights[name].astype(kind) if name in weights else np.zeros(dims(value), kind)
-        )
+        array = weights.get(name, np.zeros(dims(value), kind))
+        if name in units and kind != array.dtype:
+            array = widened(array, units[name])
+        buffers[name] = array.astype(kind)
     return buffers
 
 

@@ -22,6 +22,7 @@ from bnnopt.passes.infra.base import Pass
 from bnnopt.passes.input_gradient_sums import InputGradientSums
 from bnnopt.passes.int4_gradients import Int4Gradients
 from bnnopt.passes.int8_gradients import Int8Gradients
+from bnnopt.passes.int8_latents import Int8Latents
 from bnnopt.passes.l1_batch_norm import L1BatchNorm
 from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.passes.normalize_on_read import NormalizeOnRead
@@ -101,6 +102,7 @@ STAGES = (
             Int8Gradients(),
             Float16State(),
             State8bit(),
+            Int8Latents(),
         ),
     ),
     Stage(

@@ -248,14 +248,16 @@ BNN_INLINE void float_block(const bnn_update *u, i64 at, struct slope s, i64 n) 
 BNN_INLINE void half_block(const bnn_update *u, i64 row, i64 at, struct slope s, i64 n) {
     float w[BLOCK], m[BLOCK], v[BLOCK], made[BLOCK];
     const uint32_t counter = (uint32_t)(u->stream + at);
-    bnn_decode_halves((const bnn_half *)u->w + at, w, n);
+    if (u->latent_unit > 0) load_latents((const int8_t *)u->w + at, w, u->latent_unit, n);
+    else bnn_decode_halves((const bnn_half *)u->w + at, w, n);
     if (u->m) load_momentum(u, row, at, m, n);
     if (u->v) bnn_decode_halves((const bnn_half *)u->v + at, v, n);
     for (i64 i = 0; u->v && i < n; i++) v[i] = v[i] * (1 / STATE_SCALE) * (v[i] * (1 / STATE_SCALE));
     struct block b = {w, gradient_of(u, s, at, w, made, n), m, v, w, m, v};
     note_divergence(u, run_rule(u, &b, n));
     for (i64 i = 0; u->v && i < n; i++) v[i] = sqrtf(v[i]) * STATE_SCALE;
-    if (u->stochastic) store_by_chance(w, (bnn_half *)u->next_w + at, counter, n);
+    if (u->latent_unit > 0) store_latents(w, (int8_t *)u->next_w + at, u->latent_unit, counter, n);
+    else if (u->stochastic) store_by_chance(w, (bnn_half *)u->next_w + at, counter, n);
     else store_nearest(w, (bnn_half *)u->next_w + at, n);
     if (u->m) store_momentum(u, row, at, m, 0, n);
     if (u->v) store_by_chance(v, (bnn_half *)u->next_v + at, counter, n);
@@ -313,7 +315,8 @@ BNN_INLINE void fetch_next_row(const bnn_update *u, i64 row, i64 start, i64 n) {
     const i64 kept = u->half ? sizeof(bnn_half) : sizeof(float);
     if (row + 1 >= u->rows) return;
     for (int a = 0; a < 3; a++) {
-        const i64 size = a == 1 && u->peaks ? 1 : kept;
+        const int is_byte = a == 0 ? u->latent_unit > 0 : a == 1 && u->peaks;
+        const i64 size = is_byte ? 1 : kept;
         const uint8_t *next = (const uint8_t *)arrays[a] + ((row + 1) * u->row + start) * size;
         for (i64 i = 0; arrays[a] && i < n * size; i += LINE) __builtin_prefetch(next + i, 1);
     }

@@ -4,6 +4,8 @@
 
 #include "bnn_half.h"
 
+#include <math.h>
+
 /* lowbias32. */
 BNN_INLINE uint32_t random32(uint32_t i) {
     i ^= i >> 16;
@@ -61,6 +63,22 @@ BNN_INLINE void round_to_bytes(float *m, float unit, uint32_t counter, i64 n) {
 BNN_INLINE void store_bytes(float *m, int8_t *q, float unit, uint32_t counter, i64 n) {
     round_to_bytes(m, unit, counter, n);
     for (i64 i = 0; i < n; i++) q[i] = (int8_t)(int32_t)m[i];
+}
+
+/* x[i] / unit - 1/2, up or down by chance, as RoundToLatents says. */
+BNN_INLINE void store_latents(float *x, int8_t *q, float unit, uint32_t counter, i64 n) {
+    const float inverse = 1 / unit;
+    for (i64 i = 0; i < n; i++) {
+        const float drawn = (float)(int32_t)(random32(counter + (uint32_t)i) >> 19);
+        const float below = floorf(x[i] * inverse + (drawn * 0x1p-13f - 0.5f));
+        const float under = below < 127.0f ? below : 127.0f; /* of NaN 127 */
+        x[i] = under > -128.0f ? under : -128.0f;
+    }
+    for (i64 i = 0; i < n; i++) q[i] = (int8_t)(int32_t)x[i];
+}
+
+BNN_INLINE void load_latents(const int8_t *q, float *x, float unit, i64 n) {
+    for (i64 i = 0; i < n; i++) x[i] = ((float)q[i] + 0.5f) * unit;
 }
 
 BNN_INLINE void store_nearest(float *x, void *y, i64 n) {

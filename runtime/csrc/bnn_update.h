@@ -8,7 +8,7 @@
 /* A step of rows x row weights; compiled/optimizers.py fills it in, in this order. w, m, v and what
    replaces them: floats, or halves if `half`; m and v may be NULL where the rule has none. In half
    precision m is STATE_SCALE times the momentum, v STATE_SCALE times the root of the second moment.
-   Where there are `peaks` m is int8. The weights of Bop are sign bits, rows of whole bytes. The
+   Where there are `peaks` m is int8, and with a `latent_unit` w is: q stands for (q + 1/2) units. The weights of Bop are sign bits, rows of whole bytes. The
    outputs may be the buffers of w, m, v. */
 typedef struct {
     i64 rule, rows, row; /* enum bnn_rule in bnn_optimizers.c */
@@ -25,6 +25,7 @@ typedef struct {
     float keep1, take1, keep2, take2, epsilon;
     float threshold;    /* of Bop */
     float unit;         /* of a momentum in int8, for a peak of 1 */
+    float latent_unit;  /* of weights in int8; 0 of halves */
     float scale, limit; /* dw = +-scale of signs, else scale dw; 0 where |w| > limit, if that is >= 0 */
     float rate, correction2, keep; /* of the present step, as `stream`: bnn_begin_update sets them */
     i64 stream;                    /* where the counter of the random bits begins */

@@ -276,8 +276,7 @@ class _Run:
     def _clip_weights(self) -> None:
         bound = self._recipe.clip_weights
         if bound is not None:
-            for latent in self._session.latent_weights():
-                np.clip(latent, -bound, bound, out=latent)
+            self._session.clip_latents(bound)
 
     def _end_epoch(self) -> None:
         progress = self._progress

@@ -33,7 +33,7 @@ from tests.emit.harness import (
     of_session,
 )
 from tests.graphs import write
-from tests.passes.networks import BYTES, BYTES_WEIGHTS
+from tests.passes.networks import BINARY, BINARY_WEIGHTS, BYTES, BYTES_WEIGHTS
 from tests.runtime.compiled_calls import settings_of
 from tests.runtime.test_boundary import CONTROLS, exported
 from tests.zoo import LARGE, build_small
@@ -80,6 +80,14 @@ def test_images_are_taken_as_bytes(tmp_path: Path) -> None:
     program = Program(tmp_path / "out", tmp_path / "csrc")
     assert of_program(tmp_path / "out", program, 2) == of_session(tmp_path / "out", 2)
     assert "bnn_train_step(const uint8_t *x" in (tmp_path / "csrc" / "bnn_model.h").read_text()
+
+
+def test_latent_weights_may_be_integers(tmp_path: Path) -> None:
+    path = write(BINARY, BINARY_WEIGHTS, tmp_path)
+    options = {"level": "O3", "enable": ["int8-latents"]}
+    bnnopt.optimize(path, batch_size=4, **options).save(tmp_path / "out")
+    program = Program(tmp_path / "out", tmp_path / "csrc")
+    assert of_program(tmp_path / "out", program, 2) == of_session(tmp_path / "out", 2)
 
 
 def test_a_step_that_fails_says_where(program: Program) -> None:

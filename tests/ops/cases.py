@@ -796,6 +796,11 @@ def optimizer_cases() -> list[Case]:
             table += half_rules("Sign", note, shape, step, [w, packed], signs)
             table += byte_rules("Sign", note, shape, step, [w, packed], signs)
             table += byte_rules("", note, shape, step, [w, dw], {})
+            signed = half_rules("Sign", note, shape, step, [w, packed], {**signs, "limit": 128.0})
+            table += [
+                of_latents(rule)
+                for rule in (*signed, *byte_rules("", note, shape, step, [w, dw], {}))
+            ]
         table += half_rules("", note, shape, step, [w, dw], {})
     bounds = np.array([[1.0, -1.0, 1.0000001, 0.0, np.inf]], np.float32)
     limited = case("SignGrad", "limits", np.array([[3]], np.uint8), bounds, shape=[5], **SIGNS)
@@ -847,6 +852,7 @@ def half_rules(
         halves = [np.asarray(1024 * with_roots[n], np.float16) for n in names if n in ("m", "v")]
         tail = [given["lr"], np.array(step)]
         options = {**rule.attributes, "stochastic": i % 2, "seed": 11 * i + len(shape)}
+        options["w_unit"] = 0.0
         inputs = (np.asarray(w, np.float16), gradient, *halves, *tail)
         name = prefix + "Half" + rule.operator.removeprefix(prefix)
         table.append(Case(name, note, inputs, options))
@@ -867,6 +873,29 @@ def byte_rules(
         inputs = (w, gradient, peaks_of(shape[0]), byte_momentum(shape), *rest)
         table.append(Case(name, note, inputs, {**rule.attributes, "headroom": 2.0}))
     return table
+
+
+def of_latents(rule: Case) -> Case:
+    """The same rule on weights in int8."""
+    latents = RNG.integers(-128, 128, rule.inputs[0].shape, np.int8)
+    options = {**rule.attributes, "w_unit": 1 / 128}
+    return Case(rule.operator, f"{rule.note}-latents", (latents, *rule.inputs[1:]), options)
+
+
+def latent_cases() -> list[Case]:
+    """Every integer, and what is rounded to them: beyond all of them and nowhere as well."""
+    table = []
+    for note, shape in SHAPES.items():
+        q, x = RNG.integers(-128, 128, shape, np.int8), np.float32(0.3) * normal(*shape)
+        table.append(case("WidenLatents", note, q, unit=2.0**-9))
+        table.append(case("RoundToLatents", note, x, np.array(3), unit=2.0**-9, seed=len(table)))
+    every = np.arange(-128, 128, dtype=np.int8).reshape(2, 128)
+    far = np.array([[0.0, -0.0, 1.0, -1.0, 3e38, -3e38, np.inf, -np.inf, 1e-30]], np.float32)
+    return [
+        *table,
+        case("WidenLatents", "every", every, unit=1 / 127),
+        case("RoundToLatents", "far", far, np.array(1), unit=1 / 127, seed=1),
+    ]
 
 
 def byte_momentum(shape: tuple[int, ...]) -> Array:
@@ -1063,4 +1092,5 @@ CASES = [
     *int4_cases(),
     *int8_cases(),
     *byte_cases(),
+    *latent_cases(),
 ]

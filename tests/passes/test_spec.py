@@ -14,6 +14,7 @@ from bnnopt.passes.float16_gradients import Float16Gradients
 from bnnopt.passes.float16_state import Float16State
 from bnnopt.passes.infra.spec import read_spec
 from bnnopt.passes.int4_gradients import Int4Gradients
+from bnnopt.passes.int8_latents import Int8Latents
 from bnnopt.passes.prune_stored import PruneStored
 from bnnopt.passes.rebuild_activations import RebuildActivations
 from bnnopt.passes.recompute_binary_products import RecomputeBinaryProducts
@@ -25,6 +26,7 @@ CONFIGURED = [
     (Float16State(stochastic=False), "float16-state{stochastic=false}"),
     (Float16Gradients(scale_bits=3), "float16-gradients{scale_bits=3}"),
     (Int4Gradients(one_in=8), "int4-gradients{one_in=8}"),
+    (Int8Latents(unit=0.25), "int8-latents{unit=0.25}"),
     (RebuildActivations(longest=0), "rebuild-activations{longest=0}"),
     (RecomputeBinaryProducts("a|b%2Cc"), "recompute-binary-products{leave=a|b%2Cc}"),
 ]
@@ -67,6 +69,7 @@ def test_spaces_and_empty_braces() -> None:
         ("float16-state{stochastic=maybe}", ["stochastic is maybe", "true or false"]),
         ("rebuild-activations{longest=-1}", ["longest is -1"]),
         ("int4-gradients{one_in=1}", ["one_in is 1", "2 to 1048576"]),
+        ("int8-latents{unit=0}", ["unit is 0", "a number above 0"]),
         ("bitmap{margin}", ["cannot be read", "NAME{option=value,...}"]),
         ("bitmap{margin=1", ["cannot be read"]),
         ("bitmap{margin=1=2}", ["cannot be read"]),

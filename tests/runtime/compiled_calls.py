@@ -407,6 +407,10 @@ def optimizer(operator: str, s: Source) -> Call:
     if "Byte" in operator:
         states = [peaks(s), in_bytes(s), *states[1:]]
         attributes["headroom"] = s.number(2, 1.125)
+    if counts and w.dtype == np.float16 and s.integer(0, 1):
+        w = s.rng.integers(-128, 128, w.shape, np.int8)
+        attributes |= {"w_unit": s.number(2.0**-9, 1 / 127)}
+        attributes |= {"limit": 128.0} if "limit" in attributes else {}
     inputs: list[Array | None] = [w, gradient, *states, lr, *[step] * counts]
     taken = {0: 0} | {i: i + 1 for i in range(1, len(states) + 1)}
     return Call(operator, inputs, attributes, taken)
@@ -781,6 +785,11 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Transpose": transpose,
     "UnpackBits": lambda s: unpack("UnpackBits", s),
     "Where": where,
+    "WidenLatents": lambda s: Call(
+        "WidenLatents",
+        [s.rng.integers(-128, 128, s.shape, np.int8)],
+        {"unit": s.number(2.0**-9, 1 / 127)},
+    ),
     **{name: functools.partial(optimizer, name) for name in FORMS},
     **{name: functools.partial(bop, name) for name in ("BopStep", "HalfBopStep", "ByteBopStep")},
 }

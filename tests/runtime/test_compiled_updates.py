@@ -58,7 +58,8 @@ def fused(product: Product | RealProduct, step: str, seed: int) -> Fused:
     if not FORMS[step].of_signs:
         between["scale"] = 0.3
         if "Bop" not in step:
-            between["limit"] = (-1.0, 0.7)[seed % 2]
+            is_float = call.attributes.get("w_unit", 0) == 0  # all integers are within a limit
+            between["limit"] = (-1.0, 0.7)[seed % 2] if is_float else -1.0
     return Fused(product, call, between)
 
 

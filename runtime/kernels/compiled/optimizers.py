@@ -49,7 +49,8 @@ class Update(ctypes.Structure):
         *((name, ctypes.c_double) for name in ("beta1", "beta2", "root", "bottom")),
         ("decay", ctypes.c_float),
         *((name, ctypes.c_float) for name in ("keep1", "take1", "keep2", "take2", "epsilon")),
-        *((name, ctypes.c_float) for name in ("threshold", "unit", "scale", "limit")),
+        *((name, ctypes.c_float) for name in ("threshold", "unit", "latent_unit")),
+        *((name, ctypes.c_float) for name in ("scale", "limit")),
         *((name, ctypes.c_float) for name in ("rate", "correction2", "keep")),
         *((name, ctypes.c_int64) for name in ("stream", "number")),
     )
@@ -158,7 +159,8 @@ def make_update(
         next_w, next_peaks, *next_states = outputs
         outputs = [next_w, *next_states]
     like = states[0] if is_bop else w
-    if like is None or not _same_size(form, [w, *states], outputs):
+    latents = _latent_unit(attributes) > 0
+    if like is None or not _same_size(form, [w, *states], outputs, latents=latents):
         return None
     if form.bytes and not (_are_peaks(like, peaks) and _are_peaks(like, next_peaks)):
         return None
@@ -180,6 +182,7 @@ def make_update(
         of_signs=form.of_signs,
         scale=number({"scale": 1.0, **attributes}, "scale"),
         limit=number({"limit": -1.0, **attributes}, "limit"),
+        latent_unit=_latent_unit(attributes),
         diverged=None if flag is None else ctypes.addressof(flag),
         **rule.numbers(attributes),
         **{name: array.ctypes.data for name, array in arrays.items() if array is not None},
@@ -193,6 +196,11 @@ def make_update(
             again(partial(np.copyto, next_peaks, peaks))
     BEGIN_UPDATE(update, lr, count)
     return update
+
+
+def _latent_unit(attributes: Attributes) -> float:
+    """Of weights in int8; 0 of others."""
+    return number({"w_unit": 0.0, **attributes}, "w_unit")
 
 
 def _are_peaks(like: Array, peaks: Array | None) -> bool:
@@ -221,11 +229,12 @@ def optimizer_step(
     return True
 
 
-def _same_size(form: Form, inputs: Arrays, outputs: Arrays) -> bool:
+def _same_size(form: Form, inputs: Arrays, outputs: Arrays, *, latents: bool) -> bool:
     """Whether weights and states are what the form keeps, as many elements each."""
     kept = FLOAT16 if form.half else FLOAT32
     names = ("w", *RULES[form.rule].states)
-    types = [INT8 if form.bytes and name == "m" else kept for name in names]
+    in_bytes = {"w": latents, "m": form.bytes}
+    types = [INT8 if in_bytes.get(name, False) else kept for name in names]
     arrays = [*zip(inputs, types, strict=True), *zip(outputs, types, strict=True)]
     if form.rule == BOP:  # whose weights are bits
         arrays = arrays[1:2] + arrays[3:]

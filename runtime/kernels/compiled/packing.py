@@ -10,6 +10,7 @@ import numpy as np
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
     INT8,
+    TYPES,
     Arrays,
     Attributes,
     covered,
@@ -32,6 +33,7 @@ INT8_PACK = CFunction("void bnn_int8_pack(void*, i64*, int8_t*, float*, i64, i64
 INT4_PACK = CFunction("void bnn_int4_pack(void*, i64*, uint8_t*, float*, i64, i64, i64, i64, i64)")
 INT4_UNPACK = CFunction("void bnn_int4_unpack(uint8_t*, int8_t*, i64, i64)")
 POW2_PACK = CFunction("void bnn_pow2_pack(void*, uint8_t*, float*, i64, i64, i64)")
+WIDEN_LATENTS = CFunction("void bnn_widen_latents_f32(int8_t*, float*, i64, float)")
 POW2_UNPACK = CFunction("void bnn_pow2_unpack_f32(uint8_t*, float*, float*, i64, i64)")
 
 
@@ -55,6 +57,15 @@ def binarize_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scrat
     return _pack_floats(function, inputs[0], outputs[0])
 
 
+def widen_latents(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`latents.widen_latents`."""
+    q, w = inputs[0], outputs[0]
+    if not (covered(q, dtype=INT8) and covered(w)):
+        return False
+    assert w is not None
+    return WIDEN_LATENTS(q, w, w.size, number(attributes, "unit"))
+
+
 def range_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`packing.range_pack`."""
     bounds = number(attributes, "low"), number(attributes, "high")
@@ -64,7 +75,7 @@ def range_pack(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch:
 def _pack_floats(
     function: CFunction, x: Array | None, packed: Array | None, *bounds: float
 ) -> bool:
-    x_type = type_of(x)
+    x_type = TYPES[INT8] if covered(x, dtype=INT8) else type_of(x)
     if x_type is None or not covered(packed, dtype=np.uint8):
         return False
     return _run_rows(function, x, packed, x, packed, x_type, *bounds)
@@ -210,4 +221,5 @@ KERNELS: dict[str, CompiledKernel] = {
     "SignUnpack": CompiledKernel(sign_unpack, repeatable=True),
     "ThresholdPack": CompiledKernel(threshold_pack, repeatable=True),
     "UnpackBits": CompiledKernel(unpack_bits, repeatable=True),
+    "WidenLatents": CompiledKernel(widen_latents, repeatable=True),
 }

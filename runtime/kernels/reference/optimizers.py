@@ -9,8 +9,10 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array, Kernel
 from bnnopt.runtime.kernels.formulas import adamw_correction, known_bottom
+from bnnopt.runtime.kernels.latents import widened
 from bnnopt.runtime.kernels.reference.dropout import random_bits
 from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
+from bnnopt.runtime.kernels.reference.latents import round_to_latents
 from bnnopt.runtime.kernels.reference.packing import pack_bits, unpack_bits
 from bnnopt.runtime.kernels.reference.parts import Axes, by_rows
 
@@ -316,7 +318,12 @@ def _narrow(rule: Kernel, in_bytes: bool) -> Kernel:
     n_read = 2 + len(states) + in_bytes  # before the rate
 
     def step(
-        *inputs: Array, stochastic: int, seed: int, headroom: float = 1, **attributes: float
+        *inputs: Array,
+        stochastic: int,
+        seed: int,
+        headroom: float = 1,
+        w_unit: float = 0,
+        **attributes: float,
     ) -> Array | tuple[Array, ...]:
         w, dw, *peaks = inputs[: n_read - len(states)]
         *kept, lr, count = inputs[n_read - len(states) :]
@@ -328,9 +335,14 @@ def _narrow(rule: Kernel, in_bytes: bool) -> Kernel:
             for name, s in zip(states, kept, strict=True)
         ]
         tail = [lr, count] if counts else [lr]
-        results = rule(w.astype(np.float32), dw, *wide, *tail, **attributes)
+        w32 = widened(w, w_unit) if w_unit else w.astype(np.float32)
+        results = rule(w32, dw, *wide, *tail, **attributes)
         next_w, *next_states = results if isinstance(results, tuple) else (results,)
-        outputs = [round_to_half(next_w, count, stochastic=stochastic, seed=seed)]
+        outputs = [
+            round_to_latents(next_w, count, unit=w_unit, seed=seed)
+            if w_unit
+            else round_to_half(next_w, count, stochastic=stochastic, seed=seed)
+        ]
         for name, s in zip(states, next_states, strict=True):
             if name == "m":
                 outputs += of_m.narrowed(s)
@@ -345,6 +357,7 @@ def _narrow(rule: Kernel, in_bytes: bool) -> Kernel:
     options = [p for name, p in own.items() if name not in names]
     rounding = inspect.signature(round_to_half).parameters
     options += [rounding["stochastic"], rounding["seed"]]
+    options.append(rounding["seed"].replace(name="w_unit", annotation="float", default=0.0))
     if in_bytes:
         parameters.insert(2, parameters[0].replace(name="peaks"))
         options.append(rounding["seed"].replace(name="headroom", annotation="float"))
