@@ -66,6 +66,13 @@ NEWEST = pytest.param(newest_opset(), marks=pytest.mark.slow)
 each_opset = pytest.mark.parametrize("opset", [MIN_OPSET, NEWEST])
 
 
+# What is valid, and what is inlined, follow from the attributes, not from the numbers.
+ONE_OF_A_KIND = list({(c.operator, *sorted(c.attributes)): c for c in CASES}.values())
+each_kind = pytest.mark.parametrize(
+    "case", [marked(case.operator, case) for case in ONE_OF_A_KIND], ids=str
+)
+
+
 def test_no_operator_is_missing():
     assert {case.operator for case in CASES} == set(OPERATORS) <= set(KERNELS)
 
@@ -120,19 +127,15 @@ def test_body_on_the_reference_evaluator_agrees_with_the_kernel(case: Case):
     assert_agree(case.twin, run_reference(ir.to_proto(build(case)), case), case.bound)
 
 
-# What is inlined follows from the attributes, not from the numbers.
-ONE_OF_A_KIND = list({(c.operator, *sorted(c.attributes)): c for c in CASES}.values())
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ONE_OF_A_KIND, ids=str)
+@each_kind
 def test_inlined_body_agrees_with_the_kernel(case: Case):
     model = inlined(build(case))
     assert DOMAIN not in {node.domain for node in model.graph}
     assert_agree(case.twin, run_onnxruntime(ir.to_proto(model), case), case.bound)
 
 
-@each_case
+@each_kind
 def test_model_is_valid(case: Case):
     onnx.checker.check_model(ir.to_proto(build(case)), full_check=True)
 

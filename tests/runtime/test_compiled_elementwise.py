@@ -70,8 +70,11 @@ def test_agrees_with_numpy(
 
 
 @each_operator
-@pytest.mark.parametrize("shape", LARGE_SHAPES, ids=str)
-@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "in_place"),
+    [*((shape, False) for shape in LARGE_SHAPES), (LARGE_SHAPES[-1], True)],
+    ids=str,
+)
 def test_same_bits_on_any_number_of_threads_and_either_instruction_set(
     operator: str, shape: tuple[int, ...], in_place: bool
 ):
