@@ -66,3 +66,13 @@ def test_what_the_note_warns_of(
             train()
     else:
         train()
+
+
+def test_latent_weights_that_int8_cannot_hold_are_told() -> None:
+    def found(unit: str) -> list[str]:
+        enable = [f"int8-latents{{unit={unit}}}"]
+        return [n for n in notes(batch_size=8, level="O2", enable=enable) if "start there" in n]
+
+    (note,) = found("0.0001")
+    assert "of the latent weights lie beyond 0.0128" in note
+    assert found("0.0078125") == []

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bnnopt.frontend.straight_through import listed
 from bnnopt.ops import dims
 from bnnopt.passes import PassRecord, make_pass
+from bnnopt.passes.int8_latents import PLACES
 from bnnopt.training_step import TrainingStep
 
 # Of fewer, a channel often does not vary at all over a batch: its gradient grows by 1 / sqrt(eps).
@@ -19,6 +23,22 @@ def hints(
 ) -> list[str]:
     """What to say of a rewritten step, given the step before and the passes that were asked for."""
     return [*_without_effect(records, enabled), *_overflows(reference, records)]
+
+
+def cut_latents(
+    weights: Mapping[str, NDArray[np.float32]], units: Mapping[str, float]
+) -> list[str]:
+    """What to say of weights that int8-latents starts smaller than they are, given their units."""
+    reach = {name: PLACES * unit for name, unit in units.items()}
+    cut = {n: np.count_nonzero(np.abs(weights[n]) > reach[n]) for n in reach}
+    found = [name for name, count in cut.items() if count]
+    if not found:
+        return []
+    share = sum(cut.values()) / sum(weights[name].size for name in units)
+    return [
+        f"{listed(found)}: {share:.2%} of the latent weights lie beyond {max(reach.values()):g} "
+        "and start there, with their signs; --enable int8-latents{unit=U} for a larger unit"
+    ]
 
 
 def _without_effect(records: Sequence[PassRecord], enabled: Sequence[str]) -> Iterator[str]:

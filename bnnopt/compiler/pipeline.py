@@ -28,7 +28,7 @@ from bnnopt.compiler.building import (
 )
 from bnnopt.compiler.calibration import calibrate
 from bnnopt.compiler.evaluation import fit
-from bnnopt.compiler.hints import hints
+from bnnopt.compiler.hints import cut_latents, hints
 from bnnopt.errors import BudgetError, ModelError, UsageError
 from bnnopt.frontend import is_artifacts
 from bnnopt.ops import dims, dtype, traits
@@ -198,7 +198,9 @@ def optimize(
     kernels = kernel_passes(chosen.disable)
     baseline = Footprint.of(make_plan(map_kernels(reference, kernels)))
     level, training, records, spending = _rewrite(reference, chosen, say)
+    units = latent_units(training)
     forward.notes += hints(reference, records, chosen.enable)
+    forward.notes += cut_latents(forward.weights, units)
     say("shrinking the evaluation")
     evaluation = fit(evaluation, training, chosen.disable)
     report = Report(
@@ -218,7 +220,6 @@ def optimize(
         spending=spending,
     )
     about = _about(built, training, report, chosen)
-    units = latent_units(training)
     weights = {
         n: nearest(forward.weights[n], units[n])
         if n in units
