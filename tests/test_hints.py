@@ -45,6 +45,7 @@ def test_float16_gradients_behind_batch_norms_of_few_values(
     assert all("--disable float16-gradients" in line for line in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_size", "disable", "overflows"),
     [(2, [], True), (2, ["float16-gradients"], False), (8, [], False)],

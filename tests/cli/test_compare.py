@@ -67,6 +67,7 @@ def test_two_levels_of_a_model(bnnopt: Cli, workspace: Path) -> None:
     assert all(side in page for side in sides)
 
 
+@pytest.mark.slow
 def test_a_model_needs_a_level_and_a_folder_takes_no_options(
     mistake: Callable[..., str], two: dict[str, dict]
 ) -> None:

@@ -82,6 +82,7 @@ def test_images_are_taken_as_bytes(tmp_path: Path) -> None:
     assert "bnn_train_step(const uint8_t *x" in (tmp_path / "csrc" / "bnn_model.h").read_text()
 
 
+@pytest.mark.slow
 def test_latent_weights_may_be_integers(tmp_path: Path) -> None:
     path = write(BINARY, BINARY_WEIGHTS, tmp_path)
     options = {"level": "O3", "enable": ["int8-latents"]}

@@ -73,6 +73,7 @@ def test_the_stem_as_well_where_it_writes_float16(net: Network) -> None:
     assert "ConvWeightGrad" not in ops(step, "backward")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run_native, run_stock])
 @pytest.mark.parametrize("passes", [BITS, NARROW], ids=["lossless", "lossy"])
 def test_the_same_bits(net: Network, run, passes: list[str]) -> None:

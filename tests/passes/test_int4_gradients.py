@@ -78,6 +78,7 @@ def test_a_share_that_makes_no_sense(one_in: int) -> None:
         Int4Gradients(one_in)
 
 
+@pytest.mark.slow
 def test_verify_holds_it(tmp_path: Path) -> None:
     out = tmp_path / "out"
     enable = ["int4-gradients"]

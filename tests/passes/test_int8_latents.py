@@ -66,6 +66,7 @@ def test_what_is_left_says_why() -> None:
     assert apply(PASS, small("float", optimizer="adam").with_passes(*HALF)) == (0, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier", [HALF, (*SIGNS, *HALF), (*SIGNS, *HALF, "state-8bit")])
 def test_backends_and_fused_steps_agree(earlier: tuple[str, ...]) -> None:
     """One step: the same integers, but where real sums in another order turn a rounding."""
@@ -105,6 +106,7 @@ def test_bounds_are_those_of_what_integers_stand_for(bound: float) -> None:
     assert (low, high) == ((min(kept), max(kept)) if kept else (-1, 0))
 
 
+@pytest.mark.slow
 def test_a_session_reads_them_as_floats(tmp_path: Path) -> None:
     path = write(BINARY, BINARY_WEIGHTS, tmp_path)
     enable = ["int8-latents"]
