@@ -87,7 +87,7 @@ BNN_INLINE void scatter(const struct pool_norm_grad *p, i64 sample, i64 c, float
         const float *dy = bnn_floats(p->dy, start + first, n, p->dy_type, dy_room);
         const float *y = bnn_floats(p->y, start + first, n, p->y_type, y_room);
         const int all = !p->relu;
-        for (i64 j = 0; j < n; j++) d[j] = all | (y[j] > 0) ? dy[j] : 0;
+        for (i64 j = 0; j < n; j++) d[j] = (all | (y[j] > 0)) ? dy[j] : 0;
         take_places(&r, (unsigned)p->n_bits, place, n);
         for (i64 j = 0; j < n; j++) {
             const uint32_t at = (uint32_t)(p->origin[first + j] + p->offsets[place[j]]);

@@ -76,7 +76,7 @@ static block no_tile(block k) {
 
 /* x, of which n elements from `first` on are going to be read; *at counts from where it begins. */
 static bnn_floats source(const gradient *d, i64 first, i64 n, float *decoded, i64 *at) {
-    if (!d->bitmap || n <= 0) return d->x;
+    if (!d->bitmap) return d->x;
     *at -= first;
     return bnn_plain(bnn_bitmap_take(d->bitmap, first, n, decoded), 0);
 }
@@ -98,6 +98,10 @@ static void copy_band(const gradient *d, bnn_band b, block k, workspace w) {
         i64 channel = k.group * (g->c / g->group) + k.channel + c;
         for (i64 s = 0; s < b.samples; s++) {
             float *plane = w.x + (c * g->samples + s) * d->in_rows * d->pitch;
+            if (n_read <= 0) { /* all of it is padding */
+                memset(plane, 0, (size_t)n_rows * row_bytes);
+                continue;
+            }
             i64 y = ((b.sample + s) * g->c + channel) * g->h + top + first * d->step_y;
             i64 at = y * g->w + left;
             bnn_floats x = source(d, at + low * d->step_x, n_read, w.decoded, &at);

@@ -62,6 +62,7 @@ CONVOLUTIONS = {
     "long-line": Geometry(2, 3, 5, (2600,), (5,), (1,), (2, 2), (1,)),
     "line-stride": Geometry(3, 6, 4, (41,), (4,), (3,), (1, 2), (2,), group=2),
     "whole-padding": Geometry(1, 3, 2, (2, 2), (1, 1), (1, 1), (2, 3, 3, 2), (1, 1)),
+    "nothing-but-padding": Geometry(2, 3, 2, (5, 1), (2, 3), (1, 2), (0, 3, 0, 0), (1, 1)),
     "depthwise": Geometry(3, 12, 12, (9, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), group=12),
     "depthwise-bands": Geometry(1, 2, 2, (150, 120), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), group=2),
     "depthwise-several": Geometry(2, 5, 15, (9, 8), (3, 2), (2, 3), (1, 2, 0, 1), (2, 1), group=5),
@@ -272,7 +273,9 @@ def test_a_bitmap_gives_the_bits_of_the_dense_gradient(
     assert run(fused, kernels=kernels, threads=threads).tobytes() == want.tobytes()
 
 
-@pytest.mark.parametrize("note", ["stem", "long-line", "many-groups", "depthwise-bands"])
+@pytest.mark.parametrize(
+    "note", ["stem", "long-line", "many-groups", "nothing-but-padding", "depthwise-bands"]
+)
 def test_a_bitmap_on_any_number_of_threads(note: str):
     dense, fused = of_bitmap(calls_of(CONVOLUTIONS[note], 7)[1], 0.6, 7)
     for kernels in INSTRUCTIONS:
