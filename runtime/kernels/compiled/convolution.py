@@ -28,6 +28,7 @@ from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction
 from bnnopt.runtime.kernels.compiled.kernel import ByteRule, CompiledKernel, ScratchRule
 from bnnopt.runtime.kernels.on_read import OnRead
 from bnnopt.runtime.kernels.tiling import Convolution
+from bnnopt.runtime.kernels.tiling.shapes import up
 from bnnopt.runtime.kernels.windows import Window, make_window
 
 CONV = CFunction(
@@ -370,7 +371,7 @@ def _weight_grad(g: Convolution, n_filters: int) -> Cut:
     plane = banded.samples * rows * cols
     at_most = max(1, min(GRADIENT_ROWS // g.taps, COPIED_FLOATS // plane))
     n_blocks = math.ceil(g.group_channels / at_most)
-    lanes = _up(math.ceil(g.group_filters / math.ceil(g.group_filters / PANEL)), LANES16)
+    lanes = up(math.ceil(g.group_filters / math.ceil(g.group_filters / PANEL)), LANES16)
     n_tiles = math.ceil(g.group_filters / lanes)
     tiles = max(1, min(3, g.group * n_blocks * n_tiles // N_UNITS))  # that share copies of x
     cut = banded._replace(channels=math.ceil(g.group_channels / n_blocks), filters=tiles * lanes)
@@ -426,12 +427,8 @@ def _depthwise(operator: str, g: Convolution) -> Cut:
     return Cut(DEPTHWISE[operator], cut, (), [], share, decoded)
 
 
-def _up(a: int, b: int) -> int:
-    return -(-a // b) * b
-
-
 def _aligned(n_bytes: int) -> int:
-    return _up(n_bytes, 64)
+    return up(n_bytes, 64)
 
 
 def _scratch(name: str) -> ScratchRule:

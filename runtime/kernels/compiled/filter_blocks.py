@@ -17,7 +17,7 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.chains import CHAINS, GRADIENTS, OF_WINDOW, Chain
 from bnnopt.runtime.kernels.compiled import binary_products, convolution, normalization, pooling
 from bnnopt.runtime.kernels.compiled.calls import TYPES, Arrays, Attributes, integers, optional
-from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes, largest
 from bnnopt.runtime.kernels.compiled.moving import copied
 from bnnopt.runtime.kernels.tiling import WITH_UNIT
 from bnnopt.runtime.kernels.windows import make_window
@@ -145,7 +145,7 @@ class Layout(NamedTuple):
 
     def room(self, filters: slice) -> int:
         """Bytes of the parts, each aligned to 64."""
-        return sum(_aligned(shape, dtype) for shape, dtype in self.parts(filters))
+        return sum(aligned_bytes(shape, dtype) for shape, dtype in self.parts(filters))
 
     def product_scratch(self, filters: slice, n_threads: int) -> int | None:
         """What the product needs beside them."""
@@ -155,17 +155,18 @@ class Layout(NamedTuple):
         return rule(Sizes(*shapes, self.attributes, n_threads=n_threads))
 
 
-def _aligned(shape: Shape, dtype: np.dtype[Any]) -> int:
+def aligned_bytes(shape: Shape, dtype: np.dtype[Any]) -> int:
+    """Of an array in scratch memory."""
     return -(-math.prod(shape) * dtype.itemsize // 64) * 64
 
 
-def _cut(scratch: Array, parts: Iterable[tuple[Shape, np.dtype[Any]]]) -> tuple[list[Array], Array]:
+def cut(scratch: Array, parts: Iterable[tuple[Shape, np.dtype[Any]]]) -> tuple[list[Array], Array]:
     """Arrays at the beginning of the scratch memory, each aligned to 64, and the rest."""
     arrays: list[Array] = []
     for shape, dtype in parts:
         n_bytes = math.prod(shape) * dtype.itemsize
         arrays.append(scratch[:n_bytes].view(dtype).reshape(shape))
-        scratch = scratch[_aligned(shape, dtype) :]
+        scratch = scratch[aligned_bytes(shape, dtype) :]
     return arrays, scratch
 
 
@@ -187,7 +188,7 @@ def _run_block(
     layout: Layout, filters: slice, inputs: Arrays, outputs: Arrays, scratch: Array
 ) -> bool:
     chain, attributes = layout.chain, layout.attributes
-    (memory, signs, mask, *places), rest = _cut(scratch, layout.parts(filters))
+    (memory, signs, mask, *places), rest = cut(scratch, layout.parts(filters))
     y, normalized = layout.maps(filters, memory)
     (x, w), (origin, *channels) = inputs[:2], inputs[2:] if chain.pools else (None, *inputs[2:])
     assert w is not None
@@ -289,7 +290,7 @@ class GradientLayout(NamedTuple):
 
     def room(self, channels: slice) -> int:
         """Bytes of the parts, each aligned to 64."""
-        return sum(_aligned(shape, dtype) for shape, dtype in self.parts(channels))
+        return sum(aligned_bytes(shape, dtype) for shape, dtype in self.parts(channels))
 
     def of_product(self, channels: slice) -> Attributes:
         """The product's attributes for a block."""
@@ -310,9 +311,7 @@ class GradientLayout(NamedTuple):
         dw = (dx[1], self.x[1], *kernel)
         last = Sizes([self.x, dx], [dw], self.of_conv, n_threads=n_threads)
         rules = (_KERNELS[self.product].scratch, given), (_KERNELS["ConvWeightGrad"].scratch, last)
-        needed = [rule(sizes) for rule, sizes in rules if rule is not None]
-        found = [n for n in needed if n is not None]
-        return max(found) if len(found) == len(needed) else None
+        return largest(rule(sizes) for rule, sizes in rules if rule is not None)
 
 
 def run_gradient(
@@ -332,7 +331,7 @@ def run_gradient(
 def _run_channels(
     layout: GradientLayout, channels: slice, inputs: list[Array], outputs: Arrays, scratch: Array
 ) -> bool:
-    (w, dx, signs, mask), rest = _cut(scratch, layout.parts(channels))
+    (w, dx, signs, mask), rest = cut(scratch, layout.parts(channels))
     *given, all_w, all_signs, all_mask = inputs[:-5]
     *tables, x = inputs[-5:]
     bits = layout.bits_of(channels, math.prod(layout.shape[1:]))

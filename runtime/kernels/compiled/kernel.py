@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from bnnopt.runtime.kernels import Array
@@ -28,6 +28,13 @@ class Sizes(NamedTuple):
 
 ScratchRule: TypeAlias = Callable[[Sizes], int | None]
 ByteRule: TypeAlias = Callable[[Sizes], frozenset[int]]
+
+
+def largest(needed: Iterable[int | None]) -> int | None:
+    """What has room for each of them; None if one is not covered."""
+    found = [*needed]
+    known = [n for n in found if n is not None]
+    return max(known, default=0) if len(known) == len(found) else None
 
 
 class CompiledKernel(NamedTuple):

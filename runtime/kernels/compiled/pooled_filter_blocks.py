@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Any, cast
+
+import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.chains import OF_WINDOW
@@ -21,8 +23,8 @@ from bnnopt.runtime.kernels.compiled import (
     pooling,
 )
 from bnnopt.runtime.kernels.compiled.calls import Arrays, Attributes, integers, optional
-from bnnopt.runtime.kernels.compiled.filter_blocks import DTYPES
-from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes
+from bnnopt.runtime.kernels.compiled.filter_blocks import DTYPES, aligned_bytes, cut
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes, largest
 from bnnopt.runtime.kernels.windows import make_window
 
 FILTERS = 32  # of a block: for each of them the convolution gathers its input
@@ -59,17 +61,19 @@ def _map_shape(x: Shape, w: Shape, window: Attributes) -> tuple[int, ...]:
 
 def _cut(scratch: Array, shape: Shape, attributes: Attributes) -> tuple[Array, Array] | None:
     """A block's map at the beginning of the scratch memory, and the rest."""
-    dtype = DTYPES[cast(int, attributes["dtype"])]
-    n_bytes, end = _map_bytes(shape, attributes)
-    if scratch.ctypes.data % 64 or scratch.size < end:
+    if scratch.ctypes.data % 64 or scratch.size < _map_bytes(shape, attributes):
         return None
-    return scratch[:n_bytes].view(dtype).reshape(shape), scratch[end:]
+    (y,), rest = cut(scratch, [(shape, _dtype(attributes))])
+    return y, rest
 
 
-def _map_bytes(shape: Shape, attributes: Attributes) -> tuple[int, int]:
-    """Of a map, and aligned to 64."""
-    n_bytes = math.prod(shape) * DTYPES[cast(int, attributes["dtype"])].itemsize
-    return n_bytes, -(-n_bytes // 64) * 64
+def _map_bytes(shape: Shape, attributes: Attributes) -> int:
+    """Of a block's map, aligned."""
+    return aligned_bytes(shape, _dtype(attributes))
+
+
+def _dtype(attributes: Attributes) -> np.dtype[Any]:
+    return DTYPES[cast(int, attributes["dtype"])]
 
 
 # Forward ------------------------------------------------------------------------------------------
@@ -100,10 +104,10 @@ def _run_block(
     scratch: Array,
 ) -> bool:
     x, w, *channels, origin = inputs
-    cut = _cut(scratch, (shape[0], filters.stop - filters.start, *shape[2:]), attributes)
-    if cut is None:
+    found = _cut(scratch, (shape[0], filters.stop - filters.start, *shape[2:]), attributes)
+    if found is None:
         return False
-    y, rest = cut
+    y, rest = found
     scale, bias, *running = (c[filters] for c in channels)
     statistics = [optional(outputs, i) for i in range(3, 7)]
     made = [y, *(None if s is None else s[filters] for s in statistics)]
@@ -154,7 +158,7 @@ def scratch_bytes(sizes: Sizes) -> int | None:
         shape = _map_shape(x, block, attributes)
         given = Sizes([x, block], [shape], attributes, n_threads=sizes.n_threads)
         needed.append(_with_map("RealConv", given, shape, attributes))
-    return _largest(needed)
+    return largest(needed)
 
 
 def _with_map(
@@ -164,13 +168,7 @@ def _with_map(
     rule = _KERNELS[operator].scratch
     assert rule is not None
     beside = rule(sizes)
-    return None if beside is None else _map_bytes(shape, attributes)[1] + beside
-
-
-def _largest(needed: list[int | None]) -> int | None:
-    """None if one of them is."""
-    found = [n for n in needed if n is not None]
-    return max(found) if len(found) == len(needed) else None
+    return None if beside is None else _map_bytes(shape, attributes) + beside
 
 
 # The way back -------------------------------------------------------------------------------------
@@ -189,10 +187,10 @@ def conv_norm_max_pool_grad(
     of_conv = _of_conv(attributes, len(dw))
     shape = _map_shape(x.shape, dw.shape, of_conv)
     for filters in _blocks(len(dw), GRADIENT_FILTERS):
-        cut = _cut(scratch, (shape[0], filters.stop - filters.start, *shape[2:]), attributes)
-        if cut is None:
+        found = _cut(scratch, (shape[0], filters.stop - filters.start, *shape[2:]), attributes)
+        if found is None:
             return False
-        dx, rest = cut
+        dx, rest = found
         done = (
             pooling.pool_grad_of_channels(read, [dx, *sums], attributes, filters.start)
             and _KERNELS["ConvWeightGrad"]([x, dx], [dw[filters]], of_conv, rest)
@@ -222,7 +220,7 @@ def gradient_scratch_bytes(sizes: Sizes) -> int | None:
             return None
         given = Sizes([x, shape], [dw], of_conv, n_threads=sizes.n_threads)
         needed.append(_with_map("ConvWeightGrad", given, shape, attributes))
-    return _largest(needed)
+    return largest(needed)
 
 
 KERNELS: dict[str, CompiledKernel] = {
