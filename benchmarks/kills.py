@@ -29,7 +29,7 @@ import numpy as np
 
 import bnnopt
 from bnnopt import TrainingSession
-from bnnopt.runtime.artifact import read_tensors, tensors_checksum
+from bnnopt.runtime.tensors import read_tensors, tensors_checksum
 from bnnopt.runtime.training.checkpoints import Checkpoints
 from tests.graphs import write
 from tests.passes.networks import BINARY, BINARY_WEIGHTS

@@ -21,7 +21,7 @@ from benchmarks.steps import MIB, Process
 from bnnopt.models import build, names
 
 NOT_IMAGES = ("unet", "transformer")  # a label a pixel, words
-LEVELS = ("O0", "O2")
+LEVELS = ("O0", "O2", "O3")
 THREADS = (1, 2, 4)
 N_STEPS = 4
 

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
-from collections.abc import Iterable, Mapping
-
-import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from collections.abc import Iterable
 
 from bnnopt.errors import ArtifactError, UsageError
 from bnnopt.runtime.artifact_check import checked_fields
-from bnnopt.runtime.files import StrPath, check_regular, reason_of, replacing, shown_path
+from bnnopt.runtime.files import StrPath, check_regular, shown_path
 from bnnopt.runtime.format import (
     ARTIFACT_FILE,
     FORMAT,
@@ -25,7 +19,6 @@ from bnnopt.runtime.format import (
     program_file,
 )
 
-RESERVED = "__metadata__"  # of safetensors
 AGAIN = "copy the folder again, or optimize again"
 
 
@@ -118,71 +111,6 @@ def read_program(folder: StrPath, kind: str) -> Program:
         return Program.from_json(_text(path))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error!r}); {AGAIN}") from None
-
-
-def read_tensors(path: StrPath) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
-    """All tensors of a safetensors file, and its metadata."""
-    path = os.fsdecode(path)
-    try:
-        check_regular(path)
-        open(path, "rb").close()
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{shown_path(path)}: cannot be read: {reason_of(error)}") from None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            tensors = {_unescaped(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: not a safetensors file, or cut short ({error})") from None
-
-
-def is_checkpoint(path: StrPath) -> bool:
-    """Whether a file is one that a session saved, damaged or not."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return "steps_done" in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
-
-
-def write_tensors(
-    path: StrPath, tensors: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str]
-) -> None:
-    """Write a safetensors file so that a crash at any moment leaves the old one or the new one.
-
-    Raises
-    ------
-    OSError, ValueError
-        If it cannot be written; the old one is untouched.
-    """
-    named = {_escaped(name): tensor for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        try:
-            save_file(named, temporary, dict(metadata))
-        except SafetensorError as error:  # what safetensors makes of an error of the file system
-            raise OSError(str(error)) from None
-
-
-def _escaped(name: str) -> str:
-    """The name of a tensor in a file; one is the format's own, and gets a dot behind it."""
-    return f"{name}." if name.rstrip(".") == RESERVED else name
-
-
-def _unescaped(name: str) -> str:
-    return name[:-1] if name.rstrip(".") == RESERVED else name
-
-
-def tensors_checksum(
-    tensors: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str] | None = None
-) -> int:
-    """CRC-32 of the metadata but a ``checksum``, and of all tensors in the order of their names."""
-    texts = {name: text for name, text in (metadata or {}).items() if name != "checksum"}
-    checksum = fields_checksum(texts) if texts else 0
-    for name in sorted(tensors):
-        checksum = zlib.crc32(np.ascontiguousarray(tensors[name]).data, checksum)
-    return checksum
 
 
 def _text(path: str) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError, UsageError
-from bnnopt.runtime.artifact import AGAIN, check_files, read_tensors
+from bnnopt.runtime.artifact import AGAIN, check_files
 from bnnopt.runtime.artifact_check import persistent_bytes
 from bnnopt.runtime.format import WEIGHTS_FILE, Artifact
 from bnnopt.runtime.library import check_threads
 from bnnopt.runtime.memory import allocating
 from bnnopt.runtime.native import NativeBackend
+from bnnopt.runtime.tensors import TensorFile
 
 if TYPE_CHECKING:
     from bnnopt.runtime.onnxruntime_backend import OnnxruntimeBackend
@@ -25,19 +27,28 @@ BACKENDS = ("native", "onnxruntime")
 
 def initial_buffers(folder: str, artifact: Artifact) -> dict[str, Array]:
     """What outlives a step: weights as the folder has them, state as zeros."""
-    check_files(folder, artifact, [WEIGHTS_FILE])
-    weights, _ = read_tensors(os.path.join(folder, WEIGHTS_FILE))
     types = artifact.dtypes
     with allocating(persistent_bytes(artifact), f"{folder}: weights and optimiser state"):
-        return {
-            name: _copied(weights, name) if name in weights else np.zeros(shape, types[name])
-            for name, shape in artifact.persistent.items()
-        }
+        buffers = {n: np.zeros(shape, types[n]) for n, shape in artifact.persistent.items()}
+        _read_weights(folder, artifact, buffers)
+    return buffers
 
 
-def _copied(weights: dict[str, Array], name: str) -> Array:
-    """An array to train in; what was read goes, so that not all weights are there twice."""
-    return np.array(weights.pop(name))
+def read_initial(folder: str, artifact: Artifact, into: Mapping[str, Array]) -> None:
+    """Let buffers hold again what they began with."""
+    for name in into.keys() - _read_weights(folder, artifact, into):
+        into[name].fill(0)
+
+
+def _read_weights(folder: str, artifact: Artifact, into: Mapping[str, Array]) -> set[str]:
+    """Returns the names of those that the folder has."""
+    check_files(folder, artifact, [WEIGHTS_FILE])
+    with TensorFile(os.path.join(folder, WEIGHTS_FILE)) as weights:
+        found = into.keys() & set(weights.names)
+        for name in found:
+            weights.check_alike(name, into[name], AGAIN)
+            weights.read(name, into[name])
+    return found
 
 
 def open_backend(

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnopt.runtime.artifact import read_program, read_tensors
+from bnnopt.runtime.artifact import read_program
 from bnnopt.runtime.executor import (
     Array,
     Executor,
@@ -28,6 +28,7 @@ from bnnopt.runtime.format import (
 from bnnopt.runtime.library import default_threads, set_threads
 from bnnopt.runtime.memory import allocating
 from bnnopt.runtime.program_check import check_runnable, check_same_data
+from bnnopt.runtime.tensors import read_tensors
 
 
 class Memory(NamedTuple):

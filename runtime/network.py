@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from bnnopt.errors import UsageError
 from bnnopt.runtime.artifact import read_artifact
-from bnnopt.runtime.backends import initial_buffers, open_backend
+from bnnopt.runtime.backends import initial_buffers, open_backend, read_initial
 from bnnopt.runtime.checkpoint import (
-    Checkpoint,
     StateOnDisk,
-    read_checkpoint,
+    check_checkpoint,
+    read_state,
     saved_state,
     write_checkpoint,
 )
@@ -29,6 +29,7 @@ from bnnopt.runtime.native import Memory, NativeBackend
 from bnnopt.runtime.observing import PartObserver, Profile
 from bnnopt.runtime.parameters import stored_form, written_weights
 from bnnopt.runtime.predictor import in_batches, outputs_of, place_of
+from bnnopt.runtime.tensors import TensorFile
 from bnnopt.runtime.turns import Turns, in_turn
 from bnnopt.units import size
 
@@ -56,7 +57,7 @@ class OpenNetwork:
         self._persistent = initial_buffers(self._folder, self._artifact)
         self._step = 0
         self._on_disk = StateOnDisk(
-            0, partial(initial_buffers, os.path.abspath(self._folder), self._artifact)
+            0, partial(read_initial, os.path.abspath(self._folder), self._artifact)
         )
         self.notes: Mapping[str, str] = {}
         self._turns = Turns("session")
@@ -368,8 +369,8 @@ class OpenNetwork:
             If half a step is done: the session has to resume first.
         """
         self._check_whole("save")
-        checksum = write_checkpoint(path, Checkpoint(self._persistent, self._step, notes or {}))
-        self._on_disk = saved_state(path, self._step, checksum, self._persistent)
+        checksum = write_checkpoint(path, self._persistent, self._step, notes or {})
+        self._on_disk = saved_state(path, self._step, checksum)
 
     @in_turn
     def resume(self, path: StrPath) -> None:
@@ -381,14 +382,14 @@ class OpenNetwork:
             If the file is missing, damaged, or from another model or optimiser; nothing has
             changed then.
         """
-        found = read_checkpoint(path, self._persistent)
-        self._guard.is_whole = False
-        for name, array in self._persistent.items():
-            np.copyto(array, found.tensors[name])
+        with TensorFile(path) as file:
+            found = check_checkpoint(file, self._persistent)
+            self._guard.is_whole = False
+            read_state(file, self._persistent)
         self._step, self._bad_weight = found.steps_done, self._first_not_finite()
         self.notes = found.notes
         self._guard.is_whole = True
-        self._on_disk = saved_state(path, self._step, found.checksum, self._persistent)
+        self._on_disk = saved_state(path, self._step, found.checksum)
 
     @property
     def _ignored(self) -> int | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError, UsageError, did_you_mean
-from bnnopt.runtime.artifact import check_files, read_artifact, read_program, read_tensors
+from bnnopt.runtime.artifact import check_files, read_artifact, read_program
 from bnnopt.runtime.executor import Executor
 from bnnopt.runtime.feeding import Data, fitted_inputs, index_bounds
 from bnnopt.runtime.files import StrPath
@@ -27,6 +27,7 @@ from bnnopt.runtime.format import (
 from bnnopt.runtime.library import check_threads, default_threads, set_threads
 from bnnopt.runtime.native import arena_of
 from bnnopt.runtime.program_check import check_runnable
+from bnnopt.runtime.tensors import read_tensors
 from bnnopt.runtime.turns import Turns, in_turn
 
 Array = NDArray[np.generic]

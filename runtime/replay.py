@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError, UsageError
-from bnnopt.runtime.artifact import read_tensors, write_tensors
 from bnnopt.runtime.executor import Observer
 from bnnopt.runtime.files import StrPath, reason_of
 from bnnopt.runtime.format import Program, StepSpec
 from bnnopt.runtime.front import Front
 from bnnopt.runtime.native import NativeBackend
 from bnnopt.runtime.parts import Part, in_parts, lengthened
+from bnnopt.runtime.tensors import read_tensors, write_tensors
 
 Array = NDArray[Any]
 _ENDING = ".replay.safetensors"

@@ -20,7 +20,6 @@ from bnnopt.artifact.portable import portable_model
 from bnnopt.artifact.program import make_program
 from bnnopt.errors import ArtifactError
 from bnnopt.plan import check_program, make_plan
-from bnnopt.runtime.artifact import is_checkpoint, write_tensors
 from bnnopt.runtime.format import (
     ARTIFACT_FILE,
     CONSTANTS_FILE,
@@ -37,6 +36,7 @@ from bnnopt.runtime.format import (
 )
 from bnnopt.runtime.predictor import without_signs
 from bnnopt.runtime.source import SOURCE_FILE
+from bnnopt.runtime.tensors import is_checkpoint, write_tensors
 from bnnopt.training_step import TrainingStep, is_constant
 
 REFERENCE_FILE = "reference.onnx"

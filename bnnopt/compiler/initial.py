@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from bnnopt.errors import UsageError
 from bnnopt.frontend import ForwardGraph, array_of, own_graph
 from bnnopt.ops import packed_row_bytes
-from bnnopt.runtime.artifact import read_tensors
-from bnnopt.runtime.checkpoint import check_tensors
+from bnnopt.runtime.checkpoint import check_whole
 from bnnopt.runtime.kernels.reference.packing import sign_unpack
+from bnnopt.runtime.tensors import TensorFile
 from bnnopt.runtime.training import Checkpoints
 
 Array = NDArray[Any]
@@ -70,10 +70,10 @@ def _read(path: Path) -> Mapping[str, Array]:
     if path.suffix == ".onnx":
         tensors = own_graph(path).graph.initializer
         return {tensor.name: array_of(tensor, path) for tensor in tensors}
-    arrays, metadata = read_tensors(path)
-    if "checksum" in metadata:  # of a session; other files have none
-        check_tensors(path, arrays, metadata)
-    return arrays
+    with TensorFile(path) as file:
+        if "checksum" in file.metadata:  # of a session; other files have none
+            check_whole(file)
+        return {name: file.read(name) for name in file.names}
 
 
 def _listed(weights: Mapping[str, Array]) -> str:

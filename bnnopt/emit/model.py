@@ -14,7 +14,7 @@ from bnnopt.compiler.evaluation import in_parts
 from bnnopt.emit.memory import Buffer, placed
 from bnnopt.errors import UsageError
 from bnnopt.plan import check_program, make_plan
-from bnnopt.runtime.artifact import check_files, read_artifact, read_program, read_tensors
+from bnnopt.runtime.artifact import check_files, read_artifact, read_program
 from bnnopt.runtime.backends import initial_buffers
 from bnnopt.runtime.checkpoint import read_checkpoint
 from bnnopt.runtime.executor import Array, worst_spill_bytes
@@ -28,6 +28,7 @@ from bnnopt.runtime.format import (
     ValueSpec,
 )
 from bnnopt.runtime.native import NativeBackend
+from bnnopt.runtime.tensors import read_tensors
 from bnnopt.training_step import TrainingStep
 
 THREADS = 1
@@ -149,7 +150,7 @@ def _initial(
     if checkpoint is None:
         return buffers, 0
     found = read_checkpoint(checkpoint, buffers)
-    return {name: found.tensors[name] for name in buffers}, found.steps_done
+    return buffers, found.steps_done
 
 
 def _beside_the_programs(artifact: Artifact) -> Iterator[str]:

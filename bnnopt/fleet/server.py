@@ -8,6 +8,7 @@ import os
 import time
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
@@ -16,7 +17,7 @@ from bnnopt.fleet.layout import Layout, State
 from bnnopt.fleet.options import RunOptions
 from bnnopt.fleet.strategies import BinaryAverage, PlainAverage, SignMajority, SignStrategy
 from bnnopt.runtime import TrainingSession
-from bnnopt.runtime.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from bnnopt.runtime.checkpoint import read_checkpoint, write_checkpoint
 from bnnopt.runtime.data import open_data
 from bnnopt.runtime.data.normalization import choose
 from bnnopt.runtime.training import evaluate
@@ -138,7 +139,7 @@ class _Book:
             raise ArtifactError(f"{folder}: cannot be written: {error.strerror}") from None
         self._session.save(os.path.join(folder, NETWORK))
         notes = {STRATEGY: self._options.strategy}
-        write_checkpoint(os.path.join(folder, STATE), Checkpoint(state._asdict(), number, notes))
+        write_checkpoint(os.path.join(folder, STATE), state._asdict(), number, notes)
 
 
 def _resumed(options: RunOptions, first: State) -> tuple[State, int]:
@@ -146,12 +147,12 @@ def _resumed(options: RunOptions, first: State) -> tuple[State, int]:
     path = os.path.join(options.checkpoints, STATE)
     if not os.path.exists(path):
         return first, 0
-    found = read_checkpoint(path, first._asdict())
+    tensors: Any = {name: np.empty_like(array) for name, array in first._asdict().items()}
+    found = read_checkpoint(path, tensors)
     strategy = found.notes.get(STRATEGY)
     if strategy != options.strategy:
         raise ArtifactError(
             f"{path}: is of strategy {strategy}, not {options.strategy}; remove it, or choose "
             "another folder for checkpoints"
         )
-    tensors: Any = found.tensors
     return State(**tensors), found.steps_done

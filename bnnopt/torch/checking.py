@@ -18,10 +18,11 @@ from bnnopt.artifact import REFERENCE_FILE, load_step
 from bnnopt.errors import UsageError, VerificationError
 from bnnopt.ops import dims, dtype, traits
 from bnnopt.passes import least_cosine
-from bnnopt.runtime.artifact import read_artifact, read_tensors
+from bnnopt.runtime.artifact import read_artifact
 from bnnopt.runtime.format import NORMALIZATIONS, TRAINING, WEIGHTS_FILE
 from bnnopt.runtime.kernels.latents import nearest, widened
 from bnnopt.runtime.kernels.on_read import normalized
+from bnnopt.runtime.tensors import read_tensors
 from bnnopt.torch.example import Example
 from bnnopt.torch.reference import Reference
 from bnnopt.torch.state import trained_names

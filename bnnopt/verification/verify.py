@@ -14,9 +14,10 @@ from bnnopt.errors import ArtifactError, DivergedError, UsageError
 from bnnopt.ops import dims, dtype
 from bnnopt.passes import Pass, least_cosine, make_pass, map_kernels
 from bnnopt.runtime import BACKENDS
-from bnnopt.runtime.artifact import read_artifact, read_tensors
+from bnnopt.runtime.artifact import read_artifact
 from bnnopt.runtime.format import ARTIFACT_FILE, TRAINING, WEIGHTS_FILE, Artifact
 from bnnopt.runtime.kernels.latents import widened
+from bnnopt.runtime.tensors import read_tensors
 from bnnopt.training_step import (
     PERSISTENT,
     Role,

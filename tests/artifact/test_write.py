@@ -14,8 +14,8 @@ from bnnopt.artifact import write
 from bnnopt.artifact.write import check_folder, owned_files
 from bnnopt.compiler import Optimized
 from bnnopt.errors import ArtifactError
-from bnnopt.runtime.artifact import read_tensors
 from bnnopt.runtime.format import FORMAT
+from bnnopt.runtime.tensors import read_tensors
 from tests.graphs import write as write_model
 from tests.passes.networks import DENSE, DENSE_WEIGHTS
 

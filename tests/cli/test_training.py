@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import bnnopt as package
-from bnnopt.runtime.artifact import read_tensors
+from bnnopt.runtime.tensors import read_tensors
 from bnnopt.runtime.training import Checkpoints
 from tests.cli.conftest import Mistake
 from tests.cli.helpers import MODELS, Cli

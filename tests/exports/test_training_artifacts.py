@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import bnnopt
 from bnnopt.runtime import BACKENDS
-from bnnopt.runtime.artifact import read_tensors
+from bnnopt.runtime.tensors import read_tensors
 
 Array = NDArray[Any]
 FOLDERS = Path(__file__).parent / "artifacts"

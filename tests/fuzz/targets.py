@@ -21,9 +21,9 @@ import onnx
 
 import bnnopt
 from bnnopt import TrainingSession
-from bnnopt.runtime.artifact import tensors_checksum
 from bnnopt.runtime.data import open_data
 from bnnopt.runtime.format import fields_checksum, file_checksum
+from bnnopt.runtime.tensors import tensors_checksum
 from tests.fuzz import seeds
 from tests.fuzz.commands import make_command, use_command
 from tests.fuzz.memory import allow

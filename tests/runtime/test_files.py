@@ -18,8 +18,8 @@ import pytest
 import bnnopt
 from bnnopt import TrainingSession
 from bnnopt.errors import ArtifactError, BnnoptError, ModelError, UsageError
-from bnnopt.runtime.artifact import read_tensors, write_tensors
 from bnnopt.runtime.files import replacing
+from bnnopt.runtime.tensors import read_tensors, write_tensors
 from tests.graphs import write
 
 NETWORK = """g (float[batch,6] x) => (float[batch,3] y) {

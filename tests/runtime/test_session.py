@@ -17,8 +17,9 @@ import bnnopt
 from bnnopt import TrainingSession
 from bnnopt.errors import ArtifactError, BnnoptError, DivergedError, UsageError
 from bnnopt.models import build
-from bnnopt.runtime import BACKENDS, artifact, files
+from bnnopt.runtime import BACKENDS, files, tensors
 from bnnopt.runtime.format import FORMAT, Program
+from bnnopt.runtime.tensors import read_tensors, write_tensors
 from tests.graphs import write
 from tests.passes.networks import BINARY, BINARY_WEIGHTS, DENSE, DENSE_WEIGHTS, small
 
@@ -245,7 +246,7 @@ def test_a_save_that_fails_leaves_the_old_one(
     def fail(*_: object) -> None:
         raise error
 
-    home = {"save_file": artifact, "_sync": files, "replace": files.os}[where]
+    home = {"save_file": tensors, "_sync": files, "replace": files.os}[where]
     monkeypatch.setattr(home, where, fail)
     with pytest.raises((Killed, ArtifactError)):
         session.save(file)
@@ -280,28 +281,28 @@ def wrong_checkpoints(folders: Callable[..., Path], scratch: Path) -> dict[str, 
     for name, data in other.items():
         found[name] = scratch / name
         found[name].write_bytes(data)
-    tensors, _ = artifact.read_tensors(good)
+    held, _ = read_tensors(good)
     for name, metadata in (("no steps", {}), ("bad steps", {"steps_done": "many"})):
         found[name] = scratch / name
-        artifact.write_tensors(found[name], tensors, metadata)
+        write_tensors(found[name], held, metadata)
     for name, changed in {
-        "other shape": {**tensors, "w1": tensors["w1"][:1]},
-        "other dtype": {**tensors, "w1": tensors["w1"].astype(np.float64)},
-        "one less": {k: v for k, v in tensors.items() if k != "w3"},
-        "one more": {**tensors, "w4": tensors["w3"]},
+        "other shape": {**held, "w1": held["w1"][:1]},
+        "other dtype": {**held, "w1": held["w1"].astype(np.float64)},
+        "one less": {k: v for k, v in held.items() if k != "w3"},
+        "one more": {**held, "w4": held["w3"]},
     }.items():
         found[name] = scratch / name
-        artifact.write_tensors(found[name], changed, {"steps_done": "3"})
-    _, metadata = artifact.read_tensors(good)
+        write_tensors(found[name], changed, {"steps_done": "3"})
+    _, metadata = read_tensors(good)
     for name, changes in {
-        "a flipped bit": (tensors | {"w1": tensors["w1"] * np.float32(1.0001)}, metadata),
-        "another number of steps": (tensors, metadata | {"steps_done": "4"}),
-        "another text": (tensors, metadata | {"note.training": "{}"}),
-        "steps beyond int64": (tensors, metadata | {"steps_done": "9" * 19}),
-        "no checksum": (tensors, {"steps_done": "3"}),
+        "a flipped bit": (held | {"w1": held["w1"] * np.float32(1.0001)}, metadata),
+        "another number of steps": (held, metadata | {"steps_done": "4"}),
+        "another text": (held, metadata | {"note.training": "{}"}),
+        "steps beyond int64": (held, metadata | {"steps_done": "9" * 19}),
+        "no checksum": (held, {"steps_done": "3"}),
     }.items():
         found[name] = scratch / name
-        artifact.write_tensors(found[name], *changes)
+        write_tensors(found[name], *changes)
     for optimizer, text in (("sgd", BINARY), ("adam", DENSE)):
         found[optimizer + " other"] = scratch / f"other-{optimizer}"
         TrainingSession(folders(text, optimizer)).save(found[optimizer + " other"])
