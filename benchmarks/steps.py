@@ -57,16 +57,22 @@ class Process:
         """Wait until it is set up; False, after its last words, if that failed."""
         if self._answer():
             return True
-        self._log.seek(0)
-        print(f"{self.name}: {self._log.read().strip().splitlines()[-1]}")
+        print(self._last_words())
         return False
 
     def step(self) -> dict[str, float]:
-        """Run one step: its seconds, ``wall`` and ``processor``, and ``loss`` if it says that."""
+        """Run one step: its seconds, ``wall`` and ``processor``, and ``loss`` if it says that.
+
+        A contestant that fails (PyTorch's batch norm refuses one sample) ends the program with its
+        last words.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return self._answer()
+        answer = self._answer()
+        if not answer:
+            raise SystemExit(self._last_words())
+        return answer
 
     def finish(self) -> int:
         """End it: how much its resident memory grew, in bytes."""
@@ -79,6 +85,10 @@ class Process:
         self._process.kill()
         self._process.wait()
         self._log.close()
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        return f"{self.name}: {self._log.read().strip().splitlines()[-1]}"
 
     def _answer(self) -> dict[str, float]:
         assert self._process.stdout is not None

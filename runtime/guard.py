@@ -72,6 +72,7 @@ class Guard:
         self._flat_statistics = [persistent[name].reshape(-1) for name in self._statistics]
         self._deviations = _deviations(program, self.first_update)
         self._kept: list[tuple[Array, Array]] = []  # a buffer, and what it held before the step
+        self._spare: list[Array] = []  # where the step before kept the others, if it kept them
         self._feeds: Feeds = {}
         self._last_loss = 0.0
         self._is_untouched = True
@@ -149,10 +150,15 @@ class Guard:
         return len(self._kept) == len(self._persistent)
 
     def _keep_others(self) -> None:
-        others = self._persistent.keys() - set(self._statistics)
-        self._kept += [(self._persistent[name], self._persistent[name].copy()) for name in others]
+        others = [array for name, array in self._persistent.items() if name not in self._statistics]
+        self._spare = self._spare or [np.empty_like(array) for array in others]
+        for array, before in zip(others, self._spare, strict=True):
+            np.copyto(before, array)
+        self._kept += zip(others, self._spare, strict=True)
 
     def _forget(self) -> None:
+        if not self._keeps_all:
+            self._spare = []
         self._kept, self._feeds = [], {}
 
     def _is_suspicious(self) -> bool:

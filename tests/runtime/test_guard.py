@@ -273,6 +273,28 @@ def test_with_a_copy_of_each_step(
     assert state(session) == before
 
 
+def test_a_copy_stays_from_one_suspicious_step_to_the_next(
+    folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = TrainingSession(folders(BINARY))
+    session.step(*batch())
+    assert not session._guard._spare
+    monkeypatch.setattr(guard, "LARGE_INPUT", 0.1)
+    session.step(*batch())
+    copies = {id(array) for array in session._guard._spare}
+    assert copies
+    session.step(*batch())
+    assert {id(array) for array in session._guard._spare} == copies
+    before = state(session)
+    with pytest.raises(DivergedError) as raised:
+        session.step(*batch(), lr=3e38)
+    assert raised.value.is_undone
+    assert state(session) == before
+    monkeypatch.undo()
+    session.step(*batch())
+    assert not session._guard._spare
+
+
 def test_an_update_that_is_not_finite_is_told() -> None:
     """The control: outside of a session the same kernel says nothing."""
     from bnnopt.runtime.kernels.compiled.table import COMPILED
