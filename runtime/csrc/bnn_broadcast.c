@@ -1,40 +1,70 @@
-/* Operations of two or three tensors that are stretched to one shape, and what goes along an axis;
-   for programs without numpy. */
+/* Operations of two tensors that are stretched to one shape, and what goes along an axis. */
 #include <math.h>
 
 #include "bnn_axes.h"
 
-/* y, of TYPE, = VALUE of `a` and `b`; exported as bnn_NAME_broadcast_f32. `axes`: six lengths, the strides of a, those
-   of b, 0 along axes that are stretched. y is contiguous, and may be an operand that is not stretched. */
-#define BROADCAST(NAME, TYPE, VALUE)                                                           \
-    BNN_EXPORT void bnn_##NAME##_broadcast_f32(const float *a, const float *b, void *result,   \
-                                               const i64 *axes) {                              \
-        TYPE *y = result;                                                                      \
-        const i64 *of_a = axes + BNN_AXES, *of_b = of_a + BNN_AXES, n = axes[BNN_AXES - 1];                \
-        i64 n_rows = 1;                                                                        \
-        for (int axis = 0; axis < BNN_AXES - 1; axis++) n_rows *= axes[axis];                      \
-        for (i64 row = 0; row < n_rows; row++, y += n) {                                       \
-            const float *left = a + bnn_offset_of(row, axes, of_a);                                \
-            const float *right = b + bnn_offset_of(row, axes, of_b);                               \
-            for (i64 i = 0; i < n; i++) {                                                      \
-                const float x = left[i * of_a[BNN_AXES - 1]], z = right[i * of_b[BNN_AXES - 1]];       \
-                y[i] = VALUE;                                                                  \
+struct stretch {
+    const float *a, *b;
+    void *y;
+    const i64 *axes;
+    uint8_t less, equal, greater; /* what a comparison gives */
+};
+
+/* Rows of y, of TYPE, = VALUE of x and z, an element of a and of b. */
+#define BROADCAST_ROWS(NAME, TYPE, VALUE)                                                      \
+    static void NAME##_rows(void *context, i64 begin, i64 end, int thread) {                   \
+        (void)thread;                                                                          \
+        const struct stretch s = *(const struct stretch *)context;                             \
+        const i64 n = s.axes[BNN_AXES - 1];                                                    \
+        const i64 of_a = s.axes[2 * BNN_AXES - 1], of_b = s.axes[3 * BNN_AXES - 1];            \
+        struct bnn_walk w = bnn_walk_from(s.axes, begin);                                      \
+        TYPE *y = (TYPE *)s.y + begin * n;                                                     \
+        for (i64 row = begin; row < end; row++, y += n, bnn_walk_on(&w)) {                     \
+            const float *a = s.a + w.first, *b = s.b + w.second;                               \
+            if (of_a == 1 && of_b == 0) {                                                      \
+                const float z = *b;                                                            \
+                BNN_SAME_OR_APART                                                              \
+                for (i64 i = 0; i < n; i++) {                                                  \
+                    const float x = a[i];                                                      \
+                    y[i] = VALUE;                                                              \
+                }                                                                              \
+            } else {                                                                           \
+                for (i64 i = 0; i < n; i++) {                                                  \
+                    const float x = a[i * of_a], z = b[i * of_b];                              \
+                    y[i] = VALUE;                                                              \
+                }                                                                              \
             }                                                                                  \
         }                                                                                      \
     }
 
-BROADCAST(add, float, x + z)
-BROADCAST(sub, float, x - z)
-BROADCAST(mul, float, x * z)
-BROADCAST(div, float, x / z)
-BROADCAST(max, float, x > z || x != x ? x : z) /* NaN wins */
-BROADCAST(min, float, x < z || x != x ? x : z)
-BROADCAST(prelu, float, x < 0 ? z * x : x)
-BROADCAST(less, uint8_t, x < z)
-BROADCAST(less_or_equal, uint8_t, x <= z)
-BROADCAST(greater, uint8_t, x > z)
-BROADCAST(greater_or_equal, uint8_t, x >= z)
-BROADCAST(equal, uint8_t, x == z)
+/* Exported as bnn_NAME_broadcast_f32. `axes` as of a walk over a and b, 0 as the stride along axes
+   that are stretched. y is contiguous, and may be an operand that is not stretched. */
+#define BROADCAST(NAME, VALUE)                                                                 \
+    BROADCAST_ROWS(NAME, float, VALUE)                                                         \
+    BNN_EXPORT void bnn_##NAME##_broadcast_f32(const float *a, const float *b, float *y,       \
+                                               const i64 *axes) {                              \
+        struct stretch s = {a, b, y, axes, 0, 0, 0};                                           \
+        bnn_parallel(bnn_rows_of(axes), bnn_row_grain(axes), NAME##_rows, &s);                 \
+    }
+
+BNN_INLINE float larger(float x, float z) { return (x > z) | (x != x) ? x : z; } /* NaN wins */
+
+BROADCAST(add, x + z)
+BROADCAST(sub, x - z)
+BROADCAST(mul, x * z)
+BROADCAST(div, x / z)
+BROADCAST(max, larger(x, z))
+BROADCAST(min, x < z || x != x ? x : z)
+BROADCAST(prelu, x < 0 ? z * x : x)
+BROADCAST_ROWS(compare, uint8_t,
+               (x < z ? s.less : 0) | (x == z ? s.equal : 0) | (x > z ? s.greater : 0))
+
+/* y = whether a and b, stretched as above, are in one of the relations that are 1. */
+BNN_EXPORT void bnn_compare_f32(const float *a, const float *b, uint8_t *y, const i64 *axes,
+                                i64 less, i64 equal, i64 greater) {
+    struct stretch s = {a, b, y, axes, (uint8_t)less, (uint8_t)equal, (uint8_t)greater};
+    bnn_parallel(bnn_rows_of(axes), bnn_row_grain(axes), compare_rows, &s);
+}
 
 /* 0 and 1 of booleans. */
 BNN_EXPORT void bnn_cast_b8f32(const uint8_t *x, float *y, i64 n) {
@@ -55,16 +85,24 @@ BNN_EXPORT void bnn_one_hot_f32(const i64 *indices, const float *values, float *
     }
 }
 
+BNN_INLINE float most_of(const float *x, i64 n, float most) {
+    enum { LANES = 8 };
+    float lanes[LANES];
+    i64 i = 0;
+    for (int lane = 0; lane < LANES; lane++) lanes[lane] = most;
+    for (; i + LANES <= n; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) lanes[lane] = larger(x[i + lane], lanes[lane]);
+    for (; i < n; i++) lanes[0] = larger(x[i], lanes[0]);
+    for (int lane = 0; lane < LANES; lane++) most = larger(lanes[lane], most);
+    return most;
+}
+
 /* y: (kept_0, kept_1), the largest of x (kept_0, over_0, kept_1, over_1); NaN wins. */
 BNN_EXPORT void bnn_reduce_max_f32(const float *x, float *y, i64 kept_0, i64 over_0, i64 kept_1,
                                    i64 over_1) {
-    for (i64 i = 0; i < kept_0 * kept_1; i++) {
-        float most = -INFINITY;
-        for (i64 j = 0; j < over_0 * over_1; j++) {
-            const i64 row = (i / kept_1 * over_0 + j / over_1) * kept_1 + i % kept_1;
-            const float z = x[row * over_1 + j % over_1];
-            most = z > most || z != z ? z : most;
-        }
-        y[i] = most;
+    for (i64 i = 0; i < kept_0; i++, y += kept_1) {
+        for (i64 k = 0; k < kept_1; k++) y[k] = -INFINITY;
+        for (i64 j = 0; j < over_0; j++)
+            for (i64 k = 0; k < kept_1; k++, x += over_1) y[k] = most_of(x, over_1, y[k]);
     }
 }

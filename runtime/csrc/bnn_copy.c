@@ -1,27 +1,45 @@
-/* Elements moved: permuted, cut, repeated, joined; for programs without numpy. */
+/* Elements moved: permuted, cut, repeated, joined. */
 #include "bnn_axes.h"
 
-/* A constant size, so that a move is one load and one store. */
+struct move {
+    const char *x;
+    char *y;
+    const i64 *axes;
+    i64 size;
+};
+
+/* A constant size, so that a move is one load and one store, and what is repeated is stored whole. */
 #define MOVE_ALL(SIZE)                                                                     \
-    for (i64 i = 0; i < n; i++) memcpy(y + i * to * SIZE, x + i * from * SIZE, SIZE)
+    if (!from && to == 1) {                                                                \
+        char one[SIZE];                                                                    \
+        memcpy(one, x, SIZE);                                                              \
+        for (i64 i = 0; i < n; i++) memcpy(y + i * SIZE, one, SIZE);                       \
+    } else                                                                                 \
+        for (i64 i = 0; i < n; i++) memcpy(y + i * to * SIZE, x + i * from * SIZE, SIZE)
 
 static void move_row(const char *x, char *y, i64 n, i64 from, i64 to, i64 size) {
     if (from == 1 && to == 1) memcpy(y, x, (size_t)(n * size));
-    else if (size == 8) MOVE_ALL(8);
-    else if (size == 4) MOVE_ALL(4);
-    else if (size == 2) MOVE_ALL(2);
-    else MOVE_ALL(1);
+    else if (size == 8) { MOVE_ALL(8); }
+    else if (size == 4) { MOVE_ALL(4); }
+    else if (size == 2) { MOVE_ALL(2); }
+    else if (!from && to == 1) memset(y, *x, (size_t)n);
+    else { MOVE_ALL(1); }
 }
 
-/* y[i] = x[i] of elements of `size` bytes over six axes. `axes`: the lengths, then the strides of x
-   and those of y, in elements; x may repeat an element, or run backwards. */
+static void move_rows(void *context, i64 begin, i64 end, int thread) {
+    (void)thread;
+    const struct move m = *(const struct move *)context;
+    const i64 n = m.axes[BNN_AXES - 1], from = m.axes[2 * BNN_AXES - 1], to = m.axes[3 * BNN_AXES - 1];
+    struct bnn_walk w = bnn_walk_from(m.axes, begin);
+    for (i64 row = begin; row < end; row++, bnn_walk_on(&w))
+        move_row(m.x + w.first * m.size, m.y + w.second * m.size, n, from, to, m.size);
+}
+
+/* y[i] = x[i] of elements of `size` bytes over six axes: `axes` as of a walk over x and y; x may
+   repeat an element, or run backwards. */
 BNN_EXPORT void bnn_copy(const void *x, void *y, const i64 *axes, i64 size) {
-    const i64 *from = axes + BNN_AXES, *to = from + BNN_AXES, n = axes[BNN_AXES - 1];
-    i64 n_rows = 1;
-    for (int axis = 0; axis < BNN_AXES - 1; axis++) n_rows *= axes[axis];
-    for (i64 row = 0; row < n_rows; row++)
-        move_row((const char *)x + bnn_offset_of(row, axes, from) * size,
-                 (char *)y + bnn_offset_of(row, axes, to) * size, n, from[BNN_AXES - 1], to[BNN_AXES - 1], size);
+    struct move m = {x, y, axes, size};
+    bnn_parallel(bnn_rows_of(axes), bnn_row_grain(axes), move_rows, &m);
 }
 
 /* All `n` floats become `value`. */

@@ -102,15 +102,14 @@ ELEMENTWISE(hard_swish, a[i] * within_0_and_1((1.0f / 6) * a[i] + 0.5f))
 ELEMENTWISE(hard_swish_grad, b[i] < -3 ? 0.0f
                              : b[i] > 3 ? a[i]
                                         : (b[i] * (1.0f / 3) + 0.5f) * a[i])
-/* For programs without numpy, which does these as well. */
 ELEMENTWISE(abs, fabsf(a[i]))
 ELEMENTWISE(neg, -a[i])
 ELEMENTWISE(sqrt, sqrtf(a[i]))
 ELEMENTWISE(round, rintf(a[i]))
 ELEMENTWISE(sign, a[i] > 0 ? 1.0f : a[i] < 0 ? -1.0f : a[i] == 0 ? 0.0f : a[i]) /* NaN stays */
 ELEMENTWISE(approx_sign_grad, a[i] * (fabsf(b[i]) > 1 ? 0.0f : 2 - 2 * fabsf(b[i])))
-ELEMENTWISE(log, logf(a[i]))
-ELEMENTWISE(softplus, (a[i] > 0 ? a[i] : 0.0f) + log1pf(bnn_exp(-fabsf(a[i]))))
+ELEMENTWISE(log, bnn_log(a[i]))
+ELEMENTWISE(softplus, bnn_softplus(a[i]))
 
 struct choice {
     const uint8_t *condition;

@@ -1,4 +1,4 @@
-/* exp, erf, tanh and what is made of them, of one float: without branches, for loops that vectorise.
+/* exp, log, erf, tanh and what is made of them, of one float: without branches, for loops that vectorise.
 
    Nothing is taken from a C library and nothing is contracted: bits are the same on all machines. NaN
    stays. Polynomials are minimax ones of the function that is named; errors are relative, measured
@@ -97,6 +97,44 @@ BNN_INLINE float bnn_tanh(float x) {
     q = q * s + -3.33332839e-1f;
     const float small = x + x * (s * q), large = 1.0f - 2.0f / (bnn_exp(2.0f * fabsf(x)) + 1.0f);
     return fabsf(x) < 0.625f ? small : copysignf(large, x);
+}
+
+/* log(x), -inf of 0, NaN below; 1e-7.
+
+   x = 2^n m, 1 / sqrt(2) <= m < sqrt(2), z = m - 1; log(m) = z - z^2 / 2 + z^3 p(z). Source: Cephes, logf. */
+BNN_INLINE float bnn_log(float x) {
+    const int is_small = x < 1.17549435e-38f; /* subnormal: 2^23 x is not */
+    const float normal = is_small ? x * 8388608.0f : x;
+    uint32_t bits;
+    memcpy(&bits, &normal, sizeof bits);
+    const uint32_t above = bits - 0x3f3504f3u; /* 1 / sqrt(2) */
+    const float n = (float)((int32_t)above >> 23) - (is_small ? 23.0f : 0.0f);
+    const uint32_t mantissa = (above & 0x007fffffu) + 0x3f3504f3u;
+    float m;
+    memcpy(&m, &mantissa, sizeof m);
+    const float z = m - 1.0f, square = z * z;
+    float p = 7.0376836292e-2f;
+    p = p * z + -1.1514610310e-1f;
+    p = p * z + 1.1676998740e-1f;
+    p = p * z + -1.2420140846e-1f;
+    p = p * z + 1.4249322787e-1f;
+    p = p * z + -1.6668057665e-1f;
+    p = p * z + 2.0000714765e-1f;
+    p = p * z + -2.4999993993e-1f;
+    p = p * z + 3.3333331174e-1f;
+    const float low = z * square * p + n * -2.12194440e-4f - 0.5f * square;
+    const float found = (z + low) + n * 0.693359375f;
+    return x > 0 && x < INFINITY ? found : x == 0 ? -INFINITY : x > 0 ? x : NAN;
+}
+
+/* log(1 + e) for 0 <= e <= 1: what 1 + e rounds away is made good. */
+BNN_INLINE float bnn_log_of_more(float e) {
+    const float sum = 1.0f + e;
+    return sum == 1.0f ? e : bnn_log(sum) * (e / (sum - 1.0f));
+}
+
+BNN_INLINE float bnn_softplus(float x) {
+    return (x < 0 ? 0.0f : x) + bnn_log_of_more(bnn_exp(-fabsf(x)));
 }
 
 BNN_INLINE float bnn_sigmoid(float x) {

@@ -6,7 +6,7 @@ Written once, so that the two cannot drift apart; nothing here computes on array
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -20,6 +20,24 @@ def axes_of(x: Array, axes: Array | None, noop_with_empty_axes: int) -> tuple[in
     if axes is not None and np.size(axes):
         return tuple(int(axis) % x.ndim for axis in np.ravel(axes))
     return () if noop_with_empty_axes else tuple(range(x.ndim))
+
+
+def slices_of(
+    shape: Sequence[int],
+    starts: Sequence[int],
+    ends: Sequence[int],
+    axes: Sequence[int] | None,
+    steps: Sequence[int] | None,
+) -> tuple[slice, ...]:
+    """The index that Slice applies; limits beyond the shape are clamped."""
+    index = [slice(None)] * len(shape)
+    along = range(len(starts)) if axes is None else axes
+    strides = [1] * len(starts) if steps is None else steps
+    for axis, start, end, step in zip(along, starts, ends, strides, strict=True):
+        if step < 0 and start < -shape[axis]:
+            start = 0  # ONNX clamps it to the first element; Python would select nothing
+        index[axis] = slice(start, end, step)
+    return tuple(index)
 
 
 def rows_at_a_time(row: int) -> int:

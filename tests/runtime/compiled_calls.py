@@ -40,8 +40,11 @@ SPECIAL = np.array(
 ANY_ZERO = {
     "Relu",
     "Clip",
+    "Max",
     "MaxPool",
+    "Min",
     "PackedMaxPool",
+    "ReduceMax",
 }  # numpy's maximum takes either zero of +0 and -0
 
 # Largest difference, relative to the largest absolute value (or what `Call.scales` gives). The
@@ -60,11 +63,13 @@ BOUNDS = {
     "L1BatchNormalizationPoolGrad": 1e-5,
     "L1BatchNormalizationSigns": 1e-5,
     "L1BatchNormalizationTraining": 1e-5,
+    "Log": 1e-6,
     "LogSoftmax": 1e-6,
     "ReduceMean": 1e-6,  # the twins sum in float32
     "ReduceSum": 1e-6,
     "Sigmoid": 1e-6,
     "Softmax": 1e-6,
+    "Softplus": 1e-6,
     "SoftmaxCrossEntropy": 1e-6,
     "SoftmaxCrossEntropyGrad": 1e-6,
     "Tanh": 1e-6,
@@ -270,8 +275,15 @@ def binary(operator: str, s: Source, **attributes: Attribute) -> Call:
 
 def cast(s: Source) -> Call:
     x = s.floats(*s.shape)
-    if s.integer(0, 1):
+    kind = s.integer(0, 4)
+    if kind == 0:
         return Call("Cast", [x], {"to": 10})
+    if kind == 1:
+        return Call("Cast", [x], {"to": 1})
+    if kind == 2:
+        return Call("Cast", [x > 0], {"to": 1})
+    if kind == 3:
+        return Call("Cast", [s.rng.integers(-(1 << 40), 1 << 40, s.shape)], {"to": 1})
     with np.errstate(over="ignore"):
         return Call("Cast", [x.astype(np.float16)], {"to": 1})
 
@@ -308,11 +320,87 @@ def prelu(s: Source) -> Call:
 
 
 def stretched(operator: str, s: Source) -> Call:
-    """A tensor and a scale by channel, a plane for all, or a row."""
+    """A tensor and a scale by channel, a plane for all, a row, or another part; or two parts."""
     shape = images(s)
-    _, c, h, w = shape
-    kept = [(c, 1, 1), (1, c, 1, 1), (h, w), (1, 1, h, w), (w,), (1, h, 1), shape][s.integer(0, 6)]
-    return Call(operator, [s.floats(*shape), s.floats(*kept)], {}, {0: 0})
+    n, c, h, w = shape
+    parts = [(c, 1, 1), (1, c, 1, 1), (h, w), (1, 1, h, w), (w,), (1, h, 1), shape]
+    kept = [*parts, (n, 1, h, 1), (n, 1, 1, w)][s.integer(0, 8)]
+    inputs = [s.floats(*shape), s.floats(*kept)]
+    if operator != "PRelu" and s.integer(0, 4) == 0:
+        return Call(operator, [inputs[1], s.floats(n, c, 1, w)])
+    return Call(operator, [*inputs], {}, {0: 0})
+
+
+def comparison(operator: str, s: Source) -> Call:
+    """Of floats that are often equal."""
+    call = stretched(operator, s)
+    rounded = [None if a is None else np.round(a) for a in call.inputs]
+    return Call(operator, rounded, {}, {})
+
+
+def of_any_type(s: Source, shape: tuple[int, ...]) -> Array:
+    dtypes = (np.float32, np.float16, np.int64, np.int8)
+    with np.errstate(all="ignore"):
+        return s.any_map(s.finite(*shape), *dtypes)
+
+
+def expand(s: Source) -> Call:
+    """A number for each channel, row or image; or one for all."""
+    shape = images(s)
+    n, c, h, w = shape
+    kept = [(c, 1, 1), (n, c, 1, 1), (h, w), (), (n, 1, h, 1), (n, 1, 1, w)][s.integer(0, 5)]
+    return Call("Expand", [of_any_type(s, kept), np.array(shape)])
+
+
+def parts_of(s: Source) -> tuple[tuple[int, ...], int, list[int]]:
+    """A shape, an axis of it, and lengths that it falls into."""
+    shape = images(s)
+    axis = s.integer(0, 3)
+    cuts = sorted(s.integer(0, shape[axis]) for _ in range(s.integer(0, 3)))
+    return shape, axis, list(np.diff([0, *cuts, shape[axis]]))
+
+
+def split(s: Source) -> Call:
+    shape, axis, lengths = parts_of(s)
+    return Call("Split", [of_any_type(s, shape), np.array(lengths, np.int64)], {"axis": axis - 4})
+
+
+def concat(s: Source) -> Call:
+    parts = split(s).twin()
+    shape, axis, lengths = parts_of(s)
+    dtype = parts[0].dtype
+    whole = s.finite(*shape).astype(dtype)
+    inputs = np.split(whole, np.cumsum(lengths)[:-1], axis)
+    return Call("Concat", [np.ascontiguousarray(part) for part in inputs], {"axis": axis})
+
+
+def slice_(s: Source) -> Call:
+    """Along two axes, also backwards and from beyond the ends."""
+    shape = images(s)
+    starts, ends = ([s.integer(-9, 9) for _ in range(2)] for _ in range(2))
+    bounds = [np.array(values) for values in (starts, ends, [2, -3], [1, -1, 2, 3][:2])]
+    return Call("Slice", [of_any_type(s, shape), *bounds[: s.integer(2, 4)]])
+
+
+def pad(s: Source) -> Call:
+    shape = images(s)
+    pads = np.array([s.integer(0, 2) for _ in range(8)])
+    return Call(
+        "Pad", [s.floats(*shape), pads, scalar(s.number(0, -1.5, np.inf))][: s.integer(2, 3)]
+    )
+
+
+def gather(s: Source) -> Call:
+    rows = s.integer(1, 7)
+    indices = s.rng.integers(-rows, rows, s.shape)
+    return Call("Gather", [s.floats(rows, 3, 2), indices])
+
+
+def gather_grad(s: Source) -> Call:
+    rows = s.integer(1, 7)
+    indices = s.rng.integers(-rows, rows, s.shape[:2])
+    attributes = {"axis": 0, "length": rows}
+    return Call("GatherGrad", [s.floats(*indices.shape, 5), indices], attributes)
 
 
 def unpack(operator: str, s: Source) -> Call:
@@ -714,7 +802,9 @@ def binarize_attributes(s: Source) -> dict[str, Attribute]:
 
 
 CALLS: dict[str, Callable[[Source], Call]] = {
+    "Abs": lambda s: unary("Abs", s),
     "Add": lambda s: arithmetic("Add", s),
+    "ApproxSignGrad": lambda s: binary("ApproxSignGrad", s),
     "AveragePool": lambda s: pooling("AveragePool", s),
     "AveragePoolGrad": average_pool_grad,
     "BatchNormalization": batch_normalization_running,
@@ -730,10 +820,17 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Cast": cast,
     "Clip": clip_call,
     "ClipGrad": lambda s: binary("ClipGrad", s, low=s.number(-1, 0), high=s.number(1, 0.1)),
+    "Concat": concat,
     "ConvTapSums": conv_tap_sums,
     "Div": lambda s: arithmetic("Div", s),
     "Dropout": dropout,
     "DrawUniform": draw_uniform,
+    "Equal": lambda s: comparison("Equal", s),
+    "Expand": expand,
+    "Gather": gather,
+    "GatherGrad": gather_grad,
+    "Greater": lambda s: comparison("Greater", s),
+    "GreaterOrEqual": lambda s: comparison("GreaterOrEqual", s),
     "Gelu": lambda s: unary("Gelu", s, approximate=["none", "tanh"][s.integer(0, 1)]),
     "Erf": lambda s: unary("Erf", s),
     "Exp": lambda s: unary("Exp", s),
@@ -741,6 +838,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "HardSwishGrad": lambda s: binary("HardSwishGrad", s),
     "PRelu": prelu,
     "GlobalAveragePool": global_average,
+    "Identity": lambda s: Call("Identity", [of_any_type(s, s.shape)], {}, {0: 0}),
     "Int4Pack": int4_pack,
     "Int4Unpack": int4_unpack,
     "Int8Pack": int8_pack,
@@ -752,16 +850,23 @@ CALLS: dict[str, Callable[[Source], Call]] = {
         "L1BatchNormalizationTraining", s
     ),
     "LeakyRelu": lambda s: unary("LeakyRelu", s, alpha=0.25),
+    "Less": lambda s: comparison("Less", s),
+    "LessOrEqual": lambda s: comparison("LessOrEqual", s),
+    "Log": lambda s: unary("Log", s),
     "LogSoftmax": lambda s: softmax("LogSoftmax", s),
     "MaskedGrad": masked_grad,
     "L1BatchNormalizationPoolGrad": pool_batch_normalization_grad,
+    "Max": lambda s: stretched("Max", s),
     "MaxPool": lambda s: pooling("MaxPool", s),
     "MaxPoolGrad": max_pool_grad,
+    "Min": lambda s: stretched("Min", s),
     "Mul": lambda s: arithmetic("Mul", s),
+    "Neg": lambda s: unary("Neg", s),
     "NormalizeBytes": normalize_bytes,
     "PackBits": lambda s: Call("PackBits", [s.rng.random(s.shape) < 0.5]),
     "PackedMaxPool": lambda s: packed_pooling("PackedMaxPool", s),
     "PackedMaxPoolGrad": lambda s: packed_pooling("PackedMaxPoolGrad", s),
+    "Pad": pad,
     "Pow2Pack": pow2_pack,
     "Pow2Unpack": pow2_unpack,
     "RangePack": lambda s: Call(
@@ -769,16 +874,24 @@ CALLS: dict[str, Callable[[Source], Call]] = {
         [s.any_map(s.floats(*s.shape))],
         {"low": s.number(-1, 0), "high": s.number(1, 0.1)},
     ),
+    "ReduceMax": lambda s: reduction("ReduceMax", s),
     "ReduceMean": lambda s: reduction("ReduceMean", s),
     "ReduceSum": lambda s: reduction("ReduceSum", s),
     "Relu": lambda s: unary("Relu", s),
     "ReluGrad": lambda s: binary("ReluGrad", s),
+    "Round": lambda s: unary("Round", s),
+    "Shape": lambda s: Call("Shape", [s.floats(*s.shape)], {"start": s.integer(0, 1)}),
     "Sigmoid": lambda s: unary("Sigmoid", s),
+    "Sign": lambda s: unary("Sign", s),
     "SignPack": lambda s: Call("SignPack", [s.any_map(s.floats(*s.shape))]),
     "SignUnpack": lambda s: unpack("SignUnpack", s),
+    "Slice": slice_,
     "Softmax": lambda s: softmax("Softmax", s),
     "SoftmaxCrossEntropy": softmax_cross_entropy,
     "SoftmaxCrossEntropyGrad": softmax_cross_entropy_grad,
+    "Softplus": lambda s: unary("Softplus", s),
+    "Split": split,
+    "Sqrt": lambda s: unary("Sqrt", s),
     "Sub": lambda s: arithmetic("Sub", s),
     "Tanh": lambda s: unary("Tanh", s),
     "ThresholdPack": threshold_pack,

@@ -26,17 +26,20 @@ def each(function: Callable[[float], float]) -> Callable[[Array], Array]:
 FUNCTIONS: dict[str, tuple[Callable[[Array], Array], float]] = {
     "Erf": (each(math.erf), 4),
     "Exp": (np.exp, 2),
+    "Log": (np.log, 2),
     "Sigmoid": (lambda x: 1 / (1 + np.exp(-x)), 4),
+    "Softplus": (lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))), 4),
     "Tanh": (np.tanh, 3),
 }
 each_function = pytest.mark.parametrize("operator", FUNCTIONS)
 
 
-def arguments(n: int = 20_000) -> Array:
-    """Of all magnitudes, most of them where the functions are neither 0 nor 1."""
+def arguments(operator: str, n: int = 20_000) -> Array:
+    """Of all magnitudes, most of them where the functions are neither 0 nor 1; of Log above 0."""
     random = np.random.default_rng(0)
     spread = np.ldexp(random.uniform(-1, 1, n), random.integers(-140, 7, n))
-    return np.concatenate([random.uniform(-10, 10, n), spread, [88.72, -87.3]]).astype(np.float32)
+    x = np.concatenate([random.uniform(-10, 10, n), spread, [88.72, -87.3]]).astype(np.float32)
+    return np.abs(x) + np.float32(1e-45) if operator == "Log" else x
 
 
 def computed(operator: str, x: Array, kernels: str = "avx512") -> Array:
@@ -56,7 +59,7 @@ def assert_near(y: Array, x: Array, operator: str) -> None:
 
 @each_function
 def test_relative_error(operator: str) -> None:
-    x = arguments()
+    x = arguments(operator)
     y = computed(operator, x)
     assert_near(y, x, operator)
     for factor in (1 - 4e-7, 1 + 4e-7):  # the bound is narrow
@@ -66,20 +69,22 @@ def test_relative_error(operator: str) -> None:
 
 @each_function
 def test_same_bits_in_all_instruction_sets(operator: str) -> None:
-    x = arguments()
+    x = arguments(operator)
     assert len({computed(operator, x, kernels).tobytes() for kernels in INSTRUCTIONS}) == 1
 
 
 @each_function
 def test_limits(operator: str) -> None:
     x = np.array([0, -np.inf, np.inf, np.nan, 3e38, -3e38], np.float32)
-    low, middle, high = {
-        "Erf": (-1, 0, 1),
-        "Exp": (0, 1, np.inf),
-        "Sigmoid": (0, 0.5, 1),
-        "Tanh": (-1, 0, 1),
+    want = {
+        "Erf": [0, -1, 1, np.nan, 1, -1],
+        "Exp": [1, 0, np.inf, np.nan, np.inf, 0],
+        "Log": [-np.inf, np.nan, np.inf, np.nan, np.log(3e38), np.nan],
+        "Sigmoid": [0.5, 0, 1, np.nan, 1, 0],
+        "Softplus": [np.log(2), 0, np.inf, np.nan, 3e38, 0],
+        "Tanh": [0, -1, 1, np.nan, 1, -1],
     }[operator]
-    np.testing.assert_array_equal(computed(operator, x), [middle, low, high, np.nan, high, low])
+    np.testing.assert_array_equal(computed(operator, x), np.float32(want))
 
 
 def test_results_below_the_normal_numbers() -> None:

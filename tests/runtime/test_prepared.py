@@ -92,7 +92,8 @@ def test_repeated_calls_read_the_values_of_now(operator: str):
     assert kernel(call.inputs, want, call.attributes, scratch)
     repeat(prepared)
     assert [a.tobytes() for a in outputs] == [a.tobytes() for a in want]
-    assert any(a.tobytes() != b.tobytes() for a, b in zip(outputs, first, strict=True))
+    if operator != "Shape":
+        assert any(a.tobytes() != b.tobytes() for a, b in zip(outputs, first, strict=True))
 
 
 def test_nothing_is_recorded_behind_the_block():

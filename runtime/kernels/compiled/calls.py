@@ -30,6 +30,7 @@ KernelCall: TypeAlias = Callable[[Arrays, Arrays, Attributes, Array], bool]
 FLOAT32 = np.dtype(np.float32)  # as a dtype, comparing takes a third of the time
 FLOAT16 = np.dtype(np.float16)
 INT64 = np.dtype(np.int64)
+BOOL = np.dtype(np.bool_)
 UINT8 = np.dtype(np.uint8)
 INT8 = np.dtype(np.int8)
 TYPES: dict[np.dtype[Any], int] = {

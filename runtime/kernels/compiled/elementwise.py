@@ -1,4 +1,4 @@
-"""The compiled memory-bound kernels: activations, sums, and the table of them all.
+"""The compiled elementwise kernels: activations, arithmetic, comparisons, casts.
 
 None needs scratch memory.
 """
@@ -13,7 +13,9 @@ import numpy as np
 
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
+    BOOL,
     FLOAT16,
+    INT64,
     Arrays,
     Attributes,
     KernelCall,
@@ -25,7 +27,11 @@ from bnnopt.runtime.kernels.compiled.calls import (
 )
 from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
+from bnnopt.runtime.kernels.compiled.moving import columns_of, copied
 
+CAST_BOOL = CFunction("void bnn_cast_b8f32(uint8_t*, float*, i64)")
+CAST_INTEGER = CFunction("void bnn_cast_i64f32(i64*, float*, i64)")
+COMPARE = CFunction("void bnn_compare_f32(float*, float*, uint8_t*, i64*, i64, i64, i64)")
 DROPOUT = CFunction("void bnn_dropout_f32(float*, float*, uint8_t*, i64*, i64, i64, i64, float)")
 DRAW_UNIFORM = CFunction("void bnn_draw_uniform_f32(float*, i64*, i64, i64, float, float)")
 TO_HALF = CFunction("void bnn_cast_f32f16(float*, bnn_half*, i64)")
@@ -36,7 +42,7 @@ FORMS = {
     "f32": "float*, float*, float*, i64, float, float",
     "halves": "void*, void*, void*, i64, i64, i64, i64, float, float",
     "stretched_f32": "float*, float*, float*, i64, i64, i64",
-    "broadcast_f32": "float*, float*, void*, i64*",
+    "broadcast_f32": "float*, float*, float*, i64*",
 }
 """The parameters of elementwise functions, by the ending of their names."""
 
@@ -73,6 +79,14 @@ def hard_swish_grad(
     """`binarize.hard_swish_grad`."""
     dy, x = inputs
     return x is not None and mapped("hard_swish_grad", dy, x, outputs[0])
+
+
+def approx_sign_grad(
+    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
+) -> bool:
+    """`binarize.approx_sign_grad`."""
+    dy, x = inputs
+    return x is not None and mapped("approx_sign_grad", dy, x, outputs[0])
 
 
 def unary(name: str, **default: float) -> KernelCall:
@@ -204,8 +218,49 @@ def _of_two(name: str, a: Array, b: Array, y: Array) -> bool:
         return mapped(name, a, b, y)
     axes = _stretched(a.shape, b.shape)
     if axes is None or a.size != y.size or y.size == 0 or not covered(a, b, y):
-        return False
+        return _broadcast(name, a, b, y)
     return function_of(name, "stretched_f32")(a, b, y, *axes)
+
+
+def broadcast(name: str) -> KernelCall:
+    """An operation of two inputs that are stretched to the shape of the output."""
+
+    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+        if len(inputs) != 2:
+            return False
+        (a, b), y = inputs, outputs[0]
+        return a is not None and b is not None and y is not None and _broadcast(name, a, b, y)
+
+    return run
+
+
+def _broadcast(name: str, a: Array, b: Array, y: Array) -> bool:
+    columns = _columns(a, b, y)
+    if columns is None or not covered(a, b, y):
+        return False
+    return y.size == 0 or function_of(name, "broadcast_f32")(a, b, y, columns)
+
+
+def compare(less: int, equal: int, greater: int) -> KernelCall:
+    """Whether two inputs that are stretched are in one of the relations that are 1."""
+
+    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+        (a, b), y = inputs, outputs[0]
+        if not covered(a, b) or not covered(y, dtype=BOOL):
+            return False
+        assert a is not None
+        assert b is not None
+        assert y is not None
+        columns = _columns(a, b, y)
+        if columns is None:
+            return False
+        return y.size == 0 or COMPARE(a, b, y, columns, less, equal, greater)
+
+    return run
+
+
+def _columns(a: Array, b: Array, y: Array) -> list[int] | None:
+    return columns_of(np.broadcast_to(a, y.shape), np.broadcast_to(b, y.shape))
 
 
 def _stretched(a: Sequence[int], b: Sequence[int]) -> tuple[int, int, int] | None:
@@ -235,42 +290,58 @@ def where(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Arra
 
 
 def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`elementwise.cast` between float32 and float16."""
+    """`elementwise.cast` to float32, to float16 from it, and to the dtype that x has."""
     (x,), y = inputs, outputs[0]
-    if covered(x) and covered(y, dtype=FLOAT16):
-        function = TO_HALF
-    elif covered(x, dtype=FLOAT16) and covered(y):
-        function = TO_FLOAT
-    else:
-        return False
+    assert x is not None
     assert y is not None
-    return function(x, y, y.size)
+    if covered(x) and covered(y, dtype=FLOAT16):
+        return TO_HALF(x, y, y.size)
+    if not covered(x, dtype=x.dtype) or not covered(y):
+        return copied(x, y)
+    functions = {FLOAT16: TO_FLOAT, BOOL: CAST_BOOL, INT64: CAST_INTEGER}
+    function = functions.get(x.dtype)
+    return function(x, y, y.size) if function is not None else copied(x, y)
 
 
 KERNELS: dict[str, CompiledKernel] = {
-    "Erf": CompiledKernel(unary("erf"), repeatable=True),
-    "Exp": CompiledKernel(unary("exp"), repeatable=True),
-    "HardSwish": CompiledKernel(unary("hard_swish"), repeatable=True),
-    "HardSwishGrad": CompiledKernel(hard_swish_grad, repeatable=True),
-    "PRelu": CompiledKernel(prelu),
-    "LeakyRelu": CompiledKernel(unary("leaky_relu", alpha=0.01), repeatable=True),
-    "Sigmoid": CompiledKernel(unary("sigmoid"), repeatable=True),
-    "Tanh": CompiledKernel(unary("tanh"), repeatable=True),
-    "Where": CompiledKernel(where, repeatable=True),
+    "Abs": CompiledKernel(unary("abs"), repeatable=True),
     "Add": CompiledKernel(add),
-    "Sub": CompiledKernel(sub),
-    "Mul": CompiledKernel(mul),
-    "Div": CompiledKernel(div),
+    "ApproxSignGrad": CompiledKernel(approx_sign_grad, repeatable=True),
     "Binarize": CompiledKernel(binarize, repeatable=True),
     "Cast": CompiledKernel(cast, repeatable=True),
     "Clip": CompiledKernel(clip),
     "ClipGrad": CompiledKernel(clip_grad, repeatable=True),
-    "Dropout": CompiledKernel(dropout, repeatable=True),
+    "Div": CompiledKernel(div),
     "DrawUniform": CompiledKernel(draw_uniform, repeatable=True),
+    "Dropout": CompiledKernel(dropout, repeatable=True),
+    "Equal": CompiledKernel(compare(0, 1, 0), repeatable=True),
+    "Erf": CompiledKernel(unary("erf"), repeatable=True),
+    "Exp": CompiledKernel(unary("exp"), repeatable=True),
     "Gelu": CompiledKernel(
         activation("gelu", "approximate", none="gelu", tanh="gelu_tanh"),
         repeatable=True,
     ),
+    "Greater": CompiledKernel(compare(0, 0, 1), repeatable=True),
+    "GreaterOrEqual": CompiledKernel(compare(0, 1, 1), repeatable=True),
+    "HardSwish": CompiledKernel(unary("hard_swish"), repeatable=True),
+    "HardSwishGrad": CompiledKernel(hard_swish_grad, repeatable=True),
+    "LeakyRelu": CompiledKernel(unary("leaky_relu", alpha=0.01), repeatable=True),
+    "Less": CompiledKernel(compare(1, 0, 0), repeatable=True),
+    "LessOrEqual": CompiledKernel(compare(1, 1, 0), repeatable=True),
+    "Log": CompiledKernel(unary("log"), repeatable=True),
+    "Max": CompiledKernel(broadcast("max"), repeatable=True),
+    "Min": CompiledKernel(broadcast("min"), repeatable=True),
+    "Mul": CompiledKernel(mul),
+    "Neg": CompiledKernel(unary("neg"), repeatable=True),
+    "PRelu": CompiledKernel(prelu),
     "Relu": CompiledKernel(activation("relu"), repeatable=True),
     "ReluGrad": CompiledKernel(relu_grad, repeatable=True),
+    "Round": CompiledKernel(unary("round"), repeatable=True),
+    "Sigmoid": CompiledKernel(unary("sigmoid"), repeatable=True),
+    "Sign": CompiledKernel(unary("sign"), repeatable=True),
+    "Softplus": CompiledKernel(unary("softplus"), repeatable=True),
+    "Sqrt": CompiledKernel(unary("sqrt"), repeatable=True),
+    "Sub": CompiledKernel(sub),
+    "Tanh": CompiledKernel(unary("tanh"), repeatable=True),
+    "Where": CompiledKernel(where, repeatable=True),
 }

@@ -1,7 +1,4 @@
-"""Elements moved, in C: what numpy does as well, for where there is none.
-
-What a numpy kernel gives as a view of its input is copied as that view lies.
-"""
+"""Elements moved, in C, of any type of one to eight bytes."""
 
 from __future__ import annotations
 
@@ -15,17 +12,20 @@ from bnnopt.runtime.kernels.compiled.calls import (
     INT64,
     Arrays,
     Attributes,
-    KernelCall,
     covered,
     integer,
+    integers,
 )
-from bnnopt.runtime.kernels.compiled.functions import CFunction
+from bnnopt.runtime.kernels.compiled.functions import CFunction, is_dry_run
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
+from bnnopt.runtime.kernels.formulas import slices_of
+from bnnopt.runtime.library import library
 
 COPY = CFunction("void bnn_copy(void*, void*, i64*, i64)")
 FILL = CFunction("void bnn_fill_f32(float*, i64, float)")
 SET_INTEGERS = CFunction("void bnn_set_i64(i64*, i64*, i64)")
 GATHER = CFunction("int bnn_gather_f32(float*, i64*, float*, i64, i64, i64)")
+TRANSPOSE = CFunction("void bnn_transpose_b32(uint32_t*, uint32_t*, i64*, i64*, i64)")
 GATHER_GRAD = CFunction("int bnn_gather_grad_f32(float*, i64*, float*, i64, i64, i64)")
 
 AXES = 6  # BNN_AXES in C
@@ -33,21 +33,17 @@ AXES = 6  # BNN_AXES in C
 
 def copied(x: Array, y: Array) -> bool:
     """Copy one view to another of the same shape and dtype; whether C could."""
-    if x.dtype != y.dtype or x.shape != y.shape or x.itemsize not in (1, 2, 4, 8):
+    if library() is None or x.dtype != y.dtype or x.shape != y.shape:
         return False
-    axes = _joined(x, y)
-    if len(axes) > AXES:
-        return False
-    if not x.size:
-        return True
-    axes = [(1, 0, 0)] * (AXES - len(axes)) + axes
-    return COPY(
-        x, y, [number for column in zip(*axes, strict=True) for number in column], x.itemsize
-    )
+    columns = columns_of(x, y) if x.itemsize in (1, 2, 4, 8) else None
+    return columns is not None and (x.size == 0 or COPY(x, y, columns, x.itemsize))
 
 
-def _joined(x: Array, y: Array) -> list[tuple[int, int, int]]:
-    """(length, stride of x, stride of y) of each axis; those that go on in both are one."""
+def columns_of(x: Array, y: Array) -> list[int] | None:
+    """Lengths, strides of x, strides of y of six axes; None if they have more.
+
+    Axes that go on in both are one.
+    """
     axes: list[tuple[int, int, int]] = []
     for length, *strides in zip(x.shape, x.strides, y.strides, strict=True):
         if length == 1:
@@ -56,36 +52,53 @@ def _joined(x: Array, y: Array) -> list[tuple[int, int, int]]:
         if axes and axes[-1][1:] == (step[0] * length, step[1] * length):
             length *= axes.pop()[0]
         axes.append((length, *step))
-    return axes or [(1, 1, 1)]
+    if len(axes) > AXES:
+        return None
+    padded = [(1, 0, 0)] * (AXES - len(axes)) + axes
+    return [number for column in zip(*padded, strict=True) for number in column]
 
 
-def view(name: str) -> KernelCall:
-    """The call of an operator whose numpy kernel gives views of its first input."""
+def are_whole(*arrays: Array | None) -> bool:
+    """Whether C can move between them: contiguous, and of one dtype."""
+    first = arrays[0]
+    return first is not None and covered(*arrays, dtype=first.dtype)
 
-    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-        from bnnopt.runtime.kernels.reference.table import KERNELS as NUMPY
 
-        x = inputs[0]
-        made = NUMPY[name].function(*inputs, **attributes)
-        views = made if isinstance(made, tuple) else (made,)
-        if x is None or not all(v.size == 0 or np.may_share_memory(v, x) for v in views):
-            return False
-        pairs = zip(views, outputs, strict=True)
-        return all(y is None or copied(v.reshape(y.shape), y) for v, y in pairs)
+def identity(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`elementwise.identity`."""
+    x, y = inputs[0], outputs[0]
+    return x is not None and y is not None and are_whole(x, y) and copied(x, y)
 
-    return run
+
+def slice_(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`shaping.slice_`, to the shape that the output has."""
+    x, y = inputs[0], outputs[0]
+    if x is None or y is None or not are_whole(x, y):
+        return False
+    starts, ends, axes, steps = (
+        None if bounds is None else [int(bound) for bound in np.ravel(bounds)]
+        for bounds in (*inputs[1:], None, None)[:4]
+    )
+    assert starts is not None
+    assert ends is not None
+    part = x[slices_of(x.shape, starts, ends, axes, steps)]
+    if is_dry_run() and part.shape != y.shape:  # the bounds are data
+        part = y
+    return copied(part, y)
 
 
 def expand(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`shaping.expand`, to the shape that the output has."""
     x, y = inputs[0], outputs[0]
-    return x is not None and y is not None and copied(np.broadcast_to(x, y.shape), y)
+    if x is None or y is None or not are_whole(x, y):
+        return False
+    return copied(np.broadcast_to(x, y.shape), y)
 
 
 def split(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`shaping.split`, to the lengths that the outputs have."""
     x, parts = inputs[0], [y for y in outputs if y is not None]
-    if x is None or len(parts) < len(outputs):
+    if x is None or len(parts) < len(outputs) or not are_whole(x, *parts):
         return False
     axis = integer({"axis": 0, **attributes}, "axis")
     return all(copied(stretch, y) for stretch, y in _stretches(x, parts, axis))
@@ -94,7 +107,8 @@ def split(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Arra
 def concat(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`shaping.concat`."""
     y, parts = outputs[0], [x for x in inputs if x is not None]
-    assert y is not None
+    if y is None or not are_whole(y, *parts):
+        return False
     axis = integer(attributes, "axis")
     return all(copied(x, stretch) for stretch, x in _stretches(y, parts, axis))
 
@@ -160,15 +174,43 @@ def _are_rows(x: Array | None, indices: Array | None, y: Array | None) -> bool:
     return covered(x, y) and covered(indices, dtype=INT64)
 
 
+def transpose(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`shaping.transpose`; of 4 bytes and at most four axes, once runs are joined, by blocks."""
+    x, y = inputs[0], outputs[0]
+    if x is None or y is None or not are_whole(x, y):
+        return False
+    permutation = integers(attributes, "perm")
+    axes = _joined_axes(x, permutation)
+    if x.itemsize != 4 or len(axes) > 4 or x.size == 0:
+        return copied(np.transpose(x, permutation), y)
+    axes = [(1, 0)] * (4 - len(axes)) + axes
+    shape, strides = zip(*axes, strict=True)
+    return TRANSPOSE(x, y, shape, strides, strides.index(1))
+
+
+def _joined_axes(x: Array, perm: list[int] | None) -> list[tuple[int, int]]:
+    """The result's axes, as (length, stride in x in elements); those that stay together are one."""
+    view = np.transpose(x, perm)
+    axes: list[tuple[int, int]] = []
+    for length, stride in zip(view.shape, view.strides, strict=True):
+        if length == 1:
+            continue
+        step = stride // x.itemsize
+        if axes and axes[-1][1] == step * length:
+            length *= axes.pop()[0]
+        axes.append((length, step))
+    return axes or [(1, 1)]
+
+
 KERNELS: dict[str, CompiledKernel] = {
-    "Concat": CompiledKernel(concat),
-    "Expand": CompiledKernel(expand),
+    "Concat": CompiledKernel(concat, repeatable=True),
+    "Expand": CompiledKernel(expand, repeatable=True),
     "Gather": CompiledKernel(gather),
     "GatherGrad": CompiledKernel(gather_grad),
-    "Identity": CompiledKernel(view("Identity")),
+    "Identity": CompiledKernel(identity, repeatable=True),
     "Pad": CompiledKernel(pad),
-    "Shape": CompiledKernel(shape),
-    "Slice": CompiledKernel(view("Slice")),
-    "Split": CompiledKernel(split),
-    "Transpose": CompiledKernel(view("Transpose")),
+    "Shape": CompiledKernel(shape, repeatable=True),
+    "Slice": CompiledKernel(slice_),
+    "Split": CompiledKernel(split, repeatable=True),
+    "Transpose": CompiledKernel(transpose, repeatable=True),
 }

@@ -1,4 +1,4 @@
-"""The compiled sums, means and softmax along axes."""
+"""The compiled sums, means, maxima and softmax along axes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from bnnopt.runtime.kernels.formulas import axes_of
 
 LOG_SOFTMAX = CFunction("void bnn_log_softmax_f32(float*, float*, i64, i64, i64)")
 SOFTMAX = CFunction("void bnn_softmax_f32(float*, float*, i64, i64, i64)")
+REDUCE_MAX = CFunction("void bnn_reduce_max_f32(float*, float*, i64, i64, i64, i64)")
 REDUCE = CFunction("void bnn_reduce_f32(float*, float*, i64, i64, i64, i64, i64)")
 
 
@@ -27,20 +28,32 @@ def reduce(*, mean: bool) -> KernelCall:
     """`reduction.reduce_sum` or `reduction.reduce_mean`, with sums in float64."""
 
     def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-        x, y = inputs[0], outputs[0]
-        if x is None or not covered(x, y) or x.size == 0:
+        groups = _groups(inputs, outputs, attributes)
+        if groups is None:
             return False
-        noop = integer({"noop_with_empty_axes": 0, **attributes}, "noop_with_empty_axes")
-        axes = axes_of(x, optional(inputs, 1), noop)
-        groups = groups_of(x.shape, axes)
-        if groups is None or y is None:
-            return False
-        if y.size != groups[0] * groups[2] and not is_dry_run():  # axes are data
-            return False
-        divisor = math.prod(x.shape[axis] for axis in axes) if mean else 1
-        return REDUCE(x, y, *groups, divisor)
+        divisor = groups[1] * groups[3] if mean else 1
+        return REDUCE(inputs[0], outputs[0], *groups, divisor)
 
     return run
+
+
+def reduce_max(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`reduction.reduce_max`."""
+    groups = _groups(inputs, outputs, attributes)
+    return groups is not None and REDUCE_MAX(inputs[0], outputs[0], *groups)
+
+
+def _groups(inputs: Arrays, outputs: Arrays, attributes: Attributes) -> list[int] | None:
+    """`groups_of` a reduction; None if it is not covered."""
+    x, y = inputs[0], outputs[0]
+    if x is None or y is None or not covered(x, y) or x.size == 0:
+        return None
+    noop = integer({"noop_with_empty_axes": 0, **attributes}, "noop_with_empty_axes")
+    groups = groups_of(x.shape, axes_of(x, optional(inputs, 1), noop))
+    if groups is None:
+        return None
+    fits = y.size == groups[0] * groups[2] or is_dry_run()  # axes are data
+    return groups if fits else None
 
 
 def global_average_pool(
@@ -91,6 +104,7 @@ def groups_of(shape: Sequence[int], summed: Collection[int]) -> list[int] | None
 KERNELS: dict[str, CompiledKernel] = {
     "GlobalAveragePool": CompiledKernel(global_average_pool, repeatable=True),
     "LogSoftmax": CompiledKernel(along(LOG_SOFTMAX), repeatable=True),
+    "ReduceMax": CompiledKernel(reduce_max),
     "ReduceMean": CompiledKernel(reduce(mean=True)),
     "ReduceSum": CompiledKernel(reduce(mean=False)),
     "Softmax": CompiledKernel(along(SOFTMAX), repeatable=True),

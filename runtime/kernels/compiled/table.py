@@ -24,7 +24,6 @@ from bnnopt.runtime.kernels.compiled import (
     pooled_filter_blocks,
     pooling,
     reduction,
-    shaping,
     updates,
 )
 from bnnopt.runtime.kernels.compiled.calls import KernelCall
@@ -40,17 +39,17 @@ COMPILED: dict[str, CompiledKernel] = {
     **pooled_filter_blocks.KERNELS,
     **linear.KERNELS,
     **loss.KERNELS,
+    **moving.KERNELS,
     **normalization.KERNELS,
     **normalize_bytes.KERNELS,
     **optimizers.KERNELS,
     **packing.KERNELS,
     **pooling.KERNELS,
     **reduction.KERNELS,
-    **shaping.KERNELS,
     **updates.KERNELS,
 }
 
-PORTABLE: dict[str, CompiledKernel] = {**moving.KERNELS, **plain.KERNELS}
+PORTABLE: dict[str, CompiledKernel] = plain.KERNELS
 """What numpy does better, in C for where there are none: see `kernel_of`."""
 
 GROWING = frozenset(name for name, kernel in COMPILED.items() if kernel.grows)

@@ -53,14 +53,15 @@ def hard_swish_grad(dy: Array, x: Array) -> Array:
     return dx
 
 
+@np.errstate(invalid="ignore")
 def approx_sign_grad(dy: Array, x: Array) -> Array:
     """Return dy max(0, 2 - 2 |x|)."""
-    dx = np.asarray(np.abs(x))
+    dx = np.asarray(np.abs(x.astype(np.result_type(x, np.float32), copy=False)))
     dx *= -2
     dx += 2
     np.maximum(dx, 0, out=dx)
     dx *= dy
-    return dx
+    return dx.astype(dy.dtype, copy=False)
 
 
 @np.errstate(over="ignore", invalid="ignore")

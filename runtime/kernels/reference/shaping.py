@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.formulas import slices_of
 from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 from bnnopt.runtime.kernels.reference.parts import OUT
 
@@ -89,15 +90,8 @@ def slice_(
     steps: Array | None = None,
 ) -> Array:
     """Cut x[start:end:step] along each of the axes; limits beyond x are clamped."""
-    bounds = _ints(starts), _ints(ends)
-    along = range(len(bounds[0])) if axes is None else _ints(axes)
-    strides = (1,) * len(bounds[0]) if steps is None else _ints(steps)
-    index = [slice(None)] * x.ndim
-    for axis, start, end, step in zip(along, *bounds, strides, strict=True):
-        if step < 0 and start < -x.shape[axis]:
-            start = 0  # ONNX clamps it to the first element; Python would select nothing
-        index[axis] = slice(start, end, step)
-    return np.asarray(x[tuple(index)])
+    given = (None if values is None else _ints(values) for values in (axes, steps))
+    return np.asarray(x[slices_of(x.shape, _ints(starts), _ints(ends), *given)])
 
 
 def pad(
