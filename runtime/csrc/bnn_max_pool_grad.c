@@ -40,20 +40,43 @@ BNN_EXPORT int bnn_max_pool_grad_f32(const float *dy, const i64 *indices, float 
     return !s.strays;
 }
 
-/* The same of halves, summed in float32, for programs without numpy: each element of dx looks for its
-   own, as there is no room for wide sums. */
+/* Halves are summed in float32, so many elements of a plane of dx at a time. */
+enum { HALF_TILE = 1024 };
+
+struct half_scatter {
+    const bnn_half *dy;
+    const i64 *indices;
+    bnn_half *dx;
+    i64 plane_in, plane_out;
+    atomic_int strays;
+};
+
+static void max_pool_grad_f16(void *context, i64 begin, i64 end, int thread) {
+    struct half_scatter *s = context;
+    float sums[HALF_TILE];
+    (void)thread;
+    for (i64 plane = begin; plane < end; plane++) {
+        const bnn_half *dy = s->dy + plane * s->plane_out;
+        const i64 *indices = s->indices + plane * s->plane_out;
+        for (i64 first = 0; first < s->plane_in; first += HALF_TILE) {
+            const i64 n = bnn_min(HALF_TILE, s->plane_in - first);
+            memset(sums, 0, sizeof sums);
+            for (i64 j = 0; j < s->plane_out; j++) {
+                const uint64_t at = (uint64_t)(indices[j] - plane * s->plane_in);
+                if (at >= (uint64_t)s->plane_in) s->strays = 1;
+                else if (at - (uint64_t)first < (uint64_t)n)
+                    sums[at - (uint64_t)first] += bnn_half_to_float(dy[j]);
+            }
+            bnn_encode_halves(sums, s->dx + plane * s->plane_in + first, n);
+        }
+    }
+}
+
 BNN_EXPORT int bnn_max_pool_grad_f16(const bnn_half *dy, const i64 *indices, bnn_half *dx, i64 planes,
                                      i64 plane_in, i64 plane_out) {
-    for (i64 j = 0; j < planes * plane_out; j++)
-        if (indices[j] / plane_in != j / plane_out || indices[j] < 0) return 0;
-    for (i64 at = 0; at < planes * plane_in; at++) {
-        const i64 first = at / plane_in * plane_out;
-        float sum = 0;
-        for (i64 j = first; j < first + plane_out; j++)
-            if (indices[j] == at) sum += bnn_half_to_float(dy[j]);
-        dx[at] = bnn_float_to_half(sum);
-    }
-    return 1;
+    struct half_scatter s = {dy, indices, dx, plane_in, plane_out, 0};
+    bnn_parallel(planes, bnn_grain_of(plane_in), max_pool_grad_f16, &s);
+    return !s.strays;
 }
 
 struct spread {

@@ -596,9 +596,8 @@ def pooled(s: Source) -> tuple[Array, Window, tuple[int, ...]]:
 
 def max_pool_grad(s: Source) -> Call:
     indices, _, shape = pooled(s)
-    return Call(
-        "MaxPoolGrad", [s.floats(*indices.shape), indices], {"input_shape": list(shape[2:])}
-    )
+    dy = s.any_map(s.floats(*indices.shape), np.float32, np.float16)
+    return Call("MaxPoolGrad", [dy, indices], {"input_shape": list(shape[2:])})
 
 
 def packed_pooling(operator: str, s: Source) -> Call:

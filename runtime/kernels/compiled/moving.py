@@ -81,6 +81,8 @@ def slice_(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Arr
     )
     assert starts is not None
     assert ends is not None
+    if is_dry_run() and 0 in (steps or ()):  # a stand-in
+        steps = None
     part = x[slices_of(x.shape, starts, ends, axes, steps)]
     if is_dry_run() and part.shape != y.shape:  # the bounds are data
         part = y

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import (
-    FLOAT16,
     INT64,
     Arrays,
     Attributes,
@@ -21,7 +18,6 @@ from bnnopt.runtime.kernels.compiled.reduction import around
 
 ONE_HOT = CFunction("void bnn_one_hot_f32(i64*, float*, float*, i64, i64, i64)")
 CONV_TRANSPOSE = CFunction("void bnn_conv_transpose_f32(bnn_conv*, float*, float*, float*, float*)")
-MAX_POOL_GRAD = CFunction("int bnn_max_pool_grad_f16(bnn_half*, i64*, bnn_half*, i64, i64, i64)")
 
 
 def one_hot(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -32,18 +28,6 @@ def one_hot(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Ar
         return False
     axis = integer({"axis": -1, **attributes}, "axis") % y.ndim
     return ONE_HOT(indices, values, y, *around(y, axis))
-
-
-def max_pool_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`pooling.max_pool_grad` of halves."""
-    (dy, indices), dx = inputs, outputs[0]
-    if not covered(dy, dx, dtype=FLOAT16) or not covered(indices, dtype=INT64):
-        return False
-    assert dy is not None
-    assert dx is not None
-    planes = math.prod(dx.shape[:2])
-    sizes = planes, math.prod(dx.shape[2:]), math.prod(dy.shape[2:])
-    return dx.size > 0 and MAX_POOL_GRAD(dy, indices, dx, *sizes)
 
 
 def conv_transpose(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -65,6 +49,5 @@ def conv_transpose(inputs: Arrays, outputs: Arrays, attributes: Attributes, scra
 
 KERNELS: dict[str, CompiledKernel] = {
     "ConvTranspose": CompiledKernel(conv_transpose),
-    "MaxPoolGrad": CompiledKernel(max_pool_grad),
     "OneHot": CompiledKernel(one_hot),
 }

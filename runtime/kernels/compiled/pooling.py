@@ -29,6 +29,9 @@ from bnnopt.runtime.kernels.windows import make_window
 
 MAX_POOL = CFunction("int bnn_max_pool(void*, void*, i64*, uint8_t*, i64*, i64, i64, i64, i64)")
 MAX_POOL_GRAD = CFunction("int bnn_max_pool_grad_f32(float*, i64*, float*, i64, i64, i64)")
+HALF_MAX_POOL_GRAD = CFunction(
+    "int bnn_max_pool_grad_f16(bnn_half*, i64*, bnn_half*, i64, i64, i64)"
+)
 PACKED_MAX_POOL_GRAD = CFunction(
     "int bnn_packed_max_pool_grad(void*, uint8_t*, int32_t*, void*, i64, i64, i64, i64, i64, i64, "
     "i64, i64, i64, i64, i64, i64)"
@@ -249,7 +252,8 @@ def _window_numbers(
 def max_pool_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
     """`pooling.max_pool_grad`, any number of spatial axes."""
     (dy, indices), dx = inputs, outputs[0]
-    if not covered(dy, dx) or not covered(indices, dtype=np.int64):
+    halves = covered(dy, dx, dtype=np.float16)
+    if not (halves or covered(dy, dx)) or not covered(indices, dtype=np.int64):
         return False
     assert dy is not None
     assert dx is not None
@@ -257,7 +261,8 @@ def max_pool_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scrat
     if dx.size == 0 or dx.shape[:2] != dy.shape[:2] or indices.size != dy.size:
         return False
     sizes = math.prod(dx.shape[:2]), math.prod(dx.shape[2:]), math.prod(dy.shape[2:])
-    return MAX_POOL_GRAD(dy, indices, dx, *sizes)
+    function = HALF_MAX_POOL_GRAD if halves else MAX_POOL_GRAD
+    return function(dy, indices, dx, *sizes)
 
 
 KERNELS: dict[str, CompiledKernel] = {

@@ -26,7 +26,6 @@ from bnnopt.runtime.kernels.compiled import (
     reduction,
     updates,
 )
-from bnnopt.runtime.kernels.compiled.calls import KernelCall
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes
 from bnnopt.runtime.library import is_portable
 
@@ -59,20 +58,10 @@ GROWING = frozenset(name for name, kernel in COMPILED.items() if kernel.grows)
 def kernel_of(operator: str) -> CompiledKernel | None:
     """The compiled kernel of an operator.
 
-    Where bits have to be those of any machine (`library.is_portable`), that of `PORTABLE` does what
-    it leaves.
+    Where bits have to be those of any machine (`library.is_portable`), those of `PORTABLE` as well.
     """
     kernel = COMPILED.get(operator)
-    other = PORTABLE.get(operator)
-    if other is None or not is_portable():
-        return kernel
-    if kernel is None:
-        return other
-    return kernel._replace(call=_in_turn(kernel.call, other.call), repeatable=False)
-
-
-def _in_turn(first: KernelCall, second: KernelCall) -> KernelCall:
-    return lambda *step: first(*step) or second(*step)
+    return PORTABLE.get(operator) if kernel is None and is_portable() else kernel
 
 
 def covers(operator: str, sizes: Sizes) -> bool:
