@@ -31,8 +31,8 @@ enum bnn_type { BNN_F32 = 1, BNN_U8 = 2, BNN_I8 = 3, BNN_I16 = 5, BNN_F16 = 10, 
 /* A piece of work: the indices begin .. end - 1, on thread `thread` (0 .. bnn_threads() - 1). */
 typedef void (*bnn_body)(void *context, i64 begin, i64 end, int thread);
 
-/* Run `body` over 0 .. n - 1 in chunks of `grain`, handed out dynamically; returns when all is done.
-   With one thread, or one chunk, it runs in the caller. Bodies must not call it again. */
+/* Run `body` over 0 .. n - 1 in chunks of `grain` or a multiple of it, handed out dynamically; returns
+   when all is done. With one thread, or one chunk, it runs in the caller. Bodies must not call it again. */
 void bnn_parallel(i64 n, i64 grain, bnn_body body, void *context);
 
 /* Threads that bnn_parallel uses, the caller included, and how many it is to use: for kernels that

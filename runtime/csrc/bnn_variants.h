@@ -11,8 +11,8 @@
 
 #define BNN_INLINE static inline __attribute__((always_inline))
 
-/* Fewer elements than this run on one thread: waking the others costs more. */
-enum { BNN_GRAIN = 1 << 16 };
+/* Fewer elements than this run on one thread: to share them takes as long. */
+enum { BNN_GRAIN = 1 << 13 };
 
 #if BNN_X86_64
 #define BNN_AVX2 __attribute__((target("avx2,fma,popcnt,f16c")))
