@@ -20,9 +20,12 @@ from bnnopt.runtime.kernels.compiled.updates import FUSED
 from bnnopt.runtime.library import library
 from tests.graphs import run_native, zoo
 from tests.runtime.compiled_calls import CALLS, Call, Source
+from tests.runtime.test_compiled_convolution import CONVOLUTIONS
+from tests.runtime.test_compiled_convolution import calls_of as convolutions
 from tests.runtime.test_compiled_products import small_products, with_integers
 from tests.runtime.test_compiled_updates import small_updates
-from tests.runtime.test_filter_blocks import CHAINS, call_of
+from tests.runtime.test_filter_blocks import CHAINS, DTYPES, GRADIENTS, call_of, gradient_call
+from tests.runtime.test_pooled_filter_blocks import forward_one_by_one, stem, way_back
 
 pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
 SHAPE = (6, 5, 7, 8)
@@ -39,12 +42,20 @@ def calls() -> dict[str, Call]:
                 narrow = with_integers(product, 1, 3, n_bits)
                 table[narrow.operator] = Call(narrow.operator, [*narrow.inputs], narrow.attributes)
     for name in REPEATABLE & set(CHAINS):
-        chain = call_of(name, "two-blocks", 5)
+        chain = call_of(name, "two-blocks", DTYPES[CHAINS[name].product][0])
         table[name] = Call(name, [*chain.inputs], chain.attributes)
     table |= {update.operator: update for update in small_updates()}
     s = Source(4, SHAPE, special=False)
     table["Gemm"] = Call("Gemm", [s.finite(20, 30), s.finite(30, 9), s.finite(9)])
     table["MatMul"] = Call("MatMul", [s.finite(2, 3, 30), s.finite(30, 9)])
+    for conv in convolutions(CONVOLUTIONS["lenet"], 1):
+        table[conv.operator] = Call(conv.operator, [*conv.inputs], conv.attributes)
+    real = {**table["Conv"].attributes, "dtype": 1}
+    table["RealConv"] = Call("RealConv", table["Conv"].inputs[:2], real)
+    forward = stem("one-block", half=False, relu=1)
+    back = way_back(forward, forward_one_by_one(forward))
+    for chain in (forward, back, *(gradient_call(name, "one", half=False) for name in GRADIENTS)):
+        table[chain.operator] = Call(chain.operator, [*chain.inputs], chain.attributes)
     return table
 
 
@@ -94,6 +105,24 @@ def test_repeated_calls_read_the_values_of_now(operator: str):
     assert [a.tobytes() for a in outputs] == [a.tobytes() for a in want]
     if operator != "Shape":
         assert any(a.tobytes() != b.tobytes() for a, b in zip(outputs, first, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Mul", "Div", "PRelu"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_number_is_read_again(operator: str, number: int, dtype: type[np.floating[Any]]):
+    """Of either operand; a slope is the second."""
+    place = 1 if operator == "PRelu" else number
+    operands = [Source(3, SHAPE, special=False).finite(*SHAPE).astype(dtype) for _ in "ab"]
+    operands[place] = np.full(1, 3, dtype)
+    y, want, empty = np.empty(SHAPE, dtype), np.empty(SHAPE, dtype), np.empty(0, np.uint8)
+    with recorded() as prepared:
+        assert COMPILED[operator](operands, [y], {}, empty)
+    first = y.copy()
+    operands[place][...] = -0.5
+    assert COMPILED[operator](operands, [want], {}, empty)
+    repeat(prepared)
+    assert y.tobytes() == want.tobytes() != first.tobytes()
 
 
 def test_nothing_is_recorded_behind_the_block():

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
-from bnnopt.runtime.kernels.compiled.functions import Read, is_dry_run
+from bnnopt.runtime.kernels.compiled.functions import Read, keeps_numbers
 from bnnopt.runtime.library import library
 from bnnopt.runtime.scope import scoped
 
@@ -122,5 +122,5 @@ def integers(attributes: Attributes, name: str) -> list[int] | None:
 
 
 def scalar(array: Array) -> float:
-    """The one element of an array; where calls are only noted, a number that knows its array."""
-    return Read.of(array) if is_dry_run() else float(array.reshape(-1)[0])
+    """The one element of an array; where calls are kept, a number that knows its array."""
+    return Read.of(array) if keeps_numbers() else float(array.reshape(-1)[0])

@@ -444,10 +444,17 @@ KERNELS: dict[str, CompiledKernel] = {
     "BitmapConvWeightGrad": CompiledKernel(
         bitmap_conv_weight_grad, _scratch("BitmapConvWeightGrad")
     ),
-    "Conv": CompiledKernel(conv, _scratch("Conv"), reads_bytes=_reads_bytes("Conv")),
-    "ConvInputGrad": CompiledKernel(conv_input_grad, _scratch("ConvInputGrad")),
-    "ConvWeightGrad": CompiledKernel(
-        conv_weight_grad, _scratch("ConvWeightGrad"), reads_bytes=_reads_bytes("ConvWeightGrad")
+    "Conv": CompiledKernel(
+        conv, _scratch("Conv"), repeatable=True, reads_bytes=_reads_bytes("Conv")
     ),
-    "RealConv": CompiledKernel(conv, _scratch("RealConv"), reads_bytes=_reads_bytes("RealConv")),
+    "ConvInputGrad": CompiledKernel(conv_input_grad, _scratch("ConvInputGrad"), repeatable=True),
+    "ConvWeightGrad": CompiledKernel(
+        conv_weight_grad,
+        _scratch("ConvWeightGrad"),
+        repeatable=True,
+        reads_bytes=_reads_bytes("ConvWeightGrad"),
+    ),
+    "RealConv": CompiledKernel(
+        conv, _scratch("RealConv"), repeatable=True, reads_bytes=_reads_bytes("RealConv")
+    ),
 }

@@ -384,7 +384,7 @@ KERNELS: dict[str, CompiledKernel] = {
             partial(run, operator=name),
             partial(scratch_bytes, name),
             reads_bytes=partial(_reads_bytes, operator=name),
-            repeatable=_KERNELS[chain.product].repeatable,
+            repeatable=True,
         )
         for name, chain in CHAINS.items()
     },
@@ -392,6 +392,7 @@ KERNELS: dict[str, CompiledKernel] = {
         name: CompiledKernel(
             partial(run_gradient, operator=name),
             partial(gradient_scratch_bytes, name),
+            repeatable=True,
             reads_bytes=partial(_gradient_reads_bytes, operator=name),
         )
         for name in GRADIENTS

@@ -46,9 +46,9 @@ Notes: TypeAlias = list[Note | Callable[[], object]]
 
 
 class Read(float):
-    """A number that was read from an array while calls were noted: it is what the array then has.
+    """A number that was read from an array while calls were noted or recorded: what it has then.
 
-    Arithmetic loses the array.
+    A call that is repeated reads it again. Arithmetic loses the array.
     """
 
     array: Array
@@ -94,7 +94,18 @@ class CFunction:
         pairs = zip(self._converters, arguments, strict=True)
         converted = [convert(argument) for convert, argument in pairs]
         bound = functools.partial(self._function, *converted)
+        places = [i for i, argument in enumerate(arguments) if isinstance(argument, Read)]
+        if places:
+            numbers = [cast(Read, arguments[i]).array for i in places]
+            bound = functools.partial(self._read_and_call, converted, places, numbers)
         return again(bound) != 0 or self.result == "void"
+
+    def _read_and_call(
+        self, converted: list[object], places: Sequence[int], numbers: Sequence[Array]
+    ) -> int:
+        for place, array in zip(places, numbers, strict=True):
+            converted[place] = ctypes.c_float(array.item())
+        return self._function(*converted)
 
     @functools.cached_property
     def _function(self) -> Callable[..., int]:
@@ -173,6 +184,11 @@ _CONVERTERS: dict[str, Callable[..., object]] = {
     "bnn_gemm*": _of_fields(Dense),
     "bnn_update*": _of_structure,
 }
+
+
+def keeps_numbers() -> bool:
+    """Whether calls are noted or recorded: a number has to say where it was read."""
+    return _noted.get() is not None or _recording.get() is not None
 
 
 def is_dry_run() -> bool:

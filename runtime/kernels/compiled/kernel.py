@@ -49,7 +49,8 @@ class CompiledKernel(NamedTuple):
         rule it needs none, and covers all shapes.
     repeatable : bool
         The C calls follow from shapes, attributes and addresses alone, never from values, but for
-        what they do `again`: they are prepared once and repeated. Others read a bound or an index.
+        numbers that they `Read` and what they do `again`: they are prepared once and repeated.
+        Others choose by a bound or an index.
     grows : bool
         An output may need more than its planned place: its size depends on the data.
     reads_bytes : ByteRule, optional

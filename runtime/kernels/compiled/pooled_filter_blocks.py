@@ -224,6 +224,8 @@ def gradient_scratch_bytes(sizes: Sizes) -> int | None:
 
 
 KERNELS: dict[str, CompiledKernel] = {
-    "RealConvNormMaxPool": CompiledKernel(conv_norm_max_pool, scratch_bytes),
-    "RealConvNormMaxPoolGrad": CompiledKernel(conv_norm_max_pool_grad, gradient_scratch_bytes),
+    "RealConvNormMaxPool": CompiledKernel(conv_norm_max_pool, scratch_bytes, repeatable=True),
+    "RealConvNormMaxPoolGrad": CompiledKernel(
+        conv_norm_max_pool_grad, gradient_scratch_bytes, repeatable=True
+    ),
 }
