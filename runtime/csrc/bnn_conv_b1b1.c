@@ -7,6 +7,13 @@
 #include "bnn_conv_b1b1.h"
 #include "bnn_depthwise.h"
 
+enum { FEW_BANDS = 4 }; /* fewer for each thread: the filters are shared as well */
+
+/* Filters of a block. */
+typedef struct {
+    i64 begin, end;
+} bnn_filters;
+
 /* Nibbles of four filters, tap by tap, in the order of the panel. */
 static void index_filters(void *context, i64 begin, i64 end, int thread) {
     (void)thread;
@@ -122,21 +129,22 @@ static void count_valid(const bnn_forward *f, bnn_band b, const bnn_run *runs, i
     }
 }
 
-/* All filters of the block on one tile, whose lanes are contiguous within each sample. */
-static void multiply_tile(const bnn_forward *f, bnn_band b, const bnn_run *runs, i64 n_runs,
-                          const uint8_t *panel, const uint64_t *masks) {
+/* Some filters of the block on one tile, whose lanes are contiguous within each sample. */
+static void multiply_tile(const bnn_forward *f, bnn_band b, bnn_filters filters,
+                          const bnn_run *runs, i64 n_runs, const uint8_t *panel,
+                          const uint64_t *masks) {
     const bnn_conv *g = f->g;
     i64 plane = g->ho * g->wo, first = f->group * (g->m / g->group) + f->filter;
     int32_t valid[LANES];
     uint16_t counts[STRINGS][LANES] __attribute__((aligned(64)));
     count_valid(f, b, runs, n_runs, valid);
-    for (i64 m = 0; m < f->n_filters; m += STRINGS) {
+    for (i64 m = filters.begin; m < filters.end; m += STRINGS) {
         if (f->words)
             f->words->count((const uint64_t *)panel, masks,
                             (const uint64_t *)f->indices + m * f->n_steps, f->n_steps, counts);
         else
             f->cores->count(panel, f->indices + m * f->n_steps, f->n_steps, counts);
-        for (i64 i = 0; i < bnn_min(STRINGS, f->n_filters - m); i++) {
+        for (i64 i = 0; i < bnn_min(STRINGS, filters.end - m); i++) {
             for (i64 r = 0, n = 0; r < n_runs; r += n) {
                 i64 lanes = 0;
                 for (n = 0; r + n < n_runs && runs[r + n].sample == runs[r].sample; n++)
@@ -163,7 +171,8 @@ static i64 lines_bytes(const bnn_forward *f) {
     return bnn_min(f->in_rows, f->g->h) * f->g->w + 64;
 }
 
-static void convolve_nibbles(const bnn_forward *f, bnn_band b, bnn_scratch scratch) {
+static void convolve_nibbles(const bnn_forward *f, bnn_band b, bnn_filters filters,
+                             bnn_scratch scratch) {
     uint8_t *panel = bnn_take(&scratch, f->n_steps * LANES + 64);
     uint8_t *lines = bnn_take(&scratch, lines_bytes(f));
     uint8_t *planes = bnn_take(&scratch, planes_bytes(f, f->g->samples));
@@ -173,11 +182,12 @@ static void convolve_nibbles(const bnn_forward *f, bnn_band b, bnn_scratch scrat
         bnn_run runs[LANES];
         i64 n_runs = bnn_runs(p, bnn_min(p + LANES, n_positions), b.rows, b.cols, runs);
         fill_panel(f, b.samples, runs, n_runs, planes, panel);
-        multiply_tile(f, b, runs, n_runs, panel, NULL);
+        multiply_tile(f, b, filters, runs, n_runs, panel, NULL);
     }
 }
 
-static void convolve_words(const bnn_forward *f, bnn_band b, bnn_scratch scratch) {
+static void convolve_words(const bnn_forward *f, bnn_band b, bnn_filters filters,
+                           bnn_scratch scratch) {
     i64 size = sizeof(uint64_t), n_positions = b.samples * b.rows * b.cols;
     uint64_t *panel = bnn_take(&scratch, f->n_steps * LANES * size);
     uint64_t *masks = bnn_take(&scratch, f->n_steps * size);
@@ -187,29 +197,36 @@ static void convolve_words(const bnn_forward *f, bnn_band b, bnn_scratch scratch
         bnn_run runs[LANES];
         i64 n_runs = bnn_runs(p, bnn_min(p + LANES, n_positions), b.rows, b.cols, runs);
         bnn_fill_words(f, b, runs, n_runs, planes, panel, masks);
-        multiply_tile(f, b, runs, n_runs, (const uint8_t *)panel, masks);
+        multiply_tile(f, b, filters, runs, n_runs, (const uint8_t *)panel, masks);
     }
 }
 
-static void convolve_bands(void *context, i64 begin, i64 end, int thread) {
+/* A unit: a part of the filters on a band. */
+static void convolve_units(void *context, i64 begin, i64 end, int thread) {
     const bnn_forward *f = context;
-    for (i64 unit = begin; unit < end; unit++) {
-        bnn_band b = bnn_band_at(f->g, unit);
+    for (i64 unit = begin, next; unit < end; unit = next) {
+        i64 band = unit / f->n_parts, first = band * f->n_parts;
+        next = bnn_min(end, first + f->n_parts);
+        bnn_filters filters = {(unit - first) * f->part,
+                               bnn_min(f->n_filters, (next - first) * f->part)};
         if (f->words)
-            convolve_words(f, b, f->per_thread[thread]);
+            convolve_words(f, bnn_band_at(f->g, band), filters, f->per_thread[thread]);
         else
-            convolve_nibbles(f, b, f->per_thread[thread]);
+            convolve_nibbles(f, bnn_band_at(f->g, band), filters, f->per_thread[thread]);
     }
 }
 
 static void convolve_block(bnn_forward *f) {
     const bnn_conv *g = f->g;
+    i64 n_bands = bnn_n_bands(g), few = n_bands < FEW_BANDS * bnn_threads();
     f->n_channels = bnn_min(g->channels, g->c / g->group - f->channel);
     f->n_filters = bnn_min(g->filters, g->m / g->group - f->filter);
     f->n_steps = bnn_ceil_div(f->n_channels, f->words ? 64 : 4) * g->kh * g->kw;
-    bnn_parallel(bnn_round_up(f->n_filters, STRINGS), 8 * STRINGS,
+    f->part = bnn_round_up(bnn_ceil_div(f->n_filters, few ? bnn_threads() : 1), STRINGS);
+    f->n_parts = bnn_ceil_div(f->n_filters, f->part);
+    bnn_parallel(bnn_round_up(f->n_filters, STRINGS), 2 * STRINGS,
                  f->words ? bnn_index_words : index_filters, f);
-    bnn_parallel(bnn_n_bands(g), 1, convolve_bands, f);
+    bnn_parallel(n_bands * f->n_parts, 1, convolve_units, f);
 }
 
 /* y (N, M, Ho, Wo) = the convolution of x (N, C, H, W) with w (M, C / group, kh, kw), both packed;

@@ -15,6 +15,7 @@ typedef struct {
     bnn_scratch *per_thread;
     i64 group, channel, filter;  /* the present block: first channel and filter within the group */
     i64 n_channels, n_filters, n_steps;
+    i64 part, n_parts;           /* filters that a thread takes of a band, and how often */
     i64 in_rows, phase, pitch;   /* rows of x: how many; columns of a stride phase, of all phases */
 } bnn_forward;
 
