@@ -186,8 +186,8 @@ def is_loss_gradient(value: ir.Value) -> bool:
 
 def step_input(graph: ir.Graph, unique: Callable[[str], str]) -> ir.Value:
     """The graph's step counter, added where there is none yet; `unique` makes a name unique."""
-    for value in graph.inputs:
-        if role(value) is Role.STEP:
+    for value in reversed(graph.inputs):  # where it was added there is little behind it
+        if value.metadata_props.get(Key.ROLE) == Role.STEP.value:
             return value
     value = ir.val(unique("step"), dtype=ir.DataType.INT64, shape=())
     graph.inputs.append(set_role(value, Role.STEP))

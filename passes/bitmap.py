@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from bnnopt.analysis import (
     expected_density,
-    is_from_forward,
     kept_values,
     measured_density,
     size_bytes,
@@ -19,7 +18,13 @@ from bnnopt.analysis import (
 from bnnopt.ops import Emitter, dims, family, packed_row_bytes
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.leaving import REASON, leaves
-from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect, replace_node
+from bnnopt.passes.shared.rewriting import (
+    insert_after_definition,
+    late,
+    read_late,
+    redirect,
+    replace_node,
+)
 from bnnopt.training_step import TrainingStep
 
 FLOAT_BYTES = 4
@@ -64,7 +69,7 @@ class Bitmap(Pass):
                     dx, f"scattered by a pooling, {size_bytes(dx)} B: read at once, not kept"
                 )
         return sum(
-            self._encode(step, trace, root, [v for v in views if is_from_forward(v) and late(v)])
+            self._encode(step, trace, root, read_late(views))
             for root, views in kept_values(step).items()
         )
 

@@ -114,7 +114,7 @@ def _has_zeros(value: ir.Value | None) -> bool:
 def _narrow(step: TrainingStep, node: ir.Node, narrow: Collection[ir.Value]) -> None:
     """Let the node write float16; its inputs are what they are to be."""
     if node.op_type == "Conv":
-        node = _half_convolution(step, node)
+        _half_convolution(step, node)
     elif is_batch_norm(node):
         node.attributes["dtype"] = ir.AttrInt64("dtype", int(ir.DataType.FLOAT16))
     infer_types(node, step.opset)
@@ -127,7 +127,7 @@ def _narrow(step: TrainingStep, node: ir.Node, narrow: Collection[ir.Value]) -> 
             step.graph.insert_before(reader, emit.nodes)
 
 
-def _half_convolution(step: TrainingStep, node: ir.Node) -> ir.Node:
+def _half_convolution(step: TrainingStep, node: ir.Node) -> None:
     emit = Emitter(step.graph, phase(node))
     group = node.attributes.get("group")
     attributes: dict[str, Attribute] = {
@@ -137,4 +137,3 @@ def _half_convolution(step: TrainingStep, node: ir.Node) -> ir.Node:
     }
     emit("RealConv", *node.inputs, name=str(node.name), n_outputs=1, **attributes)
     replace_node(step, node, emit)
-    return emit.nodes[-1]

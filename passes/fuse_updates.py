@@ -88,18 +88,27 @@ def _fuse(step: TrainingStep, trace: Trace, node: ir.Node) -> int:
     attributes = _attributes(found, node)
     if name is None or not _has_kernel(name, inputs, attributes):
         return trace.skip(w, f"no kernel does {product.op_type} and {node.op_type} at once")
-    others = _other_readers(step, node, product)
+    position = {other: i for i, other in enumerate(step.graph)}
+    others = _other_readers(step, node, product, position)
     idle = [n for n in others if all(v is None or is_persistent(v) for v in n.inputs)]
     blocking = [n for n in others if n not in idle]
     if blocking and w.dtype == ir.DataType.UINT8:
-        idle += _read_copy(step, w, blocking)
-        blocking = []
+        copies = _read_copy(step, w, blocking)
+        position |= dict.fromkeys(copies, position[blocking[0]])
+        idle, blocking = idle + copies, []
     if blocking and _size(product.inputs[0]) > _size(node.inputs[1]):
         reader = f"{blocking[0].op_type} {blocking[0].name!r}"
         return trace.skip(w, f"{reader} reads it first; the layer's input is larger than dw")
     emit = Emitter(step.graph, "update")
     emit(name, *inputs, name=str(node.name), n_outputs=len(node.outputs) + 1, **attributes)
-    _put(step, [product, *blocking], idle, emit.nodes[0], node)
+    last = max([product, *blocking], key=position.__getitem__)
+    late = [other for other in idle if position[other] > position[last]]
+    if late:
+        step.graph.remove(late)
+    step.graph.insert_after(last, [*late, emit.nodes[0]])
+    for other in idle:
+        other.metadata_props[Key.PHASE] = "backward"  # a rebuild would run right before its reader
+    _replace(step, node, emit.nodes[0])
     return 1
 
 
@@ -177,17 +186,21 @@ def _size(value: ir.Value | None) -> int:
     return size_bytes(value) if value is not None else 0
 
 
-def _other_readers(step: TrainingStep, node: ir.Node, product: ir.Node) -> list[ir.Node]:
+def _other_readers(
+    step: TrainingStep, node: ir.Node, product: ir.Node, position: Mapping[ir.Node, int]
+) -> list[ir.Node]:
     """What reads the weight in the backward pass, and may run after the product does."""
+    late = [n for n in waits_for(step, node) if phase(n) != "forward"]
+    first = min((position[other] for other in late), default=0)
     earlier, pending = {product}, [product]
-    while pending:
+    while pending:  # back to the first of them: what is needed stands before what needs it
         makers = [v.producer() for v in pending.pop().inputs if v is not None]
-        new = {maker for maker in makers if maker is not None} - earlier
+        new = {n for n in makers if n is not None and position[n] >= first} - earlier
         earlier |= new
         pending += new
     made = node.inputs[1].producer() if node.inputs[1] is not None else None
-    late = waits_for(step, node) - earlier - {made}
-    return [other for other in step.graph if other in late and phase(other) != "forward"]
+    others = [n for n in late if n not in earlier and n is not made]
+    return sorted(others, key=position.__getitem__)
 
 
 def _read_copy(step: TrainingStep, w: ir.Value, nodes: list[ir.Node]) -> list[ir.Node]:
@@ -200,17 +213,8 @@ def _read_copy(step: TrainingStep, w: ir.Value, nodes: list[ir.Node]) -> list[ir
     return emit.nodes
 
 
-def _put(
-    step: TrainingStep, behind: list[ir.Node], idle: list[ir.Node], new: ir.Node, old: ir.Node
-) -> None:
-    """Put the fused step behind some nodes, and what else reads the weight before it."""
-    nodes = list(step.graph)
-    last = max(behind, key=nodes.index)
-    late = [node for node in idle if nodes.index(node) > nodes.index(last)]
-    step.graph.remove(late)
-    step.graph.insert_after(last, [*late, new])
-    for node in idle:
-        node.metadata_props[Key.PHASE] = "backward"  # a rebuild would run right before its reader
+def _replace(step: TrainingStep, old: ir.Node, new: ir.Node) -> None:
+    """Let the fused step, which has its place, stand for the one of the gradient as it is."""
     for output, replacement in zip(old.outputs, new.outputs, strict=False):
         take_over(output, replacement)
     new.outputs[-1].name = ""

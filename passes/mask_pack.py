@@ -11,7 +11,13 @@ import onnx_ir as ir
 from bnnopt.analysis import is_from_forward, kept_values, late_readers, roots
 from bnnopt.ops import Emitter, dims, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect, replace_node
+from bnnopt.passes.shared.rewriting import (
+    insert_after_definition,
+    late,
+    read_late,
+    redirect,
+    replace_node,
+)
 from bnnopt.training_step import TrainingStep
 
 
@@ -44,8 +50,8 @@ class MaskPack(Pass):
         booleans = [
             value
             for values in kept.values()
-            for value in values
-            if value.dtype == ir.DataType.BOOL and is_from_forward(value) and late(value)
+            for value in read_late(values)
+            if value.dtype == ir.DataType.BOOL
         ]
         return count + sum(_pack_boolean(step, trace, value) for value in booleans)
 

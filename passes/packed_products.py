@@ -62,8 +62,11 @@ class PackedProducts(Pass):
         drop_unread(step)
         packs = [node for node in step.graph if node.op_type == "SignPack"]
         count += sum(_pack_at_once(step, node) for node in packs)
+        drop_unread(step)
         packs = [node for node in step.graph if node.op_type == "BinarizePack"]
-        return count + sum(_signs_at_once(step, node) for node in packs)
+        count += sum(_signs_at_once(step, node) for node in packs)
+        drop_unread(step)
+        return count
 
 
 class _Mapping:
@@ -266,9 +269,6 @@ def _pack_at_once(step: TrainingStep, node: ir.Node) -> int:
         x = wide.inputs[0]
     emit("BinarizePack", x, name=str(node.name), zero=zero)
     replace_node(step, node, emit)
-    step.graph.remove(binarize, safe=True)
-    if wide is not None and not wide.outputs[0].uses():
-        step.graph.remove(wide, safe=True)
     return 1
 
 
@@ -286,5 +286,4 @@ def _signs_at_once(step: TrainingStep, node: ir.Node) -> int:
     own = _own(product)
     emit(signs, *product.inputs, name=str(node.name), n_outputs=1, **own)
     replace_node(step, node, emit)
-    step.graph.remove(product, safe=True)
     return 1

@@ -9,7 +9,6 @@ import onnx_ir as ir
 
 from bnnopt.analysis import (
     is_binary_product,
-    is_from_forward,
     is_persistent,
     kept_values,
     late_readers,
@@ -18,7 +17,7 @@ from bnnopt.ops import Cheap, Emitter, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.leaving import REASON, leaves
 from bnnopt.passes.shared.rebuilding import Rebuilder
-from bnnopt.passes.shared.rewriting import late, redirect
+from bnnopt.passes.shared.rewriting import late, read_late, redirect
 from bnnopt.training_step import TrainingStep, is_constant
 
 
@@ -54,7 +53,7 @@ class RecomputeBinaryProducts(Pass):
             may_copy=_may_copy,
             may_read=lambda v: is_persistent(v) or (v is not root and bool(late_readers([v]))),
         )
-        through_view = any(late(v) for v in views if v is not root and is_from_forward(v))
+        through_view = bool(read_late(v for v in views if v is not root))
         obstacle = "it is read through a view" if through_view else rebuilder.obstacle(root)
         if obstacle is not None:
             return trace.skip(root, obstacle)

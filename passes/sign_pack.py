@@ -11,7 +11,6 @@ import onnx_ir as ir
 from bnnopt.analysis import (
     ScaledSigns,
     is_binary,
-    is_from_forward,
     is_persistent,
     kept_values,
     scaled_signs,
@@ -20,7 +19,7 @@ from bnnopt.metadata import Key
 from bnnopt.ops import Emitter, dims
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rebuilding import packed_form
-from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect
+from bnnopt.passes.shared.rewriting import insert_after_definition, late, read_late, redirect
 from bnnopt.training_step import TrainingStep, is_constant
 
 
@@ -44,7 +43,7 @@ class SignPack(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         return sum(
-            self._pack(step, trace, root, [v for v in values if is_from_forward(v) and late(v)])
+            self._pack(step, trace, root, read_late(values))
             for root, values in kept_values(step).items()
         )
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bnnopt.analysis import is_from_forward, kept_values
+from bnnopt.analysis import kept_values
 from bnnopt.ops import Emitter, dims
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.rewriting import insert_after_definition, late, redirect
+from bnnopt.passes.shared.rewriting import insert_after_definition, late, read_late, redirect
 from bnnopt.training_step import TrainingStep
 
 _BOOL = int(ir.DataType.BOOL)
@@ -36,7 +36,7 @@ class TernaryPack(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         return sum(
-            self._pack(step, trace, root, [v for v in values if is_from_forward(v) and late(v)])
+            self._pack(step, trace, root, read_late(values))
             for root, values in kept_values(step).items()
             if _is_ternary(root)
         )

@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable, Sequence
 import onnx_ir as ir
 
 from bnnopt.analysis import Buffer, buffers, in_place_pairs, is_persistent, roots, shown_by
+from bnnopt.metadata import Key
 from bnnopt.plan.workspace import workspace_bytes
 from bnnopt.training_step import TrainingStep, phase, readers
 
@@ -36,8 +37,11 @@ def dependencies(step: TrainingStep) -> Dependencies:
 def waits_for(step: TrainingStep, node: ir.Node) -> set[ir.Node]:
     """What must run before one node; see `dependencies`."""
     found = set(_producers(node))
-    for writer, target in _overwrites(step):
-        for value in shown_by(target) if writer is node else ():
+    updates = (output for output in node.outputs if output.is_graph_output())
+    names = {output.metadata_props.get(Key.UPDATES) for output in updates}
+    updated = [value for value in step.graph.inputs if value.name in names]
+    for target in (*updated, *_written_over(node)):
+        for value in shown_by(target):
             found.update(reader for reader in readers(value) if reader is not node)
     return found
 
@@ -49,10 +53,16 @@ def _overwrites(step: TrainingStep) -> Iterable[tuple[ir.Node, ir.Value]]:
         assert producer is not None
         yield producer, target
     for node in step.graph:
-        for index in in_place_pairs(node).values():
-            source = node.inputs[index]
-            assert source is not None
+        for source in _written_over(node):
             yield node, source
+
+
+def _written_over(node: ir.Node) -> Iterable[ir.Value]:
+    """The inputs in whose place the node writes outputs."""
+    for index in in_place_pairs(node).values():
+        source = node.inputs[index]
+        assert source is not None
+        yield source
 
 
 def _producers(node: ir.Node) -> Iterable[ir.Node]:

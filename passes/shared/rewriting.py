@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
@@ -27,24 +27,23 @@ def redirect(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
             node.replace_input_with(index, new)
 
 
-def replace_node(
-    step: TrainingStep, node: ir.Node, emit: Emitter, added: Collection[int] = ()
-) -> None:
-    """Put the emitted nodes in the place of `node`; the last one's outputs take over its names.
+def replace_node(step: TrainingStep, node: ir.Node, emit: Emitter) -> None:
+    """Put the emitted nodes in the place of `node`, which becomes the last of them itself.
 
-    It has outputs that `node` has not at the indices `added`.
+    So its outputs keep their readers and names: to remove a node, or to move uses of a graph
+    output, goes through all outputs of the graph, two for each weight and state.
     """
-    new = emit.nodes[-1]
-    taken = [output for i, output in enumerate(new.outputs) if i not in added]
-    step.graph.insert_before(node, emit.nodes)
-    for old, replacement in zip(node.outputs, taken, strict=True):
-        old.replace_all_uses_with(replacement, replace_graph_outputs=True)
-        replacement.metadata_props.update(old.metadata_props)
-    new.metadata_props.update(node.metadata_props)
-    step.graph.remove(node, safe=True)
-    new.name = node.name
-    for old, replacement in zip(node.outputs, taken, strict=True):
-        replacement.name = old.name
+    *before, last = emit.nodes
+    step.graph.insert_before(node, before)
+    node.domain, node.op_type = last.domain, last.op_type
+    node.attributes.clear()
+    node.attributes.update(last.attributes)
+    node.resize_inputs(len(last.inputs))
+    for index, value in enumerate(last.inputs):
+        node.replace_input_with(index, value)
+    last.resize_inputs(0)
+    for output, made in zip(node.outputs, last.outputs, strict=True):
+        output.type, output.shape = made.type, made.shape
 
 
 def take_over(old: ir.Value | None, new: ir.Value) -> None:
@@ -54,8 +53,20 @@ def take_over(old: ir.Value | None, new: ir.Value) -> None:
         return
     new.metadata_props.update(old.metadata_props)
     name, old.name = old.name, None
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph = old.graph
+    while graph is not None and old.is_graph_output():
+        graph.outputs[graph.outputs.index(old)] = new
+    old.replace_all_uses_with(new)
     new.name = name
+
+
+def read_late(values: Iterable[ir.Value]) -> list[ir.Value]:
+    """Those that are there before the backward pass and that it, or the update, reads."""
+    return [
+        value
+        for value in values
+        if is_from_forward(value) and any(phase(use.node) != "forward" for use in value.uses())
+    ]
 
 
 def late(value: ir.Value) -> list[ir.Node]:
@@ -67,18 +78,20 @@ def late(value: ir.Value) -> list[ir.Node]:
 
 def drop_unread(step: TrainingStep) -> None:
     """Remove the nodes that nothing reads."""
-    outputs = set(step.graph.outputs)
-    for node in reversed(list(step.graph)):
-        if not any(output.uses() or output in outputs for output in node.outputs):
-            step.graph.remove(node, safe=True)
+    dead = dict[ir.Node, None]()
+    for node in reversed(step.graph):
+        users = (use.node for output in node.outputs for use in output.uses())
+        is_output = any(output.is_graph_output() for output in node.outputs)
+        if not is_output and all(user in dead for user in users):
+            dead[node] = None
+    step.graph.remove(dead, safe=True)
 
 
 def late_beyond_mask(views: list[ir.Value]) -> list[tuple[ir.Value, ir.Node]]:
     """The late readers that ask for more than mask-pack keeps, each with the view that it reads."""
     return [
         (value, node)
-        for value in views
-        if is_from_forward(value)
+        for value in read_late(views)
         for node in late(value)
         if not traits(node).by_mask and not is_view(node)
     ]
