@@ -28,6 +28,7 @@ from bnnopt.compiler.building import (
 )
 from bnnopt.compiler.calibration import calibrate
 from bnnopt.compiler.evaluation import fit
+from bnnopt.compiler.garbage import rare_collections
 from bnnopt.compiler.hints import cut_latents, hints
 from bnnopt.errors import BudgetError, ModelError, UsageError
 from bnnopt.frontend import is_artifacts
@@ -104,6 +105,7 @@ class Optimized:
 
         return render_page(page_of(self))
 
+    @rare_collections()
     def save(self, folder: str | Path) -> None:
         """Write the folder that `TrainingSession` opens.
 
@@ -134,6 +136,7 @@ class _Arguments(Settings):
 
 
 @taking(_Arguments)
+@rare_collections()
 def optimize(
     model: str | Path | nn.Module,
     settings: Settings | None = None,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import cProfile
+import gc
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import bnnopt
+from bnnopt.compiler.garbage import NEW_OBJECTS
+from bnnopt.errors import UsageError
+from bnnopt.models.wang2023 import from_listing
 from tests.graphs import write
 
 
@@ -54,3 +60,33 @@ def test_a_parameter_that_a_relu_reads_into_the_loss(tmp_path: Path) -> None:
     np.testing.assert_allclose(results["O1"]["w"], w - 0.5 / 3, rtol=1e-5, atol=1e-6)
     for name in "uvw":
         np.testing.assert_array_equal(results["O0"][name], results["O1"][name])
+
+
+def calls_a_node(n: int, folder: Path) -> float:
+    """Calls of functions, of the standard library and onnx_ir too, to compile a chain of layers."""
+    path = folder / f"{n}.onnx"
+    listing = " | ".join(["C16,BN,S"] * n + ["FC10,BN"])
+    ir.save(from_listing("chain", listing, (3, 8, 8), seed=0, pad=1), path)
+    profile = cProfile.Profile(builtins=False)
+    made = profile.runcall(bnnopt.optimize, path, batch_size=4, level="O3")
+    n_calls = sum(entry.callcount for entry in profile.getstats())
+    return n_calls / len(made.training.graph)
+
+
+@pytest.mark.slow
+def test_work_grows_with_the_nodes(tmp_path: Path) -> None:
+    calls_a_node(2, tmp_path)  # what is imported when it is first needed
+    assert calls_a_node(50, tmp_path) < 1.07 * calls_a_node(10, tmp_path)
+
+
+def test_garbage_is_looked_for_as_before_once_a_model_is_compiled(tmp_path: Path) -> None:
+    before, during = gc.get_threshold(), list[int]()
+    bnnopt.optimize(
+        chain(2, tmp_path),
+        batch_size=4,
+        progress=lambda line: during.append(gc.get_threshold()[0]),
+    )
+    assert set(during) == {NEW_OBJECTS}
+    with pytest.raises(UsageError):
+        bnnopt.optimize(tmp_path / "no.onnx", level="O7")
+    assert gc.get_threshold() == before
