@@ -60,7 +60,7 @@ class Float16Gradients(Pass):
             return trace.skip(step.loss, "the graph does not say which value is its gradient")
         if not any(_reads_dy(node) for node in step.graph) or _is_scaled(seeds[0]):
             return 0
-        scale = 2.0 ** (round(math.log2(_n_labels(step))) + self.scale_bits)
+        scale = self.scale(step)
         before = {value: value.dtype for node in step.graph for value in node.outputs}
         maps = one_a_sample(step)
         _scale(seeds[0], scale)
@@ -74,6 +74,10 @@ class Float16Gradients(Pass):
                     _narrow(step, node, scaled, maps)
         narrowed = sum(value.dtype is not kind for value, kind in before.items())
         return max(narrowed, 1)  # the gradient of the loss is another one
+
+    def scale(self, step: TrainingStep) -> float:
+        """S, by which all gradients are multiplied."""
+        return float(2.0 ** (round(math.log2(_n_labels(step))) + self.scale_bits))
 
 
 def _n_labels(step: TrainingStep) -> int:

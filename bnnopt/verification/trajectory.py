@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,17 @@ class Trajectory:
 
 
 def run_native(
-    step: TrainingStep, about: Artifact, feeds: list[Arrays], initial: Arrays, restart: bool
+    step: TrainingStep,
+    about: Artifact,
+    feeds: list[Arrays],
+    initial: Arrays,
+    restart: bool,
+    change: Callable[[str, Array], None] | None = None,
 ) -> Trajectory:
-    """Each step goes on from the one before it, or from `initial` again if `restart`."""
+    """Each step goes on from the one before it, or from `initial` again if `restart`.
+
+    `change` gets every value that a node has made, by its name, before another reads it.
+    """
     program = make_program(step, make_plan(step), about.batch_size)
     constants = {
         name: value.const_value.numpy()
@@ -55,6 +64,8 @@ def run_native(
         def observe(spec: Any, outputs: tuple[Array, ...], seen: Arrays = seen) -> None:
             written = [i for i in spec.outputs if i >= 0]
             for index, array in zip(written, outputs, strict=True):
+                if change is not None:
+                    change(program.values[index].name, array)
                 if index in parameter_of:
                     name = parameter_of[index]
                     seen[name] = decoded(array, shapes[name])

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from bnnopt.verification import Difference, Verification
-from bnnopt.verification.compare import difference
+from bnnopt.verification.compare import compare, difference
+from bnnopt.verification.trajectory import Trajectory
 from tests.cli.conftest import Mistake
 from tests.cli.helpers import MODELS, Cli, Outcome, assert_contract
 
@@ -159,6 +161,52 @@ def test_defects() -> None:
     turned = {"w": Difference(0.1, 0.8), "b": Difference(0.1, -1, negligible=True)}
     assert not Verification(turned, bit_equal=False, min_cosine=0.8).defect
     assert "'w' has cosine 0.8000" in Verification(turned, False, min_cosine=0.81).defect
+
+
+TINY = np.array([3e-12, -1e-12], np.float32)  # far below what float16 holds under any scale
+FOUND = {
+    "signs": (np.array([-0.1, -0.1], np.float32), ""),
+    "nothing": (np.zeros(2, np.float32), ""),
+    "noise as small": (np.array([-2e-12, 4e-12], np.float32), ""),
+    "too large": (np.array([-2e-9, 4e-9], np.float32), "'w' has cosine -0.7"),
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_a_gradient_that_float16_rounds_away_has_no_direction(what: str) -> None:
+    found, defect = FOUND[what]
+
+    def run(w: NDArray[np.float32], later: NDArray[np.float32]) -> Trajectory:
+        return Trajectory([np.zeros(())] * 2, [{"w": w}, {"w": later}], {"w": TINY})
+
+    zero, kept = np.zeros(2, np.float32), TINY * 1e6
+    reference, rounded = run(TINY, kept), run(zero, kept)
+    assert defect in compare(reference, run(found, kept), 0.9, rounded).defect
+    assert bool(defect) == bool(compare(reference, run(found, kept), 0.9, rounded).defect)
+    assert "'w' has cosine" in compare(reference, run(found, kept), 0.9).defect
+    assert "'w' has cosine -1" in compare(reference, run(found, -kept), 0.9, rounded).defect
+    assert "'w' has cosine" in compare(reference, run(found, kept), 0.9, reference).defect
+
+
+def test_batch_norm_of_two_leaves_gradients_that_float16_rounds_away(
+    bnnopt: Cli, workspace: Path
+) -> None:
+    """Two values are -1 and +1 after it: no gradient comes through but what epsilon leaves."""
+    assert bnnopt("zoo", "mlp", "-o", "mlp.onnx").exit_code == 0
+    assert bnnopt("optimize", "mlp.onnx", "-b", 2, "-O2", "-o", "out").exit_code == 0
+    for seed in (2, 3):
+        found = bnnopt("verify", "out", "--seed", seed)
+        assert (found.exit_code, found.stderr) == (0, "")
+    model = onnx.load("out/training.onnx")
+    step = next(
+        n for n in model.graph.node if "fc4.weight" in n.input and "FirstMoment" in n.op_type
+    )
+    assert step.input[1] == "sign3_out.signs"
+    step.input[1] = "sign2_out.signs"  # wrong where it is 1e-5, which float16 holds
+    onnx.save(model, "out/training.onnx")
+    found = bnnopt("verify", "out", "--seed", 2)
+    assert found.exit_code == 1
+    assert "the gradient of 'fc4.weight' has cosine" in found.stderr
 
 
 def test_signs_are_held_to_those_of_the_reference() -> None:
