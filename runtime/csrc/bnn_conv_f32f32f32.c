@@ -42,7 +42,7 @@ typedef struct {
     i64 *offsets;
 } workspace;
 
-enum { CHUNK = 1 << 21 }; /* multiplications that are worth handing out */
+enum { CHUNK = 1 << 18 }; /* multiplications that are worth handing out */
 
 /* Add lanes that follow the last stretch both in the panel and in memory to it. */
 static i64 append(bnn_stretch *out, i64 n, bnn_stretch next, i64 step) {

@@ -17,7 +17,7 @@ enum {
     PART = 128,  /* terms of a panel */
     STRIPE = 256, /* columns of few rows, whose sums stay in the first cache */
     ROUND = 8,    /* terms that are added to them at a time */
-    CHUNK = 1 << 21, /* multiplications that are worth handing out */
+    CHUNK = 1 << 18, /* multiplications that are worth handing out */
 };
 
 /* A matrix of floats; or one of images, whose elements are counted from `first` on. */

@@ -265,7 +265,7 @@ BNN_EXPORT int bnn_max_pool(const void *x, void *y, i64 *indices, uint8_t *packe
     if (!fits(&p.g, p.type)) return 0;
     offsets_of_taps(&p.g, p.offsets);
     if (packed && p.g.out_h * p.g.out_w * n_bits % 8) p.together = channels;
-    const i64 grain = bnn_grain_of(p.g.h * p.g.w * p.together);
+    const i64 grain = bnn_grain_of(8 * p.g.h * p.g.w * p.together);
     bnn_parallel(samples * channels / bnn_max(1, p.together), grain, BNN_PICK(max_pool), &p);
     return 1;
 }

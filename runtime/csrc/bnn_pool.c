@@ -87,7 +87,7 @@ BNN_EXPORT void bnn_average_pool(const void *x, void *y, const i64 *window, i64 
                                  i64 counts_pad) {
     struct pool p = {.x = x, .y = y, .type = type, .counts_pad = counts_pad != 0};
     memcpy(&p.g, window, sizeof p.g);
-    bnn_parallel(planes, bnn_grain_of(p.g.h * p.g.w), BNN_PICK(average_pool), &p);
+    bnn_parallel(planes, bnn_grain_of(8 * p.g.h * p.g.w), BNN_PICK(average_pool), &p);
 }
 
 /* The outputs whose tap is on one of the columns low .. high - 1, from *first on. */
@@ -151,5 +151,5 @@ BNN_EXPORT void bnn_average_pool_grad(const void *dy, const float *counts, void 
                                       const i64 *window, i64 type, i64 planes) {
     struct pool p = {.x = dy, .y = dx, .counts = counts, .type = type};
     memcpy(&p.g, window, sizeof p.g);
-    bnn_parallel(planes, bnn_grain_of(p.g.h * p.g.w), BNN_PICK(average_pool_grad), &p);
+    bnn_parallel(planes, bnn_grain_of(8 * p.g.h * p.g.w), BNN_PICK(average_pool_grad), &p);
 }

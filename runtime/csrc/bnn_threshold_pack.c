@@ -1,5 +1,6 @@
 /* Bits of x >= a threshold of its channel. */
 #include "bnn_pack.h"
+#include "bnn_rows.h"
 #include "bnn_tiles.h"
 
 struct threshold_pack {
@@ -7,27 +8,38 @@ struct threshold_pack {
     enum bnn_type type;
     const float *threshold;
     uint8_t *packed;
-    i64 c, length, row_bytes;
+    i64 c, length;
+    struct bnn_rows rows;
 };
 
-/* Samples begin .. end - 1 of (n, c, length). */
-BNN_INLINE void threshold_pack(void *context, i64 begin, i64 end) {
-    const struct threshold_pack p = *(const struct threshold_pack *)context;
-    const i64 row = p.c * p.length;
-    float room[BNN_TILE], reached[BNN_TILE];
-    for (i64 n = begin; n < end; n++)
-        for (i64 at = 0; at < row; at += BNN_TILE) {
-            const i64 m = bnn_min(BNN_TILE, row - at);
-            const float *x = bnn_floats(p.x, n * row + at, m, p.type, room);
-            if (p.length == 1) /* as the loops below, in vectors */
-                for (i64 i = 0; i < m; i++) reached[i] = x[i] >= p.threshold[at + i] ? 1.0f : 0.0f;
-            for (i64 i = p.length == 1 ? m : 0, c = at / p.length; i < m; c++) {
-                const i64 last = bnn_min(m, (c + 1) * p.length - at);
-                const float threshold = p.threshold[c];
-                for (; i < last; i++) reached[i] = x[i] >= threshold ? 1.0f : 0.0f;
-            }
-            bnn_pack_floats(reached, p.packed + n * p.row_bytes + at / 8, m, BNN_GREATER, 0, 0);
+/* reached[i] = whether element first + i reaches its threshold; a run of them is of one channel, or, where
+   each has a plane of one element, of one sample. */
+BNN_INLINE void compare(const struct threshold_pack *p, const float *x, i64 first, i64 n,
+                        float *reached) {
+    for (i64 i = 0, run; i < n; i += run, x += run, reached += run) {
+        const i64 place = (first + i) % (p->c * p->length), c = place / p->length;
+        if (p->length == 1) {
+            run = bnn_min(n - i, p->c - c);
+            for (i64 j = 0; j < run; j++) reached[j] = x[j] >= p->threshold[c + j] ? 1.0f : 0.0f;
+        } else {
+            const float threshold = p->threshold[c];
+            run = bnn_min(n - i, (c + 1) * p->length - place);
+            for (i64 j = 0; j < run; j++) reached[j] = x[j] >= threshold ? 1.0f : 0.0f;
         }
+    }
+}
+
+BNN_INLINE void threshold_pack(void *context, i64 begin, i64 end) {
+    const struct threshold_pack *p = context;
+    float room[BNN_TILE], reached[BNN_TILE];
+    for (i64 i = begin; i < end; i++) {
+        const struct bnn_piece piece = bnn_piece_of(&p->rows, i);
+        for (i64 at = 0; at < piece.n; at += BNN_TILE) {
+            const i64 m = bnn_min(BNN_TILE, piece.n - at), first = piece.element + at;
+            compare(p, bnn_floats(p->x, first, m, p->type, room), first, m, reached);
+            bnn_pack_floats(reached, p->packed + piece.byte + at / 8, m, BNN_GREATER, 0, 0);
+        }
+    }
 }
 
 BNN_BOTH(threshold_pack)
@@ -35,6 +47,6 @@ BNN_BOTH(threshold_pack)
 /* x, of `type`: (n, c, length); threshold: c; packed: n rows of ceil(c length / 8) bytes. */
 BNN_EXPORT void bnn_threshold_pack(const void *x, const float *threshold, uint8_t *packed,
                                    i64 type, i64 n, i64 c, i64 length) {
-    struct threshold_pack p = {x, type, threshold, packed, c, length, bnn_ceil_div(c * length, 8)};
-    bnn_parallel(n, bnn_grain_of(c * length), BNN_PICK(threshold_pack), &p);
+    struct threshold_pack p = {x, type, threshold, packed, c, length, {.row = c * length}};
+    bnn_parallel_rows(&p.rows, n, BNN_PICK(threshold_pack), &p);
 }
