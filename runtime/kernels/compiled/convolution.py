@@ -377,7 +377,8 @@ def _weight_grad(g: Convolution, n_filters: int) -> Cut:
     cut = banded._replace(channels=math.ceil(g.group_channels / n_blocks), filters=tiles * lanes)
     n_bands = math.ceil(g.n / cut.samples) * math.ceil(g.ho / cut.rows) * math.ceil(g.wo / cut.cols)
     n_units = g.group * n_blocks * math.ceil(g.group_filters / cut.filters)
-    n_parts = min(n_bands, math.ceil(N_UNITS / n_units))
+    least = math.ceil(N_UNITS / n_units)
+    n_parts = min(n_bands, 1 << (least - 1).bit_length())  # as many for each of two threads
     if n_filters != g.m:
         n_parts = cast(int, _weight_grad(g._replace(m=n_filters), n_filters).extra[1])
     sums = tiles * cut.channels * g.taps * PANEL * FLOAT_BYTES
