@@ -40,7 +40,7 @@ def state_dict(session: TrainingSession) -> bytes:
     For a module that PyTorch exported these are the names of its ``state_dict``; the batches that
     each batch norm counts are the session's steps.
     """
-    tensors = {name: np.ascontiguousarray(v) for name, v in session.parameters().items()}
+    tensors = {name: np.asarray(v, order="C") for name, v in session.parameters().items()}
     for name in list(tensors):
         if name.endswith(_STATISTIC):
             count = np.array(session.steps_done, np.int64)

@@ -135,7 +135,7 @@ class _Graph:
 
     def _store(self, name: str, array: Array) -> str:
         """A new tensor; returns its name."""
-        array = np.ascontiguousarray(array, np.float32)
+        array = np.asarray(array, np.float32, order="C")
         self._constants[name] = array
         self._graph.initializer.append(numpy_helper.from_array(array, name))
         return name

@@ -269,7 +269,7 @@ def _write_program(folder: Path, kind: str, step: TrainingStep) -> None:
 
 def _constants(step: TrainingStep) -> dict[str, NDArray[np.generic]]:
     return {
-        name: np.ascontiguousarray(value.const_value.numpy())
+        name: np.asarray(value.const_value.numpy(), order="C")
         for name, value in step.graph.initializers.items()
         if is_constant(value) and value.const_value is not None
     }

@@ -138,7 +138,7 @@ def _declare_functions(model: ir.Model) -> None:
 
 
 def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    kind, tensor = ir.DataType.from_numpy(array.dtype), ir.tensor(np.ascontiguousarray(array))
+    kind, tensor = ir.DataType.from_numpy(array.dtype), ir.tensor(np.asarray(array, order="C"))
     constant = ir.val(name, dtype=kind, shape=array.shape, const_value=tensor)
     graph.register_initializer(constant)
     return constant

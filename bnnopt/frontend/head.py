@@ -157,7 +157,7 @@ class _Head:
         self.changed.append(name)
 
     def _put(self, tensor: onnx.TensorProto, array: Array) -> None:
-        named = numpy_helper.from_array(np.ascontiguousarray(array), tensor.name)
+        named = numpy_helper.from_array(np.asarray(array, order="C"), tensor.name)
         tensor.CopyFrom(named)
 
 

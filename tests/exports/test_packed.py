@@ -13,11 +13,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.numpy import load, load_file
 
 import bnnopt
 from bnnopt.compiler.prediction import export_network
 from bnnopt.errors import ArtifactError, UsageError
+from bnnopt.runtime.exporting import state_dict
 from bnnopt.runtime.predictor import is_signs
 from tests.graphs import write
 from tests.passes.networks import BINARY, BINARY_WEIGHTS, batch_norm, batch_norm_weights
@@ -83,6 +84,21 @@ def test_a_small_network(
     assert predictor.predict(x[:0]).shape == (0, 3)
     stored = load_file(tmp_path / "network" / "constants.safetensors")
     assert {stored[name].dtype for name in stored if name.startswith("w")} == {np.dtype(np.uint8)}
+
+
+def test_a_trained_scalar_stays_one(tmp_path: Path) -> None:
+    text = """g (float[batch,6] x) => (float[batch,3] y) {
+        h = MatMul (x, u)
+        s = Mul (h, alpha)
+        y = MatMul (s, v)
+    }"""
+    path = write(text, {"u": [6, 5], "alpha": [], "v": [5, 3]}, tmp_path)
+    session, folder = session_of(path)
+    export_network(folder, session, tmp_path / "network", BATCH)
+    x = data_of(session, 3)
+    found = bnnopt.Predictor(tmp_path / "network").predict(x)
+    np.testing.assert_allclose(found, session.predict(x), rtol=1e-6)
+    assert load(state_dict(session))["alpha"].shape == ()
 
 
 @pytest.mark.slow
