@@ -112,15 +112,19 @@ class Context:
 
     def unbroadcast(self, grad: ir.Value, like: ir.Value) -> ir.Value:
         """Sum `grad` over the axes along which `like` was broadcast."""
-        shape, target = dims(grad), dims(like)
-        lead = len(shape) - len(target)
-        padded = (1,) * lead + target
-        axes = [i for i, (s, t) in enumerate(zip(shape, padded, strict=True)) if s != t]
-        axes = sorted({*range(lead), *axes})
+        axes = self.stretched_axes(dims(grad), like)
         if not axes:
             return grad
         summed = self.emit("ReduceSum", grad, self.integers(axes), keepdims=0)
         return self.reshape_like(summed, like)
+
+    @staticmethod
+    def stretched_axes(shape: Sequence[int], value: ir.Value) -> list[int]:
+        """The axes of a shape along which `value` is broadcast to it."""
+        lead = len(shape) - len(dims(value))
+        padded = (1,) * lead + dims(value)
+        axes = [i for i, (s, t) in enumerate(zip(shape, padded, strict=True)) if s != t]
+        return sorted({*range(lead), *axes})
 
     def expand_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """Broadcast `value` (same rank) to the shape of `like`, for any batch size."""

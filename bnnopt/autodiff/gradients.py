@@ -54,6 +54,7 @@ GRADIENTS: dict[str, Rule] = {
     "GlobalAveragePool": layers.global_average_pool,
     "HardSigmoid": activations.hard_sigmoid,
     "HardSwish": activations.hard_swish,
+    "LayerNormalization": layers.layer_normalization,
     "LeakyRelu": activations.leaky_relu,
     "Log": arithmetic.log,
     "LogSoftmax": activations.log_softmax,

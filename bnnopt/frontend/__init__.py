@@ -31,6 +31,7 @@ from bnnopt.frontend.training_artifacts import (
     is_artifacts,
     load_artifacts,
 )
+from bnnopt.frontend.whole import make_whole
 
 ESTIMATORS_KEY = "bnnopt.ste"
 
@@ -94,6 +95,7 @@ def load_forward(
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     sign_padded(forward.graph)
+    make_whole(forward.graph)
     if not forward.has_gradients:
         add_hints(forward)
     return forward

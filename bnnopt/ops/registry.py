@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from bnnopt.ops import (
+    activations,
     binarize,
     binary_products,
     bitmap,
@@ -17,6 +18,7 @@ from bnnopt.ops import (
     int4,
     int8,
     latents,
+    layer_normalization,
     loss,
     normalization,
     normalize_bytes,
@@ -34,6 +36,7 @@ from bnnopt.ops.operator import DOMAIN, Form, Operator
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for module in (
+        activations,
         binarize,
         convolution,
         dropout,
@@ -43,6 +46,7 @@ OPERATORS: dict[str, Operator] = {
         pooling,
         bitmap,
         normalization,
+        layer_normalization,
         normalize_bytes,
         pooled_normalization,
         latents,

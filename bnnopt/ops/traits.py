@@ -30,7 +30,7 @@ class Cheap(Flag):
     OF_WEIGHTS = auto()  # in what depends on weights alone
     BESIDE_PRODUCTS = auto()  # in the rebuild of a binary product: around it, or behind its weight
     BEHIND_PRODUCTS = auto()  # between a binary product and a batch norm that keeps its input
-    OF_MAPS = auto()  # between a batch norm and the layer that reads it: activations, quantisers
+    OF_MAPS = auto()  # between what is kept and the layer that reads it: activations, norms of rows
 
 
 _WEIGHTS, _MAPS = Cheap.OF_WEIGHTS, Cheap.OF_MAPS
@@ -228,6 +228,7 @@ _STANDARD: dict[str, Traits] = {
         gives_zeros=True, elementwise=True, in_place=True, cheap=_MAPS, retains_input=True
     ),
     "Identity": Traits(view=True),
+    "LayerNormalization": Traits(cheap=_MAPS),
     "LeakyRelu": Traits(elementwise=True, in_place=True, cheap=_MAPS, retains_input=True),
     "Less": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
     "LessOrEqual": Traits(elementwise=True, compares=True, jumps=True, cheap=_WEIGHTS | _MAPS),
@@ -319,7 +320,9 @@ _OWN: dict[str, Traits] = {
     "ClipGrad": Traits(by_mask=True, compared_input=1, dy_input=0),
     "ReluGrad": Traits(by_mask=True, compared_input=1, dy_input=0),
     "ApproxSignGrad": Traits(read_widened=True),
+    "GeluGrad": Traits(read_widened=True),
     "HardSwishGrad": Traits(read_widened=True),
+    "TanhGeluGrad": Traits(read_widened=True),
     "SwishSignGrad": Traits(read_widened=True),
     "DrawUniform": Traits(draws=True),
     "Dropout": Traits(draws=True),

@@ -20,7 +20,8 @@ _MAY_OVERWRITE = frozenset(
     {"Abs", "Add", "Clip", "Div", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mul"}
     | {"Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where"}
     | {"Binarize", "Ternarize", "StraightThrough", "Dropout", "ClipGrad", "ReluGrad"}
-    | {"ApproxSignGrad", "HardSwishGrad"}
+    | {"ApproxSignGrad", "HardSwishGrad", "Gelu", "GeluGrad", "TanhGeluGrad", "PReluGrad"}
+    | {"SoftmaxGrad", "LayerNormalizationGrad"}
     | {"SwishSignGrad", "MaskedGrad", "BitmapReluGrad", "SoftmaxCrossEntropyGrad"}
     | {"BatchNormalizationTraining", "BatchNormalizationGrad", "BatchNormalizationSignsGrad"}
     | {"L1BatchNormalizationTraining", "L1BatchNormalizationGrad", "BatchNormalizationApply"}

@@ -79,6 +79,8 @@ ELEMENTWISE(relu_grad, a[i] * (b[i] > 0 ? 1.0f : 0.0f))
 ELEMENTWISE(relu, a[i] <= 0 ? 0.0f : a[i]) /* NaN stays */
 ELEMENTWISE(gelu, bnn_gelu(a[i]))
 ELEMENTWISE(gelu_tanh, bnn_gelu_tanh(a[i]))
+ELEMENTWISE(gelu_grad, a[i] * bnn_gelu_slope(b[i]))
+ELEMENTWISE(gelu_tanh_grad, a[i] * bnn_gelu_tanh_slope(b[i]))
 ELEMENTWISE(exp, bnn_exp(a[i]))
 ELEMENTWISE(erf, bnn_erf(a[i]))
 ELEMENTWISE(tanh, bnn_tanh(a[i]))

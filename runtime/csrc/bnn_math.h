@@ -40,11 +40,14 @@ BNN_INLINE float bnn_exp_of_sum(float x, float low) {
 
 BNN_INLINE float bnn_exp(float x) { return bnn_exp_of_sum(x, 0.0f); }
 
-/* 1 - erf(z) for z >= 0; 5e-7.
+/* exp(-z^2), and 1 - erf(z) = exp(-z^2) t g(t), t = 1 / (1 + z / 2), for z >= 0; 5e-7.
 
-   exp(-z^2) t g(t), t = 1 / (1 + z / 2), where z^2 is taken in two parts, the first without
-   rounding. */
-BNN_INLINE float bnn_erfc_of_positive(float z) {
+   z^2 is taken in two parts, the first without rounding. */
+struct bnn_bell {
+    float height, rest;
+};
+
+BNN_INLINE struct bnn_bell bnn_bell_of_positive(float z) {
     const float bound = z > 11.0f ? 11.0f : z; /* 0 from 10.06 on */
     const float t = 1.0f / (1.0f + 0.5f * bound);
     float g = -5.91243722e-2f;
@@ -61,8 +64,11 @@ BNN_INLINE float bnn_erfc_of_positive(float z) {
     bits &= 0xfffff000u;
     float high; /* 12 bits of z */
     memcpy(&high, &bits, sizeof high);
-    return t * g * bnn_exp_of_sum(-high * high, (high - bound) * (high + bound));
+    const float height = bnn_exp_of_sum(-high * high, (high - bound) * (high + bound));
+    return (struct bnn_bell){height, t * g * height};
 }
+
+BNN_INLINE float bnn_erfc_of_positive(float z) { return bnn_bell_of_positive(z).rest; }
 
 /* x p(x^2) for |x| < 0.75. */
 BNN_INLINE float bnn_erf_of_small(float x) {
@@ -145,9 +151,24 @@ BNN_INLINE float bnn_sigmoid(float x) {
 /* x Phi(x), by erfc: 1 + erf would lose its digits where x is below 0. */
 BNN_INLINE float bnn_gelu(float x) { return 0.5f * x * bnn_erfc(-0.70710678118654752f * x); }
 
+/* Its derivative, Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi). */
+BNN_INLINE float bnn_gelu_slope(float x) {
+    const struct bnn_bell bell = bnn_bell_of_positive(0.70710678118654752f * fabsf(x));
+    const float tail = 0.5f * bell.rest;
+    const float along = x * (0.39894228040143268f * bell.height);
+    return (x < 0 ? tail : 1.0f - tail) + (bell.height > 0 ? along : 0.0f); /* x may be infinite */
+}
+
 /* Near it, by tanh. */
 BNN_INLINE float bnn_gelu_tanh(float x) {
     return 0.5f * x * (1.0f + bnn_tanh(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+}
+
+BNN_INLINE float bnn_gelu_tanh_slope(float x) {
+    const float cubic = 0.044715f * x * x, a = 0.79788456080286536f;
+    const float t = bnn_tanh(a * (x + cubic * x));
+    const float rest = 1.0f - t * t, along = 0.5f * x * rest * (a * (1.0f + 3.0f * cubic));
+    return 0.5f * (1.0f + t) + (rest > 0 ? along : 0.0f);
 }
 
 #endif

@@ -120,3 +120,57 @@ BNN_EXPORT void bnn_log_softmax_f32(const float *x, float *y, i64 n, i64 classes
     struct softmax s = {.x = x, .y = y, .classes = classes, .inner = inner, .is_log = 1};
     run(&s, n, BNN_PICK_ALL(log_softmax_rows));
 }
+
+struct softmax_grad {
+    const float *dy, *y;
+    float *dx;
+    i64 classes, inner, strips;
+};
+
+BNN_INLINE void softmax_grad_rows(void *context, i64 begin, i64 end) {
+    const struct softmax_grad s = *(const struct softmax_grad *)context;
+    for (i64 row = begin; row < end; row++) {
+        const float *dy = s.dy + row * s.classes, *y = s.y + row * s.classes;
+        float *dx = s.dx + row * s.classes, block[STRIP];
+        double sum = 0;
+        for (i64 c = 0; c < s.classes; c += STRIP) {
+            const i64 width = bnn_min(STRIP, s.classes - c);
+            for (i64 l = 0; l < width; l++) block[l] = dy[c + l] * y[c + l];
+            sum += sum_of(block, width);
+        }
+        const float total = (float)sum;
+        BNN_SAME_OR_APART
+        for (i64 c = 0; c < s.classes; c++) dx[c] = y[c] * (dy[c] - total);
+    }
+}
+
+BNN_INLINE void softmax_grad_strips(void *context, i64 begin, i64 end) {
+    const struct softmax_grad s = *(const struct softmax_grad *)context;
+    for (i64 i = begin; i < end; i++) {
+        const i64 at = i % s.strips * STRIP, width = bnn_min(STRIP, s.inner - at);
+        const i64 first = i / s.strips * s.classes * s.inner + at, stop = s.classes * s.inner;
+        const float *dy = s.dy + first, *y = s.y + first;
+        float *dx = s.dx + first;
+        double sums[STRIP] = {0};
+        for (i64 c = 0; c < stop; c += s.inner)
+            for (i64 l = 0; l < width; l++) sums[l] += dy[c + l] * y[c + l];
+        for (i64 c = 0; c < stop; c += s.inner) {
+            BNN_SAME_OR_APART
+            for (i64 l = 0; l < width; l++) dx[c + l] = y[c + l] * (dy[c + l] - (float)sums[l]);
+        }
+    }
+}
+
+BNN_BOTH(softmax_grad_rows)
+BNN_BOTH(softmax_grad_strips)
+
+/* dx = y (dy - sum of dy y) along `classes`; dx may be dy's buffer. */
+BNN_EXPORT void bnn_softmax_grad_f32(const float *dy, const float *y, float *dx, i64 n, i64 classes,
+                                     i64 inner) {
+    struct softmax_grad s = {dy, y, dx, classes, inner, bnn_ceil_div(inner, STRIP)};
+    if (inner == 1)
+        bnn_parallel(n, bnn_grain_of(2 * classes), BNN_PICK(softmax_grad_rows), &s);
+    else
+        bnn_parallel(n * s.strips, bnn_grain_of(2 * STRIP * classes),
+                     BNN_PICK(softmax_grad_strips), &s);
+}

@@ -220,12 +220,22 @@ ELEMENTWISE = [
     Case("Cast", "double", "d = Cast <to = 11> (h) e = Mul (d, d) y = Cast <to = 1> (e)"),
 ]  # fmt: skip
 
-SOFTMAXES = [
-    Case(op, note, f"y = {op} {attributes} (h)", (3, 4))
-    for op in ("Softmax", "LogSoftmax")
-    for note, attributes in {
-        "default": "", "axis-1": "<axis = 1>", "axis-minus-2": "<axis = -2>",
-    }.items()
+ALONG_AXES = [
+    *(
+        Case("LayerNormalization", note, f"y = LayerNormalization {attributes} (h, g{bias})",
+             (3, 4), {"g": shape} | ({"k": shape} if bias else {}))
+        for note, attributes, bias, shape in (
+            ("default", "", ", k", (4,)), ("planes", "<axis = -2, epsilon = 0.1>", ", k", (3, 4)),
+            ("no-bias", "", "", (4,)),
+        )
+    ),
+    *(
+        Case(op, note, f"y = {op} {attributes} (h)", (3, 4))
+        for op in ("Softmax", "LogSoftmax")
+        for note, attributes in {
+            "default": "", "axis-1": "<axis = 1>", "axis-minus-2": "<axis = -2>",
+        }.items()
+    ),
 ]  # fmt: skip
 
 PRODUCTS = [
@@ -618,7 +628,7 @@ NORMALIZATIONS = [
 
 CASES = [
     *ELEMENTWISE,
-    *SOFTMAXES,
+    *ALONG_AXES,
     *PRODUCTS,
     *CONVOLUTIONS,
     *TRANSPOSED,

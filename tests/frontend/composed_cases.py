@@ -59,16 +59,6 @@ REDUCTIONS.append(
           draw=positive)
 )  # fmt: skip
 NORMALIZATIONS = [
-    *(
-        _case("LayerNormalization", note, f"y = LayerNormalization <{attributes}> (h, g{bias})",
-              (3, 4), {"g": shape} | ({"k": shape} if bias else {}))
-        for note, attributes, bias, shape in (
-            ("default", "", ", k", (4,)),
-            ("epsilon", "axis = 2, epsilon = 0.1", ", k", (4,)),
-            ("planes", "axis = -2", ", k", (3, 4)),
-            ("no-bias", "", "", (4,)),
-        )
-    ),
     _case("LayerNormalization", "statistics",
           "n, m, i = LayerNormalization (h, g, k) s = Mul (m, i) y = Add (n, s)", (3, 4),
           {"g": (4,), "k": (4,)}),

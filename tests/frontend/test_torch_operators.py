@@ -43,6 +43,18 @@ class Function(nn.Module):  # type: ignore[misc, name-defined]
         return self.function(x * self.scale)
 
 
+class Attention(nn.Module):  # type: ignore[misc, name-defined]
+    """Of a layer's own keys and queries, which it unbinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(4, 3 * 4)
+
+    def forward(self, x: Any) -> Any:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, 4).permute(2, 0, 1, 3)
+        return torch.softmax(q @ k.transpose(1, 2) / 2, -1) @ v, q
+
+
 def assigned(x: Any) -> Any:
     y = 2 * x
     y[:, 1:3] = x[:, :2] * x[:, 2:]
@@ -55,6 +67,13 @@ MODULES: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "instance-norm": (lambda: nn.InstanceNorm2d(3, affine=True), IMAGE),
     "layer-norm": (lambda: nn.LayerNorm(4), ROWS),
     "layer-norm-no-bias": (lambda: nn.LayerNorm(4, bias=False), ROWS),
+    "layer-norm-planes": (lambda: nn.LayerNorm((5, 4)), SEQUENCE),
+    "gelu": (lambda: Function(nn.functional.gelu), ROWS),
+    "gelu-tanh": (lambda: Function(lambda x: nn.functional.gelu(x, approximate="tanh")), ROWS),
+    "softmax": (lambda: Function(lambda x: torch.softmax(x, 0) * x), ROWS),
+    "prelu": (lambda: nn.Sequential(nn.Conv2d(3, 2, 1), nn.PReLU(2)), IMAGE),
+    "unbind": (lambda: Function(lambda x: torch.stack(x.unbind(1)[::-1]) * 2), ROWS),
+    "attention": (lambda: First(Attention()), SEQUENCE),
     "transpose": (lambda: nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1), IMAGE),
     "transpose-groups": (lambda: nn.ConvTranspose2d(3, 6, 2, 2, groups=3), IMAGE),
     "transpose-1d": (lambda: nn.ConvTranspose1d(5, 2, 3, 2), SEQUENCE),

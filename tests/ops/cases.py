@@ -19,6 +19,8 @@ EDGES = np.array(
     [[0.0, -0.0, np.nan, np.inf, -np.inf], [2e-38, -2e-38, 1.0, -1.0, 0.1]], np.float32
 )
 
+CURVED = np.linspace(-4, 4, 33, dtype=np.float32)
+
 CONVOLUTIONS = {
     "same": Geometry(2, 3, 4, (7, 6), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "batch-1-stride-remainder": Geometry(1, 3, 2, (8, 9), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
@@ -63,6 +65,11 @@ SHAPES = {
 
 def normal(*shape: int) -> Array:
     return RNG.standard_normal(shape).astype(np.float32)
+
+
+def softmax(x: Array, axis: int) -> Array:
+    y = np.exp(x)
+    return np.asarray(y / y.sum(axis, keepdims=True))
 
 
 def scalar(value: float) -> Array:
@@ -111,6 +118,51 @@ def elementwise_grad_cases() -> list[Case]:
         case("HardSwishGrad", "edges", dy, EDGES),
         case("HardSwishGrad", "bounds", normal(7), np.linspace(-4.5, 4.5, 7, dtype=np.float32)),
         case("HardSwishGrad", "image", normal(2, 3, 3), 3 * image),
+        *(
+            case("Gelu", note, x, approximate="none")
+            for note, x in (("range", CURVED), ("image", image))
+        ),
+        *(
+            case(operator, note, normal(*x.shape), x)
+            for operator in ("GeluGrad", "TanhGeluGrad")
+            for note, x in (("range", CURVED), ("image", image), ("scalar", scalar(-0.5)))
+        ),
+        *(
+            case(
+                "SoftmaxGrad",
+                f"axis-{axis}",
+                normal(2, 3, 5),
+                softmax(normal(2, 3, 5), axis),
+                axis=axis,
+            )
+            for axis in (0, 1, 2)
+        ),
+        *(
+            case("PReluGrad", note, normal(2, 3, 5), normal(2, 3, 5), normal(*slope), axes=axes)
+            for note, slope, axes in (
+                ("channels", (3, 1), [0, 2]),
+                ("one", (1,), [0, 1, 2]),
+                ("columns", (5,), [0, 1]),
+                ("each", (2, 3, 5), []),
+                ("between", (2, 1, 5), [1]),
+            )
+        ),
+        *(
+            case(
+                "LayerNormalizationGrad",
+                note,
+                normal(*shape),
+                x,
+                normal(*shape[axis:]),
+                epsilon=1e-5,
+            )
+            for note, shape, axis, x in (
+                ("rows", (4, 7), 1, normal(4, 7)),
+                ("planes", (2, 3, 5), 1, normal(2, 3, 5)),
+                ("deep", (2, 3, 70), 2, normal(2, 3, 70)),
+                ("far", (3, 8), 1, 30 + normal(3, 8)),
+            )
+        ),
         case("ApproxSignGrad", "bounds", normal(7), np.linspace(-1.5, 1.5, 7, dtype=np.float32)),
         case("ApproxSignGrad", "infinite", normal(2), np.array([np.inf, -np.inf], np.float32)),
         case("ApproxSignGrad", "image", normal(2, 3, 3), image),

@@ -48,11 +48,17 @@ BOUNDS: dict[str, float] = {
     "ConvInputGrad": 1e-6,  # sums of some ten products in another order
     "ConvTapSums": 1e-6,
     "ConvWeightGrad": 1e-6,
+    "Gelu": 1e-6,  # onnxruntime's erf is one of float32
+    "GeluGrad": 1e-6,
+    "LayerNormalizationGrad": 1e-5,  # statistics in float64, of rows that may be far from 0
     "MaxPoolGrad": 1e-6,  # sums of up to nine terms
     "PackedMaxPoolGrad": 1e-6,
+    "PReluGrad": 1e-6,  # sums in float64
     "RealConv": 1e-6,
     "SoftmaxCrossEntropy": 1e-6,
     "SoftmaxCrossEntropyGrad": 1e-6,
+    "SoftmaxGrad": 1e-6,  # sums in float64
+    "TanhGeluGrad": 1e-5,
     "SwishSignGrad": 1e-5,  # onnxruntime's tanh is good to 4e-7, and 1 - tanh^2 to twice that
 }
 

@@ -97,3 +97,14 @@ def test_blocks_give_the_same_bits(run: object) -> None:
     apply(PASS, step)
     assert_bit_equal(run(net, step), run(net, net.step()))
     assert_bit_equal(run(net, step, batch=3), run(net, net.step(), batch=3))
+
+
+def test_a_norm_of_rows_is_taken_again() -> None:
+    text = """g (float[batch,6] x) => (float[batch,3] y) {
+        h = Gemm (x, w) n = LayerNormalization (h, s, b) y = Gemm (n, v) }"""
+    net = network(text, {"w": [6, 8], "s": [8], "b": [8], "v": [8, 3]})
+    step = net.step()
+    assert {"h", "n"} <= kept(step)
+    assert apply(PASS, step)[0] == 1
+    assert ops(step, "rebuild") == ["LayerNormalization"]
+    assert "n" not in kept(step)

@@ -14,9 +14,11 @@ from typing import Protocol
 import numpy as np
 from hypothesis import strategies as st
 
+from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.calls import KernelCall
+from bnnopt.runtime.kernels.compiled.kernel import Sizes
 from bnnopt.runtime.kernels.compiled.optimizers import FORMS
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.reference.table import KERNELS
@@ -58,21 +60,27 @@ BOUNDS = {
     "Erf": 1e-6,  # the functions of C are its own: see bnn_math.h and test_math.py
     "Exp": 1e-6,
     "Gelu": 1e-6,
+    "GeluGrad": 1e-6,
     "GlobalAveragePool": 1e-6,
     "L1BatchNormalizationGrad": 1e-5,
     "L1BatchNormalizationPoolGrad": 1e-5,
     "L1BatchNormalizationSigns": 1e-5,
     "L1BatchNormalizationTraining": 1e-5,
+    "LayerNormalization": 1e-6,  # the twins are float64
+    "LayerNormalizationGrad": 1e-6,
     "Log": 1e-6,
     "LogSoftmax": 1e-6,
+    "PReluGrad": 1e-6,  # sums of float64 in another order
     "ReduceMean": 1e-6,  # the twins sum in float32
     "ReduceSum": 1e-6,
     "Sigmoid": 1e-6,
     "Softmax": 1e-6,
+    "SoftmaxGrad": 1e-6,
     "Softplus": 1e-6,
     "SoftmaxCrossEntropy": 1e-6,
     "SoftmaxCrossEntropyGrad": 1e-6,
     "Tanh": 1e-6,
+    "TanhGeluGrad": 1e-6,
 }
 
 
@@ -154,7 +162,7 @@ def run(
         b.array.view(like.dtype).ravel()[: like.size].reshape(like.shape)  # of a larger input
         for b, like in zip(outputs, call.twin(), strict=True)
     ]
-    assert kernel(inputs, results, call.attributes, np.empty(0, np.uint8)), "not covered"
+    assert kernel(inputs, results, call.attributes, scratch_of(call)), "not covered"
     for i, (buffer, array) in enumerate(zip(buffers, call.inputs, strict=True)):
         if buffer is None:
             continue
@@ -165,6 +173,13 @@ def run(
     for buffer in outputs:
         buffer.check()
     return results
+
+
+def scratch_of(call: Call) -> Array:
+    """The memory that a call needs beside its inputs and outputs."""
+    shapes = [[() if a is None else a.shape for a in some] for some in (call.inputs, call.twin())]
+    rule = COMPILED[call.operator].scratch
+    return aligned_empty((rule and rule(Sizes(*shapes, call.attributes))) or 0)
 
 
 def assert_close(call: Call, got: list[Array], want: tuple[Array, ...]) -> None:
@@ -317,6 +332,39 @@ def prelu(s: Source) -> Call:
         return stretched("PRelu", s)
     inputs = [s.any_map(s.floats(*shape), dtype) for shape in (s.shape, shapes[kind])]
     return Call("PRelu", [*inputs], {}, {0: 0})
+
+
+def prelu_grad(s: Source) -> Call:
+    """Of one slope, one for each channel, row, column or element."""
+    shape = images(s)
+    _, c, h, w = shape
+    kept = [(1,), (c, 1, 1), (h, w), (w,), shape][s.integer(0, 4)]
+    padded = (*[1] * (4 - len(kept)), *kept)
+    axes = [i for i in range(4) if shape[i] != padded[i] or i < 4 - len(kept)]
+    inputs = [s.floats(*shape), s.floats(*shape), s.floats(*kept)]
+    return Call("PReluGrad", [*inputs], {"axes": axes}, {0: 0})
+
+
+def softmax_grad(s: Source) -> Call:
+    shape = normalized_shape(s)
+    inputs = [s.floats(*shape), s.floats(*shape)]
+    return Call("SoftmaxGrad", [*inputs], {"axis": s.integer(0, len(shape) - 1)}, {0: 0})
+
+
+def layer_normalization(operator: str, s: Source) -> Call:
+    """Rows of one axis or more, near 0 and far from it."""
+    shape = normalized_shape(s)
+    axis = s.integer(1, len(shape) - 1)
+    x = s.finite(*shape) + np.float32(s.number(0, 10))
+    scale, bias = s.finite(*shape[axis:]), s.finite(*shape[axis:])
+    options: dict[str, Attribute] = {"epsilon": s.number(1e-5, 0.1)}
+    if operator == "LayerNormalization":
+        return Call(operator, [x, scale, *[bias] * s.integer(0, 1)], {"axis": axis, **options})
+    call = Call(operator, [s.finite(*shape), x, scale], options, {0: 0})
+    *_, inv_std = KERNELS["LayerNormalization"](x, scale, axis=axis, **options)
+    terms = 4 * largest(inv_std) * largest(scale)  # that may cancel
+    sums = 4 * math.sqrt(max(1, math.prod(shape[:axis])))  # of as many
+    return dataclasses.replace(call, scales=(terms, sums, sums))
 
 
 def stretched(operator: str, s: Source) -> Call:
@@ -831,11 +879,13 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Greater": lambda s: comparison("Greater", s),
     "GreaterOrEqual": lambda s: comparison("GreaterOrEqual", s),
     "Gelu": lambda s: unary("Gelu", s, approximate=["none", "tanh"][s.integer(0, 1)]),
+    "GeluGrad": lambda s: binary("GeluGrad", s),
     "Erf": lambda s: unary("Erf", s),
     "Exp": lambda s: unary("Exp", s),
     "HardSwish": lambda s: unary("HardSwish", s),
     "HardSwishGrad": lambda s: binary("HardSwishGrad", s),
     "PRelu": prelu,
+    "PReluGrad": prelu_grad,
     "GlobalAveragePool": global_average,
     "Identity": lambda s: Call("Identity", [of_any_type(s, s.shape)], {}, {0: 0}),
     "Int4Pack": int4_pack,
@@ -848,6 +898,8 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "L1BatchNormalizationTraining": lambda s: batch_normalization(
         "L1BatchNormalizationTraining", s
     ),
+    "LayerNormalization": lambda s: layer_normalization("LayerNormalization", s),
+    "LayerNormalizationGrad": lambda s: layer_normalization("LayerNormalizationGrad", s),
     "LeakyRelu": lambda s: unary("LeakyRelu", s, alpha=0.25),
     "Less": lambda s: comparison("Less", s),
     "LessOrEqual": lambda s: comparison("LessOrEqual", s),
@@ -886,6 +938,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "SignUnpack": lambda s: unpack("SignUnpack", s),
     "Slice": slice_,
     "Softmax": lambda s: softmax("Softmax", s),
+    "SoftmaxGrad": softmax_grad,
     "SoftmaxCrossEntropy": softmax_cross_entropy,
     "SoftmaxCrossEntropyGrad": softmax_cross_entropy_grad,
     "Softplus": lambda s: unary("Softplus", s),
@@ -893,6 +946,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Sqrt": lambda s: unary("Sqrt", s),
     "Sub": lambda s: arithmetic("Sub", s),
     "Tanh": lambda s: unary("Tanh", s),
+    "TanhGeluGrad": lambda s: binary("TanhGeluGrad", s),
     "ThresholdPack": threshold_pack,
     "Transpose": transpose,
     "UnpackBits": lambda s: unpack("UnpackBits", s),

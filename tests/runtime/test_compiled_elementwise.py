@@ -34,7 +34,8 @@ OF_ANY_TYPE = {"Concat", "Expand", "Identity", "Slice", "Split", "Transpose"}
 
 
 def test_every_compiled_kernel_is_tested_and_has_a_twin():
-    assert set(CALLS) == {name for name, kernel in COMPILED.items() if kernel.scratch is None}
+    own = {name for name, kernel in COMPILED.items() if kernel.scratch is None}
+    assert set(CALLS) == own | {"LayerNormalizationGrad"}
     assert set(COMPILED) <= set(KERNELS)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import onnx_ir as ir
 
 from bnnopt.autodiff.context import Context
 from bnnopt.autodiff.rules import Grads
-from bnnopt.ops import dtype
+from bnnopt.ops import dims, dtype
 
 
 def erf(g: Context) -> Grads:
@@ -44,28 +43,7 @@ def gelu(g: Context) -> Grads:
     """
     approximate = g.node.attributes.get("approximate")
     is_tanh = approximate is not None and approximate.as_string() == "tanh"
-    slope = _gelu_slope_by_tanh(g) if is_tanh else _gelu_slope(g)
-    return {0: g.emit("Mul", g.dy, slope)}
-
-
-def _gelu_slope(g: Context) -> ir.Value:
-    unit = g.emit("Erf", g.emit("Mul", g.x(), g.scalar(1 / math.sqrt(2))))
-    phi = g.emit("Mul", g.emit("Add", unit, g.scalar(1.0)), g.scalar(0.5))
-    square = g.emit("Mul", g.x(), g.x())
-    height = g.scalar(-math.log(2 * math.pi) / 2)
-    density = g.emit("Exp", g.emit("Sub", height, g.emit("Mul", square, g.scalar(0.5))))
-    return g.emit("Add", phi, g.emit("Mul", g.x(), density))
-
-
-def _gelu_slope_by_tanh(g: Context) -> ir.Value:
-    a, b = math.sqrt(2 / math.pi), 0.044715
-    square = g.emit("Mul", g.x(), g.x())
-    line = g.emit("Add", g.emit("Mul", square, g.scalar(a * b)), g.scalar(a))
-    t = g.emit("Tanh", g.emit("Mul", g.x(), line))
-    half = g.emit("Mul", g.emit("Add", t, g.scalar(1.0)), g.scalar(0.5))
-    rest = g.emit("Sub", g.scalar(1.0), g.emit("Mul", t, t))
-    inner = g.emit("Add", g.emit("Mul", square, g.scalar(1.5 * a * b)), g.scalar(0.5 * a))
-    return g.emit("Add", half, g.emit("Mul", g.x(), g.emit("Mul", rest, inner)))
+    return {0: g.emit("TanhGeluGrad" if is_tanh else "GeluGrad", g.dy, g.x())}
 
 
 def relu(g: Context) -> Grads:
@@ -81,15 +59,19 @@ def leaky_relu(g: Context) -> Grads:
 
 
 def prelu(g: Context) -> Grads:
-    """Forward: y = x where x > 0, else a x. Backward: da = x dy where x <= 0."""
-    positive = g.emit("Greater", g.x(), g.scalar(0.0))
-    grads = {}
-    if 0 in g.wanted:
-        grads[0] = g.emit("Where", positive, g.dy, g.emit("Mul", g.dy, g.x(1)))
-    if 1 in g.wanted:
-        product = g.emit("Mul", g.dy, g.x())
-        grads[1] = g.unbroadcast(g.emit("Where", positive, g.scalar(0.0), product), g.x(1))
-    return grads
+    """Forward: y = x where x > 0, else a x. Backward: dx = dy where x > 0, else a dy; da = x dy
+    where x <= 0.
+    """
+    dx = g.backward(
+        "PReluGrad",
+        *(g.dy, g.x(), g.x(1)),
+        name=f"{g.x().name}.grad",
+        n_outputs=2,
+        axes=g.stretched_axes(dims(g.x()), g.x(1)),
+    )
+    node = dx.producer()
+    assert node is not None
+    return {i: node.outputs[i] for i in g.wanted}
 
 
 def clip(g: Context) -> Grads:
@@ -125,9 +107,8 @@ def hard_swish(g: Context) -> Grads:
 
 def softmax(g: Context) -> Grads:
     """Forward: y = exp(x) / sum(exp(x)). Backward: dx = y (dy - sum(dy y))."""
-    axes = g.integers([g.int_attribute("axis", -1)])
-    total = g.emit("ReduceSum", g.emit("Mul", g.dy, g.y()), axes, keepdims=1)
-    return {0: g.emit("Mul", g.y(), g.emit("Sub", g.dy, total))}
+    axis = g.int_attribute("axis", -1) % len(dims(g.y()))
+    return {0: g.emit("SoftmaxGrad", g.dy, g.y(), axis=axis)}
 
 
 def log_softmax(g: Context) -> Grads:

@@ -29,8 +29,16 @@ def matmul(g: Context) -> Grads:
         rows, dy = (g.emit("Reshape", x, g.integers([-1, dims(x)[-1]])) for x in (a, g.dy))
         grads[1] = g.grad_of(1, "Gemm", rows, dy, transA=1)
     elif 1 in g.wanted:
-        grads[1] = g.unbroadcast(g.grad_of(1, "MatMul", _swapped(g, a), g.dy), b)
+        grads[1] = g.unbroadcast(_stacked_product(g, a), b)
     return grads
+
+
+def _stacked_product(g: Context, a: ir.Value) -> ir.Value:
+    """a^T dy, or (dy^T a)^T where less is transposed."""
+    (n, k), m = dims(a)[-2:], dims(g.dy)[-1]
+    if n * k > (n + k) * m:
+        return _swapped(g, g.grad_of(1, "MatMul", _swapped(g, g.dy), a))
+    return g.grad_of(1, "MatMul", _swapped(g, a), g.dy)
 
 
 def _swapped(g: Context, value: ir.Value) -> ir.Value:
@@ -185,6 +193,20 @@ def batch_normalization(g: Context) -> Grads:
     node = dx.producer()
     assert node is not None
     return {i: node.outputs[i] for i in g.wanted if i < 3}  # not of the running statistics
+
+
+def layer_normalization(g: Context) -> Grads:
+    """Forward: y = (x - mean) / std scale + bias, by rows. Backward: see LayerNormalizationGrad."""
+    dx = g.backward(
+        "LayerNormalizationGrad",
+        *(g.dy, g.x(), g.x(1)),
+        name=f"{g.x().name}.grad",
+        n_outputs=3,
+        epsilon=g.attribute("epsilon", 1e-5),
+    )
+    node = dx.producer()
+    assert node is not None
+    return {i: node.outputs[i] for i in g.wanted}
 
 
 def frozen_batch_normalization(g: Context) -> Grads:

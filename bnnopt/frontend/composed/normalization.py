@@ -17,9 +17,15 @@ def _normal(axis: int, epsilon: float) -> str:
         normal = Div (centred, deviation)"""
 
 
-def _layer_normalization(o: Operands) -> Body:
-    """Rows are all axes from `axis` on; the scale and the bias have these axes."""
+def _layer_normalization(o: Operands) -> Body | None:
+    """Rows are all axes from `axis` on; the scale and the bias have these axes.
+
+    Where they have them all, and nobody asks for the statistics, it stays as it is.
+    """
     axis = o.number("axis", -1)
+    row = o.shape(0)[axis:]
+    if o.n_outputs == 1 and all(o.shape(i) == row for i in (1, 2) if o.has(i)):
+        return None
     scaled = "scaled" if o.has(2) else "last"
     shift = "shift = Flatten <axis = 0> (b) last = Add (scaled, shift)" if o.has(2) else ""
     more = ""

@@ -34,6 +34,9 @@ CAST_INTEGER = CFunction("void bnn_cast_i64f32(i64*, float*, i64)")
 COMPARE = CFunction("void bnn_compare_f32(float*, float*, uint8_t*, i64*, i64, i64, i64)")
 DROPOUT = CFunction("void bnn_dropout_f32(float*, float*, uint8_t*, i64*, i64, i64, i64, float)")
 DRAW_UNIFORM = CFunction("void bnn_draw_uniform_f32(float*, i64*, i64, i64, float, float)")
+PRELU_GRAD = CFunction(
+    "void bnn_prelu_grad_f32(float*, float*, float*, float*, float*, i64, i64, i64)"
+)
 TO_HALF = CFunction("void bnn_cast_f32f16(float*, bnn_half*, i64)")
 WHERE = CFunction("void bnn_where_f32(uint8_t*, float*, float*, float*, i64, i64, i64)")
 TO_FLOAT = CFunction("void bnn_cast_f16f32(bnn_half*, float*, i64)")
@@ -67,26 +70,14 @@ def clip_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: 
     return x is not None and mapped("clip_grad", dy, x, outputs[0], *bounds)
 
 
-def relu_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
-    """`binarize.relu_grad`."""
-    dy, y = inputs
-    return y is not None and mapped("relu_grad", dy, y, outputs[0])
+def gradient(name: str) -> KernelCall:
+    """An elementwise function of dy and of a map of the forward pass."""
 
+    def run(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+        dy, x = inputs
+        return x is not None and mapped(name, dy, x, outputs[0])
 
-def hard_swish_grad(
-    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
-) -> bool:
-    """`binarize.hard_swish_grad`."""
-    dy, x = inputs
-    return x is not None and mapped("hard_swish_grad", dy, x, outputs[0])
-
-
-def approx_sign_grad(
-    inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
-) -> bool:
-    """`binarize.approx_sign_grad`."""
-    dy, x = inputs
-    return x is not None and mapped("approx_sign_grad", dy, x, outputs[0])
+    return run
 
 
 def unary(name: str, **default: float) -> KernelCall:
@@ -188,6 +179,17 @@ def prelu(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Arra
     if slope.size == 1 and _is_float(slope):
         return mapped("leaky_relu", x, None, y, scalar(slope))
     return _of_two("prelu", x, slope, y)
+
+
+def prelu_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`activations.prelu_grad` with one slope, one for each channel or element."""
+    (dy, x, slope), (dx, dslope) = inputs, outputs
+    if not covered(dy, x, slope, dx, dslope):
+        return False
+    assert x is not None
+    assert slope is not None
+    axes = (1, 1, x.size) if slope.size == 1 else _stretched(x.shape, slope.shape)
+    return axes is not None and x.size > 0 and PRELU_GRAD(dy, x, slope, dx, dslope, *axes)
 
 
 def div(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
@@ -306,7 +308,7 @@ def cast(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array
 KERNELS: dict[str, CompiledKernel] = {
     "Abs": CompiledKernel(unary("abs"), repeatable=True),
     "Add": CompiledKernel(add, repeatable=True),
-    "ApproxSignGrad": CompiledKernel(approx_sign_grad, repeatable=True),
+    "ApproxSignGrad": CompiledKernel(gradient("approx_sign_grad"), repeatable=True),
     "Binarize": CompiledKernel(binarize, repeatable=True),
     "Cast": CompiledKernel(cast, repeatable=True),
     "Clip": CompiledKernel(clip),
@@ -321,10 +323,11 @@ KERNELS: dict[str, CompiledKernel] = {
         activation("gelu", "approximate", none="gelu", tanh="gelu_tanh"),
         repeatable=True,
     ),
+    "GeluGrad": CompiledKernel(gradient("gelu_grad"), repeatable=True),
     "Greater": CompiledKernel(compare(0, 0, 1), repeatable=True),
     "GreaterOrEqual": CompiledKernel(compare(0, 1, 1), repeatable=True),
     "HardSwish": CompiledKernel(unary("hard_swish"), repeatable=True),
-    "HardSwishGrad": CompiledKernel(hard_swish_grad, repeatable=True),
+    "HardSwishGrad": CompiledKernel(gradient("hard_swish_grad"), repeatable=True),
     "LeakyRelu": CompiledKernel(unary("leaky_relu", alpha=0.01), repeatable=True),
     "Less": CompiledKernel(compare(1, 0, 0), repeatable=True),
     "LessOrEqual": CompiledKernel(compare(1, 1, 0), repeatable=True),
@@ -334,8 +337,9 @@ KERNELS: dict[str, CompiledKernel] = {
     "Mul": CompiledKernel(mul, repeatable=True),
     "Neg": CompiledKernel(unary("neg"), repeatable=True),
     "PRelu": CompiledKernel(prelu, repeatable=True),
+    "PReluGrad": CompiledKernel(prelu_grad, repeatable=True),
     "Relu": CompiledKernel(activation("relu"), repeatable=True),
-    "ReluGrad": CompiledKernel(relu_grad, repeatable=True),
+    "ReluGrad": CompiledKernel(gradient("relu_grad"), repeatable=True),
     "Round": CompiledKernel(unary("round"), repeatable=True),
     "Sigmoid": CompiledKernel(unary("sigmoid"), repeatable=True),
     "Sign": CompiledKernel(unary("sign"), repeatable=True),
@@ -343,5 +347,6 @@ KERNELS: dict[str, CompiledKernel] = {
     "Sqrt": CompiledKernel(unary("sqrt"), repeatable=True),
     "Sub": CompiledKernel(sub, repeatable=True),
     "Tanh": CompiledKernel(unary("tanh"), repeatable=True),
+    "TanhGeluGrad": CompiledKernel(gradient("gelu_tanh_grad"), repeatable=True),
     "Where": CompiledKernel(where, repeatable=True),
 }

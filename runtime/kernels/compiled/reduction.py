@@ -19,6 +19,7 @@ from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel
 from bnnopt.runtime.kernels.formulas import axes_of
 
 LOG_SOFTMAX = CFunction("void bnn_log_softmax_f32(float*, float*, i64, i64, i64)")
+SOFTMAX_GRAD = CFunction("void bnn_softmax_grad_f32(float*, float*, float*, i64, i64, i64)")
 SOFTMAX = CFunction("void bnn_softmax_f32(float*, float*, i64, i64, i64)")
 REDUCE_MAX = CFunction("void bnn_reduce_max_f32(float*, float*, i64, i64, i64, i64)")
 REDUCE = CFunction("void bnn_reduce_f32(float*, float*, i64, i64, i64, i64, i64)")
@@ -80,6 +81,14 @@ def along(function: CFunction) -> KernelCall:
     return run
 
 
+def softmax_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`activations.softmax_grad`."""
+    (dy, y), dx = inputs, outputs[0]
+    if not covered(dy, y, dx) or y is None or not y.size:
+        return False
+    return SOFTMAX_GRAD(dy, y, dx, *around(y, integer(attributes, "axis")))
+
+
 def around(x: Array, axis: int) -> tuple[int, int, int]:
     """Elements in front of an axis, along it, and behind it."""
     return math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
@@ -108,4 +117,5 @@ KERNELS: dict[str, CompiledKernel] = {
     "ReduceMean": CompiledKernel(reduce(mean=True)),
     "ReduceSum": CompiledKernel(reduce(mean=False)),
     "Softmax": CompiledKernel(along(SOFTMAX), repeatable=True),
+    "SoftmaxGrad": CompiledKernel(softmax_grad, repeatable=True),
 }

@@ -30,7 +30,7 @@ _DTYPE_OF_ONNX: dict[int, type[np.generic]] = {
     13: np.uint64,
 }
 
-_vector_erf = np.vectorize(math.erf, otypes=[np.float64])
+vector_erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def from_ufunc(ufunc: np.ufunc) -> Callable[..., Array]:
@@ -97,7 +97,7 @@ def power(x: Array, exponent: Array) -> Array:
 
 def erf(x: Array) -> Array:
     """Error function, computed in float64 whatever the dtype of x."""
-    return np.asarray(_vector_erf(x)).astype(x.dtype)
+    return np.asarray(vector_erf(x)).astype(x.dtype)
 
 
 def relu(x: Array) -> Array:
@@ -151,7 +151,7 @@ def gelu(x: Array, *, approximate: str = "none") -> Array:
     if approximate == "tanh":
         phi = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
     else:
-        phi = 0.5 * (1 + _vector_erf(wide / math.sqrt(2)))
+        phi = 0.5 * (1 + vector_erf(wide / math.sqrt(2)))
     return np.asarray(wide * phi).astype(x.dtype)
 
 

@@ -9,6 +9,7 @@ return a view of one; all others return new arrays, C-contiguous if the inputs a
 from __future__ import annotations
 
 from bnnopt.runtime.kernels.reference import (
+    activations,
     adapters,
     binarize,
     binary_products,
@@ -20,6 +21,7 @@ from bnnopt.runtime.kernels.reference import (
     int4,
     int8,
     latents,
+    layer_normalization,
     linear,
     loss,
     normalization,
@@ -37,6 +39,7 @@ from bnnopt.runtime.kernels.reference import (
 from bnnopt.runtime.kernels.reference.kernel import NumpyKernel
 
 KERNELS: dict[str, NumpyKernel] = {
+    **activations.KERNELS,
     **adapters.KERNELS,
     **binarize.KERNELS,
     **binary_products.KERNELS,
@@ -49,6 +52,7 @@ KERNELS: dict[str, NumpyKernel] = {
     **int4.KERNELS,
     **int8.KERNELS,
     **latents.KERNELS,
+    **layer_normalization.KERNELS,
     **linear.KERNELS,
     **loss.KERNELS,
     **normalization.KERNELS,
