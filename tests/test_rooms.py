@@ -30,7 +30,7 @@ MAY: dict[str, set[str]] = {
         *("ops", "analysis", "plan", "runtime", "passes", "frontend", "autodiff"),
         *("artifact", "__version__"),
     },
-    "verification": {"ops", "plan", "passes", "artifact", "report", "runtime"},
+    "verification": {"ops", "analysis", "plan", "passes", "artifact", "report", "runtime"},
     "torch": {"ops", "frontend", "passes", "artifact", "report", "verification", "runtime"},
     "compiler": {
         *("ops", "analysis", "frontend", "autodiff", "passes", "plan"),
