@@ -204,6 +204,28 @@ def readers(value: ir.Value) -> list[ir.Node]:
     return list(dict.fromkeys(use.node for use in value.uses()))
 
 
+def replace_uses(old: ir.Value, new: ir.Value) -> None:
+    """Let all that reads `old` read `new`, which is the graph's output where `old` was one.
+
+    As ``replace_all_uses_with``, which goes through all outputs of the graph in Python.
+    """
+    graph = old.graph
+    while graph is not None and old.is_graph_output():
+        graph.outputs[graph.outputs.index(old)] = new
+    old.replace_all_uses_with(new)
+
+
+def drop_unread(graph: ir.Graph) -> None:
+    """Remove the nodes that nothing reads."""
+    dead = dict[ir.Node, None]()
+    for node in reversed(graph):
+        users = (use.node for output in node.outputs for use in output.uses())
+        is_output = any(output.is_graph_output() for output in node.outputs)
+        if not is_output and all(user in dead for user in users):
+            dead[node] = None
+    graph.remove(dead, safe=True)
+
+
 def is_constant(value: ir.Value) -> bool:
     """Whether the value is an initialiser, the same in every step."""
     return value.is_initializer() and value.const_value is not None

@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from bnnopt.ops import Emitter, Form, dims, family, form
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.rewriting import drop_unread, take_over
-from bnnopt.training_step import TrainingStep, phase, readers
+from bnnopt.passes.shared.rewriting import take_over
+from bnnopt.training_step import TrainingStep, drop_unread, phase, readers
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class BnnBatchNormBackward(Pass):
         nodes = [node for node in step.graph if family(node) == "BatchNormalizationGrad"]
         count = sum(self._replace(step, trace, node) for node in nodes)
         if count:
-            drop_unread(step)
+            drop_unread(step.graph)
         return count
 
     def _replace(self, step: TrainingStep, trace: Trace, grad: ir.Node) -> int:

@@ -22,12 +22,13 @@ from bnnopt.ops import (
     traits,
 )
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.rewriting import drop_unread, redirect, take_over
+from bnnopt.passes.shared.rewriting import redirect, take_over
 from bnnopt.plan import waits_for
 from bnnopt.runtime.kernels.compiled.kernel import Sizes
 from bnnopt.runtime.kernels.compiled.table import covers
 from bnnopt.training_step import (
     TrainingStep,
+    drop_unread,
     is_constant,
     mark_makes_gradient,
     phase,
@@ -63,7 +64,7 @@ class FuseUpdates(Pass):
         """See `Pass.run`."""
         steps = [node for node in step.graph if Key.PARAMETER in node.metadata_props]
         count = sum(_fuse(step, trace, node) for node in steps)
-        drop_unread(step)
+        drop_unread(step.graph)
         return count
 
 

@@ -11,10 +11,10 @@ from bnnopt.analysis import is_persistent, shown_by, size_bytes
 from bnnopt.ops import Emitter, dims, is_view
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rebuilding import Rebuilder
-from bnnopt.passes.shared.rewriting import drop_unread, redirect, replace_node
+from bnnopt.passes.shared.rewriting import redirect, replace_node
 from bnnopt.runtime.kernels.compiled.kernel import Sizes
 from bnnopt.runtime.kernels.compiled.table import reads_bytes
-from bnnopt.training_step import TrainingStep, phase, readers
+from bnnopt.training_step import TrainingStep, drop_unread, phase, readers
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _read_as_bytes(step: TrainingStep, trace: Trace, node: ir.Node) -> int:
     emit = Emitter(step.graph, phase(node))
     emit("NormalizeOnRead", *node.inputs, name=str(floats.name))
     replace_node(step, node, emit)
-    drop_unread(step)
+    drop_unread(step.graph)
     return 1
 
 

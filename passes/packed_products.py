@@ -14,8 +14,8 @@ from bnnopt.ops.emit import Attribute
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.precision import is_half
 from bnnopt.passes.shared.rebuilding import packed_form
-from bnnopt.passes.shared.rewriting import drop_unread, replace_node
-from bnnopt.training_step import TrainingStep, phase
+from bnnopt.passes.shared.rewriting import replace_node
+from bnnopt.training_step import TrainingStep, drop_unread, phase
 
 Attributes = dict[str, Attribute]
 
@@ -59,13 +59,13 @@ class PackedProducts(Pass):
                 replace_node(step, node, mapping.emit)
                 count += 1
         count += sum(_turn_back(node) for node in step.graph)
-        drop_unread(step)
+        drop_unread(step.graph)
         packs = [node for node in step.graph if node.op_type == "SignPack"]
         count += sum(_pack_at_once(step, node) for node in packs)
-        drop_unread(step)
+        drop_unread(step.graph)
         packs = [node for node in step.graph if node.op_type == "BinarizePack"]
         count += sum(_signs_at_once(step, node) for node in packs)
-        drop_unread(step)
+        drop_unread(step.graph)
         return count
 
 

@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from bnnopt.ops import Emitter, dims
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.rewriting import drop_unread, insert_after_definition, take_over
-from bnnopt.training_step import TrainingStep, phase, readers
+from bnnopt.passes.shared.rewriting import insert_after_definition, take_over
+from bnnopt.training_step import TrainingStep, drop_unread, phase, readers
 
 _PLACES = (
     *("input_shape", "plane", "width", "kernel_width", "row_dilation", "column_dilation"),
@@ -54,7 +54,7 @@ class PoolBatchNormBackward(Pass):
         grads = [node for node in step.graph if node.op_type == "PackedMaxPoolGrad"]
         count = sum(self._replace(step, trace, node) for node in grads)
         if count:
-            drop_unread(step)
+            drop_unread(step.graph)
         return count
 
     def _replace(self, step: TrainingStep, trace: Trace, pool_grad: ir.Node) -> int:

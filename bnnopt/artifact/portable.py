@@ -9,17 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import (
-    DeduplicateInitializersPass,
-    InlinePass,
-    LiftConstantsToInitializersPass,
-    RemoveUnusedNodesPass,
-)
+from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 
 from bnnopt.analysis.batch import scaled, symbolic, with_batch
+from bnnopt.artifact.inlining import inline_calls, lift_constants
 from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types, is_static, is_view, traits
 from bnnopt.runtime.kernels.reference.table import KERNELS
-from bnnopt.training_step import Role, TrainingStep, role
+from bnnopt.training_step import Role, TrainingStep, drop_unread, replace_uses, role
 
 SMALL = 4096  # elements of a value that is worked out beforehand
 
@@ -36,29 +32,39 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
     model = step.model.clone()
     _write_out_outputs(model)
     _name_inner_nodes(model)
-    InlinePass()(model)
+    inline_calls(model)
     _name_inner_values(model)
-    RemoveUnusedNodesPass()(model)  # what makes an output that is left out
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _remove_unused(model)  # what makes an output that is left out
+    lift_constants(model.graph)
     model.graph.opset_imports.pop(DOMAIN, None)
     _worked_out(model, step.opset)
     _compute_wide(model.graph, step.opset)
     larger = _larger(model, batch_size, step.opset)
-    pairs = list(zip(list(model.graph), larger.graph, strict=True))
-    for node, twin in pairs:
+    gone = []  # removed at once: each removal goes through all outputs of the graph
+    for node, twin in list(zip(model.graph, larger.graph, strict=True)):
         _write_shapes(node, twin, batch_size)
         if _same_data(node, twin):
             _fold(model.graph, node)
         elif _casts_nothing(node):
-            _bypass(model.graph, node)
+            _bypass(node)
         elif node.op_type == "CastLike":
             _make_cast(model.graph, node)
+        else:
+            continue
+        gone.append(node)
     for value, other in zip(model.graph.inputs, larger.graph.inputs, strict=True):
         if role(value) in (Role.DATA, Role.LABELS) and dims(value) != dims(other):
             value.shape = ir.Shape(("batch", *dims(value)[1:]))
-    RemoveUnusedNodesPass()(model)
+    model.graph.remove(gone, safe=True)
+    _remove_unused(model)
     DeduplicateInitializersPass()(model)
     return model
+
+
+def _remove_unused(model: ir.Model) -> None:
+    """Remove what nothing reads: nodes, initialisers, optional outputs and empty inputs."""
+    drop_unread(model.graph)
+    RemoveUnusedNodesPass()(model)
 
 
 def _compute_wide(graph: ir.Graph, opset: int) -> None:
@@ -81,7 +87,7 @@ def _compute_wide(graph: ir.Graph, opset: int) -> None:
         for output in old:
             half = _cast(output, ir.DataType.FLOAT16, opset, f"half.{next(number)}")
             graph.insert_after(node, half)
-            output.replace_all_uses_with(half.outputs[0], replace_graph_outputs=True)
+            replace_uses(output, half.outputs[0])
             half.replace_input_with(0, output)
             output.name, half.outputs[0].name = half.outputs[0].name, output.name
 
@@ -195,7 +201,6 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
         constant.shape = output.shape
         output.replace_all_uses_with(constant)
         graph.register_initializer(constant)
-    graph.remove(node, safe=True)
 
 
 def _casts_nothing(node: ir.Node) -> bool:
@@ -205,11 +210,10 @@ def _casts_nothing(node: ir.Node) -> bool:
     return dtype(node.inputs[0]) == dtype(node.outputs[0])
 
 
-def _bypass(graph: ir.Graph, node: ir.Node) -> None:
+def _bypass(node: ir.Node) -> None:
     source = node.inputs[0]
     assert source is not None
     node.outputs[0].replace_all_uses_with(source)
-    graph.remove(node, safe=True)
 
 
 def _make_cast(graph: ir.Graph, node: ir.Node) -> None:
@@ -219,5 +223,4 @@ def _make_cast(graph: ir.Graph, node: ir.Node) -> None:
     output = ir.Value(name=old.name, type=old.type, shape=old.shape)
     cast = ir.Node("", "Cast", node.inputs[:1], attributes, name=node.name, outputs=[output])
     graph.insert_before(node, cast)
-    old.replace_all_uses_with(output, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    replace_uses(old, output)

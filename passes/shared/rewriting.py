@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from bnnopt.analysis import is_from_forward
 from bnnopt.ops import Emitter, is_view, traits
-from bnnopt.training_step import TrainingStep, phase
+from bnnopt.training_step import TrainingStep, phase, replace_uses
 
 
 def insert_after_definition(step: TrainingStep, value: ir.Value, nodes: list[ir.Node]) -> None:
@@ -53,10 +53,7 @@ def take_over(old: ir.Value | None, new: ir.Value) -> None:
         return
     new.metadata_props.update(old.metadata_props)
     name, old.name = old.name, None
-    graph = old.graph
-    while graph is not None and old.is_graph_output():
-        graph.outputs[graph.outputs.index(old)] = new
-    old.replace_all_uses_with(new)
+    replace_uses(old, new)
     new.name = name
 
 
@@ -74,17 +71,6 @@ def late(value: ir.Value) -> list[ir.Node]:
     found = {use.node for use in value.uses() if phase(use.node) != "forward"}
     graph = next(iter(found)).graph if len(found) > 1 else None
     return [node for node in graph if node in found] if graph is not None else [*found]
-
-
-def drop_unread(step: TrainingStep) -> None:
-    """Remove the nodes that nothing reads."""
-    dead = dict[ir.Node, None]()
-    for node in reversed(step.graph):
-        users = (use.node for output in node.outputs for use in output.uses())
-        is_output = any(output.is_graph_output() for output in node.outputs)
-        if not is_output and all(user in dead for user in users):
-            dead[node] = None
-    step.graph.remove(dead, safe=True)
 
 
 def late_beyond_mask(views: list[ir.Value]) -> list[tuple[ir.Value, ir.Node]]:
