@@ -67,14 +67,28 @@ def fitted(x: ArrayLike, spec: ValueSpec, what: str) -> Array:
     Raises
     ------
     UsageError
-        If its shape or dtype does not fit, or it holds NaN or infinity.
+        If its shape or dtype does not fit, it holds NaN or infinity, or bytes that are no floats
+        yet.
     """
     array = as_array(x, what)
     expected = spec.shape_at(1)[1:]
     if array.ndim == 0 or array.shape[1:] != expected:
         sizes = ", ".join(map(str, ("n", *expected)))
         raise UsageError(f"{what} has shape {list(array.shape)}, expected [{sizes}]")
+    _check_normalized(array, spec, what)
     return _in_dtype(array, spec, what)
+
+
+def _check_normalized(array: NDArray[Any], spec: ValueSpec, what: str) -> None:
+    """Refuse bytes beyond 0 and 1 where floats are fed: images that nobody has normalised."""
+    if array.dtype != np.uint8 or np.dtype(spec.dtype).kind != "f":
+        return
+    if (largest := int(array.max(initial=0))) > 1:
+        raise UsageError(
+            f"{what} is uint8 and reaches {largest}, expected {spec.dtype}, normalised as in "
+            "training: (x / 127.5 - 1).astype('float32') is what bnnopt train does; or optimize "
+            "with --input uint8; x.astype('float32') takes it as it is"
+        )
 
 
 def fitted_labels(

@@ -33,14 +33,21 @@ def samples(seed: int, n: int = SAMPLES) -> dict[str, Any]:
     return {"x": (directions[y] + 0.5 * rng.standard_normal((n, 12))).astype("f4"), "y": y}
 
 
-def write_base(path: Path) -> Path:
+def write_base(path: Path, fed: str = "float32", as_bytes: bool = False) -> Path:
     """A compiled network, samples for each device, and some to measure on."""
     network = write(NETWORK, WEIGHTS, path)
-    bnnopt.optimize(network, batch_size=16, optimizer="sgd", level="O2").save(path / "out")
+    made = bnnopt.optimize(network, batch_size=16, optimizer="sgd", level="O2", input=fed)
+    made.save(path / "out")
     for k in range(DEVICES):
-        np.savez(path / f"{k}.npz", **samples(k))
-    np.savez(path / "valid.npz", **samples(100, 300))
+        np.savez(path / f"{k}.npz", **(in_bytes(samples(k)) if as_bytes else samples(k)))
+    valid = samples(100, 300)
+    np.savez(path / "valid.npz", **(in_bytes(valid) if as_bytes else valid))
     return path
+
+
+def in_bytes(data: dict[str, Any]) -> dict[str, Any]:
+    """Samples as images are stored."""
+    return data | {"x": np.clip(data["x"] * 40 + 128, 0, 255).astype(np.uint8)}
 
 
 def options(base: Path, scratch: Path, **changed: Any) -> dict[str, Any]:

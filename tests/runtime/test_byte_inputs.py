@@ -117,6 +117,20 @@ def test_the_bits_of_floats_without_compiled_kernels(
     assert trained(read, BY_CHANNEL) == trained(floats, BY_CHANNEL)
 
 
+@pytest.mark.parametrize("method", ["step", "predict", "evaluate"])
+def test_bytes_that_nobody_has_normalised_are_no_floats(method: str, folders: Folders) -> None:
+    session = TrainingSession(folders("signs", "O1", "float32"))
+    x, y = batches(session)[0]
+
+    def call(x: Any) -> Any:
+        return session.predict(x) if method == "predict" else getattr(session, method)(x, y)
+
+    with pytest.raises(UsageError, match=r"x is uint8 and reaches \d+, expected float32, normal"):
+        call(x)
+    for fine in (x.astype(np.float32), x % 2, x > 100, HALVES(x)):  # 0 and 1 are what they are
+        call(fine)
+
+
 @pytest.mark.parametrize("backend", ["native", "onnxruntime"])
 def test_verify(backend: str, folders: Folders) -> None:
     assert verify_folder(folders("signs", "O1", "uint8"), backend).bit_equal
