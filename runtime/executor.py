@@ -14,7 +14,7 @@ from bnnopt.errors import ArtifactError, DivergedError, UsageError
 from bnnopt.runtime.format import NORMALIZE_ON_READ, Program, StepSpec, updating_steps
 from bnnopt.runtime.kernels.compiled.calls import NotFinite, finite_updates
 from bnnopt.runtime.kernels.compiled.functions import PreparedCalls, recorded, repeat
-from bnnopt.runtime.kernels.compiled.table import GROWING, kernel_of
+from bnnopt.runtime.kernels.compiled.table import COMPILED, GROWING
 from bnnopt.runtime.kernels.on_read import OnRead
 
 # What kernels raise for a program that does not fit them, and for memory that is not there.
@@ -175,7 +175,7 @@ class Executor:
         """Run a step, and say whether the calls that it recorded do it once more."""
         inputs = [values[i] if i >= 0 else None for i in step.inputs]
         outputs = [values[i] if i >= 0 else None for i in step.outputs]
-        compiled = kernel_of(step.operator)
+        compiled = COMPILED.get(step.operator)
         end = step.workspace_offset + step.workspace_bytes
         scratch = self._arena[step.workspace_offset : end]
         is_done = compiled is not None and compiled.call(inputs, outputs, step.attributes, scratch)
@@ -240,7 +240,7 @@ def _repeatable(program: Program) -> frozenset[int]:
     for position, step in enumerate(program.steps):
         if step.operator in GROWING or (step.is_view and grown & set(step.inputs)):
             grown.update(step.outputs)
-        kernel = kernel_of(step.operator)
+        kernel = COMPILED.get(step.operator)
         if (kernel is None or kernel.repeatable) and not grown & set(step.inputs):
             found.append(position)
     return frozenset(found)

@@ -17,7 +17,7 @@ from bnnopt.runtime.kernels.compiled.bitmap import FILL
 from bnnopt.runtime.kernels.compiled.calls import check_finite, finite_updates
 from bnnopt.runtime.kernels.compiled.functions import Argument, Note, Notes, Read, dry_run
 from bnnopt.runtime.kernels.compiled.optimizers import Update
-from bnnopt.runtime.kernels.compiled.table import GROWING, kernel_of
+from bnnopt.runtime.kernels.compiled.table import COMPILED, GROWING
 from bnnopt.runtime.kernels.tiling import Convolution, Dense
 from bnnopt.runtime.library import portable_kernels
 
@@ -194,7 +194,7 @@ def _noted(step: StepSpec, values: Sequence[Array], memory: Memory) -> Notes:
     )
     scratch = memory.arena[step.workspace_offset : step.workspace_offset + step.workspace_bytes]
     with dry_run() as notes, finite_updates(memory.diverged), portable_kernels():
-        kernel = kernel_of(step.operator)
+        kernel = COMPILED.get(step.operator)
         if kernel is None:
             raise _refused(step, "has no kernel in C")
         with np.errstate(all="ignore"):

@@ -75,16 +75,6 @@ BNN_EXPORT void bnn_cast_i64f32(const i64 *x, float *y, i64 n) {
     for (i64 i = 0; i < n; i++) y[i] = (float)x[i];
 }
 
-/* y: (n, depth, inner), values[1] where the middle index is that of (n, inner) `indices`, of which
-   negative ones count from the end, else values[0]. */
-BNN_EXPORT void bnn_one_hot_f32(const i64 *indices, const float *values, float *y, i64 n, i64 depth,
-                                i64 inner) {
-    for (i64 i = 0; i < n * depth * inner; i++) {
-        const i64 index = indices[i / (depth * inner) * inner + i % inner];
-        y[i] = values[(index < 0 ? index + depth : index) == i / inner % depth];
-    }
-}
-
 BNN_INLINE float most_of(const float *x, i64 n, float most) {
     enum { LANES = 8 };
     float lanes[LANES];

@@ -75,3 +75,15 @@ BNN_EXPORT int bnn_gather_grad_f32(const float *dy, const i64 *indices, float *d
     }
     return 1;
 }
+
+/* y: (n, depth, inner), values[1] where the middle index is that of (n, inner) `indices`, of which
+   negative ones count from the end, else values[0]. */
+BNN_EXPORT void bnn_one_hot_f32(const i64 *indices, const float *values, float *y, i64 n, i64 depth,
+                                i64 inner) {
+    bnn_fill_f32(y, n * depth * inner, values[0]);
+    for (i64 i = 0; i < n; i++, y += depth * inner)
+        for (i64 j = 0; j < inner; j++) {
+            const i64 index = indices[i * inner + j], at = index < 0 ? index + depth : index;
+            if (at >= 0 && at < depth) y[at * inner + j] = values[1];
+        }
+}

@@ -11,7 +11,7 @@ from bnnopt.runtime.format import Program, StepSpec, ValueSpec
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.functions import Note, dry_run
 from bnnopt.runtime.kernels.compiled.optimizers import BEGIN_UPDATE
-from bnnopt.runtime.kernels.compiled.table import kernel_of
+from bnnopt.runtime.kernels.compiled.table import COMPILED
 
 NUMPY = "numpy"
 
@@ -36,7 +36,7 @@ def named_kernels(program: Program) -> list[tuple[str, str, str]]:
 def _kernel_of(step: StepSpec, arrays: Mapping[int, Array]) -> str:
     if step.is_view:
         return ""
-    compiled = kernel_of(step.operator)
+    compiled = COMPILED.get(step.operator)
     if compiled is None:
         return NUMPY
     inputs, outputs = ([arrays.get(i) for i in indices] for indices in (step.inputs, step.outputs))

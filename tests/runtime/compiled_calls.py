@@ -444,6 +444,14 @@ def gather(s: Source) -> Call:
     return Call("Gather", [s.floats(rows, 3, 2), indices])
 
 
+def one_hot(s: Source) -> Call:
+    """Of classes that are there, counted from either end, and of others."""
+    depth = s.integer(1, 9)
+    indices = s.rng.integers(-depth - 2, depth + 2, s.shape)
+    inputs = [indices, np.array(depth), s.finite(2)]
+    return Call("OneHot", [*inputs], {"axis": s.integer(-1, len(s.shape))})
+
+
 def gather_grad(s: Source) -> Call:
     rows = s.integer(1, 7)
     indices = s.rng.integers(-rows, rows, s.shape[:2])
@@ -917,6 +925,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "PackBits": lambda s: Call("PackBits", [s.rng.random(s.shape) < 0.5]),
     "PackedMaxPool": lambda s: packed_pooling("PackedMaxPool", s),
     "PackedMaxPoolGrad": lambda s: packed_pooling("PackedMaxPoolGrad", s),
+    "OneHot": one_hot,
     "Pad": pad,
     "Pow2Pack": pow2_pack,
     "Pow2Unpack": pow2_unpack,

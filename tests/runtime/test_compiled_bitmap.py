@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bnnopt.runtime.executor import aligned_empty
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
+from bnnopt.runtime.kernels.compiled import bitmap
 from bnnopt.runtime.kernels.compiled.bitmap import BLOCK, scratch_bytes
 from bnnopt.runtime.kernels.compiled.table import COMPILED, Sizes
 from bnnopt.runtime.kernels.compiled.table import scratch_bytes as workspace
@@ -136,3 +137,15 @@ def test_the_gradient_may_overwrite_dy() -> None:
     scratch = np.empty(scratch_bytes("BitmapReluGrad", [x.shape], []), np.uint8)
     assert COMPILED["BitmapReluGrad"]([dy, *packed], [dy], {}, scratch)
     assert dy.tobytes() == expected.tobytes()
+
+
+def test_a_bitmap_that_is_full_is_refused() -> None:
+    """What a program without an allocator calls: it says so, and does not write."""
+    x = np.array([[0, 1, 2, 0, 3, 0, 0, 4]], np.float32)
+    offsets = np.zeros(scratch_bytes("BitmapPack", [x.shape], []) // 8, np.int64)
+    bits, room = np.zeros((1, 1), np.uint8), np.full(7, 9, np.float32)
+    bitmap.MARK(x, bits, offsets, 1, 8)
+    assert not bitmap.FILL(x, bits, room[:4], 4, offsets, 1, 8, 0)
+    assert (room == 9).all()
+    assert bitmap.FILL(x, bits, room, 7, offsets, 1, 8, 0)
+    np.testing.assert_array_equal(room, [0, 1, 2, 3, 4, 0, 0])

@@ -104,8 +104,8 @@ class Call:
 
 
 def calls_of(g: Geometry, seed: int, *, half: bool = False) -> list[Call]:
-    """Forward with and without a bias, and both gradients; dy, dx and y are float16 if `half`, and
-    so is x of some.
+    """Forward with and without a bias, transposed too, and both gradients; dy, dx and y are float16
+    if `half`, and so is x of some.
     """
     rng = np.random.default_rng(seed)
     x, w, b, dy = (
@@ -127,10 +127,13 @@ def calls_of(g: Geometry, seed: int, *, half: bool = False) -> list[Call]:
         **shared,
     }
     to_weight = {"kernel_shape": list(g.kernel), **shared}
+    bias = [rng.standard_normal(g.x_shape[1]).astype(np.float32)] * (seed % 2)
+    transposed = {"output_padding": list(g.output_padding), **shared}
     return [
         Call("Conv", [x, w, b] if seed % 2 else [x, w], shared, map_dtype),
         Call("ConvWeightGrad", [x, dy], to_weight, np.dtype(np.float32)),
         Call("ConvInputGrad", [dy, w], to_input, map_dtype),
+        *([] if half else [Call("ConvTranspose", [dy, w, *bias], transposed, map_dtype)]),
     ]
 
 
@@ -224,7 +227,7 @@ def test_planes_as_they_lie_give_the_bits_of_gathered_columns(
     ],
 )
 def test_which_kernel_a_geometry_gets(note: str, sliding: set[CFunction]):
-    forward, _, input_grad = calls_of(CONVOLUTIONS[note], 0)
+    forward, _, input_grad, *_ = calls_of(CONVOLUTIONS[note], 0)
     assert {cut_of(forward).function, cut_of(input_grad).function} == sliding
 
 

@@ -47,6 +47,7 @@ SLIDING_INPUT_GRAD = CFunction(
     "int bnn_conv_sliding_input_grad_f32f32f32(bnn_conv*, void*, i64, float*, void*, i64, "
     "uint8_t*, i64)"
 )
+ADD_CHANNELS = CFunction("void bnn_add_stretched_f32(float*, float*, float*, i64, i64, i64)")
 WEIGHT_GRAD = CFunction(
     "int bnn_conv_weight_grad_f32f32f32(bnn_conv*, void*, i64, float*, float*, void*, i64, float*, "
     "bnn_update*, i64, uint8_t*, i64)"
@@ -120,6 +121,19 @@ def conv_input_grad(
         return False
     arrays: list[Argument] = [dy, is_half(dy), w, dx, is_half(dx)]
     return _run("ConvInputGrad", (dy, w), dx, attributes, scratch, arrays)
+
+
+def conv_transpose(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`convolution.conv_transpose` with pads that are given: an input gradient, and a bias."""
+    (x, w), b, y = inputs[:2], optional(inputs, 2), outputs[0]
+    if not covered(x, w, y) or not (b is None or covered(b)):
+        return False
+    assert y is not None
+    arrays: list[Argument] = [x, is_half(x), w, y, is_half(y)]
+    if not _run("ConvTranspose", (x, w), y, attributes, scratch, arrays):
+        return False
+    n, c, *space = y.shape
+    return b is None or ADD_CHANNELS(y, b, y, n, c, math.prod(space))
 
 
 def conv_weight_grad(
@@ -212,7 +226,8 @@ def scratch_bytes(
     Parameters
     ----------
     operator : str
-        ``Conv``, ``RealConv``, ``ConvInputGrad``, ``ConvWeightGrad`` or ``BitmapConvWeightGrad``.
+        ``Conv``, ``RealConv``, ``ConvTranspose``, ``ConvInputGrad``, ``ConvWeightGrad`` or
+        ``BitmapConvWeightGrad``.
     inputs, outputs : sequences of shapes
         The operator's. A smaller batch needs no more.
     attributes : mapping
@@ -238,6 +253,10 @@ def _cut(
         return _of_bitmap(_cut("ConvWeightGrad", (x, inputs[2]), output, attributes), x)
     if any(0 in shape for shape in (*inputs[:2], output)) or len(output) not in (3, 4):
         return None
+    if operator == "ConvTranspose":
+        return (
+            None if _finds_pads(attributes) else _cut("ConvInputGrad", inputs, output, attributes)
+        )
     if operator in ("Conv", "RealConv"):
         operator = "Conv"
         g = geometry_of(inputs[0], inputs[1], output, attributes)
@@ -252,6 +271,11 @@ def _cut(
     if operator == "ConvWeightGrad":
         return _weight_grad(g, int(cast(int, attributes.get(ALL_FILTERS, g.m))))
     return (_forward if operator == "Conv" else _input_grad)(g)
+
+
+def _finds_pads(attributes: Attributes) -> bool:
+    """Whether the pads of a ConvTranspose follow from something else."""
+    return attributes.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in attributes
 
 
 def geometry_of(x: Shape, w: Shape, y: Shape, attributes: Attributes) -> Convolution | None:
@@ -449,6 +473,7 @@ KERNELS: dict[str, CompiledKernel] = {
         conv, _scratch("Conv"), repeatable=True, reads_bytes=_reads_bytes("Conv")
     ),
     "ConvInputGrad": CompiledKernel(conv_input_grad, _scratch("ConvInputGrad"), repeatable=True),
+    "ConvTranspose": CompiledKernel(conv_transpose, _scratch("ConvTranspose"), repeatable=True),
     "ConvWeightGrad": CompiledKernel(
         conv_weight_grad,
         _scratch("ConvWeightGrad"),

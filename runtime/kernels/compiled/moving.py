@@ -25,6 +25,7 @@ COPY = CFunction("void bnn_copy(void*, void*, i64*, i64)")
 FILL = CFunction("void bnn_fill_f32(float*, i64, float)")
 SET_INTEGERS = CFunction("void bnn_set_i64(i64*, i64*, i64)")
 GATHER = CFunction("int bnn_gather_f32(float*, i64*, float*, i64, i64, i64)")
+ONE_HOT = CFunction("void bnn_one_hot_f32(i64*, float*, float*, i64, i64, i64)")
 TRANSPOSE = CFunction("void bnn_transpose_b32(uint32_t*, uint32_t*, i64*, i64*, i64)")
 GATHER_GRAD = CFunction("int bnn_gather_grad_f32(float*, i64*, float*, i64, i64, i64)")
 
@@ -172,6 +173,18 @@ def gather_grad(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch
     return GATHER_GRAD(dy, indices, dx, indices.size, len(dx), math.prod(dx.shape[1:]))
 
 
+def one_hot(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array) -> bool:
+    """`shaping.one_hot` of int64, as deep as the output is."""
+    indices, _, values = inputs
+    y = outputs[0]
+    if not covered(indices, dtype=INT64) or not covered(values, y):
+        return False
+    assert y is not None
+    axis = integer({"axis": -1, **attributes}, "axis") % y.ndim
+    sizes = math.prod(y.shape[:axis]), y.shape[axis], math.prod(y.shape[axis + 1 :])
+    return y.size == 0 or ONE_HOT(indices, values, y, *sizes)
+
+
 def _are_rows(x: Array | None, indices: Array | None, y: Array | None) -> bool:
     return covered(x, y) and covered(indices, dtype=INT64)
 
@@ -210,6 +223,7 @@ KERNELS: dict[str, CompiledKernel] = {
     "Gather": CompiledKernel(gather),
     "GatherGrad": CompiledKernel(gather_grad),
     "Identity": CompiledKernel(identity, repeatable=True),
+    "OneHot": CompiledKernel(one_hot, repeatable=True),
     "Pad": CompiledKernel(pad),
     "Shape": CompiledKernel(shape, repeatable=True),
     "Slice": CompiledKernel(slice_),

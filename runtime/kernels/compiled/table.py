@@ -21,14 +21,12 @@ from bnnopt.runtime.kernels.compiled import (
     normalize_bytes,
     optimizers,
     packing,
-    plain,
     pooled_filter_blocks,
     pooling,
     reduction,
     updates,
 )
 from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes
-from bnnopt.runtime.library import is_portable
 
 COMPILED: dict[str, CompiledKernel] = {
     **binary_products.KERNELS,
@@ -50,20 +48,8 @@ COMPILED: dict[str, CompiledKernel] = {
     **updates.KERNELS,
 }
 
-PORTABLE: dict[str, CompiledKernel] = plain.KERNELS
-"""What numpy does better, in C for where there are none: see `kernel_of`."""
-
 GROWING = frozenset(name for name, kernel in COMPILED.items() if kernel.grows)
 """Operators whose values may need more than the plan has, and are freed behind their readers."""
-
-
-def kernel_of(operator: str) -> CompiledKernel | None:
-    """The compiled kernel of an operator.
-
-    Where bits have to be those of any machine (`library.is_portable`), those of `PORTABLE` as well.
-    """
-    kernel = COMPILED.get(operator)
-    return PORTABLE.get(operator) if kernel is None and is_portable() else kernel
 
 
 def covers(operator: str, sizes: Sizes) -> bool:
