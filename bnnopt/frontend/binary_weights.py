@@ -26,7 +26,8 @@ def pack_binary_weights(forward: ForwardGraph, optimizer: str = "bop") -> None:
     found = [v for v in graph.inputs if role(v) is Role.PARAMETER and dims(v) and _signs(v)]
     if not found:
         raise UsageError(
-            f"--optimizer {optimizer}: no weight is binarised; expected Sign of a weight"
+            f"--optimizer {optimizer}: no weight is binarised by Sign alone; expected Sign of a "
+            "weight, without a scale or a clip of its latent values, which are not kept"
         )
     for value in found:
         zero = _signs(value)[0].attributes["zero"].as_float()

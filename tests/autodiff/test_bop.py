@@ -91,7 +91,7 @@ def test_a_network_without_binary_weights_is_one_line(tmp_path: Path) -> None:
     path = write(
         "g (float[2,5] x) => (float[2,3] y) { y = MatMul (x, w) }", {"w": [5, 3]}, tmp_path
     )
-    with pytest.raises(UsageError, match="no weight is binarised"):
+    with pytest.raises(UsageError, match="no weight is binarised by Sign alone"):
         bnnopt.optimize(path, optimizer="bop")
     with pytest.raises(UsageError, match="--gamma 2"):
         bnnopt.optimize(path, optimizer="bop", gamma=2.0)

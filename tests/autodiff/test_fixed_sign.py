@@ -75,5 +75,7 @@ def test_a_session_evaluates_with_the_scales(tmp_path: Path) -> None:
 def test_a_network_without_binary_weights_is_one_line(tmp_path: Path) -> None:
     text = "g (float[2,5] x) => (float[2,3] y) { y = MatMul (x, w) }"
     path = write(text, {"w": [5, 3]}, tmp_path)
-    with pytest.raises(UsageError, match="--optimizer fixed-sign: no weight is binarised"):
+    with pytest.raises(
+        UsageError, match="--optimizer fixed-sign: no weight is binarised by Sign alone"
+    ):
         bnnopt.optimize(path, optimizer="fixed-sign")
