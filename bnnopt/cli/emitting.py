@@ -15,6 +15,7 @@ from bnnopt.units import size
 
 if TYPE_CHECKING:
     from bnnopt.emit.model import Model
+    from bnnopt.runtime import TrainingSession
 
 _CHUNK = 1024  # samples at a time
 
@@ -63,9 +64,12 @@ def emit(
     from bnnopt.cli.running import asks_for_normalization
     from bnnopt.emit import emit as write
     from bnnopt.runtime import TrainingSession
-    from bnnopt.runtime.training import newest, where_from
+    from bnnopt.runtime.training import load_newest, newest, where_from
 
-    if asks_for_normalization(options) and TrainingSession(folder).takes_bytes:
+    parts = {"train": data, "test": valid}
+    needs_session = asks_for_normalization(options) or any(parts.values())
+    session = TrainingSession(folder) if needs_session else None
+    if session is not None and asks_for_normalization(options) and session.takes_bytes:
         raise UsageError(
             "--scale, --mean, --std, --normalize: the program normalises bytes as it was trained "
             "to; leave them out"
@@ -80,14 +84,14 @@ def emit(
         say_line(f"and up to {size(found.spill_bytes)} where more elements are not 0 than planned")
     if found.initial_file is not None:
         say_line(f"written: {output / found.initial_file}, the initial weights")
-    parts = {"train": data, "test": valid}
-    if any(parts.values()):
-        _write_samples(found.model, folder, output, parts, {**options, "checkpoint": checkpoint})
+    if session is not None and any(parts.values()):
+        load_newest(session, folder, checkpoint)
+        _write_samples(found.model, session, output, parts, options)
 
 
 def _write_samples(
     model: Model,
-    folder: Path,
+    session: TrainingSession,
     output: Path,
     parts: Mapping[str, str | None],
     options: Mapping[str, Any],
@@ -95,13 +99,10 @@ def _write_samples(
     """The samples of each part that is given, normalised as in training."""
     from bnnopt.cli import running
     from bnnopt.emit import write_samples
-    from bnnopt.runtime import TrainingSession
     from bnnopt.runtime.data.normalization import AS_IT_IS
-    from bnnopt.runtime.training import load_newest
     from bnnopt.runtime.training.evaluation import prepared
 
-    session, normalization = TrainingSession(folder), None
-    load_newest(session, folder, options["checkpoint"])
+    normalization = None
     for part, path in parts.items():
         if path is None:
             continue

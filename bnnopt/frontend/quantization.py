@@ -186,4 +186,4 @@ def _pass_gradient(
         user.replace_input_with(index, through)
     if y.is_graph_output():
         y.replace_all_uses_with(through, replace_graph_outputs=True)
-        through.producer().replace_input_with(0, y)  # type: ignore[union-attr]
+        emit.nodes[-1].replace_input_with(0, y)

@@ -157,7 +157,7 @@ def _replace(graph: ir.Graph, node: ir.Node, terms: list[Term], s: ir.Value) -> 
         shape = emit.constant(list(dims(y)), "int64", f"{y.name}.shape")
         b = emit("Expand", b, shape, name=f"{y.name}.value")
     through = emit("StraightThrough", b, s, name=str(y.name))
-    through.producer().name = node.name  # type: ignore[union-attr]
+    emit.nodes[-1].name = node.name
     graph.insert_before(node, emit.nodes)
     name, y.name = y.name, None
     y.replace_all_uses_with(through, replace_graph_outputs=True)

@@ -194,10 +194,8 @@ def refuses(call: Call, *outputs: np.ndarray) -> bool:
     return not kernel(call.inputs, results, call.attributes, np.empty(0, np.uint8))
 
 
-@each_operator
+@pytest.mark.parametrize("operator", sorted(CALLS.keys() - READS_SHAPE - OF_ANY_TYPE))
 def test_other_dtypes_are_refused(operator: str):
-    if operator in READS_SHAPE | OF_ANY_TYPE:
-        pytest.skip("any type will do")
     call = CALLS[operator](Source(2, (3, 20), special=False))
     wide = [
         a if a is None else a.astype({"b": np.int8, "u": np.int16}.get(a.dtype.kind, np.float64))
@@ -207,10 +205,8 @@ def test_other_dtypes_are_refused(operator: str):
     assert refuses(dataclasses.replace(call, inputs=wide), *outputs)
 
 
-@each_operator
+@pytest.mark.parametrize("operator", sorted(CALLS.keys() - READS_SHAPE))
 def test_strided_arrays_are_refused(operator: str):
-    if operator in READS_SHAPE:
-        pytest.skip("it reads no element")
     call = CALLS[operator](Source(2, (4, 20), special=False))
     spread = [a if a is None or a.ndim == 0 else np.repeat(a, 2, -1)[..., ::2] for a in call.inputs]
     if all(a is None or a.flags.c_contiguous for a in spread):
