@@ -65,7 +65,7 @@ static i64 nanoseconds(void) {
     return (i64)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static void pause(void) {
+static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__) || defined(__ARM_ARCH)
@@ -77,7 +77,7 @@ static void pause(void) {
 static int changes(atomic_uint *value, unsigned from) {
     const i64 end = nanoseconds() + WATCH_NS;
     do
-        for (int i = 0; i < LOOKS; i++, pause())
+        for (int i = 0; i < LOOKS; i++, relax())
             if (atomic_load_explicit(value, memory_order_acquire) != from) return 1;
     while (nanoseconds() < end);
     return 0;
