@@ -206,6 +206,12 @@ class Trajectory:
         return found | {f"buffer {name}": array for name, array in self.persistent.items()}
 
 
+def cosine(a: Array, b: Array) -> float:
+    """In float64."""
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+
+
 def assert_bit_equal(found: Trajectory, expected: Trajectory) -> None:
     a, b = found.flat(), expected.flat()
     assert a.keys() == b.keys()

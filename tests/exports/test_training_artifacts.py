@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import bnnopt
 from bnnopt.runtime import BACKENDS
 from bnnopt.runtime.tensors import read_tensors
+from tests.graphs import cosine
 
 Array = NDArray[Any]
 FOLDERS = Path(__file__).parent / "artifacts"
@@ -43,11 +44,6 @@ def first_step(folder: Path, x: Array, y: Array, backend: str) -> tuple[float, d
     tensors, _ = read_tensors(folder.with_suffix(".safetensors"))
     suffix = ".momentum"
     return loss, {n.removesuffix(suffix): a for n, a in tensors.items() if n.endswith(suffix)}
-
-
-def cosine(a: Array, b: Array) -> float:
-    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
 
 
 def assert_gradients_agree(source: Path, folder: Path, backend: str) -> None:

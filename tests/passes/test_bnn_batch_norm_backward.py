@@ -10,7 +10,7 @@ from bnnopt.passes import PASSES
 from bnnopt.passes.bnn_batch_norm_backward import BnnBatchNormBackward
 from bnnopt.passes.fuse_batch_norm_signs import FuseBatchNormSigns
 from bnnopt.training_step import TrainingStep
-from tests.graphs import Array, Network, apply, node, ops, run_native, run_stock, zoo
+from tests.graphs import Network, apply, cosine, node, ops, run_native, run_stock, zoo
 from tests.passes.networks import NETWORKS, small
 
 PASS = BnnBatchNormBackward()
@@ -21,11 +21,6 @@ each_norm = pytest.mark.parametrize("norm", [(), ("l1-batch-norm",)], ids=["L2",
 
 def fused(net: Network, *also: str) -> TrainingStep:
     return net.with_passes(*BEFORE_FUSION, FuseBatchNormSigns.name, *also)
-
-
-def cosine(a: Array, b: Array) -> float:
-    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
 
 
 @each_norm

@@ -12,7 +12,7 @@ from bnnopt.passes import PASSES, run_passes, select
 from bnnopt.passes.float16_gradients import Float16Gradients
 from bnnopt.plan import make_plan
 from bnnopt.training_step import TrainingStep, is_loss_gradient, phase
-from tests.graphs import BATCH, Network, apply, network, run_native, run_stock, zoo
+from tests.graphs import BATCH, Network, apply, cosine, network, run_native, run_stock, zoo
 from tests.passes.networks import BATCH_NORM_NETWORKS, small
 
 PASS = Float16Gradients()
@@ -29,11 +29,6 @@ def maps(step: TrainingStep, batch: int = BATCH) -> list[ir.Value]:
     """The gradients of activations of more than two axes."""
     made = [v for n in step.graph if phase(n) == "backward" for v in n.outputs[:1]]
     return [v for v in made if len(dims(v)) > 2 and dims(v)[0] == batch and "w" not in str(v.name)]
-
-
-def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 @pytest.mark.parametrize("name", BATCH_NORM_NETWORKS)

@@ -15,9 +15,9 @@ from bnnopt.passes.int4_gradients import Int4Gradients
 from bnnopt.training_step import is_loss_gradient, readers
 from bnnopt.verification import verify_folder
 from tests.cli.helpers import MODELS
-from tests.graphs import apply, node, ops, run_native, run_stock, zoo
+from tests.graphs import apply, cosine, node, ops, run_native, run_stock, zoo
 from tests.passes.networks import small
-from tests.passes.test_int8_gradients import EARLIER, cosine
+from tests.passes.test_int8_gradients import EARLIER
 
 PASS = Int4Gradients()
 RUNNERS = {"native": run_native, "onnxruntime": run_stock}
@@ -57,7 +57,7 @@ def test_gradients_turn_less_than_stated(name: str, backend: str) -> None:
     assert apply(PASS, step)[0] > 0
     exact, found = run(net, net.with_passes(*EARLIER), 1), run(net, step, 1)
     assert found.losses == exact.losses
-    turned = {n: cosine(found.gradients[0], exact.gradients[0], n) for n in exact.gradients[0]}
+    turned = {n: cosine(found.gradients[0][n], g) for n, g in exact.gradients[0].items()}
     assert min(turned.values()) > PASS.min_cosine
     assert min(turned.values()) < 0.9999
 

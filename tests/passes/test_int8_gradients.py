@@ -20,10 +20,10 @@ from bnnopt.training_step import TrainingStep, is_loss_gradient, readers
 from bnnopt.verification import verify_folder
 from tests.cli.helpers import MODELS
 from tests.graphs import (
-    Arrays,
     Network,
     apply,
     assert_bit_equal,
+    cosine,
     network,
     node,
     ops,
@@ -54,11 +54,6 @@ def rewritten(net: Network, *earlier: str) -> TrainingStep:
     step = net.with_passes(*(earlier or EARLIER))
     assert apply(PASS, step)[0] > 0
     return step
-
-
-def cosine(found: Arrays, expected: Arrays, name: str) -> float:
-    a, b = found[name], expected[name]
-    return float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 def test_the_products_read_integers_that_lie_over_dy() -> None:
@@ -97,7 +92,7 @@ def test_a_pooling_scatters_integers() -> None:
     ]
     exact = run_native(net, net.with_passes(*earlier), 1).gradients[0]
     found = run_native(net, step, 1).gradients[0]
-    assert PASS.min_cosine < cosine(found, exact, "w2") < 1
+    assert PASS.min_cosine < cosine(found["w2"], exact["w2"]) < 1
 
 
 def test_a_pooling_that_adds_is_left_in_floats() -> None:
@@ -147,14 +142,14 @@ def test_gradients_turn_less_than_stated(name: str, backend: str) -> None:
     exact, found = run(net, net.with_passes(*EARLIER), 1), run(net, step, 1)
     assert found.losses == exact.losses
     weights = [k for k in exact.gradients[0] if k.startswith("w")]
-    turned = [cosine(found.gradients[0], exact.gradients[0], k) for k in weights]
+    turned = [cosine(found.gradients[0][k], exact.gradients[0][k]) for k in weights]
     assert PASS.min_cosine < min(turned) < 1
     pack = node(step, "Int8Pack")
     emit = Emitter(step.graph, "backward")
     pack.replace_input_with(0, emit("Neg", pack.inputs[0], name="wrong"))
     step.graph.insert_before(pack, emit.nodes)
     wrong = run(net, step, 1).gradients[0]
-    assert min(cosine(wrong, exact.gradients[0], k) for k in weights) < 0
+    assert min(cosine(wrong[k], exact.gradients[0][k]) for k in weights) < 0
 
 
 def test_backends_agree() -> None:

@@ -24,6 +24,7 @@ from tests.graphs import (
     Network,
     apply,
     assert_bit_equal,
+    cosine,
     network,
     node,
     ops,
@@ -67,10 +68,7 @@ def rewritten(net: Network, *earlier: str) -> TrainingStep:
 
 
 def cosines(found: Arrays, expected: Arrays) -> list[float]:
-    return [
-        float(np.vdot(found[k], g) / (np.linalg.norm(found[k]) * np.linalg.norm(g)))
-        for k, g in expected.items()
-    ]
+    return [cosine(found[k], g) for k, g in expected.items()]
 
 
 def test_the_products_read_five_bits_and_nothing_else_reads_dy() -> None:

@@ -15,7 +15,7 @@ from bnnopt.passes.mask_pack import MaskPack
 from bnnopt.passes.prune_stored import PruneStored
 from bnnopt.verification import verify_folder
 from tests.cli.helpers import MODELS
-from tests.graphs import Trajectory, apply, network, node, ops, run_native, run_stock
+from tests.graphs import Trajectory, apply, cosine, network, node, ops, run_native, run_stock
 from tests.passes.networks import small
 
 PASS = PruneStored()
@@ -31,11 +31,7 @@ SHAPES = {"w1": [4, 2, 3, 3], "b1": [4], "w2": [4, 4, 3, 3], "b2": [4], "w3": [3
 
 def cosines(found: Trajectory, expected: Trajectory) -> dict[str, float]:
     """Of the first step's gradients."""
-    pairs = {name: (g, expected.gradients[0][name]) for name, g in found.gradients[0].items()}
-    return {
-        name: float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
-        for name, (a, b) in pairs.items()
-    }
+    return {n: cosine(g, expected.gradients[0][n]) for n, g in found.gradients[0].items()}
 
 
 def test_only_the_weight_gradients_read_the_pruned_copy() -> None:
