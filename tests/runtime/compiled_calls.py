@@ -288,6 +288,13 @@ def binary(operator: str, s: Source, **attributes: Attribute) -> Call:
     return Call(operator, [s.real_map(), s.real_map()], attributes, {0: 0})
 
 
+def gelu_grad(operator: str, s: Source) -> Call:
+    call = binary(operator, s)
+    dy = call.inputs[0]
+    assert dy is not None
+    return dataclasses.replace(call, scales=(largest(dy),))  # of a slope of 1.13 at most
+
+
 def cast(s: Source) -> Call:
     x = s.floats(*s.shape)
     kind = s.integer(0, 4)
@@ -887,7 +894,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Greater": lambda s: comparison("Greater", s),
     "GreaterOrEqual": lambda s: comparison("GreaterOrEqual", s),
     "Gelu": lambda s: unary("Gelu", s, approximate=["none", "tanh"][s.integer(0, 1)]),
-    "GeluGrad": lambda s: binary("GeluGrad", s),
+    "GeluGrad": lambda s: gelu_grad("GeluGrad", s),
     "Erf": lambda s: unary("Erf", s),
     "Exp": lambda s: unary("Exp", s),
     "HardSwish": lambda s: unary("HardSwish", s),
@@ -955,7 +962,7 @@ CALLS: dict[str, Callable[[Source], Call]] = {
     "Sqrt": lambda s: unary("Sqrt", s),
     "Sub": lambda s: arithmetic("Sub", s),
     "Tanh": lambda s: unary("Tanh", s),
-    "TanhGeluGrad": lambda s: binary("TanhGeluGrad", s),
+    "TanhGeluGrad": lambda s: gelu_grad("TanhGeluGrad", s),
     "ThresholdPack": threshold_pack,
     "Transpose": transpose,
     "UnpackBits": lambda s: unpack("UnpackBits", s),
