@@ -18,7 +18,7 @@ import numpy as np
 
 from bnnopt.runtime.files import check_regular
 
-FORMAT = 5
+FORMAT = 6
 ARTIFACT_FILE = "artifact.json"
 WEIGHTS_FILE = "weights.safetensors"
 CONSTANTS_FILE = "constants.safetensors"
