@@ -35,7 +35,7 @@ BOUNDS: dict[str, float] = {
     "BatchNormalizationLevels": 1e-5,
     "BatchNormalizationSignsGrad": 1e-5,
     "L1BatchNormalizationGrad": 1e-5,
-    "L1BatchNormalizationPoolGrad": 1e-5,
+    "L1BatchNormalizationPoolGrad": 1e-4,  # a sum of which most may cancel
     "L1BatchNormalizationSigns": 1e-5,
     "L1BatchNormalizationTraining": 1e-5,
     **dict.fromkeys(FILTER_BLOCKS, 1e-5),  # of their batch norms

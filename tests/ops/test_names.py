@@ -34,6 +34,7 @@ RULES = {
     "bnnopt/frontend/quantization.py": 1,
     "bnnopt/frontend/straight_through.py": 3,
     "bnnopt/frontend/training_artifacts.py": 1,  # operators that onnxruntime-training adds, too
+    "bnnopt/frontend/whole.py": 2,  # a product or a quotient with a number
     "bnnopt/report/page/contents.py": 1,  # words for readers
     "passes/packed_products.py": 1,
     "runtime/kernels/chains.py": 3,  # products, norms, gradients
