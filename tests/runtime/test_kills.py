@@ -14,7 +14,7 @@ import pytest
 from benchmarks.kills import kill_saves, kill_trainings, make_folder
 from bnnopt import TrainingSession
 from bnnopt.errors import ArtifactError
-from bnnopt.runtime import artifact
+from bnnopt.runtime import tensors
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_save_in_place_is_found(
         time.sleep(0.02)
         yield path
 
-    monkeypatch.setattr(artifact, "replacing", in_place)
+    monkeypatch.setattr(tensors, "replacing", in_place)
     with pytest.raises(ArtifactError, match="not a safetensors file"):
         kill_saves(tmp_path, folder, 50, random.Random(0))
 
