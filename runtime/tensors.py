@@ -28,7 +28,7 @@ class TensorFile:
     """A safetensors file that is read piece by piece, so that little of it is in memory at once.
 
     It stays the file that was opened, whatever is put in its place meanwhile. The library maps
-    it, and pages that were read count as the process's own: it is mapped anew after a few MiB.
+    it, and pages that were read count as the process's own: it is mapped anew after `MAPPED` bytes.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class TensorFile:
         return into
 
     def pieces(self, name: str) -> Iterator[Array]:
-        """The tensor by consecutive parts of its first axis, of a MiB or of one element of it."""
+        """The tensor by consecutive parts of its first axis, `PIECE` bytes or one row each."""
         shape, dtype = self.spec(name)
         if not _is_cut(shape):
             yield self._whole(name)

@@ -25,19 +25,6 @@ struct row {
 
 #define NORMAL(x, r) ((((x) - (r).mean) - (r).low) * (r).inv_std)
 
-BNN_INLINE double sum_of(const float *x, i64 n) {
-    v4d a, b, sums[2] = {{0}};
-    i64 i = 0;
-    for (; i + 8 <= n; i += 8) {
-        bnn_load_wide(&a, x + i);
-        bnn_load_wide(&b, x + i + 4);
-        sums[0] += a, sums[1] += b;
-    }
-    for (; i < n; i++) sums[0][i % 4] += x[i];
-    a = sums[0] + sums[1];
-    return bnn_sum4(&a);
-}
-
 BNN_INLINE double squares_of(const float *x, i64 n, double mean) {
     v4d a, b, sums[2] = {{0}};
     i64 i = 0;
@@ -53,7 +40,7 @@ BNN_INLINE double squares_of(const float *x, i64 n, double mean) {
 }
 
 BNN_INLINE struct row measured(const float *x, i64 n, float epsilon) {
-    const double mean = sum_of(x, n) / (double)n;
+    const double mean = bnn_sum(x, n) / (double)n;
     const float variance = (float)(squares_of(x, n, mean) / (double)n);
     return (struct row){(float)mean, (float)(mean - (float)mean), 1 / sqrtf(variance + epsilon)};
 }
@@ -87,7 +74,7 @@ BNN_INLINE void grad_row(const struct layer *l, i64 i, double *of_scale, double 
             of_scale[at + j] += dy[at + j] * normal;
             of_bias[at + j] += dy[at + j];
         }
-        sum += sum_of(a, width), along += sum_of(ah, width);
+        sum += bnn_sum(a, width), along += bnn_sum(ah, width);
     }
     const float level = (float)(sum / (double)l->n), slope = (float)(along / (double)l->n);
     BNN_SAME_OR_APART

@@ -13,19 +13,6 @@ struct reduction {
     double divisor;
 };
 
-BNN_INLINE double sum_run(const float *x, i64 n, double sum) {
-    v4d a, b, sums[2] = {{0}};
-    i64 i = 0;
-    for (; i + 8 <= n; i += 8) {
-        bnn_load_wide(&a, x + i);
-        bnn_load_wide(&b, x + i + 4);
-        sums[0] += a, sums[1] += b;
-    }
-    for (; i < n; i++) sums[0][i % 4] += x[i];
-    a = sums[0] + sums[1];
-    return sum + bnn_sum4(&a);
-}
-
 /* Sums begin .. end - 1 of kept[0] x kept[1]: each over runs of summed[1]. */
 BNN_INLINE void sum_runs(void *context, i64 begin, i64 end) {
     const struct reduction r = *(const struct reduction *)context;
@@ -33,7 +20,7 @@ BNN_INLINE void sum_runs(void *context, i64 begin, i64 end) {
         const i64 first = i / r.kept[1] * r.summed[0] * r.kept[1] + i % r.kept[1];
         double sum = 0;
         for (i64 j = 0; j < r.summed[0]; j++)
-            sum = sum_run(r.x + (first + j * r.kept[1]) * r.summed[1], r.summed[1], sum);
+            sum += bnn_sum(r.x + (first + j * r.kept[1]) * r.summed[1], r.summed[1]);
         r.y[i] = (float)(sum / r.divisor);
     }
 }

@@ -28,19 +28,6 @@ BNN_INLINE float largest(const float *x, i64 n) {
     return one;
 }
 
-BNN_INLINE double sum_of(const float *x, i64 n) {
-    v4d a, b, sums[2] = {{0}};
-    i64 i = 0;
-    for (; i + 8 <= n; i += 8) {
-        bnn_load_wide(&a, x + i);
-        bnn_load_wide(&b, x + i + 4);
-        sums[0] += a, sums[1] += b;
-    }
-    for (; i < n; i++) sums[0][i % 4] += x[i];
-    a = sums[0] + sums[1];
-    return bnn_sum4(&a);
-}
-
 /* Rows begin .. end - 1; y may be x. */
 BNN_INLINE void softmax_rows(void *context, i64 begin, i64 end) {
     const struct softmax s = *(const struct softmax *)context;
@@ -50,7 +37,7 @@ BNN_INLINE void softmax_rows(void *context, i64 begin, i64 end) {
         float *y = s.y + row * n;
         BNN_SAME_OR_APART
         for (i64 c = 0; c < n; c++) y[c] = bnn_exp(x[c] - most);
-        const float sum = (float)sum_of(y, n);
+        const float sum = (float)bnn_sum(y, n);
         for (i64 c = 0; c < n; c++) y[c] /= sum;
     }
 }
@@ -65,7 +52,7 @@ BNN_INLINE void log_softmax_rows(void *context, i64 begin, i64 end) {
         for (i64 c = 0; c < n; c += STRIP) {
             const i64 width = bnn_min(STRIP, n - c);
             for (i64 l = 0; l < width; l++) block[l] = bnn_exp(x[c + l] - most);
-            sum += sum_of(block, width);
+            sum += bnn_sum(block, width);
         }
         const float total = (float)log(sum);
         BNN_SAME_OR_APART
@@ -136,7 +123,7 @@ BNN_INLINE void softmax_grad_rows(void *context, i64 begin, i64 end) {
         for (i64 c = 0; c < s.classes; c += STRIP) {
             const i64 width = bnn_min(STRIP, s.classes - c);
             for (i64 l = 0; l < width; l++) block[l] = dy[c + l] * y[c + l];
-            sum += sum_of(block, width);
+            sum += bnn_sum(block, width);
         }
         const float total = (float)sum;
         BNN_SAME_OR_APART

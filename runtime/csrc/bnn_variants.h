@@ -70,6 +70,20 @@ BNN_INLINE void bnn_load_wide(v4d *v, const float *x) {
 
 BNN_INLINE double bnn_sum4(const v4d *v) { return ((*v)[0] + (*v)[1]) + ((*v)[2] + (*v)[3]); }
 
+/* The sum of floats, in float64. */
+BNN_INLINE double bnn_sum(const float *x, i64 n) {
+    v4d a, b, sums[2] = {{0}};
+    i64 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        bnn_load_wide(&a, x + i);
+        bnn_load_wide(&b, x + i + 4);
+        sums[0] += a, sums[1] += b;
+    }
+    for (; i < n; i++) sums[0][i % 4] += x[i];
+    a = sums[0] + sums[1];
+    return bnn_sum4(&a);
+}
+
 /* Items of `size` elements a chunk should have, so that a chunk is worth a thread. */
 BNN_INLINE i64 bnn_grain_of(i64 size) { return bnn_max(1, BNN_GRAIN / bnn_max(size, 1)); }
 
