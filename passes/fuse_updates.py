@@ -22,7 +22,7 @@ from bnnopt.ops import (
     traits,
 )
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.rewriting import redirect, take_over
+from bnnopt.passes.shared.rewriting import redirect, stand_for
 from bnnopt.plan import waits_for
 from bnnopt.runtime.kernels.compiled.kernel import Sizes
 from bnnopt.runtime.kernels.compiled.table import covers
@@ -102,14 +102,17 @@ def _fuse(step: TrainingStep, trace: Trace, node: ir.Node) -> int:
         return trace.skip(w, f"{reader} reads it first; the layer's input is larger than dw")
     emit = Emitter(step.graph, "update")
     emit(name, *inputs, name=str(node.name), n_outputs=len(node.outputs) + 1, **attributes)
+    (new,) = emit.nodes
     last = max([product, *blocking], key=position.__getitem__)
     late = [other for other in idle if position[other] > position[last]]
     if late:
         step.graph.remove(late)
-    step.graph.insert_after(last, [*late, emit.nodes[0]])
+    step.graph.insert_after(last, [*late, new])
     for other in idle:
         other.metadata_props[Key.PHASE] = "backward"  # a rebuild would run right before its reader
-    _replace(step, node, emit.nodes[0])
+    stand_for(step, node, new, new.outputs[:-1])
+    new.outputs[-1].name = ""
+    mark_makes_gradient(new)
     return 1
 
 
@@ -212,14 +215,3 @@ def _read_copy(step: TrainingStep, w: ir.Value, nodes: list[ir.Node]) -> list[ir
         redirect(node, w, copy)
     step.graph.insert_before(nodes[0], emit.nodes)
     return emit.nodes
-
-
-def _replace(step: TrainingStep, old: ir.Node, new: ir.Node) -> None:
-    """Let the fused step, which has its place, stand for the one of the gradient as it is."""
-    for output, replacement in zip(old.outputs, new.outputs, strict=False):
-        take_over(output, replacement)
-    new.outputs[-1].name = ""
-    new.metadata_props.update(old.metadata_props)
-    mark_makes_gradient(new)
-    new.name = old.name
-    step.graph.remove(old, safe=True)

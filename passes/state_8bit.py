@@ -13,7 +13,7 @@ from bnnopt.metadata import Key
 from bnnopt.ops import Emitter, Form, dims, family, form, in_form
 from bnnopt.ops.optimizer_forms import N_PEAKS
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.rewriting import take_over
+from bnnopt.passes.shared.rewriting import stand_for
 from bnnopt.training_step import Role, TrainingStep, mark_update, set_role, store_as
 
 HEADROOM = 2.0  # Adam's and SGD's with momentum grow fast at first
@@ -83,9 +83,5 @@ class State8bit(Pass):
         step.graph.outputs.append(mark_update(emit.nodes[-1].outputs[1], peaks))
         (new,) = emit.nodes
         step.graph.insert_before(node, new)
-        for old, replacement in zip(node.outputs, (new.outputs[0], *new.outputs[2:]), strict=True):
-            take_over(old, replacement)
-        new.metadata_props.update(node.metadata_props)
-        step.graph.remove(node, safe=True)
-        new.name = node.name
+        stand_for(step, node, new, [new.outputs[0], *new.outputs[2:]])
         return 1

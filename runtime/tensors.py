@@ -158,9 +158,9 @@ def read_tensors(path: StrPath) -> tuple[dict[str, Array], dict[str, str]]:
 def is_checkpoint(path: StrPath) -> bool:
     """Whether a file is one that a session saved, damaged or not."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            return "steps_done" in (file.metadata() or {})
-    except (OSError, SafetensorError):
+        with TensorFile(path) as file:
+            return "steps_done" in file.metadata
+    except ArtifactError:
         return False
 
 

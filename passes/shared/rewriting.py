@@ -57,6 +57,15 @@ def take_over(old: ir.Value | None, new: ir.Value) -> None:
     new.name = name
 
 
+def stand_for(step: TrainingStep, old: ir.Node, new: ir.Node, outputs: Iterable[ir.Value]) -> None:
+    """Let a node that is in the graph, and these of its outputs, stand for another, which goes."""
+    for output, replacement in zip(old.outputs, outputs, strict=True):
+        take_over(output, replacement)
+    new.metadata_props.update(old.metadata_props)
+    new.name = old.name
+    step.graph.remove(old, safe=True)
+
+
 def read_late(values: Iterable[ir.Value]) -> list[ir.Value]:
     """Those that are there before the backward pass and that it, or the update, reads."""
     return [

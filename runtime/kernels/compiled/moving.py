@@ -45,18 +45,27 @@ def columns_of(x: Array, y: Array) -> list[int] | None:
 
     Axes that go on in both are one.
     """
-    axes: list[tuple[int, int, int]] = []
-    for length, *strides in zip(x.shape, x.strides, y.strides, strict=True):
-        if length == 1:
-            continue
-        step = tuple(stride // x.itemsize for stride in strides)
-        if axes and axes[-1][1:] == (step[0] * length, step[1] * length):
-            length *= axes.pop()[0]
-        axes.append((length, *step))
+    axes = _joined(x, y)
     if len(axes) > AXES:
         return None
     padded = [(1, 0, 0)] * (AXES - len(axes)) + axes
     return [number for column in zip(*padded, strict=True) for number in column]
+
+
+def _joined(*views: Array) -> list[tuple[int, ...]]:
+    """The length of each axis, and its stride in each view, in elements of the first one.
+
+    Axes that go on in all of them are one.
+    """
+    axes: list[tuple[int, ...]] = []
+    for length, *strides in zip(views[0].shape, *(v.strides for v in views), strict=True):
+        if length == 1:
+            continue
+        steps = [stride // views[0].itemsize for stride in strides]
+        if axes and axes[-1][1:] == tuple(step * length for step in steps):
+            length *= axes.pop()[0]
+        axes.append((length, *steps))
+    return axes
 
 
 def are_whole(*arrays: Array | None) -> bool:
@@ -195,26 +204,13 @@ def transpose(inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: 
     if x is None or y is None or not are_whole(x, y):
         return False
     permutation = integers(attributes, "perm")
-    axes = _joined_axes(x, permutation)
+    view = np.transpose(x, permutation)
+    axes = _joined(view) or [(1, 1)]
     if x.itemsize != 4 or len(axes) > 4 or x.size == 0:
-        return copied(np.transpose(x, permutation), y)
+        return copied(view, y)
     axes = [(1, 0)] * (4 - len(axes)) + axes
     shape, strides = zip(*axes, strict=True)
     return TRANSPOSE(x, y, shape, strides, strides.index(1))
-
-
-def _joined_axes(x: Array, perm: list[int] | None) -> list[tuple[int, int]]:
-    """The result's axes, as (length, stride in x in elements); those that stay together are one."""
-    view = np.transpose(x, perm)
-    axes: list[tuple[int, int]] = []
-    for length, stride in zip(view.shape, view.strides, strict=True):
-        if length == 1:
-            continue
-        step = stride // x.itemsize
-        if axes and axes[-1][1] == step * length:
-            length *= axes.pop()[0]
-        axes.append((length, step))
-    return axes or [(1, 1)]
 
 
 KERNELS: dict[str, CompiledKernel] = {
