@@ -75,6 +75,21 @@ class Context:
         name = f"{self.x(index).name}.grad"
         return self.backward(op_type, *inputs, name=name, n_outputs=1, **attributes)
 
+    def gradients(
+        self,
+        op_type: str,
+        *inputs: ir.Value,
+        n_outputs: int,
+        name: str = "",
+        **attributes: Attribute,
+    ) -> dict[int, ir.Value]:
+        """Emit a backward node whose outputs are the gradients of the first inputs."""
+        name = name or f"{self.x().name}.grad"
+        first = self.backward(op_type, *inputs, name=name, n_outputs=n_outputs, **attributes)
+        node = first.producer()
+        assert node is not None
+        return {i: node.outputs[i] for i in self.wanted if i < n_outputs}
+
     def attribute(self, name: str, default: float) -> float:
         """A number attribute, or its default."""
         found = self.node.attributes.get(name)

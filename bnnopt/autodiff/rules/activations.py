@@ -62,16 +62,8 @@ def prelu(g: Context) -> Grads:
     """Forward: y = x where x > 0, else a x. Backward: dx = dy where x > 0, else a dy; da = x dy
     where x <= 0.
     """
-    dx = g.backward(
-        "PReluGrad",
-        *(g.dy, g.x(), g.x(1)),
-        name=f"{g.x().name}.grad",
-        n_outputs=2,
-        axes=g.stretched_axes(dims(g.x()), g.x(1)),
-    )
-    node = dx.producer()
-    assert node is not None
-    return {i: node.outputs[i] for i in g.wanted}
+    axes = g.stretched_axes(dims(g.x()), g.x(1))
+    return g.gradients("PReluGrad", g.dy, g.x(), g.x(1), n_outputs=2, axes=axes)
 
 
 def clip(g: Context) -> Grads:

@@ -184,29 +184,15 @@ def batch_normalization(g: Context) -> Grads:
     """
     if not g.wanted & {0, 1}:
         return {2: _channel_sum(g, 2)} if 2 in g.wanted else {}
-    dx = g.backward(
-        "BatchNormalizationGrad",
-        *(g.dy, g.x(0), g.x(1), g.y(3), g.y(4)),
-        name=f"{g.x().name}.grad",
-        n_outputs=3,
-    )
-    node = dx.producer()
-    assert node is not None
-    return {i: node.outputs[i] for i in g.wanted if i < 3}  # not of the running statistics
+    read = g.dy, g.x(0), g.x(1), g.y(3), g.y(4)
+    return g.gradients("BatchNormalizationGrad", *read, n_outputs=3)  # not of running statistics
 
 
 def layer_normalization(g: Context) -> Grads:
     """Forward: y = (x - mean) / std scale + bias, by rows. Backward: see LayerNormalizationGrad."""
-    dx = g.backward(
-        "LayerNormalizationGrad",
-        *(g.dy, g.x(), g.x(1)),
-        name=f"{g.x().name}.grad",
-        n_outputs=3,
-        epsilon=g.attribute("epsilon", 1e-5),
-    )
-    node = dx.producer()
-    assert node is not None
-    return {i: node.outputs[i] for i in g.wanted}
+    epsilon = g.attribute("epsilon", 1e-5)
+    read = g.dy, g.x(), g.x(1)
+    return g.gradients("LayerNormalizationGrad", *read, n_outputs=3, epsilon=epsilon)
 
 
 def frozen_batch_normalization(g: Context) -> Grads:

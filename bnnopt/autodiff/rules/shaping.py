@@ -53,16 +53,8 @@ def concat(g: Context) -> Grads:
     """Forward: y = [a, b, ..]. Backward: the pieces of dy."""
     axis = g.int_attribute("axis", 0)
     sizes = [dims(g.x(i))[axis] for i in range(len(g.node.inputs))]
-    first = g.backward(
-        "Split",
-        *(g.dy, g.integers(sizes)),
-        name=f"{g.y().name}.grad",
-        n_outputs=len(sizes),
-        axis=axis,
-    )
-    node = first.producer()
-    assert node is not None
-    return {i: node.outputs[i] for i in g.wanted}
+    name, n = f"{g.y().name}.grad", len(sizes)
+    return g.gradients("Split", g.dy, g.integers(sizes), n_outputs=n, name=name, axis=axis)
 
 
 def split(g: Context) -> Grads:
