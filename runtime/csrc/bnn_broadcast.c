@@ -47,7 +47,7 @@ struct stretch {
         bnn_parallel(bnn_rows_of(axes), bnn_row_grain(axes), NAME##_rows, &s);                 \
     }
 
-BNN_INLINE float larger(float x, float z) { return (x > z) | (x != x) ? x : z; } /* NaN wins */
+BNN_INLINE float larger(float x, float z) { return ((x > z) | (x != x)) ? x : z; } /* NaN wins */
 
 BROADCAST(add, x + z)
 BROADCAST(sub, x - z)
