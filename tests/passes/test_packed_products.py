@@ -166,3 +166,29 @@ def test_a_gradient_turned_twice_is_the_gradient() -> None:
     apply(PASS, step)
     assert "BinaryGemmWeightGrad" in ops(step)
     assert "Transpose" not in ops(step)
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        "t = MatMul (wt, ht)\n y = Transpose <perm = [1, 0]> (t)",
+        "y = Gemm <transA = 1, transB = 1> (ht, wt)",
+        "y = Gemm <transA = 1> (ht, wt)",
+        "t = Gemm <transB = 1> (wt, hb)\n y = Transpose <perm = [1, 0]> (t)",
+    ],
+)
+def test_a_matrix_whose_transpose_alone_is_kept(product: str) -> None:
+    """The layer on columns, w.T @ h.T: the same kernels, and bits, as before anything is packed."""
+    body = f"""g (float[batch,12] x) => (float[batch,5] y) {{
+        h = MatMul (x, w0)
+        hb = Sign (h)
+        wb = Sign (w)
+        wt = Transpose <perm = [1, 0]> (wb)
+        ht = Transpose <perm = [1, 0]> (hb)
+        {product}
+    }}"""
+    is_turned = "<transA = 1> (ht, wt)" in product
+    shapes = {"w0": [12, 40], "w": [5, 40] if is_turned else [40, 5]}
+    net = network(body, shapes, batch=33)
+    reference = map_kernels(net.step(), [p for p in PASSES if p.name in ALL])
+    assert_bit_equal(run_native(net, net.with_passes(*ALL)), run_native(net, reference))
