@@ -23,7 +23,7 @@ from bnnopt.ops import (
 )
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rewriting import redirect, stand_for
-from bnnopt.plan import waits_for
+from bnnopt.plan import live_bytes, waits_for, workspace_bytes
 from bnnopt.runtime.kernels.compiled.kernel import Sizes
 from bnnopt.runtime.kernels.compiled.table import covers
 from bnnopt.training_step import (
@@ -47,7 +47,8 @@ class FuseUpdates(Pass):
     Saves:     the weight gradient, or its sign bits.  Numbers: bit-exact.
     Skips:     a gradient that is added up, transposed or read elsewhere; one that is smaller than
                the layer's input, where that would have to stay until something else has read the
-               weight.
+               weight; one that is read at once and smaller than the scratch memory that its tiles
+               need, where that would raise the peak.
     Source:    Wang et al., arXiv:2102.04270, algorithm 2, lines 16 to 18.
     """
 
@@ -63,7 +64,9 @@ class FuseUpdates(Pass):
     def run(self, step: TrainingStep, trace: Trace) -> int:
         """See `Pass.run`."""
         steps = [node for node in step.graph if Key.PARAMETER in node.metadata_props]
-        count = sum(_fuse(step, trace, node) for node in steps)
+        alive = live_bytes(step)
+        room = {node: max(alive) - now for node, now in zip(step.graph, alive, strict=True)}
+        count = sum(_fuse(step, trace, node, room) for node in steps)
         drop_unread(step.graph)
         return count
 
@@ -77,7 +80,8 @@ class _Gradient:
     limit: float = -1.0
 
 
-def _fuse(step: TrainingStep, trace: Trace, node: ir.Node) -> int:
+def _fuse(step: TrainingStep, trace: Trace, node: ir.Node, room: Mapping[ir.Node, int]) -> int:
+    """Let one step take the tiles of its gradient, where the bytes of `room` at a node suffice."""
     w = node.inputs[0]
     assert w is not None
     found = _gradient(node)
@@ -93,16 +97,22 @@ def _fuse(step: TrainingStep, trace: Trace, node: ir.Node) -> int:
     others = _other_readers(step, node, product, position)
     idle = [n for n in others if all(v is None or is_persistent(v) for v in n.inputs)]
     blocking = [n for n in others if n not in idle]
-    if blocking and w.dtype == ir.DataType.UINT8:
-        copies = _read_copy(step, w, blocking)
-        position |= dict.fromkeys(copies, position[blocking[0]])
-        idle, blocking = idle + copies, []
-    if blocking and _size(product.inputs[0]) > _size(node.inputs[1]):
+    is_binary = w.dtype == ir.DataType.UINT8  # of which readers get a copy, a bit each
+    if blocking and not is_binary and _size(product.inputs[0]) > _size(node.inputs[1]):
         reader = f"{blocking[0].op_type} {blocking[0].name!r}"
         return trace.skip(w, f"{reader} reads it first; the layer's input is larger than dw")
     emit = Emitter(step.graph, "update")
     emit(name, *inputs, name=str(node.name), n_outputs=len(node.outputs) + 1, **attributes)
     (new,) = emit.nodes
+    scratch = workspace_bytes(new)
+    more = scratch - workspace_bytes(product) - _size(product.outputs[0])
+    if not blocking and more > room.get(product, 0):
+        new.resize_inputs(0)
+        return trace.skip(w, f"{name} would raise the peak: it needs {scratch} B of scratch memory")
+    if blocking and is_binary:
+        copies = _read_copy(step, w, blocking)
+        position |= dict.fromkeys(copies, position[blocking[0]])
+        idle, blocking = idle + copies, []
     last = max([product, *blocking], key=position.__getitem__)
     late = [other for other in idle if position[other] > position[last]]
     if late:

@@ -5,6 +5,7 @@ from bnnopt.plan.check import OverlapError, check_program
 from bnnopt.plan.order import dependencies, memory_order, reorder, waits_for
 from bnnopt.plan.plan import MemoryPlan, arena_bytes, live_bytes, make_plan, peak_bytes
 from bnnopt.plan.process import process_bytes
+from bnnopt.plan.workspace import workspace_bytes
 
 __all__ = [
     "ALIGNMENT",
@@ -23,4 +24,5 @@ __all__ = [
     "process_bytes",
     "reorder",
     "waits_for",
+    "workspace_bytes",
 ]

@@ -7,7 +7,7 @@ import pytest
 
 from bnnopt.passes import LEVELS, run_passes, select
 from bnnopt.passes.fuse_updates import FuseUpdates
-from bnnopt.plan import make_plan
+from bnnopt.plan import make_plan, peak_bytes
 from bnnopt.runtime.kernels import formulas
 from bnnopt.runtime.library import set_threads
 from bnnopt.training_step import TrainingStep, makes_gradient, name_gradients
@@ -132,6 +132,16 @@ def test_the_plan_has_no_place_for_the_gradient(optimizer: str) -> None:
         make_plan(rewritten(net, "O1", *without)).peak_bytes for without in (["fuse-updates"], [])
     ]
     assert peaks[0] - peaks[1] > 1 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["transformer", "har"])
+def test_scratch_memory_of_tiles_does_not_raise_the_peak(name: str) -> None:
+    """The weights are a few KiB, the tiles of four threads 64."""
+    net = zoo(name, 1)
+    separate, together = rewritten(net, "O1", "fuse-updates"), rewritten(net, "O1")
+    assert fused(together)
+    assert peak_bytes(together) <= peak_bytes(separate)
 
 
 def test_binary_weights_are_stepped_before_they_are_read_for_the_last_time() -> None:
