@@ -120,7 +120,7 @@ static void add_tile(const gather *d, i64 group, i64 row, i64 n_rows, i64 positi
                              .n_terms = is_run ? n_channels * d->n_taps : d->n_taps,
                              .run = d->a_channel, .n_runs = is_run ? 1 : n_channels,
                              .n_groups = 1};
-        d->cores->multiply(&strips, n_rows, w.panel, n_lanes, w.tile, c > 0);
+        d->cores->multiply(&strips, n_rows, w.panel, PANEL, n_lanes, w.tile, PANEL, c > 0);
     }
     emit_tile(d, d->first_group + group, d->first_row + row, n_rows, runs, n_runs, w.tile);
 }

@@ -140,7 +140,7 @@ static void add_band(const gradient *d, bnn_band b, block k, workspace w, float 
                          .group = d->in_rows * d->pitch, .n_groups = b.samples};
     for (block t = no_tile(k); next_tile(d, k, &t); tile += tile_rows(g) * PANEL) {
         turn_band(d, b, t, w.dy);
-        d->cores->multiply(&strips, k.n_channels * g->kh * g->kw, w.dy, t.n_filters, tile, add);
+        d->cores->multiply(&strips, k.n_channels * g->kh * g->kw, w.dy, PANEL, t.n_filters, tile, PANEL, add);
     }
 }
 

@@ -2,7 +2,8 @@
 
    A panel has some terms of b for 48 columns side by side; the sums of a tile of rows and columns are
    complete before the next one. Both lie on the stack: their size does not depend on that of the
-   matrices. Where y has few rows, b is read where it lies.
+   matrices. Whole vectors of short rows are read where they lie in b, and summed up where they
+   belong in y. Where y has few rows, b is read where it lies as well.
 
    One of the matrices may be images, bytes that are normalised as they are read: a piece of them at a
    time lies on the stack as well, and then all goes on as of floats, to the same bits.
@@ -16,6 +17,7 @@ enum {
     ROWS = 128,  /* of a tile */
     PART = 128,  /* terms of a panel */
     STRIPE = 256, /* columns of few rows, whose sums stay in the first cache */
+    SHORT = 256,  /* floats of a row, of which a panel lies in the first cache as well */
     ROUND = 8,    /* terms that are added to them at a time */
     CHUNK = 1 << 18, /* multiplications that are worth handing out */
 };
@@ -73,7 +75,7 @@ static bnn_strips rows_of(const struct product *p, i64 a, i64 n_rows, i64 n_term
     bnn_strips strips = {.start = p->a.data, .offsets = offsets, .step = p->a_column,
                          .n_terms = n_terms, .n_runs = 1, .n_groups = 1};
     const i64 row = !p->a.images.x ? p->a_row : is_turned ? 1 : PART;
-    for (i64 i = 0; i < ROWS; i++) offsets[i] = i * row;
+    for (i64 i = 0; i < n_rows; i++) offsets[i] = i * row;
     if (!p->a.images.x) {
         strips.start += a;
         return strips;
@@ -99,16 +101,22 @@ static void add_tiles(void *context, i64 begin, i64 end, int thread) {
         const i64 n_lanes = bnn_min(PANEL, p->n - column), n_rows = bnn_min(ROWS, p->m - row);
         const i64 a = batch * p->a_batch + row * p->a_row;
         const i64 b = batch * p->b_batch + column * p->b_column;
+        float *y = p->y + (batch * p->m + row) * p->n + column;
+        const int is_whole = p->k > 0 && n_lanes % LANES16 == 0;
+        const int is_direct = is_whole && (p->k <= PART || p->n <= SHORT);
+        const int lies = is_whole && p->b_column == 1 && p->b_row <= SHORT && !p->b.images.x;
         if (p->k == 0) memset(tile, 0, sizeof tile);
         for (i64 k = 0; k < p->k; k += PART) {
-            const i64 n_terms = bnn_min(PART, p->k - k);
-            fill_panel(p, b + k * p->b_row, n_terms, n_lanes, panel);
+            const i64 n_terms = bnn_min(PART, p->k - k), at = b + k * p->b_row;
             const bnn_strips strips =
                 rows_of(p, a + k * p->a_column, n_rows, n_terms, room, offsets);
-            p->cores->multiply(&strips, n_rows, panel, n_lanes, tile, k > 0);
+            if (!lies) fill_panel(p, at, n_terms, n_lanes, panel);
+            p->cores->multiply(&strips, n_rows, lies ? p->b.data + at : panel,
+                               lies ? p->b_row : PANEL, n_lanes, is_direct ? y : tile,
+                               is_direct ? p->n : PANEL, k > 0);
         }
-        const bnn_stretch all = {0, n_lanes, (batch * p->m + row) * p->n + column};
-        p->cores->emit(tile, n_rows, NULL, &all, 1, p->y, 0, p->n, 1);
+        const bnn_stretch all = {0, n_lanes, 0};
+        if (!is_direct) p->cores->emit(tile, n_rows, NULL, &all, 1, y, 0, p->n, 1);
     }
 }
 

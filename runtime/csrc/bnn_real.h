@@ -48,12 +48,13 @@ typedef struct {
 
 /* The inner loops. */
 typedef struct {
-    /* tile[r][lane] (+)= the sum over all terms k of row r's k-th times panel[k][lane]; the sum is
-       taken in the order of k and then added once. */
-    void (*multiply)(const bnn_strips *a, i64 n_rows, const float *panel, i64 n_lanes, float *tile,
-                     int add);
+    /* tile[r][lane] (+)= the sum over all terms k of row r's k-th times panel[k][lane], rows of the
+       two `pitch` and `panel_pitch` floats apart; the sum is taken in the order of k and then added
+       once, to 0 if not to what is there. Up to the next 16 of n_lanes are read and written. */
+    void (*multiply)(const bnn_strips *a, i64 n_rows, const float *panel, i64 panel_pitch,
+                     i64 n_lanes, float *tile, i64 pitch, int add);
     /* The same, where term k of a run meets x[shifts[k] + lane], and x begins `plane` behind it for
-       the next run; up to the next 16 of n_lanes are read. */
+       the next run; rows of the tile are PANEL floats apart. */
     void (*slide)(const bnn_strips *a, i64 n_rows, const float *x, i64 plane, const i64 *shifts,
                   i64 n_lanes, float *tile, int add);
     /* out[i * pitch + lane] = x[i * plane + offset + step * ...] for the lanes of all stretches;

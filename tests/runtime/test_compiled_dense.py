@@ -20,8 +20,8 @@ pytestmark = pytest.mark.skipif(library() is None, reason="built without a C com
 
 NONE = np.empty(0, np.uint8)
 EPSILON = 2.0**-24
-# On both sides of few rows, of a vector, a panel, a tile and the terms of a panel.
-SIZES = [1, 2, 7, 8, 11, 12, 13, 16, 31, 33, 47, 48, 49, 96, 127, 128, 129, 200]
+# On both sides of few rows, of a vector, a panel, a tile, the terms of a panel and a short row.
+SIZES = [1, 2, 7, 8, 11, 12, 13, 16, 31, 33, 47, 48, 49, 96, 127, 128, 129, 200, 272]
 sizes = st.sampled_from(SIZES)
 
 
@@ -135,6 +135,7 @@ def test_another_channel_is_noticed() -> None:
         ((3, 40, 60), (60, 70)),
         ((5, 6), (2, 6, 7)),
         ((30, 16), (2, 16, 50)),
+        ((2, 3, 16, 64), (2, 3, 64, 64)),
     ],
     ids=str,
 )
