@@ -8,6 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import is_persistent, kept_values, size_bytes
+from bnnopt.metadata import Key
 from bnnopt.ops import Cheap, Emitter, dims, is_view, traits
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.leaving import REASON, leaves
@@ -24,7 +25,8 @@ class RebuildActivations(Pass):
     Backward:  d(batch_norm) reads x;  dw reads y, rebuilt from x and the shortcut right before it.
     Saves:     all bytes of y, for one or two passes over it.  Numbers: bit-exact: the statistics
                are kept, and the operators are the same.
-               The levels of a quantiser between them (a clip, a rounding) are rebuilt as well.
+               The levels of a quantiser between them (a clip, a rounding), norms of rows and GELU
+               are rebuilt as well.
     Skips:     the chain of steps down to what is kept is longer than `longest`: then y is kept, and
                what follows is rebuilt from it.
                And the values that `leave` names, with | between them: a budget does that.
@@ -66,6 +68,8 @@ class RebuildActivations(Pass):
             emit = Emitter(step.graph, "rebuild")
             redirect(node, value, rebuilder.rebuild(value, emit))
             step.graph.insert_before(node, emit.nodes)
+            if is_view(node):
+                node.metadata_props[Key.PHASE] = "rebuild"
         return 1
 
 

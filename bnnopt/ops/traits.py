@@ -320,6 +320,7 @@ _OWN: dict[str, Traits] = {
     "ClipGrad": Traits(by_mask=True, compared_input=1, dy_input=0),
     "ReluGrad": Traits(by_mask=True, compared_input=1, dy_input=0),
     "ApproxSignGrad": Traits(read_widened=True),
+    "Gelu": Traits(cheap=_MAPS),
     "GeluGrad": Traits(read_widened=True),
     "HardSwishGrad": Traits(read_widened=True),
     "TanhGeluGrad": Traits(read_widened=True),

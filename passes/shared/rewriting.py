@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from bnnopt.analysis import is_from_forward
 from bnnopt.ops import Emitter, is_view, traits
-from bnnopt.training_step import TrainingStep, phase, replace_uses
+from bnnopt.training_step import TrainingStep, phase, readers, replace_uses
 
 
 def insert_after_definition(step: TrainingStep, value: ir.Value, nodes: list[ir.Node]) -> None:
@@ -83,10 +83,16 @@ def late(value: ir.Value) -> list[ir.Node]:
 
 
 def late_beyond_mask(views: list[ir.Value]) -> list[tuple[ir.Value, ir.Node]]:
-    """The late readers that ask for more than mask-pack keeps, each with the view that it reads."""
+    """The late readers that ask for more than mask-pack keeps, each with the view that it reads.
+
+    A view that is made late is such a reader where one of its own readers is.
+    """
     return [
-        (value, node)
-        for value in read_late(views)
-        for node in late(value)
-        if not traits(node).by_mask and not is_view(node)
+        (value, node) for value in read_late(views) for node in late(value) if _asks_for_more(node)
     ]
+
+
+def _asks_for_more(node: ir.Node) -> bool:
+    if is_view(node):
+        return any(_asks_for_more(reader) for reader in readers(node.outputs[0]))
+    return not traits(node).by_mask

@@ -108,3 +108,35 @@ def test_a_norm_of_rows_is_taken_again() -> None:
     assert apply(PASS, step)[0] == 1
     assert ops(step, "rebuild") == ["LayerNormalization"]
     assert "n" not in kept(step)
+
+
+STACK = """g (float[batch,4,6] x) => (float[batch,3] y) {
+    h = MatMul (x, w) n = LayerNormalization (h, s, b)
+    root = Constant <value_float = 1.4142135> () one = Constant <value_float = 1.0> ()
+    half = Constant <value_float = 0.5> ()
+    u = MatMul (n, wu) z = Div (u, root) e = Erf (z) p = Add (e, one) t = Mul (u, p)
+    a = Mul (t, half) d = MatMul (a, wd)
+    f = Flatten (d) y = Gemm (f, v) }"""
+
+
+def stack() -> Network:
+    """Layers of three dimensions, whose weight gradients read their inputs in two."""
+    shapes = {"w": [6, 8], "s": [8], "b": [8], "wu": [8, 16], "wd": [16, 8], "v": [32, 3]}
+    return network(STACK, shapes)
+
+
+def test_a_reader_behind_a_late_view_gets_it_again() -> None:
+    step = stack().step()
+    assert {"h", "n", "u", "a"} <= kept(step)
+    assert apply(PASS, step)[0] == 2
+    assert sorted(ops(step, "rebuild")) == ["Gelu", "LayerNormalization", "Reshape", "Reshape"]
+    assert not {"n", "a"} & kept(step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [run_native, run_stock])
+def test_layers_of_three_dimensions_give_the_same_bits(run: object) -> None:
+    assert callable(run)
+    net, step = stack(), stack().step()
+    apply(PASS, step)
+    assert_bit_equal(run(net, step), run(net, net.step()))
