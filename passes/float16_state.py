@@ -11,8 +11,9 @@ import onnx_ir as ir
 from bnnopt.metadata import Key
 from bnnopt.ops import Emitter, Form, dims, family, form, in_form, traits
 from bnnopt.passes.infra.base import Pass, Trace
-from bnnopt.passes.shared.rewriting import redirect, replace_node
-from bnnopt.training_step import TrainingStep, phase, readers, step_input, store_as
+from bnnopt.passes.shared.on_read import read_wide
+from bnnopt.passes.shared.rewriting import replace_node
+from bnnopt.training_step import TrainingStep, readers, step_input, store_as
 
 SEED_STRIDE = 0x85EBCA77  # between the random streams of two weights
 
@@ -21,8 +22,9 @@ SEED_STRIDE = 0x85EBCA77  # between the random streams of two weights
 class Float16State(Pass):
     """Keep weights of more than one dimension, and their optimiser state, in float16.
 
-    Forward:   sign bits are packed from the float16 weight itself; other readers get it cast right
-               before they run, so that no float32 copy outlives a layer.
+    Forward:   sign bits are packed from the float16 weight itself, and products whose kernels can
+               widen it piece by piece as they read it; other readers get it cast right before they
+               run, so that no float32 copy outlives a layer.
     Update:    in float32, element by element; m is kept times 1024, Adam's second moment as its
                root times 1024 and rounded stochastically.
     Saves:     16 bits a weight and 16 a state. Vectors (biases, batch norms) stay float32.
@@ -73,12 +75,12 @@ class Float16State(Pass):
         n_kept = len(node.outputs)
         w, gradient, *states = node.inputs[: n_kept + 1]
         assert w is not None
-        for user in readers(w):
-            if user is not node and not traits(user).packs_halves:
-                _read_wide(step, user, w)
         for value in (w, *states):
             assert value is not None
             store_as(value, ir.DataType.FLOAT16)
+        for user in readers(w):
+            if user is not node and not traits(user).packs_halves:
+                read_wide(step, user, w)
         emit = Emitter(step.graph, "update")
         count = step_input(step.graph, emit.unique)
         rest = [value for value in node.inputs[n_kept + 1 :] if value is not count]
@@ -112,11 +114,3 @@ def _narrow_bop(step: TrainingStep, node: ir.Node, seed: int) -> None:
         **{name: attribute.value for name, attribute in node.attributes.items()},
     )
     replace_node(step, node, emit)
-
-
-def _read_wide(step: TrainingStep, node: ir.Node, w: ir.Value) -> None:
-    """Let `node` read w cast to float32, right before it runs."""
-    emit = Emitter(step.graph, "forward" if phase(node) == "forward" else "rebuild")
-    name, to = f"{w.name}.wide", int(ir.DataType.FLOAT)
-    redirect(node, w, emit("Cast", w, name=name, to=to))
-    step.graph.insert_before(node, emit.nodes)

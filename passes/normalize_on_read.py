@@ -8,11 +8,11 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bnnopt.analysis import is_persistent, shown_by, size_bytes
-from bnnopt.ops import Emitter, dims, is_view
+from bnnopt.ops import Emitter, is_view
 from bnnopt.passes.infra.base import Pass, Trace
+from bnnopt.passes.shared.on_read import reads
 from bnnopt.passes.shared.rebuilding import Rebuilder
 from bnnopt.passes.shared.rewriting import redirect, replace_node
-from bnnopt.runtime.kernels.compiled.kernel import Sizes
 from bnnopt.runtime.kernels.compiled.table import reads_bytes
 from bnnopt.training_step import TrainingStep, drop_unread, phase, readers
 
@@ -48,7 +48,7 @@ def _read_as_bytes(step: TrainingStep, trace: Trace, node: ir.Node) -> int:
     trace.choose(floats, f"read as bytes: 0 B, dense {size_bytes(floats)} B")
     for value in shown:
         for reader in [n for n in readers(value) if not is_view(n)]:
-            if not _reads_bytes(reader, value):
+            if not reads(reads_bytes, reader, value):
                 trace.skip(reader, f"{reader.op_type} takes floats: made right before it")
                 _make_before(step, reader, value, rebuilder)
     emit = Emitter(step.graph, phase(node))
@@ -56,17 +56,6 @@ def _read_as_bytes(step: TrainingStep, trace: Trace, node: ir.Node) -> int:
     replace_node(step, node, emit)
     drop_unread(step.graph)
     return 1
-
-
-def _reads_bytes(reader: ir.Node, value: ir.Value) -> bool:
-    """Whether its kernel takes the value as bytes wherever it reads it."""
-    inputs, outputs = (
-        [() if v is None or not v.name else dims(v) for v in values]
-        for values in (reader.inputs, reader.outputs)
-    )
-    attributes = {name: attribute.value for name, attribute in reader.attributes.items()}
-    may_be = reads_bytes(reader.op_type, Sizes(inputs, outputs, attributes))
-    return all(i in may_be for i, v in enumerate(reader.inputs) if v is value)
 
 
 def _make_before(

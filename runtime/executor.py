@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableSequence, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError, DivergedError, UsageError
-from bnnopt.runtime.format import NORMALIZE_ON_READ, Program, StepSpec, updating_steps
+from bnnopt.runtime.format import (
+    NORMALIZE_ON_READ,
+    WIDEN_ON_READ,
+    Program,
+    StepSpec,
+    updating_steps,
+)
 from bnnopt.runtime.kernels.compiled.calls import NotFinite, finite_updates
 from bnnopt.runtime.kernels.compiled.functions import PreparedCalls, recorded, repeat
 from bnnopt.runtime.kernels.compiled.table import COMPILED, GROWING
-from bnnopt.runtime.kernels.on_read import OnRead
+from bnnopt.runtime.kernels.on_read import Halves, Images, OnRead
 
 # What kernels raise for a program that does not fit them, and for memory that is not there.
 _UNABLE = (
@@ -204,19 +210,21 @@ def views_of(
             views.append(memory.view(spec.dtype).reshape(shape))
         else:
             views.append(buffers[spec.place][spec.buffer].reshape(shape))
-    _read_as_floats(program, views)
+    read_as_floats(program, views)
     return views
 
 
-def _read_as_floats(program: Program, views: list[Array]) -> None:
-    """Let the views that are normalised where they are read say by what."""
+def read_as_floats(program: Program, views: MutableSequence[Array]) -> None:
+    """Let the views that are made floats of where they are read say how."""
     for step in program.steps:
         if not step.is_view:
             continue
         source, y = views[step.inputs[0]], step.outputs[0]
         if step.operator == NORMALIZE_ON_READ:
             factor, shift = (views[i] for i in step.inputs[1:])
-            views[y] = OnRead.of(source, factor, shift)
+            views[y] = Images.of(source, factor, shift)
+        elif step.operator == WIDEN_ON_READ:
+            views[y] = views[y].view(Halves)
         elif isinstance(source, OnRead):
             views[y] = source.reshape(views[y].shape)
 

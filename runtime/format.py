@@ -26,6 +26,7 @@ PROFILE_FILE = "profile.json"  # by training, where it is asked to; not of the f
 TRAINING, EVALUATION = "training", "evaluation"
 NORMALIZE_BYTES = "NormalizeBytes"
 NORMALIZE_ON_READ = "NormalizeOnRead"
+WIDEN_ON_READ = "WidenOnRead"
 NORMALIZATIONS = (NORMALIZE_BYTES, NORMALIZE_ON_READ)  # operators on what is fed as bytes
 
 Attribute = int | float | str | list[int] | list[float]
@@ -223,6 +224,12 @@ def latent_units(program: Program) -> dict[str, float]:
     return {program.values[i].buffer: unit for i, unit in found.items() if unit > 0}
 
 
+def written_buffers(program: Program, *steps: StepSpec) -> frozenset[str]:
+    """The persistent buffers that steps write: a view of one writes nothing."""
+    specs = (program.values[i] for s in steps if not s.is_view for i in s.outputs if i >= 0)
+    return frozenset(spec.buffer for spec in specs if spec.place == "persistent")
+
+
 def updating_steps(program: Program) -> frozenset[int]:
     """Positions of the steps that change a weight or the state of an optimiser."""
     kept = sums(program)
@@ -230,11 +237,7 @@ def updating_steps(program: Program) -> frozenset[int]:
         position
         for position, step in enumerate(program.steps)
         if step.phase != "forward"  # that moves running statistics
-        and any(
-            program.values[i].place == "persistent" and program.values[i].buffer not in kept
-            for i in step.outputs
-            if i >= 0
-        )
+        and written_buffers(program, step) - kept
     )
 
 
@@ -251,13 +254,15 @@ def normalizes_samples(program: Program) -> bool:
     )
 
 
+def statistics(program: Program) -> frozenset[str]:
+    """The persistent buffers that the forward pass moves: running statistics."""
+    return written_buffers(program, *(s for s in program.steps if s.phase == "forward"))
+
+
 def training_norms(program: Program) -> tuple[StepSpec, ...]:
     """The batch norms that normalise by the batch: forward steps that move running statistics."""
     return tuple(
-        step
-        for step in program.steps
-        if step.phase == "forward"
-        and any(program.values[i].place == "persistent" for i in step.outputs if i >= 0)
+        step for step in program.steps if step.phase == "forward" and written_buffers(program, step)
     )
 
 

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import UsageError
-from bnnopt.runtime.format import NORMALIZATIONS, Program, StepSpec, updating_steps
+from bnnopt.runtime.format import (
+    NORMALIZATIONS,
+    Program,
+    StepSpec,
+    updating_steps,
+    written_buffers,
+)
 from bnnopt.runtime.kernels.compiled.table import GROWING
 
 Array = NDArray[np.generic]
@@ -83,7 +89,7 @@ def _changing(program: Program) -> set[int]:
 
 def _check_still(program: Program, step: StepSpec) -> None:
     """Running statistics that move would give a sample other latents when it comes again."""
-    if any(program.values[i].place == "persistent" for i in step.outputs if i >= 0):
+    if written_buffers(program, step):
         raise UsageError(
             f"replay: node {step.name!r} in the frozen front takes its mean over the batch; "
             "optimize with --freeze-batch-norm"

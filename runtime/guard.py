@@ -23,7 +23,7 @@ import numpy as np
 
 from bnnopt.errors import DivergedError
 from bnnopt.runtime.executor import Array
-from bnnopt.runtime.format import Program, training_norms, updating_steps
+from bnnopt.runtime.format import Program, statistics, training_norms, updating_steps
 
 FLOAT32 = np.dtype(np.float32)
 Feeds = Mapping[str, tuple[Array, ...]]
@@ -66,9 +66,7 @@ class Guard:
             (program.outputs[0] for s in program.steps[: self.first_update]
              if program.outputs[0] in s.outputs), None
         )  # fmt: skip
-        written = (i for s in program.steps if s.phase == "forward" for i in s.outputs if i >= 0)
-        specs = [program.values[i] for i in written]
-        self._statistics = sorted({s.buffer for s in specs if s.place == "persistent"})
+        self._statistics = sorted(statistics(program))
         self._flat_statistics = [persistent[name].reshape(-1) for name in self._statistics]
         self._deviations = _deviations(program, self.first_update)
         self._kept: list[tuple[Array, Array]] = []  # a buffer, and what it held before the step

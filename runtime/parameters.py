@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bnnopt.errors import UsageError
 from bnnopt.runtime.feeding import as_array, check_finite
-from bnnopt.runtime.format import Artifact, Program, updating_steps
+from bnnopt.runtime.format import Artifact, Program, updating_steps, written_buffers
 from bnnopt.runtime.kernels.latents import nearest
 
 Array = NDArray[np.generic]
@@ -18,14 +18,12 @@ Array = NDArray[np.generic]
 def written_weights(program: Program, about: Artifact, phase: str) -> list[str]:
     """The weights that the steps of a phase write: ``update`` or, of statistics, ``forward``."""
     updating = updating_steps(program)
-    written = {
-        program.values[i].buffer
+    steps = [
+        step
         for position, step in enumerate(program.steps)
-        for i in step.outputs
-        if i >= 0
-        and program.values[i].place == "persistent"
-        and (position in updating if phase == "update" else step.phase == phase)
-    }
+        if (position in updating if phase == "update" else step.phase == phase)
+    ]
+    written = written_buffers(program, *steps)
     return [name for name in about.weights if name in written]
 
 

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnnopt.errors import ArtifactError
-from bnnopt.runtime.format import NORMALIZE_ON_READ, Program, StepSpec, ValueSpec
+from bnnopt.runtime.format import (
+    NORMALIZE_ON_READ,
+    WIDEN_ON_READ,
+    Program,
+    StepSpec,
+    ValueSpec,
+)
 from bnnopt.runtime.kernels.compiled.table import GROWING
 from bnnopt.runtime.kernels.operands import Operands, misfit
 
@@ -25,6 +31,10 @@ DTYPES = frozenset(
 )
 ROLES = frozenset({"data", "labels", "rate", "share", "step"})
 COUNTED = frozenset({"bool", "uint8", "int32", "int64"})  # of indices, labels and bits
+_ON_READ = {  # the types of what a view reads and gives as it is stored
+    NORMALIZE_ON_READ: ["uint8", "float32", "float32", "uint8"],
+    WIDEN_ON_READ: ["float16", "float16"],
+}
 SCALARS = {"rate": "float32", "share": "float32", "step": "int64"}
 MAX_RANK = 16
 MAX_ELEMENTS = 1 << 48
@@ -169,9 +179,9 @@ def _check_step(step: StepSpec, program: Program) -> None:
     fits = _is_count(start) and _is_count(n_bytes) and start + n_bytes <= program.arena_bytes
     _require(fits, f"the scratch memory of {name} leaves the arena")
     _require(not step.is_view or len(used) >= 2, f"{name} is a view of nothing")
-    if step.operator == NORMALIZE_ON_READ:
+    if step.operator in _ON_READ:
         types = [program.values[i].dtype for i in (*step.inputs, *step.outputs)]
-        expected = ["uint8", "float32", "float32", "uint8"]
+        expected = _ON_READ[step.operator]
         _require(step.is_view and types == expected, f"{name} reads and gives {types}")
     _check_apart(step, program)
     for batch in {program.batch_size, program.batch_size if program.fixed_batch else 1}:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bnnopt.artifact import scaled_shapes, with_batch
 from bnnopt.ops import Emitter, dtype, infer_types, traits
 from bnnopt.passes import PASSES, rewrite
+from bnnopt.passes.shared.on_read import read_wide
 from bnnopt.passes.shared.rewriting import redirect
 from bnnopt.plan import arena_bytes
 from bnnopt.runtime.kernels.compiled.kernel import MAX_THREADS
@@ -64,7 +65,7 @@ def resized(step: TrainingStep, batch_size: int) -> TrainingStep:
 def _adopt_storage(evaluation: TrainingStep, training: TrainingStep) -> None:
     """Let `evaluation` read its weights as `training` stores them.
 
-    A weight in another type than before is cast back right before the first node that reads it.
+    Of a weight in another type than before each reader gets what it read before.
     """
     stored = {value.name: value for value in training.inputs(*PERSISTENT)}
     units = latent_units(training)
@@ -76,19 +77,12 @@ def _adopt_storage(evaluation: TrainingStep, training: TrainingStep) -> None:
 
 def _retype(step: TrainingStep, value: ir.Value, stored: ir.DataType, unit: float | None) -> None:
     """Give an input another type, and its readers what they read before."""
-    users = {node for node in readers(value) if not traits(node).packs_halves}
-    before = dtype(value)
+    users = [node for node in readers(value) if not traits(node).packs_halves]
     store_as(value, stored)
-    if not users:
-        return
-    emit = Emitter(step.graph, "forward")
-    name = f"{value.name}.cast"
-    if unit is None:
-        cast = emit("Cast", value, name=name, to=int(before))
-    else:
-        cast = emit("WidenLatents", value, name=name, unit=unit)
-    (node,) = emit.nodes
     for user in users:
-        redirect(user, value, cast)
-    first = next(other for other in step.graph if other in users)
-    step.graph.insert_before(first, node)
+        if unit is None:
+            read_wide(step, user, value)
+            continue
+        emit = Emitter(step.graph, "forward")
+        redirect(user, value, emit("WidenLatents", value, name=f"{value.name}.wide", unit=unit))
+        step.graph.insert_before(user, emit.nodes)

@@ -26,6 +26,8 @@ from bnnopt.runtime.format import (
     Artifact,
     Program,
     ValueSpec,
+    statistics,
+    written_buffers,
 )
 from bnnopt.runtime.native import NativeBackend
 from bnnopt.runtime.tensors import read_tensors
@@ -78,12 +80,9 @@ class Model(NamedTuple):
         return max(self.training.arena_bytes, self.evaluation.arena_bytes)
 
     @property
-    def statistics(self) -> set[str]:
+    def statistics(self) -> frozenset[str]:
         """The buffers of the state that the forward pass moves."""
-        program = self.training
-        written = (i for s in program.steps if s.phase == "forward" for i in s.outputs if i >= 0)
-        specs = (program.values[i] for i in written)
-        return {spec.buffer for spec in specs if spec.place == "persistent"}
+        return statistics(self.training)
 
     @property
     def spill_bytes(self) -> int:
@@ -133,7 +132,7 @@ def read_model(folder: str, weights: str, checkpoint: StrPath | None) -> Model:
     training = _planned(steps[0], known[0], folder)
     part = in_parts(steps[1], training.arena_bytes, THREADS)
     evaluation = _planned(part, known[1], folder)
-    changed = _changed(training)
+    changed = written_buffers(training, *training.steps)
     state, end = placed({n: a for n, a in buffers.items() if n in changed}, COUNTER_BYTES)
     frozen = {name: array for name, array in buffers.items() if name not in changed}
     fixed = [Buffer(name, array, -1) for name, array in (*frozen.items(), *constants.items())]
@@ -183,10 +182,3 @@ def _planned(step: TrainingStep, known: Program, folder: str) -> Program:
             if math.prod(spec.shape_at(program.batch_size)) % program.batch_size:
                 raise UsageError(f"emit: {folder}: input {spec.name!r} has no axis of samples")
     return program
-
-
-def _changed(program: Program) -> set[str]:
-    """The buffers that a step writes to."""
-    written = (i for step in program.steps if not step.is_view for i in step.outputs if i >= 0)
-    specs = (program.values[i] for i in written)
-    return {spec.buffer for spec in specs if spec.place == "persistent"}

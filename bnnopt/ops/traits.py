@@ -332,6 +332,7 @@ _OWN: dict[str, Traits] = {
     "ConvWeightGrad": Traits(dy_input=1, gives_dw=True),
     "ConvTapSums": Traits(dy_input=0),
     "NormalizeOnRead": Traits(view=True),
+    "WidenOnRead": Traits(view=True),
     "PackBits": Traits(makes_mask=True),
     "SignPack": Traits(packs_halves=True),
     "SignUnpack": Traits(gives_signs=True, cheap=_WEIGHTS | _BESIDE),

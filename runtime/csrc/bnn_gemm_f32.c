@@ -1,5 +1,6 @@
 /* Products of real matrices without scratch memory, slowly: each sum is taken in order, in float32, so
    that the same source gives the same bits on every machine. */
+#include "bnn_half.h"
 #include "bnn_normalize.h"
 
 struct gemm {
@@ -41,62 +42,91 @@ BNN_INLINE void gemm_rows(void *context, i64 begin, i64 end) {
 
 BNN_BOTH(gemm_rows)
 
-/* y (batches, m, n) = a (m, k) times b (k, n) of each batch. `strides`: elements of a from one
-   batch, row and column to the next, then those of b. */
-BNN_EXPORT void bnn_gemm_f32(const float *a, const float *b, float *y, const i64 *strides,
-                             i64 batches, i64 m, i64 n, i64 k) {
-    struct gemm g = {a, b, y, m, n, k, strides[0], strides[1], strides[2], strides[3], strides[4],
-                     strides[5]};
-    bnn_parallel(batches * m, bnn_grain_of(n * k), BNN_PICK(gemm_rows), &g);
-}
+/* ---- one of them images, which are normalised as they are read, or b halves ---- */
 
-/* ---- one of them images, which are normalised as they are read ---- */
+enum { TERMS = 16, COLUMNS = 64, ROWS = 32 }; /* of a panel of b, and rows of y that share it */
 
-enum { PIECE = 256 }; /* columns at a time */
-
-struct images_gemm {
-    struct gemm g;
+struct any_gemm {
+    struct gemm g; /* a or b is NULL where it is not of floats */
+    const bnn_half *halves;
     bnn_images images;
     i64 first;
 };
 
-/* Elements i, i + step, .. of a matrix as floats: where they lie, or in `room`. */
-BNN_INLINE const float *piece_of(const struct images_gemm *p, const float *data, i64 i, i64 step,
-                                 i64 n, float *room) {
-    if (data && step == 1) return data + i;
-    for (i64 j = 0; data && j < n; j++) room[j] = data[i + j * step];
-    if (!data) bnn_normalize_at(&p->images, p->first + i, n, room);
-    return room;
+/* Elements i, i + step, .. of floats, of halves or else of images, where they lie side by side, as
+   floats that are `apart`. */
+BNN_INLINE void take(const struct any_gemm *p, const float *data, const bnn_half *halves, i64 i,
+                     i64 step, i64 n, float *out, i64 apart) {
+    if (!data && !halves) bnn_normalize_at(&p->images, p->first + i, n, out);
+    for (i64 j = 0; data && j < n; j++) out[j * apart] = data[i + j * step];
+    for (i64 j = 0; halves && j < n; j++) out[j * apart] = bnn_half_to_float(halves[i + j * step]);
 }
 
-BNN_INLINE void images_rows(void *context, i64 begin, i64 end) {
-    const struct images_gemm *p = context;
+BNN_INLINE void fill_panel(const struct any_gemm *p, i64 b, i64 n_terms, i64 n, float *panel) {
     const struct gemm *g = &p->g;
-    float room[PIECE], one;
-    for (i64 i = begin; i < end; i++) {
-        const i64 batch = i / g->m, a = batch * g->a_batch + i % g->m * g->a_row;
-        float *y = g->y + i * g->n;
-        for (i64 j = 0; j < g->n; j++) y[j] = 0;
-        for (i64 from = 0; from < g->n; from += PIECE) {
-            const i64 n = bnn_min(PIECE, g->n - from);
-            for (i64 l = 0; l < g->k; l++) {
-                const float factor = *piece_of(p, g->a, a + l * g->a_column, 1, 1, &one);
-                const i64 b = batch * g->b_batch + l * g->b_row + from * g->b_column;
-                const float *row = piece_of(p, g->b, b, g->b_column, n, room);
-                for (i64 j = 0; j < n; j++) y[from + j] += factor * row[j];
+    if (g->b_column == 1)
+        for (i64 l = 0; l < n_terms; l++)
+            take(p, g->b, p->halves, b + l * g->b_row, 1, n, panel + l * COLUMNS, 1);
+    else
+        for (i64 j = 0; j < n; j++)
+            take(p, g->b, p->halves, b + j * g->b_column, g->b_row, n_terms, panel + j, COLUMNS);
+}
+
+BNN_INLINE void any_tiles(void *context, i64 begin, i64 end) {
+    const struct any_gemm *p = context;
+    const struct gemm *g = &p->g;
+    const i64 across = bnn_ceil_div(g->n, COLUMNS), down = bnn_ceil_div(g->m, ROWS);
+    float panel[TERMS * COLUMNS], factors[TERMS];
+    for (i64 unit = begin; unit < end; unit++) {
+        const i64 column = unit % across * COLUMNS, n = bnn_min(COLUMNS, g->n - column);
+        const i64 row = unit / across % down * ROWS, m = bnn_min(ROWS, g->m - row);
+        const i64 batch = unit / across / down;
+        const i64 a = batch * g->a_batch + row * g->a_row;
+        const i64 b = batch * g->b_batch + column * g->b_column;
+        float *y = g->y + (batch * g->m + row) * g->n + column;
+        for (i64 i = 0; i < m; i++) memset(y + i * g->n, 0, (size_t)n * sizeof *y);
+        for (i64 l = 0; l < g->k; l += TERMS) {
+            const i64 n_terms = bnn_min(TERMS, g->k - l);
+            fill_panel(p, b + l * g->b_row, n_terms, n, panel);
+            for (i64 i = 0; i < m; i++) {
+                const i64 at = a + i * g->a_row + l * g->a_column;
+                const i64 runs = g->a_column == 1 ? 1 : n_terms;
+                for (i64 t = 0; t < runs; t++)
+                    take(p, g->a, NULL, at + t * g->a_column, 1, n_terms / runs, factors + t, 1);
+                for (i64 t = 0; t < n_terms; t++)
+                    for (i64 j = 0; j < n; j++)
+                        y[i * g->n + j] += factors[t] * panel[t * COLUMNS + j];
             }
         }
     }
 }
-BNN_BOTH(images_rows)
+BNN_BOTH(any_tiles)
 
-/* As bnn_gemm_u8f32f32, to the bits of bnn_gemm_f32. */
-BNN_EXPORT void bnn_gemm_u8f32(const float *a, const float *b, float *y, const i64 *strides,
-                               i64 batches, i64 m, i64 n, i64 k, const uint8_t *x, i64 first,
-                               const float *factor, const float *shift, i64 channels, i64 plane) {
-    struct images_gemm p = {{a, b, y, m, n, k, strides[0], strides[1], strides[2], strides[3],
-                             strides[4], strides[5]},
-                            {x, factor, shift, channels, plane},
-                            first};
-    bnn_parallel(batches * m, bnn_grain_of(n * k), BNN_PICK(images_rows), &p);
+static void run(const float *a, const void *b, i64 b_is_half, float *y, const i64 *strides,
+                i64 batches, i64 m, i64 n, i64 k, bnn_images images, i64 first) {
+    struct any_gemm p = {{a, b_is_half ? NULL : b, y, m, n, k, strides[0], strides[1], strides[2],
+                          strides[3], strides[4], strides[5]},
+                         b_is_half ? b : NULL, images, first};
+    if (p.g.a && p.g.b)
+        bnn_parallel(batches * m, bnn_grain_of(n * k), BNN_PICK(gemm_rows), &p.g);
+    else
+        bnn_parallel(batches * bnn_ceil_div(m, ROWS) * bnn_ceil_div(n, COLUMNS),
+                     bnn_grain_of(bnn_min(m, ROWS) * bnn_min(n, COLUMNS) * k), BNN_PICK(any_tiles),
+                     &p);
+}
+
+/* y (batches, m, n) = a (m, k) times b (k, n) of each batch, b in floats or halves. `strides`: elements
+   of a from one batch, row and column to the next, then those of b. */
+BNN_EXPORT void bnn_gemm_f32(const float *a, const void *b, i64 b_is_half, float *y,
+                             const i64 *strides, i64 batches, i64 m, i64 n, i64 k) {
+    run(a, b, b_is_half, y, strides, batches, m, n, k, (bnn_images){0}, 0);
+}
+
+/* The same of images, as bnn_gemm_u8f32f32. */
+BNN_EXPORT void bnn_gemm_u8f32(const float *a, const void *b, i64 b_is_half, float *y,
+                               const i64 *strides, i64 batches, i64 m, i64 n, i64 k,
+                               const uint8_t *x, i64 first, const float *factor,
+                               const float *shift, i64 channels, i64 plane) {
+    run(a, b, b_is_half, y, strides, batches, m, n, k,
+        (bnn_images){x, factor, shift, channels, plane}, first);
 }

@@ -5,8 +5,9 @@
    matrices. Whole vectors of short rows are read where they lie in b, and summed up where they
    belong in y. Where y has few rows, b is read where it lies as well.
 
-   One of the matrices may be images, bytes that are normalised as they are read: a piece of them at a
-   time lies on the stack as well, and then all goes on as of floats, to the same bits.
+   One of the matrices may be images, bytes that are normalised as they are read, and b may be halves,
+   which are widened: a piece of them at a time lies on the stack as well, and then all goes on as of
+   floats, to the same bits.
 
    Each sum is taken in one order, that of the terms, whatever the number of threads: 128 of them at a
    time, or of few rows all, in 32 lanes if they lie side by side in both matrices. */
@@ -22,9 +23,11 @@ enum {
     CHUNK = 1 << 18, /* multiplications that are worth handing out */
 };
 
-/* A matrix of floats; or one of images, whose elements are counted from `first` on. */
+/* A matrix of floats, or of halves; or one of images, whose elements are counted from `first` on. The
+   others are NULL. */
 typedef struct {
     const float *data;
+    const bnn_half *halves;
     bnn_images images;
     i64 first;
 } matrix;
@@ -38,16 +41,18 @@ struct product {
     i64 b_batch, b_row, b_column;
 };
 
-/* n elements of a matrix that lie side by side: where they lie, or normalised into `room`. Loops of
-   few rows are compiled for floats alone, and for either. */
-BNN_INLINE const float *floats_at(const matrix *x, i64 i, i64 n, float *room, const int either) {
-    if (!either || !x->images.x) return x->data + i;
-    bnn_normalize_at(&x->images, x->first + i, n, room);
+/* n elements of a matrix that lie side by side: where they lie, or as floats in `room`. Loops of few
+   rows are compiled for floats alone, and for any. */
+BNN_INLINE const float *floats_at(const matrix *x, i64 i, i64 n, float *room, const int any) {
+    if (!any || x->data) return x->data + i;
+    if (x->halves) bnn_decode_halves(x->halves + i, room, n);
+    else bnn_normalize_at(&x->images, x->first + i, n, room);
     return room;
 }
 
 static void fill_panel(const struct product *p, i64 b, i64 n_terms, i64 n_lanes, float *panel) {
-    const bnn_floats from = bnn_plain(p->b.data + (p->b.images.x ? 0 : b), 0);
+    const bnn_floats from = p->b.halves ? bnn_plain(p->b.halves + b, 1)
+                                        : bnn_plain(p->b.data ? p->b.data + b : NULL, 0);
     const int clear = n_lanes < bnn_min(PANEL, bnn_round_up(n_lanes, 16));
     if (p->b.images.x) {
         for (i64 i = 0; i < n_terms; i++, panel += PANEL) {
@@ -60,10 +65,12 @@ static void fill_panel(const struct product *p, i64 b, i64 n_terms, i64 n_lanes,
     } else if (p->b_row == 1) {
         p->cores->turn(from, p->b_column, n_terms, n_lanes, panel);
     } else {
+        float one;
         memset(panel, 0, (size_t)(n_terms * PANEL) * sizeof *panel);
         for (i64 i = 0; i < n_terms; i++)
             for (i64 lane = 0; lane < n_lanes; lane++)
-                panel[i * PANEL + lane] = p->b.data[b + i * p->b_row + lane * p->b_column];
+                panel[i * PANEL + lane] =
+                    *floats_at(&p->b, b + i * p->b_row + lane * p->b_column, 1, &one, 1);
     }
 }
 
@@ -104,7 +111,7 @@ static void add_tiles(void *context, i64 begin, i64 end, int thread) {
         float *y = p->y + (batch * p->m + row) * p->n + column;
         const int is_whole = p->k > 0 && n_lanes % LANES16 == 0;
         const int is_direct = is_whole && (p->k <= PART || p->n <= SHORT);
-        const int lies = is_whole && p->b_column == 1 && p->b_row <= SHORT && !p->b.images.x;
+        const int lies = is_whole && p->b_column == 1 && p->b_row <= SHORT && p->b.data;
         if (p->k == 0) memset(tile, 0, sizeof tile);
         for (i64 k = 0; k < p->k; k += PART) {
             const i64 n_terms = bnn_min(PART, p->k - k), at = b + k * p->b_row;
@@ -120,10 +127,10 @@ static void add_tiles(void *context, i64 begin, i64 end, int thread) {
     }
 }
 
-/* y (m, n) += `terms` columns of a times as many rows of b; images of b lie in `room`. */
+/* y (m, n) += `terms` columns of a times as many rows of b; in `room` those of b that are no floats. */
 BNN_INLINE void add_rows(const struct product *p, i64 a, i64 b, float *y, i64 n, float *room,
-                         const int terms, const int either) {
-    const int copies = either && p->b.images.x;
+                         const int terms, const int any) {
+    const int copies = any && !p->b.data;
     const float *rows = copies ? room : p->b.data + b;
     const i64 b_row = copies ? STRIPE : p->b_row;
     for (int t = 0; t < terms && copies; t++)
@@ -131,7 +138,7 @@ BNN_INLINE void add_rows(const struct product *p, i64 a, i64 b, float *y, i64 n,
     for (i64 i = 0; i < p->m; i++, a += p->a_row, y += p->n) {
         float factors[ROUND], one;
         for (int t = 0; t < terms; t++)
-            factors[t] = *floats_at(&p->a, a + t * p->a_column, 1, &one, either);
+            factors[t] = *floats_at(&p->a, a + t * p->a_column, 1, &one, any);
         BNN_SAME_OR_APART
         for (i64 j = 0; j < n; j++) {
             float sum = y[j];
@@ -141,74 +148,93 @@ BNN_INLINE void add_rows(const struct product *p, i64 a, i64 b, float *y, i64 n,
     }
 }
 
-/* Of n elements of x from `begin` on with as many of b. */
-BNN_INLINE float dot(const matrix *x, i64 begin, const float *b, i64 n, const int either) {
-    v8f left, right, sums[4] = {{0}};
-    const float *a = either ? NULL : x->data + begin;
+/* Products of n elements that lie side by side in a and b, a multiple of 32, added to 32 lanes. */
+BNN_INLINE void add_lanes(const matrix *x, i64 a, const float *b, i64 n, v8f *sums, const int any) {
+    v8f left, right, lanes[4];
     float room[32];
-    i64 i = 0;
-    for (; i + 32 <= n; i += 32) {
-        const float *piece = either ? floats_at(x, begin + i, 32, room, 1) : a + i;
+    memcpy(lanes, sums, sizeof lanes);
+    for (i64 i = 0; i < n; i += 32) {
+        const float *piece = floats_at(x, a + i, 32, room, any);
         for (int part = 0; part < 4; part++) {
             memcpy(&left, piece + 8 * part, sizeof left);
             memcpy(&right, b + i + 8 * part, sizeof right);
-            sums[part] += left * right;
+            lanes[part] += left * right;
         }
     }
-    left = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    float sum = ((left[0] + left[4]) + (left[1] + left[5])) +
-                ((left[2] + left[6]) + (left[3] + left[7]));
-    if (either) {
-        const float *rest = floats_at(x, begin + i, n - i, room, 1);
-        for (i64 l = i; l < n; l++) sum += rest[l - i] * b[l];
-    } else {
-        for (; i < n; i++) sum += a[i] * b[i];
-    }
+    memcpy(sums, lanes, sizeof lanes);
+}
+
+/* Their sum, and then of the n products that are left, fewer than 32. */
+BNN_INLINE float sum_of_lanes(const v8f *sums, const matrix *x, i64 a, const float *b, i64 n,
+                              const int any) {
+    const v8f all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    float room[32], sum = ((all[0] + all[4]) + (all[1] + all[5])) +
+                          ((all[2] + all[6]) + (all[3] + all[7]));
+    const float *rest = floats_at(x, a, n, room, any);
+    for (i64 i = 0; i < n; i++) sum += rest[i] * b[i];
     return sum;
 }
 
+/* A column of the product, of that of b from element `b` on: it is read where it lies, or a piece at a
+   time as floats in `room`. */
+BNN_INLINE void dot_column(const struct product *p, i64 a, i64 b, float *y, float *room,
+                           const int any) {
+    const i64 whole = p->k / 32 * 32, size = any ? ROUND * STRIPE : bnn_max(whole, 1);
+    v8f sums[FEW][4];
+    memset(sums, 0, (size_t)p->m * sizeof *sums);
+    for (i64 k = 0; k < whole; k += size) {
+        const i64 n = bnn_min(size, whole - k);
+        const float *piece = floats_at(&p->b, b + k, n, room, any);
+        for (i64 i = 0; i < p->m; i++)
+            add_lanes(&p->a, a + i * p->a_row + k, piece, n, sums[i], any);
+    }
+    const float *rest = floats_at(&p->b, b + whole, p->k - whole, room, any);
+    for (i64 i = 0; i < p->m; i++)
+        y[i * p->n] = sum_of_lanes(sums[i], &p->a, a + i * p->a_row + whole, rest, p->k - whole, any);
+}
+
 /* Stripes begin .. end - 1 of those of each batch. */
-BNN_INLINE void some_rows(const struct product *p, i64 begin, i64 end, const int either) {
+BNN_INLINE void some_rows(const struct product *p, i64 begin, i64 end, const int any) {
     const i64 across = bnn_ceil_div(p->n, STRIPE);
     for (i64 unit = begin; unit < end; unit++) {
         const i64 column = unit % across * STRIPE, n = bnn_min(STRIPE, p->n - column);
         const i64 batch = unit / across;
         const i64 a = batch * p->a_batch, b = batch * p->b_batch + column * p->b_column;
-        float room[ROUND * STRIPE], one;
+        float room[ROUND * STRIPE], left, right;
         float *y = p->y + batch * p->m * p->n + column;
         if (p->a_column == 1 && p->b_row == 1 && p->b_column != 1) {
-            for (i64 j = 0; j < n; j++)
-                for (i64 i = 0; i < p->m; i++)
-                    y[i * p->n + j] =
-                        dot(&p->a, a + i * p->a_row, p->b.data + b + j * p->b_column, p->k,
-                            either);
+            for (i64 j = 0; j < n; j++) dot_column(p, a, b + j * p->b_column, y + j, room, any);
             continue;
         }
         for (i64 i = 0; i < p->m; i++) memset(y + i * p->n, 0, (size_t)n * sizeof *y);
         i64 k = 0;
         if (p->b_column == 1) {
             for (; k + ROUND <= p->k; k += ROUND)
-                add_rows(p, a + k * p->a_column, b + k * p->b_row, y, n, room, ROUND,
-                         either);
+                add_rows(p, a + k * p->a_column, b + k * p->b_row, y, n, room, ROUND, any);
             for (; k < p->k; k++)
-                add_rows(p, a + k * p->a_column, b + k * p->b_row, y, n, room, 1, either);
+                add_rows(p, a + k * p->a_column, b + k * p->b_row, y, n, room, 1, any);
         }
         for (; k < p->k; k++)
             for (i64 i = 0; i < p->m; i++) {
+                const i64 at = b + k * p->b_row;
                 const float factor =
-                    *floats_at(&p->a, a + i * p->a_row + k * p->a_column, 1, &one, either);
+                    *floats_at(&p->a, a + i * p->a_row + k * p->a_column, 1, &left, any);
                 for (i64 j = 0; j < n; j++)
                     y[i * p->n + j] +=
-                        factor * p->b.data[b + k * p->b_row + j * p->b_column];
+                        factor * *floats_at(&p->b, at + j * p->b_column, 1, &right, any);
             }
     }
 }
 BNN_INLINE void few_rows(void *context, i64 begin, i64 end) { some_rows(context, begin, end, 0); }
 BNN_BOTH(few_rows)
-BNN_INLINE void few_rows_of_images(void *context, i64 begin, i64 end) {
+BNN_INLINE void few_rows_of_any(void *context, i64 begin, i64 end) {
     some_rows(context, begin, end, 1);
 }
-BNN_BOTH(few_rows_of_images)
+BNN_BOTH(few_rows_of_any)
+
+static matrix plain(const void *data, i64 is_half) {
+    return is_half ? (matrix){.halves = data} : (matrix){.data = data};
+}
 
 static void run(struct product *p, const i64 *strides, i64 batches) {
     p->cores = bnn_best_real_cores();
@@ -218,7 +244,7 @@ static void run(struct product *p, const i64 *strides, i64 batches) {
     if (m < FEW) {
         const i64 products = bnn_max(1, m * bnn_min(n, STRIPE) * k);
         bnn_parallel(batches * bnn_ceil_div(n, STRIPE), bnn_max(1, CHUNK / 8 / products),
-                     p->a.data && p->b.data ? BNN_PICK(few_rows) : BNN_PICK(few_rows_of_images),
+                     p->a.data && p->b.data ? BNN_PICK(few_rows) : BNN_PICK(few_rows_of_any),
                      p);
         return;
     }
@@ -227,22 +253,22 @@ static void run(struct product *p, const i64 *strides, i64 batches) {
                  bnn_max(1, CHUNK / products), add_tiles, p);
 }
 
-/* y (batches, m, n) = a (m, k) times b (k, n) of each batch. `strides`: elements of a from one
-   batch, row and column to the next, then those of b. */
-BNN_EXPORT void bnn_gemm_f32f32f32(const float *a, const float *b, float *y, const i64 *strides,
-                                   i64 batches, i64 m, i64 n, i64 k) {
-    struct product p = {.a = {.data = a}, .b = {.data = b}, .y = y, .m = m, .n = n, .k = k};
+/* y (batches, m, n) = a (m, k) times b (k, n) of each batch, b in floats or halves. `strides`: elements
+   of a from one batch, row and column to the next, then those of b. */
+BNN_EXPORT void bnn_gemm_f32f32f32(const float *a, const void *b, i64 b_is_half, float *y,
+                                   const i64 *strides, i64 batches, i64 m, i64 n, i64 k) {
+    struct product p = {.a = {.data = a}, .b = plain(b, b_is_half), .y = y, .m = m, .n = n, .k = k};
     run(&p, strides, batches);
 }
 
 /* The same of images x (.., channels, plane) in the place of the matrix that is NULL, whose first
    element is their element `first`. Rows or columns of a are theirs, rows of b. */
-BNN_EXPORT void bnn_gemm_u8f32f32(const float *a, const float *b, float *y, const i64 *strides,
-                                  i64 batches, i64 m, i64 n, i64 k, const uint8_t *x, i64 first,
-                                  const float *factor, const float *shift, i64 channels,
-                                  i64 plane) {
+BNN_EXPORT void bnn_gemm_u8f32f32(const float *a, const void *b, i64 b_is_half, float *y,
+                                  const i64 *strides, i64 batches, i64 m, i64 n, i64 k,
+                                  const uint8_t *x, i64 first, const float *factor,
+                                  const float *shift, i64 channels, i64 plane) {
     const matrix images = {.images = {x, factor, shift, channels, plane}, .first = first};
     struct product p = {.a = a ? (matrix){.data = a} : images,
-                        .b = b ? (matrix){.data = b} : images, .y = y, .m = m, .n = n, .k = k};
+                        .b = b ? plain(b, b_is_half) : images, .y = y, .m = m, .n = n, .k = k};
     run(&p, strides, batches);
 }

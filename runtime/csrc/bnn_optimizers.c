@@ -349,7 +349,7 @@ BNN_EXPORT void bnn_begin_update(bnn_update *u, const float *lr, const i64 *step
     if (u->rate_rule == BNN_UNBIASED_RATE) u->rate *= (float)(sqrt(second) / first);
     if (u->rate_rule == BNN_KNOWN_ROOT)
         u->rate = u->rate / (float)first / (float)(u->root + u->bottom / sqrt(second));
-    u->stream = stream_start(step ? *step : 0, u->seed);
+    u->stream = stream_start(step ? *step : 0, u->seed) + u->first;
     u->number = step ? *step : 0;
 }
 

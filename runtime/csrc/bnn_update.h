@@ -14,6 +14,7 @@ typedef struct {
     i64 rule, rows, row; /* enum bnn_rule in bnn_optimizers.c */
     i64 rate_rule;                /* enum bnn_rate_rule there */
     i64 half, stochastic, seed;
+    i64 first;                    /* weights of the layer that stand before these */
     i64 of_signs;                 /* whether only the sign of a gradient is used */
     const void *w, *m, *v;
     void *next_w, *next_m, *next_v;

@@ -1,4 +1,4 @@
-"""Bytes that are fed instead of floats, and normalised: at once, or by whoever reads them."""
+"""What stands for floats and is read as such: bytes that are fed, weights kept in float16."""
 
 from __future__ import annotations
 
@@ -24,7 +24,19 @@ def normalized(x: Array, factor: Array, shift: Array) -> Array:
     return y
 
 
-class OnRead(NDArray[np.uint8]):
+class OnRead(NDArray[Any]):
+    """Numbers that stand for float32: whoever reads them makes floats of a piece at a time."""
+
+    def floats(self) -> Array:
+        """What they stand for, as an array of its own."""
+        return np.asarray(self).astype(np.float32)
+
+
+class Halves(OnRead):
+    """Float16 of any shape that stands for the same numbers in float32."""
+
+
+class Images(OnRead):
     """Bytes (N, ...) that stand for ``x * factor + shift`` in float32; see `of`.
 
     Attributes
@@ -43,7 +55,7 @@ class OnRead(NDArray[np.uint8]):
     whole: Array
 
     @classmethod
-    def of(cls, x: Array, factor: Array, shift: Array) -> OnRead:
+    def of(cls, x: Array, factor: Array, shift: Array) -> Images:
         """x (N, C, ...) uint8 with a factor and a shift for each channel, (1, C, 1, ...)."""
         found = x.view(cls)
         found.factor, found.shift = factor.reshape(-1), shift.reshape(-1)
@@ -51,7 +63,7 @@ class OnRead(NDArray[np.uint8]):
         return found
 
     def __array_finalize__(self, source: Any) -> None:
-        if isinstance(source, OnRead):
+        if isinstance(source, Images):
             self.factor, self.shift, self.plane = source.factor, source.shift, source.plane
             self.whole = source.whole
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
-from bnnopt.runtime.executor import aligned_empty
+from bnnopt.runtime.executor import aligned_empty, read_as_floats
 from bnnopt.runtime.format import Program, StepSpec, ValueSpec
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.functions import Note, dry_run
@@ -33,13 +33,15 @@ def named_kernels(program: Program) -> list[tuple[str, str, str]]:
     return [(step.name, step.operator, kernel) for step, kernel in found if kernel]
 
 
-def _kernel_of(step: StepSpec, arrays: Mapping[int, Array]) -> str:
+def _kernel_of(step: StepSpec, arrays: Sequence[Array]) -> str:
     if step.is_view:
         return ""
     compiled = COMPILED.get(step.operator)
     if compiled is None:
         return NUMPY
-    inputs, outputs = ([arrays.get(i) for i in indices] for indices in (step.inputs, step.outputs))
+    inputs, outputs = (
+        [arrays[i] if i >= 0 else None for i in indices] for indices in (step.inputs, step.outputs)
+    )
     scratch = _zeros(step.workspace_bytes)
     with dry_run() as notes:
         is_covered = compiled.call(inputs, outputs, step.attributes, scratch)
@@ -48,21 +50,20 @@ def _kernel_of(step: StepSpec, arrays: Mapping[int, Array]) -> str:
     return ", ".join(dict.fromkeys(names)) if is_covered and names else NUMPY
 
 
-def _stand_ins(program: Program) -> dict[int, Array]:
+def _stand_ins(program: Program) -> list[Array]:
     batch = program.batch_size if program.fixed_batch else 1
     places: dict[tuple[str, int, str], int] = {}
     for spec in program.values:
         places[_place(spec)] = max(places.get(_place(spec), 0), spec.n_bytes(batch))
     memory = {place: _zeros(n_bytes) for place, n_bytes in places.items()}
-    arrays: dict[int, Array] = {
-        index: memory[_place(spec)][: spec.n_bytes(batch)]
-        .view(spec.dtype)
-        .reshape(spec.shape_at(batch))
-        for index, spec in enumerate(program.values)
-    }
-    for array in arrays.values():
+    arrays: list[Array] = [
+        memory[_place(spec)][: spec.n_bytes(batch)].view(spec.dtype).reshape(spec.shape_at(batch))
+        for spec in program.values
+    ]
+    for array in arrays:
         if array.ndim == 0 and array.dtype.kind == "i":
             array[...] = 1  # the number of the step, by which rates are divided
+    read_as_floats(program, arrays)
     return arrays
 
 

@@ -1113,6 +1113,7 @@ def byte_cases() -> list[Case]:
         of_channels = (1, *shape[1:2], *[1] * (len(shape) - 2))
         scales = [RNG.standard_normal(of_channels).astype(np.float32) for _ in range(2)]
         found += [case(name, note, x, *scales) for name in ("NormalizeBytes", "NormalizeOnRead")]
+        found.append(case("WidenOnRead", note, RNG.standard_normal(shape).astype(np.float16)))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -16,12 +17,16 @@ from bnnopt.ops import dims
 from bnnopt.passes.float16_state import Float16State
 from bnnopt.plan import make_plan
 from bnnopt.runtime import TrainingSession
+from bnnopt.runtime.artifact import read_program
+from bnnopt.runtime.format import EVALUATION, TRAINING, statistics
 from bnnopt.runtime.kernels.reference.table import KERNELS
-from bnnopt.training_step import Role, TrainingStep
+from bnnopt.runtime.library import portable_kernels
+from bnnopt.training_step import Role, TrainingStep, readers
 from tests.graphs import (
     BATCH,
     Network,
     apply,
+    assert_bit_equal,
     network,
     ops,
     run_native,
@@ -91,6 +96,81 @@ def test_no_float32_copy_outlives_its_reader() -> None:
     for cast in casts:
         (use,) = cast.outputs[0].uses()
         assert nodes.index(use.node) == nodes.index(cast) + 1
+
+
+def widened(step: TrainingStep) -> dict[str, list[str]]:
+    """What reads which weights as halves."""
+    found: dict[str, list[str]] = {}
+    for view in [node for node in step.graph if node.op_type == "WidenOnRead"]:
+        users = found.setdefault(str(view.inputs[0].name), [])
+        users += [node.op_type for node in readers(view.outputs[0])]
+    return found
+
+
+# A product of a stack, one whose weights are a view, and Gemms of either layout.
+PRODUCTS = """g (float[batch,3,5] x) => (float[batch,3] y) {
+    flat = Constant <value_ints: ints = [0, 18]> ()
+    turned = Constant <value_ints: ints = [20, 3]> ()
+    h = MatMul (x, w1)
+    r = Relu (h)
+    f = Reshape (r, flat)
+    g2 = Gemm <transB = 1> (f, w2, b2)
+    r2 = Relu (g2)
+    w3m = Reshape (w3, turned)
+    m3 = MatMul (r2, w3m)
+    one = Gemm (f, w4, b4)
+    y = Add (m3, one)
+}"""
+PRODUCT_WEIGHTS = {
+    "w1": [5, 6],
+    "w2": [20, 18],
+    "b2": [20],
+    "w3": [3, 20],
+    "w4": [18, 1],
+    "b4": [1],
+}
+
+
+def test_products_widen_weights_as_they_read_them() -> None:
+    step = rewritten(network(PRODUCTS, PRODUCT_WEIGHTS))
+    assert widened(step) == {
+        "w1": ["MatMul"],
+        "w2": ["Gemm", "Gemm"],
+        "w3": ["Reshape"],
+        "w4": ["Gemm"],
+    }
+    casts = [n for n in step.graph if n.op_type == "Cast" and n.inputs[0].name in halves(step)]
+    assert [str(n.inputs[0].name) for n in casts] == ["w4"]  # a bias of one number has no kernel
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("batch", [2, 20])
+def test_the_same_bits_as_weights_that_are_cast(batch: int, portable: bool) -> None:
+    net = network(PRODUCTS, PRODUCT_WEIGHTS, batch=batch, optimizer="adam")
+    step, other = rewritten(net), rewritten(net)
+    for view in [n for n in other.graph if n.op_type == "WidenOnRead"]:
+        view.op_type, view.domain = "Cast", ""
+        view.attributes.add(ir.AttrInt64("to", int(ir.DataType.FLOAT)))
+    with portable_kernels() if portable else contextlib.nullcontext():
+        assert_bit_equal(run_native(net, step), run_native(net, other))
+
+
+@pytest.mark.slow
+def test_prediction_reads_the_halves(tmp_path: Path) -> None:
+    path = write(PRODUCTS, PRODUCT_WEIGHTS, tmp_path)
+    optimized = bnnopt.optimize(path, batch_size=BATCH, passes=[PASS.name])
+    optimized.save(tmp_path / "out")
+    session = TrainingSession(tmp_path / "out")
+    program = read_program(tmp_path / "out", EVALUATION)
+    assert [s.operator for s in program.steps].count("WidenOnRead") == 3
+    assert not statistics(read_program(tmp_path / "out", TRAINING))  # a view moves none
+    x = np.random.default_rng(0).standard_normal((BATCH, 3, 5), np.float32)
+    w = {name: np.float64(np.float16(a)) for name, a in session.parameters().items()}
+    f = np.maximum(x @ w["w1"], 0).reshape(BATCH, 18)
+    hidden = np.maximum(f @ w["w2"].T + session.parameters()["b2"], 0)
+    want = hidden @ w["w3"].reshape(20, 3) + f @ w["w4"] + session.parameters()["b4"]
+    np.testing.assert_allclose(session.predict(x), want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -93,14 +93,16 @@ def test_larger_layers_give_the_same_bits(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 20, 1 << 19])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "momentum"])
+@each_level
 def test_dense_layers_of_real_numbers(
-    optimizer: str, block: int, monkeypatch: pytest.MonkeyPatch
+    level: str, optimizer: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formulas, "BLOCK", block)
     net = small("float", **OPTIMIZERS[optimizer])
-    together = rewritten(net, "O1")
-    assert any(n.op_type.startswith("Gemm") for n in fused(together))
-    expected = run(net, rewritten(net, "O1", "fuse-updates"), 1)
+    together = rewritten(net, level)
+    kept = {"O1": "", "O2": "Half", "O3": "Half" if optimizer == "sgd" else "Byte"}[level]
+    assert any(n.op_type.startswith(f"Gemm{kept}") for n in fused(together))
+    expected = run(net, rewritten(net, level, "fuse-updates"), 1)
     assert_bit_equal(run(net, together, 2), expected)
 
 

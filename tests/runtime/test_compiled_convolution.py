@@ -20,7 +20,7 @@ from bnnopt.runtime.kernels.compiled.bitmap import SHORT_BLOCK
 from bnnopt.runtime.kernels.compiled.convolution import scratch_bytes
 from bnnopt.runtime.kernels.compiled.functions import CFunction
 from bnnopt.runtime.kernels.compiled.table import COMPILED
-from bnnopt.runtime.kernels.on_read import OnRead
+from bnnopt.runtime.kernels.on_read import Images
 from bnnopt.runtime.kernels.reference.table import KERNELS
 from bnnopt.runtime.library import library
 from tests.ops.oracles import Geometry
@@ -83,7 +83,7 @@ class Call:
     dtype: np.dtype[np.generic]
 
     def twin(self, *, magnitude: bool = False) -> Array:
-        floats = [a.floats() if isinstance(a, OnRead) else a for a in self.inputs]
+        floats = [a.floats() if isinstance(a, Images) else a for a in self.inputs]
         wide = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in floats]
         if magnitude:
             wide = [np.abs(a) for a in wide]
@@ -291,7 +291,7 @@ def of_bytes(call: Call, seed: int) -> tuple[Call, Call]:
     rng = np.random.default_rng(seed)
     x, *others = call.inputs
     scales = rng.standard_normal((2, x.shape[1])).astype(np.float32)
-    read = OnRead.of(rng.integers(0, 256, x.shape, np.uint8), *scales)
+    read = Images.of(rng.integers(0, 256, x.shape, np.uint8), *scales)
     return tuple(dataclasses.replace(call, inputs=[a, *others]) for a in (read.floats(), read))
 
 
@@ -327,8 +327,8 @@ def test_the_numbers_of_another_channel_are_noticed(note: str):
     for call in calls_of(CONVOLUTIONS[note], 10)[:2]:
         floats, read = of_bytes(call, 10)
         x, *others = read.inputs
-        assert isinstance(x, OnRead)
-        moved = OnRead.of(np.asarray(x), np.roll(x.factor, 1), x.shift)
+        assert isinstance(x, Images)
+        moved = Images.of(np.asarray(x), np.roll(x.factor, 1), x.shift)
         wrong = run(dataclasses.replace(read, inputs=[moved, *others]), threads=1)
         assert wrong.tobytes() != run(floats, threads=1).tobytes()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bnnopt.runtime.format import Attribute
 from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.table import COMPILED
-from bnnopt.runtime.kernels.on_read import OnRead
+from bnnopt.runtime.kernels.on_read import Halves, Images
 from bnnopt.runtime.library import library, portable_kernels
 from tests.runtime.compiled_calls import INSTRUCTIONS, Guarded, seeds, settings_of
 
@@ -76,11 +76,11 @@ def test_gemm(
     np.testing.assert_array_equal(y, plain if c is None else plain + c)
 
 
-def images(seed: int, n: int, channels: int, plane: int) -> OnRead:
+def images(seed: int, n: int, channels: int, plane: int) -> Images:
     """(n, channels * plane) bytes."""
     rng = np.random.default_rng(seed)
     scales = rng.standard_normal((2, channels)).astype(np.float32)
-    whole = OnRead.of(rng.integers(0, 256, (n, channels, plane), np.uint8), *scales)
+    whole = Images.of(rng.integers(0, 256, (n, channels, plane), np.uint8), *scales)
     return whole.reshape(n, channels * plane)
 
 
@@ -116,9 +116,52 @@ def test_images_are_normalised_as_they_are_read(
         assert results(x) == results(x.floats())
 
 
+def halves(seed: int, *shape: int) -> Halves:
+    """All kinds of them: the least, NaN and infinity as well."""
+    rng = np.random.default_rng(seed)
+    found = rng.standard_normal(shape).astype(np.float16)
+    strange = rng.choice(np.array([0, -0.0, 6e-8, -1e-7, 65504, np.inf, np.nan], np.float16), shape)
+    return np.where(rng.random(shape) < 1e-3, strange, found).view(Halves)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    m=sizes,
+    n=sizes,
+    k=st.sampled_from([*SIZES, 2048, 2050, 4200]),
+    kernels=st.sampled_from([*INSTRUCTIONS, "plain"]),
+    seed=seeds,
+)
+def test_halves_are_widened_as_they_are_read(
+    m: int, n: int, k: int, kernels: str, seed: int
+) -> None:
+    """Weights of either layout, of floats, of images and of stacks."""
+    x, pictures = floats(seed, m, k), images(seed, m, 1, k)
+    w, wt = halves(seed + 1, k, n), halves(seed + 2, n, k)
+    stack, bias = floats(seed + 3, 2, m, k), floats(seed + 4, n)
+    bias = None if n == 1 else bias
+
+    def results(*weights: Array) -> list[bytes]:
+        w, wt = weights
+        found = [
+            run("Gemm", [x, w, bias], (m, n)),
+            run("Gemm", [x, wt], (m, n), transB=1),
+            run("MatMul", [x, w], (m, n)),
+            run("MatMul", [stack, w], (2, m, n)),
+            run("Gemm", [pictures, w], (m, n)),
+            run("Gemm", [pictures, wt], (m, n), transB=1),
+            run("Gemm", [np.ascontiguousarray(x.T), wt], (m, n), transA=1, transB=1),
+        ]
+        return [y.tobytes() for y in found]
+
+    with any_kernels(kernels):
+        assert results(w, wt) == results(w.floats(), wt.floats())
+        assert results(w, wt) != results(w.floats() + 2, wt.floats() + 2)
+
+
 def test_another_channel_is_noticed() -> None:
     x, w = images(1, 20, 3, 40), floats(2, 120, 30)
-    moved = OnRead.of(np.asarray(x).reshape(20, 3, 40), np.roll(x.factor, 1), x.shift)
+    moved = Images.of(np.asarray(x).reshape(20, 3, 40), np.roll(x.factor, 1), x.shift)
     found, wrong = (run("Gemm", [a.reshape(20, 120), w], (20, 30)) for a in (x, moved))
     assert_sums(found, x.floats(), w)
     with pytest.raises(AssertionError):
@@ -175,5 +218,8 @@ def test_what_is_not_covered() -> None:
     assert not COMPILED["Gemm"]([a, b, one], [y], {}, NONE)
     assert not COMPILED["Gemm"](wide, [y], {}, NONE)
     assert not COMPILED["MatMul"]([a[0], b], [y[0]], {}, NONE)
+    narrow = a.astype(np.float16)
+    assert not COMPILED["Gemm"]([narrow.view(Halves), b], [y], {}, NONE)
+    assert not COMPILED["Gemm"]([a, b.astype(np.float16)], [y], {}, NONE)
     stack = floats(2, 2, 1, 3, 4), floats(3, 5, 4, 5)
     assert not COMPILED["MatMul"]([*stack], [np.empty((2, 5, 3, 5), np.float32)], {}, NONE)

@@ -56,6 +56,11 @@ def covered(*arrays: Array | None, dtype: DTypeLike = FLOAT32) -> bool:
     return True
 
 
+def is_half(array: Array | None) -> int:
+    """1 for float16, else 0."""
+    return int(array is not None and array.dtype == FLOAT16)
+
+
 def type_of(array: Array | None) -> int | None:
     """C's ``enum bnn_type`` of a map that is contiguous and aligned; None if it has no such."""
     if array is None or array.dtype.itemsize == 1 or not covered(array, dtype=array.dtype):

@@ -22,11 +22,12 @@ from bnnopt.runtime.kernels.compiled.calls import (
     Attributes,
     covered,
     integers,
+    is_half,
     optional,
 )
 from bnnopt.runtime.kernels.compiled.functions import Argument, CFunction
-from bnnopt.runtime.kernels.compiled.kernel import ByteRule, CompiledKernel, ScratchRule
-from bnnopt.runtime.kernels.on_read import OnRead
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ReadRule, ScratchRule
+from bnnopt.runtime.kernels.on_read import Images
 from bnnopt.runtime.kernels.tiling import Convolution
 from bnnopt.runtime.kernels.tiling.shapes import up
 from bnnopt.runtime.kernels.windows import Window, make_window
@@ -166,18 +167,13 @@ def is_map(array: Array | None) -> bool:
 
 def is_source(x: Array | None) -> bool:
     """Whether x is a map, or bytes that are normalised as they are read."""
-    return is_map(x) or (isinstance(x, OnRead) and covered(x, dtype=np.uint8))
+    return is_map(x) or (isinstance(x, Images) and covered(x, dtype=np.uint8))
 
 
 def source(x: Array | None) -> list[Argument]:
     """x as the kernels take it: whether it is float16, and by what it is normalised if it is."""
-    scales = [x.factor, x.shift] if isinstance(x, OnRead) else [None, None]
+    scales = [x.factor, x.shift] if isinstance(x, Images) else [None, None]
     return [x, is_half(x), *scales]
-
-
-def is_half(array: Array | None) -> int:
-    """1 for float16, else 0."""
-    return int(array is not None and array.dtype == np.float16)
 
 
 class Cut(NamedTuple):
@@ -460,7 +456,7 @@ def _scratch(name: str) -> ScratchRule:
     return lambda s: scratch_bytes(name, s.inputs, s.outputs, s.attributes, s.n_threads)
 
 
-def _reads_bytes(name: str) -> ByteRule:
+def _reads_bytes(name: str) -> ReadRule:
     """x, where the kernel covers the shapes."""
     return lambda s: frozenset({0} if _cut(name, s.inputs, s.outputs[0], s.attributes) else ())
 

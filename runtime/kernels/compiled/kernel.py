@@ -27,7 +27,7 @@ class Sizes(NamedTuple):
 
 
 ScratchRule: TypeAlias = Callable[[Sizes], int | None]
-ByteRule: TypeAlias = Callable[[Sizes], frozenset[int]]
+ReadRule: TypeAlias = Callable[[Sizes], frozenset[int]]
 
 
 def largest(needed: Iterable[int | None]) -> int | None:
@@ -53,15 +53,16 @@ class CompiledKernel(NamedTuple):
         Others choose by a bound or an index.
     grows : bool
         An output may need more than its planned place: its size depends on the data.
-    reads_bytes : ByteRule, optional
-        Inputs that may also be bytes, which it normalises as it reads them; see `OnRead`.
+    reads_bytes, reads_halves : ReadRule, optional
+        Inputs that may also be `Images` or `Halves`, which it makes floats of as it reads them.
     """
 
     call: KernelCall
     scratch: ScratchRule | None = None
     repeatable: bool = False
     grows: bool = False
-    reads_bytes: ByteRule | None = None
+    reads_bytes: ReadRule | None = None
+    reads_halves: ReadRule | None = None
 
     def __call__(
         self, inputs: Arrays, outputs: Arrays, attributes: Attributes, scratch: Array

@@ -20,6 +20,7 @@ from bnnopt.runtime.kernels.compiled.calls import (
     check_finite,
     covered,
     integer,
+    is_half,
     number,
     optional,
 )
@@ -33,25 +34,24 @@ from bnnopt.runtime.kernels.compiled.optimizers import (
     make_update,
 )
 from bnnopt.runtime.kernels.formulas import row_blocks, rows_at_a_time
-from bnnopt.runtime.kernels.on_read import OnRead
+from bnnopt.runtime.kernels.on_read import Halves, Images
 from bnnopt.runtime.library import is_portable
 
-GEMM = CFunction("void bnn_gemm_f32f32f32(float*, float*, float*, i64*, i64, i64, i64, i64)")
-PORTABLE_GEMM = CFunction("void bnn_gemm_f32(float*, float*, float*, i64*, i64, i64, i64, i64)")
+GEMM = CFunction("void bnn_gemm_f32f32f32(float*, void*, i64, float*, i64*, i64, i64, i64, i64)")
+PORTABLE_GEMM = CFunction("void bnn_gemm_f32(float*, void*, i64, float*, i64*, i64, i64, i64, i64)")
 IMAGES_GEMM = CFunction(
-    "void bnn_gemm_u8f32f32(float*, float*, float*, i64*, i64, i64, i64, i64, uint8_t*, i64, "
+    "void bnn_gemm_u8f32f32(float*, void*, i64, float*, i64*, i64, i64, i64, i64, uint8_t*, i64, "
     "float*, float*, i64, i64)"
 )
 PORTABLE_IMAGES_GEMM = CFunction(
-    "void bnn_gemm_u8f32(float*, float*, float*, i64*, i64, i64, i64, i64, uint8_t*, i64, float*, "
-    "float*, i64, i64)"
+    "void bnn_gemm_u8f32(float*, void*, i64, float*, i64*, i64, i64, i64, i64, uint8_t*, i64, "
+    "float*, float*, i64, i64)"
 )
 
 Shape = Sequence[int]
 
-# Not those of float16: their random bits are counted from the first weight on. Nor those of bits.
-STEPS: list[str] = [
-    step for step, form in FORMS.items() if not (form.half or form.of_signs or form.rule == BOP)
+STEPS: list[str] = [  # those of real weights, by what is no bit
+    step for step, form in FORMS.items() if not (form.of_signs or form.rule == BOP)
 ]
 
 
@@ -103,18 +103,19 @@ def _multiply(a: Array, b: Array, y: Array) -> None:
     strides = [
         n_bytes // x.itemsize for x in (a, b) for n_bytes in (_batch_bytes(x), *x.strides[-2:])
     ]
-    matrices = [None if isinstance(x, OnRead) else x for x in (a, b)]
+    left, right = (None if isinstance(x, Images) else x for x in (a, b))
     sizes = (strides, batches, *y.shape[-2:], a.shape[-1])
+    operands: tuple[Argument, ...] = (left, right, is_half(right), y, *sizes)
     for x in (a, b):
-        if isinstance(x, OnRead):
+        if isinstance(x, Images):
             function = PORTABLE_IMAGES_GEMM if is_portable() else IMAGES_GEMM
-            function(*matrices, y, *sizes, *_images(x))
+            function(*operands, *_images(x))
             return
     function = PORTABLE_GEMM if is_portable() else GEMM
-    function(*matrices, y, *sizes)
+    function(*operands)
 
 
-def _images(x: OnRead) -> tuple[Argument, ...]:
+def _images(x: Images) -> tuple[Argument, ...]:
     """All of the images of which x is a part, and where it begins."""
     whole = x.whole
     first = x.ctypes.data - whole.ctypes.data
@@ -122,14 +123,11 @@ def _images(x: OnRead) -> tuple[Argument, ...]:
 
 
 def _are_matrices(a: Array | None, b: Array | None) -> bool:
-    """Whether both are matrices that C can read, one of them images perhaps."""
-    n_images = 0
-    for x in (a, b):
-        is_images = isinstance(x, OnRead) and covered(x, dtype=np.uint8)
-        n_images += is_images
-        if not (is_images or covered(x)):
-            return False
-    return n_images < 2
+    """Whether both are matrices that C can read: one of them images perhaps, and b halves."""
+    n_images = sum(isinstance(x, Images) and covered(x, dtype=np.uint8) for x in (a, b))
+    is_b = isinstance(b, Halves) and covered(b, dtype=np.float16)
+    n_others = sum(covered(x) for x in (a, b)) + is_b
+    return n_images + n_others == 2 and n_images < 2
 
 
 def _batch_bytes(x: Array) -> int:
@@ -142,7 +140,7 @@ def fused_step(
 ) -> bool:
     """`updates.FusedStep` of a Gemm; each output but the last may be the input that it replaces."""
     w, a, b, dw = *inputs[:3], outputs[-1]
-    if w is None or a is None or b is None or not (covered(w) and _are_matrices(a, b)):
+    if w is None or a is None or b is None or not _are_matrices(a, b):
         return False
     if dw is not None and not covered(dw):
         return False
@@ -161,9 +159,9 @@ def _in_blocks(
     assert a is not None
     assert b is not None
     for rows in row_blocks(*w.shape):
-        block = [_rows_of(array, rows, w.shape) for array in (w, None, *rest)]
-        results = [_rows_of(array, rows, w.shape) for array in replaced]
-        update = make_update(step, block, results, attributes)
+        block = [_rows_of(array, rows) for array in (w, None, *rest)]
+        results = [_rows_of(array, rows) for array in replaced]
+        update = make_update(step, block, results, attributes, rows.start * w.shape[1])
         if update is None:
             return False
         tile = scratch.view(np.float32)[: (rows.stop - rows.start) * w.shape[1]]
@@ -175,9 +173,9 @@ def _in_blocks(
     return True
 
 
-def _rows_of(array: Array | None, rows: slice, shape: Shape) -> Array | None:
-    """Those rows, where the array is one of the shape of the weights; else what it is."""
-    return array[rows] if array is not None and array.shape == shape else array
+def _rows_of(array: Array | None, rows: slice) -> Array | None:
+    """Those rows, where the array has what the weights have by rows; else what it is."""
+    return array[rows] if array is not None and array.ndim == 2 else array
 
 
 def scratch_bytes(w: Shape) -> int:
@@ -185,6 +183,18 @@ def scratch_bytes(w: Shape) -> int:
     n_rows, row = w
     n_bytes = 4 * row * min(n_rows, rows_at_a_time(row))
     return n_bytes + -n_bytes % 64
+
+
+def _reads_halves(sizes: Sizes) -> frozenset[int]:
+    """The second matrix: weights in the forward pass, and for the gradient of its input."""
+    options = {"transA": 0, "alpha": 1.0, "beta": 1.0, **sizes.attributes}
+    is_covered = options["transA"] == 0 and options["alpha"] == options["beta"] == 1.0
+    is_bias = all(math.prod(shape) > 1 for shape in sizes.inputs[2:])
+    return frozenset({1} if is_covered and is_bias else ())
+
+
+def _matmul_reads_halves(sizes: Sizes) -> frozenset[int]:
+    return frozenset({1} if len(sizes.inputs[1]) == 2 and len(sizes.inputs[0]) > 1 else ())
 
 
 def _no_scratch(sizes: Sizes) -> int:
@@ -205,8 +215,20 @@ def _matmul_reads_bytes(sizes: Sizes) -> frozenset[int]:
 
 
 KERNELS: dict[str, CompiledKernel] = {
-    "Gemm": CompiledKernel(gemm, _no_scratch, repeatable=True, reads_bytes=_reads_bytes),
-    "MatMul": CompiledKernel(matmul, _no_scratch, repeatable=True, reads_bytes=_matmul_reads_bytes),
+    "Gemm": CompiledKernel(
+        gemm,
+        _no_scratch,
+        repeatable=True,
+        reads_bytes=_reads_bytes,
+        reads_halves=_reads_halves,
+    ),
+    "MatMul": CompiledKernel(
+        matmul,
+        _no_scratch,
+        repeatable=True,
+        reads_bytes=_matmul_reads_bytes,
+        reads_halves=_matmul_reads_halves,
+    ),
     **{
         f"Gemm{step}": CompiledKernel(
             partial(fused_step, step=step),

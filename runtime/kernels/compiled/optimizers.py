@@ -42,7 +42,7 @@ class Update(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("rule", "rows", "row", "rate_rule")),
-        *((name, ctypes.c_int64) for name in ("half", "stochastic", "seed", "of_signs")),
+        *((name, ctypes.c_int64) for name in ("half", "stochastic", "seed", "first", "of_signs")),
         *((name, ctypes.c_void_p) for name in ("w", "m", "v")),
         *((name, ctypes.c_void_p) for name in ("next_w", "next_m", "next_v", "peaks", "dw")),
         ("diverged", ctypes.c_void_p),
@@ -142,11 +142,12 @@ N_PEAKS = 4
 
 
 def make_update(
-    operator: str, inputs: Arrays, outputs: Arrays, attributes: Attributes
+    operator: str, inputs: Arrays, outputs: Arrays, attributes: Attributes, first: int = 0
 ) -> Update | None:
     """The step of an operator, whatever its gradient (input 1) is; None where C does not cover it.
 
-    It holds addresses: the caller keeps the arrays alive.
+    It holds addresses: the caller keeps the arrays alive. Of some rows of a layer's weights
+    `first` is the number of weights before them.
     """
     form = FORMS[operator]
     rule, is_bop = RULES[form.rule], form.rule == BOP
@@ -179,6 +180,7 @@ def make_update(
         half=form.half,
         stochastic=integer(attributes, "stochastic") if form.half and not is_bop else 0,
         seed=integer(attributes, "seed") if form.half else 0,
+        first=first,
         of_signs=form.of_signs,
         scale=number({"scale": 1.0, **attributes}, "scale"),
         limit=number({"limit": -1.0, **attributes}, "limit"),

@@ -26,7 +26,7 @@ from bnnopt.runtime.kernels.compiled import (
     reduction,
     updates,
 )
-from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, Sizes
+from bnnopt.runtime.kernels.compiled.kernel import CompiledKernel, ReadRule, Sizes
 
 COMPILED: dict[str, CompiledKernel] = {
     **binary_products.KERNELS,
@@ -66,8 +66,15 @@ def has_scratch(operator: str) -> bool:
 
 def reads_bytes(operator: str, sizes: Sizes) -> frozenset[int]:
     """The inputs of an operator that may be bytes, which its kernel normalises as it reads them."""
-    kernel = COMPILED.get(operator)
-    rule = kernel.reads_bytes if kernel is not None else None
+    return _read_by(COMPILED[operator].reads_bytes, sizes) if operator in COMPILED else frozenset()
+
+
+def reads_halves(operator: str, sizes: Sizes) -> frozenset[int]:
+    """The inputs of an operator that may be float16, which its kernel widens as it reads them."""
+    return _read_by(COMPILED[operator].reads_halves, sizes) if operator in COMPILED else frozenset()
+
+
+def _read_by(rule: ReadRule | None, sizes: Sizes) -> frozenset[int]:
     return rule(sizes) if rule is not None else frozenset()
 
 

@@ -15,10 +15,10 @@ from bnnopt.runtime.kernels.compiled.calls import (
     covered,
     integer,
     integers,
+    is_half,
 )
 from bnnopt.runtime.kernels.compiled.convolution import (
     Cut,
-    is_half,
     is_map,
     is_source,
     source,

@@ -1,4 +1,4 @@
-"""Samples that are fed as bytes, and normalised within the step."""
+"""What is kept narrow and read as floats: samples that are fed as bytes, weights in float16."""
 
 from __future__ import annotations
 
@@ -37,4 +37,17 @@ NORMALIZE_ON_READ = Operator(
     type_rule=_floats,
 )
 
-OPERATORS = (NORMALIZE_BYTES, NORMALIZE_ON_READ)
+WIDEN_ON_READ = Operator(
+    summary="""y = x in float32, where every reader widens x as it reads it.
+
+    x: any shape, float16. y: float32. The output is the buffer of x: no float of it is kept
+    anywhere.
+    """,
+    signature="WidenOnRead (x) => (y)",
+    body="""
+        y = Cast <to = 1> (x)
+    """,
+    type_rule=_floats,
+)
+
+OPERATORS = (NORMALIZE_BYTES, NORMALIZE_ON_READ, WIDEN_ON_READ)
