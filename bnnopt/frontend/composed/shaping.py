@@ -71,8 +71,9 @@ def _pad(o: Operands) -> Body | None:
         size = o.shape(0)[axis]
         kept = np.arange(size)[max(-begin, 0) : size - max(-end, 0)]
         border = (max(begin, 0), max(end, 0))
-        limit = len(kept) - (mode == "reflect")
-        o.require(max(border) <= limit, "pads", list(border), f"at most {limit} of a {mode} border")
+        if mode != "edge":
+            limit, most = len(kept) - (mode == "reflect"), max(border)
+            o.require(most <= limit, "pads", list(border), f"at most {limit} of a {mode} border")
         if any(border) or len(kept) < size:
             picked[f"i{axis % rank}"] = np.pad(kept, border, mode=mode)  # type: ignore[call-overload]
             steps += f"v{axis % rank} = Gather <axis = {axis}> ({value}, i{axis % rank})\n"
