@@ -20,6 +20,7 @@ Term = tuple[int, ir.Value]
 
 _DEPTH = 3
 _SUMS = {"Add": (1, 1), "Sub": (1, -1), "Neg": (-1,)}
+_PRODUCTS = {"Mul": 2, "Div": 1}
 
 
 def settle_detached(forward: ForwardGraph) -> None:
@@ -53,12 +54,12 @@ def cancelled(node: ir.Node) -> tuple[list[Term], ir.Value] | None:
         if sign < 0 and terms and not all(_rounds(v) for _, v in terms):
             continue
         return terms, s
-    return _beside_nothing(node)
+    return _beside_nothing(node) or _in_part(node)
 
 
 def cancelled_as_written(node: ir.Node) -> tuple[list[Term], ir.Value] | None:
     """The same in a file that says where gradients stop: s passes one on, b and -s do not."""
-    if node.domain or node.op_type not in ("Add", "Sub"):
+    if not _joins_two(node):
         return None
     terms = [term for i in (0, 1) for term in _flat(node.inputs[i], _SUMS[node.op_type][i], False)]
     passing = [(sign, v) for sign, v, is_stopped in terms if not is_stopped]
@@ -89,9 +90,13 @@ def _flat(
     ]
 
 
+def _joins_two(node: ir.Node) -> bool:
+    return not node.domain and node.op_type in ("Add", "Sub")
+
+
 def _pairs(node: ir.Node) -> Iterator[tuple[ir.Value, int, ir.Value, int]]:
     """Each operand of a sum, with its sign, beside the other."""
-    if node.domain or node.op_type not in ("Add", "Sub"):
+    if not _joins_two(node):
         return
     signs = _SUMS[node.op_type]
     for i in (1, 0):
@@ -117,18 +122,40 @@ def _without(value: ir.Value, s: ir.Value, sign: int, depth: int) -> list[Term] 
 
 
 def _beside_nothing(node: ir.Node) -> tuple[list[Term], ir.Value] | None:
-    """``b + (s - s.detach())``, where s - s is a `StraightThrough` already and b rounds."""
-    if node.domain or node.op_type != "Add":
-        return None
-    for nothing, b in (node.inputs, node.inputs[::-1]):
-        source = nothing.producer() if nothing is not None else None
-        if source is None or source.op_type != "StraightThrough" or b is None:
+    """``b + (s - s.detach())``, where s - s is a `StraightThrough` already and b rounds.
+
+    ``b - (s.detach() - s)`` is the same: nobody takes the gradient of s off.
+    """
+    for nothing, _, b, sign in _pairs(node):
+        source = nothing.producer()
+        if source is None or source.op_type != "StraightThrough" or sign < 0:
             continue
         if _is_zero(source.inputs[0]) and _rounds(b):
             s = source.inputs[1]
             assert s is not None
             return [(1, b)], s
     return None
+
+
+def _in_part(node: ir.Node) -> tuple[list[Term], ir.Value] | None:
+    """``s + k (b - s).detach()``, or over k: a part of the way from s to a b that rounds.
+
+    k is anything, a mask too. The value is that of the sum as it stands.
+    """
+    for s, sign, part, part_sign in _pairs(node):
+        for way in _factors(part) if sign > 0 else ():
+            rest = _without(way, s, -part_sign, _DEPTH)
+            if rest and all(_rounds(v) for _, v in rest):
+                return [(1, s), (part_sign, part)], s
+    return None
+
+
+def _factors(value: ir.Value) -> list[ir.Value]:
+    """What a product multiplies, or a quotient divides."""
+    node = value.producer()
+    if node is None or node.domain or node.op_type not in _PRODUCTS:
+        return []
+    return [v for v in node.inputs[: _PRODUCTS[node.op_type]] if v is not None]
 
 
 def _is_zero(value: ir.Value | None) -> bool:

@@ -93,8 +93,8 @@ SHAPES = [
         for mode in ("reflect", "edge", "wrap")
         for note, pads in (("both", (0, 1, 2, 0, 0, 1)), ("last", (0, 0, 3, 0, 0, 2)))
     ),
-    _case("Pad", "edge-wider-than-it", f"{_vector('p', 0, 3, 0, 2)} y = Pad <mode = \"edge\"> (h, p)",
-          (2,)),
+    _case("Pad", "edge-wider-than-it",
+          f'{_vector("p", 0, 3, 0, 2)} y = Pad <mode = "edge"> (h, p)', (2,)),
     _case("MatMul", "vector", "y = MatMul (h, v)", (3,), {"v": (3,)}),
     _case("MatMul", "vector-in-front", "t = MatMul (v, h) y = Mul (t, t)", (3, 2), {"v": (3,)}),
     _case("MatMul", "two-vectors", "d = MatMul (v, w) y = Mul (h, d)", (3,),

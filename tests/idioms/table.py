@@ -209,6 +209,7 @@ ROWS: dict[str, Row] = {
     "s - (s - b)": Row(lambda x: clip(x) - (clip(x) - x.sign()).detach()),
     "s - s + b": Row(lambda x: clip(x) - clip(x).detach() + x.sign().detach()),
     "b + (s - s)": Row(lambda x: x.sign().detach() + (clip(x) - clip(x).detach())),
+    "b - (s - s)": Row(lambda x: x.sign().detach() - (clip(x).detach() - clip(x))),
     "-(s - b) + s": Row(lambda x: -(clip(x) - x.sign()).detach() + clip(x)),
     "where, identity": Row(lambda x: value_of(torch.where(x >= 0, 1.0, -1.0), x)),
     "wide clip": Row(lambda x: value_of(x.sign(), clip(x, 1.5))),
@@ -249,6 +250,9 @@ ROWS: dict[str, Row] = {
     "LSQ": Row(lsq, packed=False),
     "LSQ, trained step": Row(TrainedStep(), packed=False),
     "BitNet b1.58": Row(bitnet_weight, packed=False, on=WEIGHT),
+    "BitNet, part of the way": Row(
+        lambda w: w + 0.5 * (bitnet_weight(w) - w).detach(), packed=False, on=WEIGHT
+    ),
     "BitNet activation": Row(bitnet_activation, packed=False, on=ACTIVATION),
     "either sign": Row(lambda x: torch.maximum(sign(x), sign(-x)), packed=False),
     "integers": Row(
