@@ -28,7 +28,8 @@ typedef int64_t i64;
    BNN_U8 asks for packed signs; of a gradient that it reads, it means packed powers of two. */
 enum bnn_type { BNN_F32 = 1, BNN_U8 = 2, BNN_I8 = 3, BNN_I16 = 5, BNN_F16 = 10, BNN_I4 = 22 };
 
-/* A piece of work: the indices begin .. end - 1, on thread `thread` (0 .. bnn_threads() - 1). */
+/* A piece of work: the indices begin .. end - 1, on thread `thread`, from 0 on, of bnn_threads() or,
+   where there are fewer chunks, as many as these. */
 typedef void (*bnn_body)(void *context, i64 begin, i64 end, int thread);
 
 /* Run `body` over 0 .. n - 1 in chunks of `grain` or a multiple of it, handed out dynamically; returns

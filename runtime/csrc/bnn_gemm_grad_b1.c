@@ -15,6 +15,7 @@ enum {
     FEW = 3,       /* so few samples do without tables */
     PORTION = 256, /* terms that they sum at a time, to keep float32's accuracy */
     PIECE = 256,   /* bits of a tile of integers that are finished at a time */
+    SHARE = 1 << 18, /* products that are worth a thread, and its tables; as in tiling/dense.py */
 };
 
 typedef struct {
@@ -248,14 +249,21 @@ static void multiply_units(void *context, i64 begin, i64 end, int thread) {
     }
 }
 
+static i64 threads_of(const shape *s) {
+    const i64 products_of_bit = bnn_min(s->n_terms * s->n_lanes, (i64)SHARE * BNN_MAX_THREADS);
+    return bnn_min(bnn_threads(), bnn_ceil_div(products_of_bit * s->n_bits, SHARE));
+}
+
 static int multiply(const shape *s, const uint8_t *bits, bnn_map d, void *out, uint8_t *memory,
                     i64 n_bytes) {
     bnn_scratch scratch = {memory, memory + n_bytes}, per_thread[BNN_MAX_THREADS];
     product p = {*s, bnn_best_cores(), bits, d, out, per_thread};
-    if (!bnn_share(&scratch, share_bytes(&p), per_thread)) return 0;
-    i64 width = unit_lanes(&p);
+    i64 n_threads = threads_of(s), width = unit_lanes(&p);
+    if (!bnn_share_among(&scratch, share_bytes(&p), n_threads, per_thread)) return 0;
     i64 n_units = bnn_ceil_div(s->n_bits, s->block) * bnn_ceil_div(s->n_lanes, width);
-    bnn_parallel(n_units, bnn_grain_of_units(n_units, LANES / width), multiply_units, &p);
+    i64 grain = bnn_grain_of_units(n_units, LANES / width);
+    if (n_threads < bnn_threads()) grain = bnn_max(grain, bnn_ceil_div(n_units, n_threads));
+    bnn_parallel(n_units, grain, multiply_units, &p);
     return 1;
 }
 

@@ -105,8 +105,13 @@ void *bnn_take(bnn_scratch *scratch, i64 n_bytes) {
 }
 
 int bnn_share(bnn_scratch *scratch, i64 n_bytes, bnn_scratch per_thread[BNN_MAX_THREADS]) {
+    return bnn_share_among(scratch, n_bytes, bnn_threads(), per_thread);
+}
+
+int bnn_share_among(bnn_scratch *scratch, i64 n_bytes, i64 n_threads,
+                    bnn_scratch per_thread[BNN_MAX_THREADS]) {
     int enough = 1;
-    for (int i = 0; i < bnn_threads(); i++) {
+    for (i64 i = 0; i < n_threads; i++) {
         uint8_t *piece = bnn_take(scratch, n_bytes);
         enough = piece != NULL;
         per_thread[i] = (bnn_scratch){piece, enough ? piece + bnn_round_up(n_bytes, 64) : NULL};

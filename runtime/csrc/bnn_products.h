@@ -148,9 +148,11 @@ typedef struct {
 /* The next piece; NULL, and nothing more, if the scratch is too small. */
 void *bnn_take(bnn_scratch *scratch, i64 n_bytes);
 
-/* The same share of the rest for each thread; 0 if the rest is too small. */
+/* The same share of the rest for each thread, or for so many; 0 if the rest is too small. */
 enum { BNN_MAX_THREADS = 64 };
 int bnn_share(bnn_scratch *scratch, i64 n_bytes, bnn_scratch per_thread[BNN_MAX_THREADS]);
+int bnn_share_among(bnn_scratch *scratch, i64 n_bytes, i64 n_threads,
+                    bnn_scratch per_thread[BNN_MAX_THREADS]);
 
 /* The output positions of some samples, or of some rows or columns of one. */
 typedef struct {

@@ -178,9 +178,9 @@ static void close_job(void) {
 }
 
 void bnn_parallel(i64 n, i64 grain, bnn_body body, void *context) {
-    const int n_threads = bnn_threads();
+    const int n_threads = (int)bnn_min(bnn_threads(), bnn_ceil_div(n, bnn_max(grain, 1)));
     if (n <= 0) return;
-    if (n_threads == 1 || n <= grain) {
+    if (n_threads == 1) {
         body(context, 0, n, 0);
         return;
     }

@@ -30,6 +30,7 @@ OPTIMIZERS = {
     "momentum": {"optimizer": "sgd", "momentum": 0.9},
     "bop": {"optimizer": "bop"},
 }
+BATCH = 64  # of which the maps are the peak, not the scratch memory of four threads
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 each_level = pytest.mark.parametrize("level", LEVELS[1:])
 
@@ -56,7 +57,7 @@ def run(net: Network, step: TrainingStep, threads: int, **options: bool) -> Traj
 @each_level
 @each_optimizer
 def test_several_steps_give_the_same_bits(optimizer: str, level: str) -> None:
-    net = small("binary", **OPTIMIZERS[optimizer])
+    net = small("binary", batch=BATCH, **OPTIMIZERS[optimizer])
     separate, together = rewritten(net, level, "fuse-updates"), rewritten(net, level)
     assert len(fused(together)) == 3
     assert not fused(separate)
@@ -120,7 +121,7 @@ def test_another_number_is_seen(changed: str) -> None:
 
 
 def test_a_gradient_is_written_where_it_is_named() -> None:
-    step = rewritten(small("binary", optimizer="adam"), "O1")
+    step = rewritten(small("binary", batch=BATCH, optimizer="adam"), "O1")
     assert not {"w2", "w3"} & set(step.gradients())
     name_gradients(step)
     assert {"w1", "w2", "w3"} <= set(step.gradients())

@@ -139,6 +139,8 @@ def scratch_bytes(
     memory, copied = _memory(op, g), 0
     if isinstance(g, Convolution):
         copied = overwritten_bytes // g.n * g.staged
+    elif _stem(op) != "BinaryGemm":
+        n_threads = dense.threads_of_gradient(g, n_threads)
     shares = sum(up(share, 64) for share in memory.shares)
     return up(memory.shared, 64) + up(copied, 64) + n_threads * shares
 

@@ -21,6 +21,7 @@ from bnnopt.runtime.kernels.tiling.shapes import (
 
 MAX_BITS = 512  # of a block
 MAX_TERMS = 42 * TERMS  # of a partial sum in float32
+SHARE = 1 << 18  # products of a gradient that are worth a thread, and its tables
 
 
 def forward(g: Dense, attributes: Attributes) -> Dense:
@@ -50,6 +51,11 @@ def _signed_sums(g: Dense, *, n_lanes: int, n_terms: int) -> Dense:
     n_blocks = math.ceil(4 / math.ceil(n_lanes / STRIP))
     block = min(MAX_BITS, up(math.ceil(g.k / n_blocks), 64))
     return g._replace(block=block, chunk=min(n_terms, MAX_TERMS))
+
+
+def threads_of_gradient(g: Dense, n_threads: int) -> int:
+    """How many of the threads a gradient is worth: a small one does with one, and its memory."""
+    return min(n_threads, math.ceil(g.n * g.m * g.k / SHARE))
 
 
 def sums_memory(g: Dense) -> Memory:
