@@ -21,7 +21,12 @@ STANDARD_OUTPUT = "-"
 
 
 def prepare_streams() -> None:
-    """Print names that are no text with escapes, instead of failing; and warnings in one line."""
+    """Print names that are no text with escapes, instead of failing; and warnings in one line.
+
+    A stream that is closed (``>&-``) swallows what is printed.
+    """
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     warnings.formatwarning = lambda message, *place, **more: f"bnnopt: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

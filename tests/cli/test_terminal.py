@@ -107,6 +107,14 @@ def test_ascii_only() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_stream_takes_nothing(closed: str) -> None:
+    command = f'"{sys.executable}" -m bnnopt inspect "{MLP}" -b 8 {closed}'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
 def test_progress_goes_to_standard_error() -> None:
     master, slave = pty.openpty()
     shown: list[bytes] = []
