@@ -26,9 +26,11 @@ def lint(forward: ForwardGraph, path: Path, *, takes_signs: bool = False) -> Non
     Raises
     ------
     ModelError
-        If the latent weights of a binary layer or batch norms are gone, or a dropout has no sense.
+        If the latent weights of a binary layer or batch norms are gone, a weight is no number, or
+        a dropout has no sense.
     """
     _check_batch_norms(forward, path)
+    _check_numbers(forward, path)
     for node in list(forward.graph):
         if node.op_type == "Dropout":
             _check_dropout(node, path)
@@ -59,6 +61,16 @@ def _check_batch_norms(forward: ForwardGraph, path: Path) -> None:
                 f"{path}: weight {name!r} has a batch norm folded into it, whose scale and "
                 "statistics are gone; expected a batch norm of its own: convert the model as it "
                 "is trained, called with training=True"
+            )
+
+
+def _check_numbers(forward: ForwardGraph, path: Path) -> None:
+    """A training that diverged leaves NaN in its weights, and none can begin there."""
+    for name, array in forward.weights.items():
+        if array.size and np.isnan(array.max()):
+            raise ModelError(
+                f"{path}: weight {name!r} holds nan, expected finite numbers; export the model "
+                "as it was before its training diverged"
             )
 
 

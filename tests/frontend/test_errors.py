@@ -340,3 +340,11 @@ def test_a_node_of_the_dynamo_exporter(tmp_path: Path) -> None:
     entry.key, entry.value = "pkg.torch.onnx.name_scopes", "['', 'fc']"
     text = rejected(save(model, tmp_path), "net.onnx: written by PyTorch's dynamo exporter")
     assert text.endswith(f"export with {EXPORT_COMMAND}")
+
+
+def test_a_weight_that_is_no_number(tmp_path: Path) -> None:
+    weights = {name: array.copy() for name, array in WEIGHTS.items()}
+    name = next(iter(weights))
+    weights[name].flat[-1] = np.nan
+    path = save(parse(good(), weights), tmp_path)
+    rejected(path, f"net.onnx: weight {name!r} holds nan, expected finite numbers")
