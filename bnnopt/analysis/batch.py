@@ -2,19 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
 import onnx_ir as ir
 
-from bnnopt.ops import InferenceError, dims, infer_types
+from bnnopt.ops import InferenceError, dims, infer_types, traits
 from bnnopt.training_step import Role, TrainingStep, role
+
+
+class Known(NamedTuple):
+    """A value's shape, and its elements where they are known."""
+
+    shape: ir.Shape | None
+    elements: ir.TensorProtocol | None
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The shape as plain integers."""
+        assert self.shape is not None
+        return tuple(self.shape.numpy())
 
 
 def with_batch(model: ir.Model, batch_size: int) -> ir.Model:
     """A copy of the model whose inputs have so many samples; nothing else is typed again."""
     copy = model.clone()
-    for value in copy.graph.inputs:
-        if role(value) in (Role.DATA, Role.LABELS):
-            value.shape = ir.Shape((batch_size, *dims(value)[1:]))
+    for value in _samples(copy.graph):
+        value.shape = ir.Shape((batch_size, *dims(value)[1:]))
     return copy
+
+
+def with_one_more(graph: ir.Graph, work_out: Callable[[ir.Node], None]) -> dict[ir.Value, Known]:
+    """What is another with one more sample, and how; the graph stays as it is.
+
+    Parameters
+    ----------
+    work_out : function
+        Types what a node gives, and notes elements that are known.
+
+    Raises
+    ------
+    InferenceError
+        If something ties the graph to its batch.
+    """
+    kept: dict[ir.Value, Known] = {}
+    try:
+        for value in _samples(graph):
+            kept[value] = _known(value)
+            n, *others = dims(value)
+            value.shape = ir.Shape((n + 1, *others))
+        for node in graph:
+            if any(value in kept for value in node.inputs):
+                kept |= {output: _known(output) for output in node.outputs}
+                for output in node.outputs:
+                    output.const_value = None
+                work_out(node)
+                for output in node.outputs:
+                    if _are_same(kept[output], _known(output), traits(node).reads_shape):
+                        output.shape, output.const_value = kept.pop(output)
+        return {value: _known(value) for value in kept}
+    finally:
+        for value, known in kept.items():
+            value.shape, value.const_value = known
+
+
+def _known(value: ir.Value) -> Known:
+    return Known(value.shape, value.const_value)
+
+
+def _are_same(a: Known, b: Known, reads_shape: bool) -> bool:
+    if a.elements is None or b.elements is None:  # a shape may be read though nobody noted it
+        return a == b and not reads_shape
+    return a.shape == b.shape and np.array_equal(a.elements.numpy(), b.elements.numpy())
+
+
+def _samples(graph: ir.Graph) -> list[ir.Value]:
+    return [value for value in graph.inputs if role(value) in (Role.DATA, Role.LABELS)]
 
 
 def one_a_sample(step: TrainingStep) -> set[ir.Value]:
@@ -24,33 +89,29 @@ def one_a_sample(step: TrainingStep) -> set[ir.Value]:
     graph is tied to its batch it is all that there is.
     """
     n = dims(step.inputs(Role.DATA)[0])[0]
-    larger = TrainingStep(with_batch(step.model, n + 1))
     made = [value for node in step.graph for value in node.outputs if value.name]
     found = {value for value in made if dims(value)[:1] == (n,)}
     try:
-        for node in larger.graph:
-            infer_types(node, step.opset)
+        larger = with_one_more(step.graph, partial(infer_types, opset=step.opset))
     except InferenceError:
         return found
-    twins = [value for node in larger.graph for value in node.outputs if value.name]
-    pairs = zip(made, twins, strict=True)
-    return {value for value, twin in pairs if value in found and dims(twin)[0] == n + 1}
+    return {v for v in found if v in larger and larger[v].dims[0] == n + 1}
 
 
-def scaled(value: ir.Value, larger: ir.Value, batch_size: int) -> tuple[int, ...] | None:
-    """The shape of a value with every axis that grows with the batch as ``-k``: k times the batch.
+def scaled(shape: Sequence[int], larger: Sequence[int], batch_size: int) -> tuple[int, ...] | None:
+    """A shape with every axis that grows with the batch as ``-k``: k times the batch.
 
-    `larger` is the same value in the larger graph. None if an axis grows in another way.
+    `larger` is it with one more sample. None if an axis grows in another way.
     """
-    if len(dims(value)) != len(dims(larger)):
+    if len(shape) != len(larger):
         return None
-    shape = []
-    for size, more in zip(dims(value), dims(larger), strict=True):
+    found = []
+    for size, more in zip(shape, larger, strict=True):
         factor = more - size
         if factor and (factor < 0 or size != factor * batch_size):
             return None
-        shape.append(-factor if factor else size)
-    return tuple(shape)
+        found.append(-factor if factor else size)
+    return tuple(found)
 
 
 def symbolic(shape: tuple[int, ...]) -> ir.Shape:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
+import numpy as np
 import onnx_ir as ir
 
 from bnnopt.training_step import replace_uses
@@ -106,7 +107,9 @@ def lift_constants(graph: ir.Graph) -> None:
         (attribute,) = node.attributes.values()
         kind = _KINDS.get(attribute.name)
         tensor = (
-            attribute.as_tensor() if kind is None else ir.tensor(attribute.value, kind, output.name)
+            attribute.as_tensor()
+            if kind is None
+            else ir.Tensor(np.array(attribute.value, kind.numpy()), name=output.name)
         )
         initializer = ir.val(output.name, const_value=tensor)
         initializer.metadata_props.update(output.metadata_props)

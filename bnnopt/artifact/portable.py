@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 
-from bnnopt.analysis.batch import scaled, symbolic, with_batch
+from bnnopt.analysis.batch import Known, scaled, symbolic, with_one_more
 from bnnopt.artifact.inlining import inline_calls, lift_constants
 from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types, is_static, is_view, traits
 from bnnopt.runtime.kernels.reference.table import KERNELS
-from bnnopt.training_step import Role, TrainingStep, drop_unread, replace_uses, role
+from bnnopt.training_step import TrainingStep, drop_unread, replace_uses
 
 SMALL = 4096  # elements of a value that is worked out beforehand
 
@@ -37,13 +38,15 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
     _remove_unused(model)  # what makes an output that is left out
     lift_constants(model.graph)
     model.graph.opset_imports.pop(DOMAIN, None)
-    _worked_out(model, step.opset)
+    for node in model.graph:
+        _work_out(node, step.opset)
     _compute_wide(model.graph, step.opset)
-    larger = _larger(model, batch_size, step.opset)
+    larger = _larger(model, step.opset)
     gone = []  # removed at once: each removal goes through all outputs of the graph
-    for node, twin in list(zip(model.graph, larger.graph, strict=True)):
-        _write_shapes(node, twin, batch_size)
-        if _same_data(node, twin):
+    for node in list(model.graph):
+        for output in node.outputs:
+            _write_shape(output, larger, batch_size)
+        if _has_same_data(node, larger):
             _fold(model.graph, node)
         elif _casts_nothing(node):
             _bypass(node)
@@ -52,8 +55,8 @@ def portable_model(step: TrainingStep, batch_size: int) -> ir.Model:
         else:
             continue
         gone.append(node)
-    for value, other in zip(model.graph.inputs, larger.graph.inputs, strict=True):
-        if role(value) in (Role.DATA, Role.LABELS) and dims(value) != dims(other):
+    for value in model.graph.inputs:
+        if value in larger:
             value.shape = ir.Shape(("batch", *dims(value)[1:]))
     model.graph.remove(gone, safe=True)
     _remove_unused(model)
@@ -127,18 +130,12 @@ def _name_inner_values(model: ir.Model) -> None:
                 output.name = f"inner.{number}.{i}"
 
 
-def _larger(model: ir.Model, batch_size: int, opset: int) -> ir.Model:
-    """The model for one more sample; for as many where something ties it to this batch."""
+def _larger(model: ir.Model, opset: int) -> dict[ir.Value, Known]:
+    """What differs with one more sample: nothing where something ties the model to its batch."""
     try:
-        return _worked_out(with_batch(model, batch_size + 1), opset)
+        return with_one_more(model.graph, partial(_work_out, opset=opset))
     except InferenceError:
-        return _worked_out(model.clone(), opset)
-
-
-def _worked_out(model: ir.Model, opset: int) -> ir.Model:
-    for node in model.graph:
-        _work_out(node, opset)
-    return model
+        return {}
 
 
 def _work_out(node: ir.Node, opset: int) -> None:
@@ -154,7 +151,7 @@ def _work_out(node: ir.Node, opset: int) -> None:
     if any(a is None for a, value in zip(known, node.inputs, strict=True) if value is not None):
         return
     for output, array in zip(node.outputs, compute(node, known), strict=False):
-        output.const_value = ir.tensor(array)
+        output.const_value = ir.Tensor(array)
 
 
 def compute(
@@ -178,21 +175,19 @@ def _elements(value: ir.Value | None, shape_only: bool) -> NDArray[np.generic] |
     return np.broadcast_to(np.int8(0), dims(value)) if usable else None
 
 
-def _same_data(node: ir.Node, twin: ir.Node) -> bool:
+def _has_same_data(node: ir.Node, larger: Mapping[ir.Value, Known]) -> bool:
     """Whether the node's outputs are known, and the same whatever the batch."""
-    for output, other in zip(node.outputs, twin.outputs, strict=True):
-        a, b = output.const_value, other.const_value
-        if a is None or b is None or not np.array_equal(a.numpy(), b.numpy()):
-            return False
-    return True
+    return all(v.const_value is not None and v not in larger for v in node.outputs)
 
 
-def _write_shapes(node: ir.Node, twin: ir.Node, batch_size: int) -> None:
-    for output, other in zip(node.outputs, twin.outputs, strict=True):
-        if output.name and not is_static(output):
-            continue  # it depends on the data, and stays open
-        shape = scaled(output, other, batch_size) if output.name else None
-        output.shape = None if shape is None else symbolic(shape)
+def _write_shape(value: ir.Value, larger: Mapping[ir.Value, Known], batch_size: int) -> None:
+    if value.name and not is_static(value):
+        return  # it depends on the data, and stays open
+    shape = None
+    if value.name:
+        more = larger[value].dims if value in larger else dims(value)
+        shape = scaled(dims(value), more, batch_size)
+    value.shape = None if shape is None else symbolic(shape)
 
 
 def _fold(graph: ir.Graph, node: ir.Node) -> None:

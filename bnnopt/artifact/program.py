@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx_ir as ir
 
 from bnnopt.analysis import roots, stored_dtype
-from bnnopt.analysis.batch import scaled, with_batch
+from bnnopt.analysis.batch import scaled, with_one_more
 from bnnopt.metadata import Key
 from bnnopt.ops import InferenceError, dims, infer_types, is_view
 from bnnopt.plan import MemoryPlan
@@ -108,13 +110,16 @@ def _attribute(attribute: ir.Attr) -> Attribute:
 
 def scaled_shapes(step: TrainingStep, batch_size: int) -> dict[ir.Value, tuple[int, ...]] | None:
     """Shapes of all values in terms of the batch; None if something ties the graph to this one."""
-    larger = TrainingStep(with_batch(step.model, batch_size + 1))
     try:
-        for node in larger.graph:
-            infer_types(node, step.opset)
+        larger = with_one_more(step.graph, partial(infer_types, opset=step.opset))
     except InferenceError:
         return None
-    pairs = zip(_values(step), _values(larger), strict=True)
-    shapes = {value: scaled(value, other, batch_size) for value, other in pairs if value.name}
-    found = {value: shape for value, shape in shapes.items() if shape is not None}
-    return found if len(found) == len(shapes) else None
+    found = {}
+    for value in _values(step):
+        if value.name:
+            more = larger[value].dims if value in larger else dims(value)
+            shape = scaled(dims(value), more, batch_size)
+            if shape is None:
+                return None
+            found[value] = shape
+    return found

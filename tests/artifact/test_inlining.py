@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+import pytest
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 import bnnopt
@@ -58,6 +59,7 @@ def test_calls_in_functions_and_names_that_are_taken() -> None:
     assert [*model.graph.initializers] == ["c", "one", "c_2", "one_2"]
 
 
+@pytest.mark.slow
 def test_a_compiled_step(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     ir.save(build_small("mlp"), path)

@@ -74,7 +74,7 @@ def outputs(network: str, x: Array, w: Array) -> Array:
 
 @each_case
 @each_network
-@pytest.mark.parametrize("n", [6, 4])
+@pytest.mark.parametrize("n", [6, pytest.param(4, marks=pytest.mark.slow)])
 def test_value_and_gradient(
     network: str, loss: str, options: dict[str, Any], n: int, tmp_path: Path
 ) -> None:

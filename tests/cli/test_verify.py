@@ -188,6 +188,7 @@ def test_a_gradient_that_float16_rounds_away_has_no_direction(what: str) -> None
     assert "'w' has cosine" in compare(reference, run(found, kept), 0.9, reference).defect
 
 
+@pytest.mark.slow
 def test_batch_norm_of_two_leaves_gradients_that_float16_rounds_away(
     bnnopt: Cli, workspace: Path
 ) -> None:

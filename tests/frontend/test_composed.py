@@ -30,7 +30,16 @@ ELSEWHERE = {"GroupNormalization", "DequantizeLinear", "Bernoulli", "Reshape"} |
 }
 
 
-@pytest.mark.parametrize("case", [*CASES, *FUNCTIONS], ids=str)
+RECURRENT = {"GRU", "LSTM", "RNN"}
+
+
+def slow_if_long(case: Case) -> object:
+    """`case` for pytest's parameters; recurrent layers that are written out at length are slow."""
+    is_slow = case.operator in RECURRENT and case.note not in {"plain", "reverse"}
+    return pytest.param(case, marks=pytest.mark.slow) if is_slow else case
+
+
+@pytest.mark.parametrize("case", [slow_if_long(case) for case in (*CASES, *FUNCTIONS)], ids=str)
 def test_written_out(case: Case, tmp_path: Path) -> None:
     check_case(case, tmp_path)
     nodes = list(load(case.model(), tmp_path).graph)

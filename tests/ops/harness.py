@@ -96,9 +96,9 @@ class Case:
 
 
 def marked(operator: str, value: object) -> object:
-    """`value` for pytest's parameters: of the products that step weights Adam's are not slow."""
+    """`value` for pytest's parameters: of the products that step weights few are not slow."""
     is_one_of_many = Form.FUSED in OPERATORS[operator].form and operator.endswith("Step")
-    is_slow = is_one_of_many and not operator.endswith("AdamStep")
+    is_slow = is_one_of_many and not operator.endswith(("GemmHalfAdamStep", "ConvSignByteAdamStep"))
     return pytest.param(value, marks=pytest.mark.slow) if is_slow else value
 
 

@@ -66,7 +66,7 @@ def test_each_output_is_compared(name: str):
             assert_agree(wrong, results, case.bound)
 
 
-@each_operator
+@pytest.mark.parametrize("name", ["Binarize", "SoftmaxCrossEntropy", "HalfAdamStep"])
 def test_dtype_and_shape_are_compared(name: str):
     case = largest_case(name)
     first, *others = case.twin

@@ -73,6 +73,12 @@ each_kind = pytest.mark.parametrize(
 )
 
 
+def slow_unless_first(case: Case) -> object:
+    """`case` for pytest's parameters: one of a kind is not slow."""
+    is_first = any(case is other for other in ONE_OF_A_KIND)
+    return marked(case.operator, case) if is_first else pytest.param(case, marks=pytest.mark.slow)
+
+
 def test_no_operator_is_missing():
     assert {case.operator for case in CASES} == set(OPERATORS) <= set(KERNELS)
 
@@ -97,14 +103,14 @@ def test_kernels_need_numpy_alone():
     assert not loaded & {"onnx", "onnx_ir", "onnxruntime", "rich", "click", "bnnopt.ops"}
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-def test_kernel_has_the_operators_signature(name: str):
-    function = OPERATORS[name].function(MIN_OPSET)
-    parameters = inspect.signature(KERNELS[name].function).parameters.values()
-    by_kind = {kind: [p.name for p in parameters if p.kind is kind] for kind in KINDS}
-    assert by_kind[inspect.Parameter.POSITIONAL_OR_KEYWORD] == list(function.input)
-    options = set(by_kind[inspect.Parameter.KEYWORD_ONLY]) - {"out"}  # where to write the result
-    assert options == set(function.attribute)
+def test_kernels_have_the_operators_signatures():
+    for name, operator in OPERATORS.items():
+        function = operator.function(MIN_OPSET)
+        parameters = inspect.signature(KERNELS[name].function).parameters.values()
+        by_kind = {kind: [p.name for p in parameters if p.kind is kind] for kind in KINDS}
+        assert by_kind[inspect.Parameter.POSITIONAL_OR_KEYWORD] == list(function.input), name
+        options = set(by_kind[inspect.Parameter.KEYWORD_ONLY]) - {"out"}  # where to write
+        assert options == set(function.attribute), name
 
 
 @each_case
@@ -117,7 +123,7 @@ def test_body_on_onnxruntime_agrees_with_the_kernel(case: Case, opset: int):
 
 
 @pytest.mark.parametrize(
-    "case", [marked(c.operator, c) for c in CASES if str(c) not in REFERENCE_BUGS], ids=str
+    "case", [slow_unless_first(c) for c in CASES if str(c) not in REFERENCE_BUGS], ids=str
 )
 def test_body_on_the_reference_evaluator_agrees_with_the_kernel(case: Case):
     assert_agree(case.twin, run_reference(ir.to_proto(build(case)), case), case.bound)
@@ -136,7 +142,7 @@ def test_model_is_valid(case: Case):
     onnx.checker.check_model(ir.to_proto(build(case)), full_check=True)
 
 
-@each_case
+@each_kind
 def test_kernel_leaves_its_inputs_alone(case: Case):
     inputs = [array.copy() for array in case.inputs]
     frozen = Case(case.operator, case.note, tuple(inputs), case.attributes)
@@ -152,7 +158,7 @@ def test_kernel_is_as_near_to_float64_as_its_operator_promises(case: Case):
     assert_agree(case.twin, exact, BOUNDS[case.operator])
 
 
-@each_case
+@each_kind
 def test_kernel_keeps_float64(case: Case):
     results = case.wide.twin
     given = "dtype" in case.attributes and "Norm" not in case.operator
