@@ -18,7 +18,7 @@ struct move {
         for (i64 i = 0; i < n; i++) memcpy(y + i * to * SIZE, x + i * from * SIZE, SIZE)
 
 static void move_row(const char *x, char *y, i64 n, i64 from, i64 to, i64 size) {
-    if (from == 1 && to == 1) memcpy(y, x, (size_t)(n * size));
+    if (from == 1 && to == 1) memmove(y, x, (size_t)(n * size)); /* of itself, perhaps */
     else if (size == 8) { MOVE_ALL(8); }
     else if (size == 4) { MOVE_ALL(4); }
     else if (size == 2) { MOVE_ALL(2); }

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, cast
 
+import numpy as np
+
 from bnnopt.runtime.format import NORMALIZATIONS, Attribute
 from bnnopt.runtime.kernels.chains import CHAINS, GRADIENTS, OF_WINDOW
 from bnnopt.runtime.kernels.compiled.optimizers import BOP, FORMS
@@ -313,6 +315,17 @@ def _conv(o: Operands) -> Pairs:
     return [(o.read(2), o.input(1)[0]), *_product_pairs(_real(FORWARD), o)]
 
 
+def _conv_transpose(o: Operands) -> Pairs:
+    """With pads that are given: the input gradient of a convolution, and what stands behind it."""
+    if o.attributes.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in o.attributes:
+        return  # numpy's
+    y = _at(o, -1)
+    behind = o.ints("output_padding", [0] * len(y[2:]))
+    space = [n - padding for n, padding in zip(y[2:], behind, strict=True)]
+    yield o.read(2), y[1]
+    yield from _product_pairs(_real(INPUT_GRAD), o._replace(outputs=[(*y[:2], *space)]))
+
+
 def _product(product: Product, name: str = "") -> Rule:
     """Of a binary convolution or dense product, or of a gradient of one."""
 
@@ -349,6 +362,8 @@ def _product_pairs(product: Product, o: Operands) -> Pairs:
         (x, (n, *sample), product.x_packed),
         (w, (m, *kernel), product.w_packed),
     ):
+        if not is_packed and tuple(shape) != whole:
+            raise ValueError(f"{shape}, {whole} expected")
         yield math.prod(shape), packed(whole) if is_packed else math.prod(whole)
 
 
@@ -478,16 +493,85 @@ def _pooled_filter_block_gradient(o: Operands) -> Pairs:
     yield from _tap_sums(Operands([dx], o.outputs[1:2], own))
 
 
+# Dense products of real numbers -------------------------------------------------------------------
+
+
+def _gemm(o: Operands) -> Pairs:
+    turned = [o.integer(name, 0) != 0 for name in ("transA", "transB")]
+    a, b = (o.input(i)[:: -1 if turned[i] else 1] for i in range(2))
+    return _matrices(a, b, _at(o, -1))
+
+
+def _matmul(o: Operands) -> Pairs:
+    a, b, y = o.input(0), o.input(1), _at(o, -1)
+    return _matrices(a, b, y) if min(len(a), len(b)) > 1 else []  # vectors are numpy's
+
+
+def _matrices(a: Shape, b: Shape, y: Shape) -> Pairs:
+    """Of y = a b, of matrices or stacks of them."""
+    stack = np.broadcast_shapes(tuple(a[:-2]), tuple(b[:-2]))
+    if tuple(y) != (*stack, a[-2], b[-1]) or a[-1] != b[-2]:
+        raise ValueError(f"{a} times {b} is not {y}")
+    return []
+
+
 def _fused_gemm(o: Operands) -> Pairs:
-    return [(o.written(len(o.outputs) - 1), math.prod(o.input(0)))]
+    w = o.input(0)
+    _matrices(o.input(1)[::-1], o.input(2), w)
+    return [(o.written(len(o.outputs) - 1), math.prod(w))]
+
+
+# Rows, axes, and what is taken of them ------------------------------------------------------------
 
 
 def _gather(o: Operands) -> Pairs:
-    """It runs in numpy, but a session compares indices of the batch with the length of its axis."""
-    shape, _, axis = o.input(0), o.input(1), o.integer("axis", 0)
+    """Rows are taken in C; a session compares indices of the batch with the length of any axis."""
+    shape, indices, axis = o.input(0), o.input(1), o.integer("axis", 0)
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"axis {axis} of {tuple(shape)}")
-    return []
+    return [(o.written(0), math.prod([*indices, *shape[1:]]))] if axis == 0 else []
+
+
+def _gather_grad(o: Operands) -> Pairs:
+    dx = _at(o, -1)
+    taken = math.prod([*o.input(1), *dx[1:]])
+    return [(o.read(0), taken)] if o.integer("axis") == 0 else []
+
+
+def _one_hot(o: Operands) -> Pairs:
+    y, axis = _at(o, -1), o.integer("axis", -1)
+    if not -len(y) <= axis < len(y):
+        raise ValueError(f"axis {axis} of {tuple(y)}")
+    return [(o.read(0), math.prod(y) // y[axis]), (o.read(2), 2)]
+
+
+def _shape(o: Operands) -> Pairs:
+    x = o.input(0)
+    return [(o.written(0), len(x[o.integer("start", 0) : o.integer("end", len(x))]))]
+
+
+def _softmax_grad(o: Operands) -> Pairs:
+    n = math.prod(o.input(1))
+    return [(o.read(0), n), (o.written(0), n)]
+
+
+def _prelu_grad(o: Operands) -> Pairs:
+    n, slopes = math.prod(o.input(1)), math.prod(o.input(2))
+    return [(o.read(0), n), (o.written(0), n), (o.written(1), slopes)]
+
+
+def _layer_normalization(o: Operands) -> Pairs:
+    x, axis = o.input(0), o.integer("axis", -1)
+    rows = math.prod(x[: axis % len(x)])
+    return [(o.written(0), math.prod(x)), (o.written(1), rows), (o.written(2), rows)]
+
+
+def _layer_normalization_grad(o: Operands) -> Pairs:
+    x, length = o.input(1), math.prod(o.input(2))
+    if math.prod(x) % length:
+        raise ValueError(f"{x} has no rows of {length}")
+    yield from ((found, math.prod(x)) for found in (o.read(0), o.written(0)))
+    yield from ((o.written(i), length) for i in (1, 2))
 
 
 def _bits(o: Operands) -> int:
@@ -495,8 +579,17 @@ def _bits(o: Operands) -> int:
 
 
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("Cast", "Dropout", "Transpose"), _like_first),
+    **dict.fromkeys(("Cast", "Dropout", "LogSoftmax", "Softmax", "Transpose"), _like_first),
+    "Gemm": _gemm,
+    "MatMul": _matmul,
     "Gather": _gather,
+    "GatherGrad": _gather_grad,
+    "OneHot": _one_hot,
+    "Shape": _shape,
+    "SoftmaxGrad": _softmax_grad,
+    "PReluGrad": _prelu_grad,
+    "LayerNormalization": _layer_normalization,
+    "LayerNormalizationGrad": _layer_normalization_grad,
     "GlobalAveragePool": _planes,
     "SoftmaxCrossEntropy": _loss,
     "SoftmaxCrossEntropyGrad": _loss_grad,
@@ -527,6 +620,7 @@ RULES: Mapping[str, Rule] = {
     "PackedMaxPoolGrad": _pool_grad,
     "ConvTapSums": _tap_sums,
     **dict.fromkeys(("Conv", "RealConv"), _conv),
+    "ConvTranspose": _conv_transpose,
     "ConvInputGrad": _product(_real(INPUT_GRAD)),
     "ConvWeightGrad": _product(_real(WEIGHT_GRAD)),
     "BitmapConvWeightGrad": _bitmap_weight_grad,
