@@ -283,6 +283,29 @@ OTHERS = {
 BATCH_NORM_NETWORKS = ("binary", "residual", "float")  # of images
 
 
+# A layer with twice as many outputs as inputs: its dx is not written over its dy.
+WIDER = f"""g (float[batch,2,16,16] x) => (float[batch,3] y) {{
+    c1 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)
+    {batch_norm("c1", "n1", 1)}
+    s1 = Sign (n1)
+    w2b = Sign (w2)
+    c2 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s1, w2b)
+    {batch_norm("c2", "n2", 2)}
+    s2 = Sign (n2)
+    w3b = Sign (w3)
+    c3 = Conv <kernel_shape = [2, 2], strides = [2, 2]> (s2, w3b)
+    p = GlobalAveragePool (c3)
+    y = Flatten (p)
+}}"""
+WIDER_WEIGHTS: dict[str, list[int]] = {
+    "w1": [8, 2, 3, 3],
+    **batch_norm_weights(1, 8),
+    "w2": [16, 8, 3, 3],
+    **batch_norm_weights(2, 16),
+    "w3": [3, 16, 2, 2],
+}
+
+
 def small(name: str, **options: Any) -> Network:
     """A network of the table, or one that few passes are for."""
     text, weights = {**NETWORKS, **OTHERS}[name]

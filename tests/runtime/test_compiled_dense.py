@@ -14,7 +14,7 @@ from bnnopt.runtime.kernels import Array
 from bnnopt.runtime.kernels.compiled.table import COMPILED
 from bnnopt.runtime.kernels.on_read import Halves, Images
 from bnnopt.runtime.library import library, portable_kernels
-from tests.runtime.compiled_calls import INSTRUCTIONS, Guarded, seeds, settings_of
+from tests.runtime.compiled_calls import INSTRUCTIONS, Guarded, bits, seeds, settings_of
 
 pytestmark = pytest.mark.skipif(library() is None, reason="built without a C compiler")
 
@@ -152,11 +152,19 @@ def test_halves_are_widened_as_they_are_read(
             run("Gemm", [pictures, wt], (m, n), transB=1),
             run("Gemm", [np.ascontiguousarray(x.T), wt], (m, n), transA=1, transB=1),
         ]
-        return [y.tobytes() for y in found]
+        return [bits(y) for y in found]
 
     with any_kernels(kernels):
         assert results(w, wt) == results(w.floats(), wt.floats())
-        assert results(w, wt) != results(w.floats() + 2, wt.floats() + 2)
+
+
+def test_another_half_is_noticed() -> None:
+    x, w = floats(1, 20, 30), halves(2, 30, 40)
+    w[np.isnan(w) | np.isinf(w)] = 1
+    found, wrong = (run("Gemm", [x, a], (20, 40)) for a in (w, w + np.float16(0.01)))
+    assert_sums(found, x, w.floats())
+    with pytest.raises(AssertionError):
+        assert_sums(wrong, x, w.floats())
 
 
 def test_another_channel_is_noticed() -> None:

@@ -19,6 +19,7 @@ from tests.runtime.compiled_calls import (
     Call,
     Source,
     assert_close,
+    bits,
     run,
     scalar,
     seeds,
@@ -93,12 +94,6 @@ def test_same_bits_on_any_number_of_threads_and_either_instruction_set(
     assert_close(call, results[0], call.twin())
     first, *others = [[bits(array) for array in arrays] for arrays in results]
     assert all(other == first for other in others)
-
-
-def bits(array: np.ndarray) -> bytes:
-    """The array's bytes; all NaN are one, as IEEE 754 leaves open which of two a sum hands on."""
-    is_nan = np.isnan(array) if array.dtype.kind == "f" else False
-    return np.where(is_nan, array.dtype.type(0), array).tobytes() + np.asarray(is_nan).tobytes()
 
 
 @pytest.mark.parametrize("portable", [False, True])

@@ -166,12 +166,12 @@ def test_a_weight_that_is_not_finite_is_named(folders: Callable[..., Path], back
     assert state(session) == before
 
 
-def test_nan_in_the_file_is_told_at_the_first_step(tmp_path: Path) -> None:
+def test_infinity_in_the_file_is_told_at_the_first_step(tmp_path: Path) -> None:
     path = write(LINEAR, WEIGHTS[LINEAR], tmp_path)
     model = onnx.load(path)
     for tensor in model.graph.initializer:
         if tensor.name == "v":
-            tensor.CopyFrom(numpy_helper.from_array(np.full((5, 3), np.nan, np.float32), "v"))
+            tensor.CopyFrom(numpy_helper.from_array(np.full((5, 3), np.inf, np.float32), "v"))
     onnx.save(model, path)
     bnnopt.optimize(path, batch_size=BATCH).save(tmp_path / "out")
     session = TrainingSession(tmp_path / "out")
