@@ -301,6 +301,9 @@ class OpenNetwork:
             If a name is not known, a shape does not fit or a value is not finite; nothing has
             changed then.
         """
+        if not isinstance(values, Mapping):
+            kind = type(values).__name__
+            raise UsageError(f"load_parameters: values are {kind}, expected arrays by name")
         arrays = {
             name: stored_form(self._persistent, self._artifact, name, value, self._units.get(name))
             for name, value in values.items()

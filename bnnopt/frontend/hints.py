@@ -26,12 +26,13 @@ def add_hints(forward: ForwardGraph) -> None:
             f"trained like any weight, though they may be buffers: {listed(buffers)}; "
             "--freeze PATTERN leaves them as they are"
         )
-    factors = [str(node.name) for node in _related_factors(forward.graph)]
-    if factors:
-        forward.notes.append(
-            f"{listed(factors)}: the gradient passes both factors, of one tensor each; no file "
-            "holds a detach()"
-        )
+    for what, found in (
+        ("both factors, of one tensor each", _related_factors(forward.graph)),
+        ("a weight and its mean", _centred_weights(forward.graph)),
+    ):
+        if found:
+            names = listed([str(node.name) for node in found])
+            forward.notes.append(f"{names}: the gradient passes {what}; no file holds a detach()")
 
 
 def _may_be_buffer(value: ir.Value) -> bool:
@@ -57,6 +58,22 @@ def _related_factors(graph: ir.Graph) -> list[ir.Node]:
         and len({v for v in operands(node) if v.producer() is not None}) == 2
         and _share_root(*operands(node))
     ]
+
+
+def _centred_weights(graph: ir.Graph) -> list[ir.Node]:
+    """Differences of a weight and what a reduction makes of it."""
+    passes = gradient_passes(graph)
+    found = []
+    for node in graph:
+        if node.op_type != "Sub" or node.outputs[0] not in passes:
+            continue
+        w, mean = node.inputs
+        if w is None or mean is None or role(w) is not Role.PARAMETER:
+            continue
+        maker = mean.producer()
+        if maker is not None and traits(maker).reduces and _roots(mean) == {w}:
+            found.append(node)
+    return found
 
 
 def _share_root(a: ir.Value, b: ir.Value) -> bool:

@@ -79,6 +79,17 @@ def test_two_factors_of_one_tensor(tmp_path: Path) -> None:
     assert not loaded(other, tmp_path, q=np.eye(4), r=np.eye(4)).notes
 
 
+def test_a_weight_less_its_mean(tmp_path: Path) -> None:
+    centred = "m = ReduceMean <keepdims = 1> (q) c = Sub (q, m) s = Sign (c) h = MatMul (x, s)"
+    notes = loaded(f"{centred} y = MatMul (h, k)", tmp_path, q=np.diag([1.0, 2, 3, 5])).notes
+    assert [("'c'" in note, "detach()" in note) for note in notes if "mean" in note] == [
+        (True, True)
+    ]
+    other = f"{centred} y = MatMul (h, k)".replace("(q) c", "(r) c")
+    rows = np.diag([1.0, 2, 3, 5])
+    assert not any("mean" in note for note in loaded(other, tmp_path, q=rows, r=rows).notes)
+
+
 # Weights that are signs -------------------------------------------------------------------------
 
 SIGNS = np.sign(np.random.default_rng(0).standard_normal((6, 4))).astype(np.float32)

@@ -379,6 +379,10 @@ def test_what_does_not_fit_changes_nothing(folders: Callable[..., Path], backend
         with pytest.raises(UsageError) as caught:
             session.evaluate(x, y)
         one_line(caught.value)
+    for values in (None, [X], {"nobody": X}, {next(iter(session.parameters())): np.zeros(77)}):
+        with pytest.raises(UsageError) as caught:
+            session.load_parameters(values)
+        assert "load_parameters" in one_line(caught.value)
     assert state(session) == before
 
 
