@@ -3,10 +3,11 @@
     python -m benchmarks.compile_time
     python -m benchmarks.compile_time --levels O2 --layers 20 40 80 160
 
-Processor seconds, the least of some rounds: commands as processes of their own, with all imports;
-`optimize` in this process, on networks of the zoo at their papers' sizes, MobileNetV2 as PyTorch
-exports it if PyTorch is there, and chains of one binary layer (convolution, batch norm, sign),
-whose time by node says whether it grows faster than the network does.
+Processor seconds, the least of some rounds: commands as processes of their own, with all imports,
+`bnnopt optimize` with all that it writes among them; `optimize` alone in this process, on networks
+of the zoo at their papers' sizes, MobileNetV2 as PyTorch exports it if PyTorch is there, and chains
+of one binary layer (convolution, batch norm, sign), whose time by node says whether it grows faster
+than the network does.
 """
 
 from __future__ import annotations
@@ -42,24 +43,27 @@ def main() -> None:
     options = parser.parse_args()
     print("| command | processor seconds |\n|---|---|")
     for command in COMMANDS:
-        print(f"| `bnnopt {command}` | {command_seconds(command, options.rounds):.2f} |")
-    print("\n| network | level | nodes | seconds | ms a node |\n|---|---|---|---|---|")
+        print(f"| `bnnopt {command}` | {command_seconds([command], options.rounds):.2f} |")
+    print(
+        "\n| network | level | nodes | seconds | ms a node | command |\n|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for path in networks(Path(folder), options.layers):
             for level in options.levels:
                 seconds, n = optimize_seconds(path, level, options.rounds)
-                row = (
-                    f"| {path.stem} | `-{level}` | {n} | {seconds:.2f} | {1e3 * seconds / n:.1f} |"
-                )
-                print(row, flush=True)
+                batch = str(BATCHES.get(path.stem, 8))
+                command = ["optimize", str(path), "-o", f"{folder}/out", "-b", batch, f"-{level}"]
+                whole = command_seconds(command, options.rounds)
+                numbers = f"{n} | {seconds:.2f} | {1e3 * seconds / n:.1f} | {whole:.2f}"
+                print(f"| {path.stem} | `-{level}` | {numbers} |", flush=True)
 
 
-def command_seconds(command: str, rounds: int) -> float:
+def command_seconds(command: list[str], rounds: int) -> float:
     """Of a fresh process."""
     found = math.inf
     for _ in range(rounds):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run = [sys.executable, "-m", "bnnopt", command]
+        run = [sys.executable, "-m", "bnnopt", *command]
         subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
