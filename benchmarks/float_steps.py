@@ -125,9 +125,10 @@ def _title(step: StepSpec, program: Program, seconds: dict[str, float]) -> str:
 def _operations(operator: str, shapes: list[tuple[int, ...]]) -> int:
     """Twice the products of a convolution or a matrix product; 0 of others."""
     first, second = shapes[0], shapes[1] if len(shapes) > 1 else ()
-    if operator == "MatMul" or operator == "Gemm":
-        inner = math.prod(first) * math.prod(second) * math.prod(shapes[-1])
-        return 2 * int(math.sqrt(inner / max(math.prod(shapes[-1][:-2]), 1)))
+    if operator == "MatMul":
+        return 2 * math.prod(shapes[-1]) * first[-1]
+    if operator == "Gemm":
+        return 2 * math.isqrt(math.prod(first) * math.prod(second) * math.prod(shapes[-1]))
     if operator == "Conv":
         return 2 * math.prod(shapes[-1]) * math.prod(second[1:])
     if operator == "ConvInputGrad":
