@@ -74,25 +74,3 @@ BNN_EXPORT void bnn_cast_b8f32(const uint8_t *x, float *y, i64 n) {
 BNN_EXPORT void bnn_cast_i64f32(const i64 *x, float *y, i64 n) {
     for (i64 i = 0; i < n; i++) y[i] = (float)x[i];
 }
-
-BNN_INLINE float most_of(const float *x, i64 n, float most) {
-    enum { LANES = 8 };
-    float lanes[LANES];
-    i64 i = 0;
-    for (int lane = 0; lane < LANES; lane++) lanes[lane] = most;
-    for (; i + LANES <= n; i += LANES)
-        for (int lane = 0; lane < LANES; lane++) lanes[lane] = larger(x[i + lane], lanes[lane]);
-    for (; i < n; i++) lanes[0] = larger(x[i], lanes[0]);
-    for (int lane = 0; lane < LANES; lane++) most = larger(lanes[lane], most);
-    return most;
-}
-
-/* y: (kept_0, kept_1), the largest of x (kept_0, over_0, kept_1, over_1); NaN wins. */
-BNN_EXPORT void bnn_reduce_max_f32(const float *x, float *y, i64 kept_0, i64 over_0, i64 kept_1,
-                                   i64 over_1) {
-    for (i64 i = 0; i < kept_0; i++, y += kept_1) {
-        for (i64 k = 0; k < kept_1; k++) y[k] = -INFINITY;
-        for (i64 j = 0; j < over_0; j++)
-            for (i64 k = 0; k < kept_1; k++, x += over_1) y[k] = most_of(x, over_1, y[k]);
-    }
-}

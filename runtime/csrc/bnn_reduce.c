@@ -1,7 +1,9 @@
-/* Sums and means over some axes of floats, taken in float64.
+/* Sums and means over some axes of floats, taken in float64; and the largest of them.
 
    x is (kept[0], summed[0], kept[1], summed[1]). One thread takes all of a sum, in the order of x:
    it does not matter how many there are. */
+#include <math.h>
+
 #include "bnn_variants.h"
 
 enum { STRIP = 256 }; /* most sums that a walk down the rows takes along */
@@ -43,12 +45,73 @@ BNN_INLINE void sum_rows(void *context, i64 begin, i64 end) {
 BNN_BOTH(sum_runs)
 BNN_BOTH(sum_rows)
 
+/* The larger one; NaN wins. */
+BNN_INLINE float larger(float x, float most) { return ((x > most) | (x != x)) ? x : most; }
+
+BNN_INLINE float largest(const float *x, i64 n, float most) {
+    enum { LANES = 32 };
+    float lanes[LANES];
+    i64 i = 0;
+    if (n >= LANES) {
+        for (int lane = 0; lane < LANES; lane++) lanes[lane] = most;
+        for (; i + LANES <= n; i += LANES)
+            for (int lane = 0; lane < LANES; lane++) lanes[lane] = larger(x[i + lane], lanes[lane]);
+        for (int half = LANES / 2; half > 0; half /= 2)
+            for (int lane = 0; lane < half; lane++)
+                lanes[lane] = larger(lanes[half + lane], lanes[lane]);
+        most = lanes[0];
+    }
+    for (; i < n; i++) most = larger(x[i], most);
+    return most;
+}
+
+/* As `sum_runs`, the largest. */
+BNN_INLINE void most_of_runs(void *context, i64 begin, i64 end) {
+    const struct reduction r = *(const struct reduction *)context;
+    for (i64 i = begin; i < end; i++) {
+        const i64 first = i / r.kept[1] * r.summed[0] * r.kept[1] + i % r.kept[1];
+        float most = -INFINITY;
+        for (i64 j = 0; j < r.summed[0]; j++)
+            most = largest(r.x + (first + j * r.kept[1]) * r.summed[1], r.summed[1], most);
+        r.y[i] = most;
+    }
+}
+
+/* As `sum_rows`. */
+BNN_INLINE void most_of_rows(void *context, i64 begin, i64 end) {
+    const struct reduction r = *(const struct reduction *)context;
+    for (i64 i = begin; i < end; i++) {
+        const i64 outer = i / r.strips, at = i % r.strips * STRIP;
+        const i64 width = bnn_min(STRIP, r.kept[1] - at);
+        const float *x = r.x + outer * r.summed[0] * r.kept[1] + at;
+        float most[STRIP];
+        for (i64 j = 0; j < width; j++) most[j] = -INFINITY;
+        for (i64 row = 0; row < r.summed[0]; row++, x += r.kept[1])
+            for (i64 j = 0; j < width; j++) most[j] = larger(x[j], most[j]);
+        memcpy(r.y + outer * r.kept[1] + at, most, (size_t)width * sizeof *most);
+    }
+}
+BNN_BOTH(most_of_runs)
+BNN_BOTH(most_of_rows)
+
+static void run(struct reduction *r, bnn_body runs, bnn_body rows) {
+    const i64 size = r->summed[0] * r->summed[1];
+    r->strips = bnn_ceil_div(r->kept[1], STRIP);
+    if (r->summed[1] > 1) bnn_parallel(r->kept[0] * r->kept[1], bnn_grain_of(size), runs, r);
+    else bnn_parallel(r->kept[0] * r->strips, bnn_grain_of(size * STRIP), rows, r);
+}
+
 /* y: (kept_0, kept_1), the sums by `divisor`. */
 BNN_EXPORT void bnn_reduce_f32(const float *x, float *y, i64 kept_0, i64 summed_0, i64 kept_1,
                                i64 summed_1, i64 divisor) {
-    struct reduction r = {x, y, {kept_0, kept_1}, {summed_0, summed_1},
-                          bnn_ceil_div(kept_1, STRIP), (double)divisor};
-    const i64 size = summed_0 * summed_1;
-    if (summed_1 > 1) bnn_parallel(kept_0 * kept_1, bnn_grain_of(size), BNN_PICK(sum_runs), &r);
-    else bnn_parallel(kept_0 * r.strips, bnn_grain_of(size * STRIP), BNN_PICK(sum_rows), &r);
+    struct reduction r = {.x = x, .y = y, .kept = {kept_0, kept_1}, .summed = {summed_0, summed_1},
+                          .divisor = (double)divisor};
+    run(&r, BNN_PICK(sum_runs), BNN_PICK(sum_rows));
+}
+
+/* y: (kept_0, kept_1), the largest of the same; NaN wins. */
+BNN_EXPORT void bnn_reduce_max_f32(const float *x, float *y, i64 kept_0, i64 over_0, i64 kept_1,
+                                   i64 over_1) {
+    struct reduction r = {.x = x, .y = y, .kept = {kept_0, kept_1}, .summed = {over_0, over_1}};
+    run(&r, BNN_PICK(most_of_runs), BNN_PICK(most_of_rows));
 }
