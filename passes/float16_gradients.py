@@ -101,13 +101,19 @@ def _scale(seed: ir.Value, scale: float) -> None:
 
 
 def _unscale(step: TrainingStep, node: ir.Node, scaled: set[ir.Value | None], scale: float) -> None:
-    """Divide the float gradient that an update reads, for all updates that read it."""
+    """Divide the float gradient that an update reads, for all updates that read it.
+
+    A map itself, as of a parameter with a row a sample, is float32 again from here on.
+    """
     for gradient in [value for value in node.inputs if value in scaled]:
-        if gradient is None or gradient.dtype != ir.DataType.FLOAT:
+        if gradient is None or not gradient.dtype or not gradient.dtype.is_floating_point():
             continue
         emit = Emitter(step.graph, "backward")
+        wide = gradient
+        if is_half(gradient):
+            wide = emit("Cast", gradient, name=f"{gradient.name}.wide", to=int(ir.DataType.FLOAT))
         factor = emit.constant(1 / scale, "float32", "unscale")
-        divided = emit("Mul", gradient, factor, name=f"{gradient.name}.unscaled")
+        divided = emit("Mul", wide, factor, name=f"{gradient.name}.unscaled")
         for user in [user for user in readers(gradient) if phase(user) == "update"]:
             redirect(user, gradient, divided)
         step.graph.insert_before(node, emit.nodes)

@@ -171,3 +171,26 @@ def test_a_layer_with_as_many_outputs_as_there_are_samples() -> None:
         of_weights[n] = {str(v.name): v.dtype for v in made if dims(v) == (16, 8)}
     assert of_weights[16] == of_weights[5]
     assert set(of_weights[16].values()) == {ir.DataType.FLOAT}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "bop"])
+def test_a_map_that_is_a_parameter_gradient_is_float_again(optimizer: str) -> None:
+    """The weight as the left operand, w.T @ h.T: its gradient is the one that a map would have."""
+    body = """g (float[batch,6] x) => (float[batch,3] y) {
+        hb = Sign (x)
+        wb = Sign (w)
+        wt = Transpose <perm = [1, 0]> (wb)
+        ht = Transpose <perm = [1, 0]> (hb)
+        t = MatMul (wt, ht)
+        turned = Transpose <perm = [1, 0]> (t)
+        y = MatMul (turned, v)
+    }"""
+    net = network(body, {"w": [6, 5], "v": [5, 3]}, optimizer=optimizer)
+    step = net.with_passes("packed-products", PASS.name)
+    updates = [node for node in step.graph if phase(node) == "update"]
+    gradients = [v for node in updates for v in node.inputs if v in step.gradients().values()]
+    assert all(v.dtype == ir.DataType.FLOAT for v in gradients)
+    exact, found = run_native(net, net.with_passes("packed-products"), 1), run_native(net, step, 1)
+    assert found.losses == exact.losses
+    for name in exact.persistent:
+        np.testing.assert_allclose(found.persistent[name], exact.persistent[name], rtol=0.01)
