@@ -77,7 +77,6 @@ class _Mapping:
         self.emit = Emitter(step.graph, phase(node))
         self._packs = self.emit.fork("rebuild" if phase(node) == "backward" else phase(node))
         self._packs.nodes = self.emit.nodes
-        self._turned_bits: dict[ir.Value, ir.Value] = {}
 
     def operand(self, index: int) -> ir.Value:
         """Input `index` of the product."""
@@ -97,9 +96,6 @@ class _Mapping:
 
     def bits(self, value: ir.Value) -> ir.Value:
         """The sign bits of a binary value, packed by rows; those that are there, if there are."""
-        if value in self._turned_bits:
-            name = f"{value.name}.turned"
-            value = self._packs("Transpose", self._turned_bits[value], name=name, perm=[1, 0])
         producer = value.producer()
         assert producer is not None, "a binary value is made by a node"
         source = producer.inputs[0]
@@ -114,17 +110,9 @@ class _Mapping:
         return self._packs("SignPack", value, name=f"{value.name}.signs")
 
     def transposed(self, value: ir.Value) -> ir.Value | None:
-        """The matrix that `value` is the transpose of, where it is binary, scaled perhaps.
-
-        Where only the bits of the transpose are kept, those of the matrix are taken from them.
-        """
-        whole = _before_packing(value)
-        source = _turned(whole.producer())
-        if source is None or scaled_signs(source) is None:
-            return None
-        if whole is not value:
-            self._turned_bits[source] = value
-        return source
+        """The matrix that `value` is the transpose of, where it is binary, scaled perhaps."""
+        source = _turned(value.producer())
+        return source if scaled_signs(source) is not None else None
 
     def scaled(self, value: ir.Value, *operands: ScaledSigns) -> ir.Value:
         """`value`, whose second axis is that of the rows of the operands, times their scales."""
@@ -262,15 +250,6 @@ def _turned(node: ir.Node | None) -> ir.Value | None:
         return None
     is_turned = "perm" not in node.attributes or ints(node, "perm") == [1, 0]
     return node.inputs[0] if is_turned else None
-
-
-def _before_packing(value: ir.Value) -> ir.Value:
-    """The matrix whose bits `value` is unpacked from; itself where it is from none."""
-    node = value.producer()
-    bits = node.inputs[0] if node is not None and node.op_type == "SignUnpack" else None
-    pack = bits.producer() if bits is not None else None
-    whole = pack.inputs[0] if pack is not None and pack.op_type == "SignPack" else None
-    return whole if whole is not None and dims(whole) == dims(value) else value
 
 
 def _pack_at_once(step: TrainingStep, node: ir.Node) -> int:

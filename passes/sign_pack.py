@@ -16,7 +16,7 @@ from bnnopt.analysis import (
     scaled_signs,
 )
 from bnnopt.metadata import Key
-from bnnopt.ops import Emitter, dims
+from bnnopt.ops import Emitter, dims, ints
 from bnnopt.passes.infra.base import Pass, Trace
 from bnnopt.passes.shared.rebuilding import packed_form
 from bnnopt.passes.shared.rewriting import insert_after_definition, late, read_late, redirect
@@ -31,6 +31,8 @@ class SignPack(Pass):
     Backward:  dwb = xb.T @ dz reads the bits, unpacked right before it.
     Saves:     32 bits an element of xb become 1, also of a xb with a scale a that stays.
     Numbers:   bit-exact.
+    Rows:      of a transpose whose rows are others (w.T @ x.T), the bits of what it transposes, and
+               it is transposed again: products read the bits as they are.
     Skips:     a value that can be 0 (--sign-zero keep); a scalar; a view with other rows.
     Source:    Wang et al., arXiv:2102.04270, algorithm 2, line 1.
     """
@@ -62,15 +64,36 @@ class SignPack(Pass):
             return trace.skip(root, "a scalar has no rows of bits")
         if any(dims(value)[:1] != dims(root)[:1] for value in read):
             return trace.skip(root, "a reader sees it with other rows")
-        packed = packed_form(root) or _encode(step, root)
+        source, turns = _before_turns(root)
+        if turns and any(dims(value) != dims(root) for value in read):
+            return trace.skip(root, "a reader sees a transpose of it in another shape")
+        packed = packed_form(source) or _encode(step, source)
         for value in read:
             for node in late(value):
-                _decode(step, node, value, packed)
+                _decode(step, node, value, packed, dims(source if turns else value), turns)
         return 1
 
 
 def _stays(scale: ir.Value) -> bool:
     return is_constant(scale) or is_persistent(scale)
+
+
+def _before_turns(value: ir.Value) -> tuple[ir.Value, list[list[int]]]:
+    """What `value` is a transpose of, where its rows are others, and the axes of each transpose.
+
+    Samples are rows there, so that the bits of a smaller batch are fewer of them.
+    """
+    turns: list[list[int]] = []
+    node = value.producer()
+    while node is not None and node.op_type == "Transpose":
+        rank = len(dims(value))
+        axes = ints(node, "perm") if "perm" in node.attributes else list(range(rank))[::-1]
+        source = node.inputs[0]
+        if axes[0] == 0 or source is None:
+            break
+        turns.insert(0, axes)
+        value, node = source, source.producer()
+    return value, turns
 
 
 def _pack_scaled(step: TrainingStep, read: list[ir.Value], scaled: ScaledSigns) -> int:
@@ -99,8 +122,17 @@ def _encode(step: TrainingStep, root: ir.Value) -> ir.Value:
     return packed
 
 
-def _decode(step: TrainingStep, node: ir.Node, value: ir.Value, packed: ir.Value) -> None:
+def _decode(
+    step: TrainingStep,
+    node: ir.Node,
+    value: ir.Value,
+    packed: ir.Value,
+    shape: tuple[int, ...],
+    turns: list[list[int]],
+) -> None:
     emit = Emitter(step.graph, "rebuild")
-    shape = list(dims(value)[1:])
-    redirect(node, value, emit("SignUnpack", packed, name=f"{value.name}.unpacked", shape=shape))
+    unpacked = emit("SignUnpack", packed, name=f"{value.name}.unpacked", shape=list(shape[1:]))
+    for axes in turns:
+        unpacked = emit("Transpose", unpacked, name=f"{value.name}.rebuilt", perm=axes)
+    redirect(node, value, unpacked)
     step.graph.insert_before(node, emit.nodes)

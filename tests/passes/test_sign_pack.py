@@ -196,3 +196,20 @@ def test_a_scalar_has_no_rows() -> None:
 
 def test_float_networks_are_untouched() -> None:
     assert apply(PASS, small("float").step()) == (0, [])
+
+
+def test_of_a_transpose_the_bits_of_the_samples_are_kept() -> None:
+    """Its rows are features: with one more sample they would be longer, not more."""
+    body = """g (float[batch,12] x) => (float[batch,5] y) {
+        h = MatMul (x, w0)
+        hb = Sign (h)
+        wb = Sign (w)
+        ht = Transpose <perm = [1, 0]> (hb)
+        t = Gemm <transA = 1> (wb, ht)
+        y = Transpose <perm = [1, 0]> (t)
+    }"""
+    step = network(body, {"w0": [12, 9], "w": [9, 5]}).step()
+    apply(PASS, step)
+    assert "hb.signs" in kept(step)
+    assert "ht" not in kept(step)
+    assert "ht.signs" not in kept(step)
