@@ -42,11 +42,15 @@ class ScaledSigns(NamedTuple):
 
 
 def scaled_signs(value: ir.Value | None) -> ScaledSigns | None:
-    """The signs and the scales that a value is the product of."""
+    """The signs and the scales that a value is the product of, seen through views of its shape."""
     if value is None or is_binary(value):
         return None if value is None else ScaledSigns(value)
     node = value.producer()
-    if node is None or node.domain or node.op_type != "Mul":
+    if node is None or node.domain:
+        return None
+    if is_view(node) and node.inputs[0] is not None and dims(node.inputs[0]) == dims(value):
+        return scaled_signs(node.inputs[0])
+    if node.op_type != "Mul":
         return None
     for part, scale in (node.inputs, node.inputs[::-1]):
         found = scaled_signs(part) if part is not None and dims(part) == dims(value) else None

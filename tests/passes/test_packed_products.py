@@ -194,3 +194,18 @@ def test_a_matrix_whose_transpose_alone_is_kept(product: str) -> None:
     for batch in (33, 7):
         found = run_native(net, net.with_passes(*ALL), batch=batch)
         assert_bit_equal(found, run_native(net, reference, batch=batch))
+
+
+def test_a_view_that_changes_nothing_hides_no_scale() -> None:
+    """Signs are kept by what they are, not by the Reshape that a layer read them through."""
+    body = """g (float[batch,12] x) => (float[batch,5] y) {
+        rows = Constant <value_ints = [-1, 40]> ()
+        h = MatMul (x, w0)
+        hb = Sign (h)
+        a = Mul (scale, hb)
+        r = Reshape (a, rows)
+        y = Gemm <transB = 1> (r, w)
+    }"""
+    net = network(body, {"w0": [12, 40], "w": [5, 40], "scale": []}, batch=33)
+    reference = map_kernels(net.step(), [p for p in PASSES if p.name in ALL])
+    assert_bit_equal(run_native(net, net.with_passes(*ALL)), run_native(net, reference))
