@@ -1,6 +1,6 @@
 """What does not fit is found when a folder is opened, or refused by the kernel: nothing is written.
 
-Under the sanitizers nothing is read outside of an array either.
+That nothing is read outside of an array either is tried by `python -m tests.fuzz --sanitizers`.
 """
 
 from __future__ import annotations
