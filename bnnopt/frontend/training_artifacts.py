@@ -39,6 +39,7 @@ from bnnopt.frontend.estimators import Estimators
 from bnnopt.frontend.lint import lint
 from bnnopt.frontend.normalize import ForwardGraph, normalize
 from bnnopt.frontend.read import array_of, checked, one_line, parse
+from bnnopt.frontend.whole import make_whole
 from bnnopt.ops import Emitter
 from bnnopt.training_step import Role, role, set_role
 
@@ -178,6 +179,7 @@ def load_artifacts(path: Path, batch_size: int | None, keep_zero: bool) -> Train
     recognizer.settle_estimators()
     recognizer.report()
     if derived:
+        make_whole(forward.graph)
         _check_derived(forward, graph, training)
         forward.notes.append(
             f"{graph.derived_operator}: the backward pass is derived anew from the forward nodes"
