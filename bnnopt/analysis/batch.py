@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -112,6 +112,14 @@ def scaled(shape: Sequence[int], larger: Sequence[int], batch_size: int) -> tupl
             return None
         found.append(-factor if factor else size)
     return tuple(found)
+
+
+def scaled_shape(
+    value: ir.Value, larger: Mapping[ir.Value, Known], batch_size: int
+) -> tuple[int, ...] | None:
+    """The shape of a value as `scaled` has it; `larger` is what `with_one_more` found."""
+    more = larger[value].dims if value in larger else dims(value)
+    return scaled(dims(value), more, batch_size)
 
 
 def symbolic(shape: tuple[int, ...]) -> ir.Shape:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 
-from bnnopt.analysis.batch import Known, scaled, symbolic, with_one_more
+from bnnopt.analysis.batch import Known, scaled_shape, symbolic, with_one_more
 from bnnopt.artifact.inlining import inline_calls, lift_constants
 from bnnopt.ops import DOMAIN, InferenceError, dims, dtype, infer_types, is_static, is_view, traits
 from bnnopt.runtime.kernels.reference.table import KERNELS
@@ -183,10 +183,7 @@ def _has_same_data(node: ir.Node, larger: Mapping[ir.Value, Known]) -> bool:
 def _write_shape(value: ir.Value, larger: Mapping[ir.Value, Known], batch_size: int) -> None:
     if value.name and not is_static(value):
         return  # it depends on the data, and stays open
-    shape = None
-    if value.name:
-        more = larger[value].dims if value in larger else dims(value)
-        shape = scaled(dims(value), more, batch_size)
+    shape = scaled_shape(value, larger, batch_size) if value.name else None
     value.shape = None if shape is None else symbolic(shape)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bnnopt.analysis import roots, stored_dtype
-from bnnopt.analysis.batch import scaled, with_one_more
+from bnnopt.analysis.batch import scaled_shape, with_one_more
 from bnnopt.metadata import Key
 from bnnopt.ops import InferenceError, dims, infer_types, is_view
 from bnnopt.plan import MemoryPlan
@@ -114,12 +114,7 @@ def scaled_shapes(step: TrainingStep, batch_size: int) -> dict[ir.Value, tuple[i
         larger = with_one_more(step.graph, partial(infer_types, opset=step.opset))
     except InferenceError:
         return None
-    found = {}
-    for value in _values(step):
-        if value.name:
-            more = larger[value].dims if value in larger else dims(value)
-            shape = scaled(dims(value), more, batch_size)
-            if shape is None:
-                return None
-            found[value] = shape
-    return found
+    named = [value for value in _values(step) if value.name]
+    shapes = {value: scaled_shape(value, larger, batch_size) for value in named}
+    found = {value: shape for value, shape in shapes.items() if shape is not None}
+    return found if len(found) == len(shapes) else None

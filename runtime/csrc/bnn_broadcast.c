@@ -47,13 +47,11 @@ struct stretch {
         bnn_parallel(bnn_rows_of(axes), bnn_row_grain(axes), NAME##_rows, &s);                 \
     }
 
-BNN_INLINE float larger(float x, float z) { return ((x > z) | (x != x)) ? x : z; } /* NaN wins */
-
 BROADCAST(add, x + z)
 BROADCAST(sub, x - z)
 BROADCAST(mul, x * z)
 BROADCAST(div, x / z)
-BROADCAST(max, larger(x, z))
+BROADCAST(max, bnn_larger(x, z))
 BROADCAST(min, x < z || x != x ? x : z)
 BROADCAST(prelu, x < 0 ? z * x : x)
 BROADCAST_ROWS(compare, uint8_t,

@@ -45,9 +45,6 @@ BNN_INLINE void sum_rows(void *context, i64 begin, i64 end) {
 BNN_BOTH(sum_runs)
 BNN_BOTH(sum_rows)
 
-/* The larger one; NaN wins. */
-BNN_INLINE float larger(float x, float most) { return ((x > most) | (x != x)) ? x : most; }
-
 BNN_INLINE float largest(const float *x, i64 n, float most) {
     enum { LANES = 32 };
     float lanes[LANES];
@@ -55,13 +52,13 @@ BNN_INLINE float largest(const float *x, i64 n, float most) {
     if (n >= LANES) {
         for (int lane = 0; lane < LANES; lane++) lanes[lane] = most;
         for (; i + LANES <= n; i += LANES)
-            for (int lane = 0; lane < LANES; lane++) lanes[lane] = larger(x[i + lane], lanes[lane]);
+            for (int lane = 0; lane < LANES; lane++) lanes[lane] = bnn_larger(x[i + lane], lanes[lane]);
         for (int half = LANES / 2; half > 0; half /= 2)
             for (int lane = 0; lane < half; lane++)
-                lanes[lane] = larger(lanes[half + lane], lanes[lane]);
+                lanes[lane] = bnn_larger(lanes[half + lane], lanes[lane]);
         most = lanes[0];
     }
-    for (; i < n; i++) most = larger(x[i], most);
+    for (; i < n; i++) most = bnn_larger(x[i], most);
     return most;
 }
 
@@ -87,7 +84,7 @@ BNN_INLINE void most_of_rows(void *context, i64 begin, i64 end) {
         float most[STRIP];
         for (i64 j = 0; j < width; j++) most[j] = -INFINITY;
         for (i64 row = 0; row < r.summed[0]; row++, x += r.kept[1])
-            for (i64 j = 0; j < width; j++) most[j] = larger(x[j], most[j]);
+            for (i64 j = 0; j < width; j++) most[j] = bnn_larger(x[j], most[j]);
         memcpy(r.y + outer * r.kept[1] + at, most, (size_t)width * sizeof *most);
     }
 }

@@ -11,9 +11,6 @@ struct softmax {
     int is_log;
 };
 
-/* The larger one; NaN wins. */
-BNN_INLINE float larger(float x, float most) { return x > most || x != x ? x : most; }
-
 BNN_INLINE float largest(const float *x, i64 n) {
     v8f most = {x[0], x[0], x[0], x[0], x[0], x[0], x[0], x[0]}, v;
     i64 i = 0;
@@ -23,8 +20,8 @@ BNN_INLINE float largest(const float *x, i64 n) {
         most = (v8f)(((v8i)v & is_larger) | ((v8i)most & ~is_larger));
     }
     float one = most[0];
-    for (int lane = 1; lane < 8; lane++) one = larger(most[lane], one);
-    for (; i < n; i++) one = larger(x[i], one);
+    for (int lane = 1; lane < 8; lane++) one = bnn_larger(most[lane], one);
+    for (; i < n; i++) one = bnn_larger(x[i], one);
     return one;
 }
 
@@ -71,7 +68,7 @@ BNN_INLINE void softmax_strips(void *context, i64 begin, i64 end) {
         double sums[STRIP] = {0};
         for (i64 l = 0; l < width; l++) most[l] = x[l];
         for (i64 c = 0; c < stop; c += s.inner)
-            for (i64 l = 0; l < width; l++) most[l] = larger(x[c + l], most[l]);
+            for (i64 l = 0; l < width; l++) most[l] = bnn_larger(x[c + l], most[l]);
         for (i64 c = 0; c < stop; c += s.inner)
             for (i64 l = 0; l < width; l++) sums[l] += bnn_exp(x[c + l] - most[l]);
         for (i64 l = 0; l < width; l++) totals[l] = (float)(s.is_log ? log(sums[l]) : sums[l]);

@@ -84,6 +84,9 @@ BNN_INLINE double bnn_sum(const float *x, i64 n) {
     return bnn_sum4(&a);
 }
 
+/* The larger of x and another; NaN wins. */
+BNN_INLINE float bnn_larger(float x, float most) { return ((x > most) | (x != x)) ? x : most; }
+
 /* Items of `size` elements a chunk should have, so that a chunk is worth a thread. */
 BNN_INLINE i64 bnn_grain_of(i64 size) { return bnn_max(1, BNN_GRAIN / bnn_max(size, 1)); }
 
